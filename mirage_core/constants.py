@@ -1,0 +1,30 @@
+"""Every number that the video model fixes, in one place.
+
+The values describe Wan2.2-TI2V-5B and its causal video autoencoder. Nothing else in the
+project repeats them as literals.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+LATENT_CHANNELS: Final = 48
+"""Channels of one latent token."""
+
+SPATIAL_STRIDE: Final = 16
+"""Pixels per latent cell, along each image axis."""
+
+TEMPORAL_STRIDE: Final = 4
+"""Pixel frames per latent frame, after the first frame, which stands alone."""
+
+PATCH_SIZE: Final = 2
+"""Latent cells per transformer token, along each image axis."""
+
+SIZE_MULTIPLE: Final = SPATIAL_STRIDE * PATCH_SIZE
+"""Width and height in pixels are multiples of this."""
+
+MAX_CHUNK_FRAMES: Final = 33
+"""Pixel frames that the model generates at once."""
+
+DEFAULT_FPS: Final = 24.0
+"""Frames per second of the model's training videos."""

@@ -1,0 +1,125 @@
+"""The camera path of a shot: one pose and one set of intrinsics per pixel frame."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..constants import DEFAULT_FPS
+from ..errors import GeometryError, TrajectoryError
+from ..validate import expect_finite, expect_range, expect_rigid, expect_shape
+from .transform import invert_rigid
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Cameras of F pixel frames; immutable and checked when it is made.
+
+    Attributes:
+        world_to_camera: (F, 4, 4) float64 on the CPU, OpenCV axes (the paper's E).
+        intrinsics: (F, 3, 3) float64 on the CPU, in pixels of ``width`` x ``height``.
+        width: Picture width in pixels.
+        height: Picture height in pixels.
+        fps: Frames per second.
+
+    Raises:
+        GeometryError: Poses are not finite, not rotations, or mirrored; focal lengths are
+            not positive.
+        ShapeError: The tensors do not have the shapes above.
+        TrajectoryError: There is no frame at all.
+    """
+
+    world_to_camera: Tensor
+    intrinsics: Tensor
+    width: int
+    height: int
+    fps: float = DEFAULT_FPS
+
+    def __post_init__(self) -> None:
+        poses = self.world_to_camera.detach().to("cpu", torch.float64).clone()
+        intrinsics = self.intrinsics.detach().to("cpu", torch.float64).clone()
+        object.__setattr__(self, "world_to_camera", poses)
+        object.__setattr__(self, "intrinsics", intrinsics)
+        expect_shape("The trajectory's poses", poses, "F 4 4")
+        if len(poses) == 0:
+            raise TrajectoryError("The trajectory is empty", expected="at least one frame")
+        expect_shape("The trajectory's intrinsics", intrinsics, "F 3 3", F=len(poses))
+        expect_rigid("The camera pose", poses)
+        expect_intrinsics("The trajectory's intrinsics", intrinsics)
+        expect_range("The trajectory's width", self.width, 1, 65536)
+        expect_range("The trajectory's height", self.height, 1, 65536)
+        expect_range("The frame rate", self.fps, 0.1, 1000)
+
+    def __len__(self) -> int:
+        return len(self.world_to_camera)
+
+    @property
+    def camera_to_world(self) -> Tensor:
+        """(F, 4, 4) float64 inverse poses."""
+        return invert_rigid(self.world_to_camera)
+
+    @property
+    def positions(self) -> Tensor:
+        """(F, 3) float64 camera centres in world coordinates."""
+        return self.camera_to_world[:, :3, 3]
+
+    def select(self, frames: Tensor | list[int] | slice) -> Trajectory:
+        """The trajectory of the given frames only, in the given order."""
+        return dataclasses.replace(
+            self,
+            world_to_camera=self.world_to_camera[frames],
+            intrinsics=self.intrinsics[frames],
+        )
+
+    def resized(self, width: int, height: int) -> Trajectory:
+        """The same cameras for pictures of another size: ``diag(w/W, h/H, 1) K``."""
+        scale = torch.tensor(
+            [[width / self.width], [height / self.height], [1.0]], dtype=torch.float64
+        )
+        return dataclasses.replace(
+            self, intrinsics=self.intrinsics * scale, width=width, height=height
+        )
+
+    def fingerprint(self) -> str:
+        """Hex digest of the whole content; equal trajectories have equal fingerprints."""
+        digest = hashlib.sha256()
+        digest.update(self.world_to_camera.contiguous().numpy().tobytes())
+        digest.update(self.intrinsics.contiguous().numpy().tobytes())
+        digest.update(f"{self.width}x{self.height}@{self.fps}".encode())
+        return digest.hexdigest()
+
+
+def expect_intrinsics(name: str, intrinsics: Tensor) -> None:
+    """Raise `GeometryError` unless (F, 3, 3) matrices are pinhole intrinsics."""
+    expect_shape(name, intrinsics, "F 3 3")
+    expect_finite(name, intrinsics)
+    focal = torch.stack([intrinsics[:, 0, 0], intrinsics[:, 1, 1]])
+    if bool((focal <= 0).any()):
+        raise GeometryError(
+            f"{name} have a focal length that is not positive",
+            got=float(focal.min()),
+            expected="a focal length in pixels, above 0",
+        )
+    bottom = torch.tensor([0.0, 0.0, 1.0], dtype=intrinsics.dtype, device=intrinsics.device)
+    if not torch.allclose(intrinsics[:, 2], bottom.expand(len(intrinsics), 3)):
+        raise GeometryError(f"{name} have a last row that is not (0, 0, 1)")
+
+
+def intrinsics_from_fov(width: int, height: int, fov_x_degrees: float) -> Tensor:
+    """(3, 3) float64 intrinsics in pixels from a horizontal field of view.
+
+    The principal point is the middle of the picture.
+
+    Raises:
+        ValueRangeError: The angle is not between 1 and 170 degrees.
+    """
+    expect_range("The field of view", fov_x_degrees, 1, 170)
+    focal = width / 2 / math.tan(math.radians(fov_x_degrees) / 2)
+    return torch.tensor(
+        [[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype=torch.float64
+    )

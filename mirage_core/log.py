@@ -1,0 +1,7 @@
+"""The one logger of the library."""
+
+from __future__ import annotations
+
+import logging
+
+logger: logging.Logger = logging.getLogger("mirage")

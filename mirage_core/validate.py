@@ -1,0 +1,141 @@
+"""Checks at the boundary: each raises a typed error that tells the user what to do."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .constants import LATENT_CHANNELS, SIZE_MULTIPLE, TEMPORAL_STRIDE
+from .errors import (
+    GeometryError,
+    ModelMismatchError,
+    PlanError,
+    ShapeError,
+    ValueRangeError,
+)
+
+ROTATION_TOLERANCE = 1e-4
+"""Largest deviation of R^T R from the identity that still counts as a rotation."""
+
+
+def expect_shape(name: str, tensor: Tensor, pattern: str, **sizes: int) -> dict[str, int]:
+    """Check a tensor against a pattern such as ``"F 3 3"`` and return the named sizes.
+
+    Args:
+        name: How the error message calls the tensor.
+        tensor: The tensor to check.
+        pattern: One word per axis: a number, or a name that is bound at its first use.
+        **sizes: Names that are bound already.
+
+    Raises:
+        ShapeError: The number of axes or one of the sizes differs.
+    """
+    words = pattern.split()
+    bound = dict(sizes)
+    ok = tensor.ndim == len(words)
+    for word, size in zip(words, tensor.shape, strict=False):
+        wanted = int(word) if word.isdigit() else bound.setdefault(word, size)
+        ok = ok and wanted == size
+    if not ok:
+        known = ", ".join(f"{key}={value}" for key, value in sizes.items())
+        raise ShapeError(
+            f"{name} has the wrong shape",
+            got=tuple(tensor.shape),
+            expected=f"({', '.join(words)})" + (f" with {known}" if known else ""),
+        )
+    return bound
+
+
+def expect_finite(name: str, tensor: Tensor) -> None:
+    """Raise `GeometryError` unless every entry of ``tensor`` is finite."""
+    bad = int((~torch.isfinite(tensor)).sum())
+    if bad:
+        raise GeometryError(
+            f"{name} holds values that are not numbers",
+            got=f"{bad} of {tensor.numel()} entries are NaN or infinite",
+            expected="finite numbers",
+            fix="Check the file or the estimator that produced it",
+        )
+
+
+def expect_rigid(name: str, poses: Tensor) -> None:
+    """Raise `GeometryError` unless ``poses`` (F, 4, 4) are rotations with a translation."""
+    expect_shape(name, poses, "F 4 4")
+    expect_finite(name, poses)
+    rotation = poses[:, :3, :3].double()
+    eye = torch.eye(3, dtype=torch.float64, device=poses.device)
+    deviation = (rotation.transpose(1, 2) @ rotation - eye).abs().amax(dim=(1, 2))
+    worst = int(deviation.argmax()) if len(deviation) else 0
+    if len(deviation) and float(deviation[worst]) > ROTATION_TOLERANCE:
+        raise GeometryError(
+            f"{name} of frame {worst} is not a rotation",
+            got=f"R^T R differs from the identity by {float(deviation[worst]):.2g}",
+            expected=f"at most {ROTATION_TOLERANCE:g}",
+            fix="Remove scale and shear from the matrices before loading them",
+        )
+    mirrored = (torch.linalg.det(rotation) < 0).nonzero().flatten().tolist()
+    if mirrored:
+        raise GeometryError(
+            f"{name} of frame {mirrored[0]} mirrors the scene",
+            got="a determinant of -1",
+            expected="a determinant of +1",
+            fix="State the axis convention of the file: one axis is flipped",
+        )
+    last_row = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64, device=poses.device)
+    if not torch.allclose(poses[:, 3].double(), last_row.expand(len(poses), 4), atol=1e-6):
+        raise GeometryError(
+            f"{name} has a last row that is not (0, 0, 0, 1)",
+            fix="Matrices are 4x4 with the translation in the last column",
+        )
+
+
+def expect_frame_size(width: int, height: int) -> None:
+    """Raise `ShapeError` unless both sizes are positive multiples of 32."""
+    if width > 0 and height > 0 and width % SIZE_MULTIPLE == 0 and height % SIZE_MULTIPLE == 0:
+        return
+
+    def nearest(size: int) -> int:
+        return max(SIZE_MULTIPLE, round(size / SIZE_MULTIPLE) * SIZE_MULTIPLE)
+
+    raise ShapeError(
+        "The picture size does not fit the video model's grid",
+        got=f"{width} x {height}",
+        expected=f"width and height divisible by {SIZE_MULTIPLE}",
+        fix=f"Resize or crop the picture to {nearest(width)} x {nearest(height)}",
+    )
+
+
+def expect_frame_count(frames: int) -> None:
+    """Raise `PlanError` unless ``frames`` is 4n + 1 with n >= 0."""
+    if frames >= 1 and frames % TEMPORAL_STRIDE == 1:
+        return
+    below = max(1, (frames - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1)
+    raise PlanError(
+        "The number of frames does not fit the video model's time grid",
+        got=frames,
+        expected=f"{TEMPORAL_STRIDE}n + 1 frames",
+        fix=f"Use {below} or {below + TEMPORAL_STRIDE} frames",
+    )
+
+
+def expect_token_channels(name: str, channels: int) -> None:
+    """Raise `ModelMismatchError` unless ``channels`` is 48."""
+    if channels == LATENT_CHANNELS:
+        return
+    hint = " (this is what the Wan2.1 VAE makes)" if channels == 16 else ""  # noqa: PLR2004
+    raise ModelMismatchError(
+        f"{name} does not come from the Wan2.2 VAE",
+        got=f"{channels} channels{hint}",
+        expected=f"{LATENT_CHANNELS} channels",
+        fix="Load wan2.2_vae.safetensors in Load VAE, or use Mirage Embedded Codec",
+    )
+
+
+def expect_range(
+    name: str, value: float, low: float, high: float, fix: str | None = None
+) -> None:
+    """Raise `ValueRangeError` unless ``low <= value <= high``; NaN is outside."""
+    if not low <= value <= high:
+        raise ValueRangeError(
+            f"{name} is out of range", got=value, expected=f"{low} to {high}", fix=fix
+        )
