@@ -1,0 +1,1 @@
+"""The memory of a scene: points that carry latent tokens."""

@@ -1,0 +1,136 @@
+"""Depth and cameras of pictures, from whatever source, in the project's conventions."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..errors import GeometryError, ShapeError
+from ..validate import expect_rigid, expect_shape
+from .camera import scale_intrinsics
+from .depth import valid_depth
+from .trajectory import expect_intrinsics
+
+ASPECT_TOLERANCE = 0.02
+"""Relative difference in aspect ratio up to which depth and picture count as one frame."""
+
+
+@dataclass(frozen=True, eq=False)
+class FrameGeometry:
+    """Depth maps of F frames with their cameras; immutable and checked when it is made.
+
+    Attributes:
+        depth: (F, H, W) float32 z-depth in scene units; 0, negative, NaN and infinite
+            values are invalid.
+        intrinsics: (F, 3, 3) float64 in pixels of the depth map.
+        world_to_camera: (F, 4, 4) float64, or None where the trajectory gives the poses.
+        exclude: (F, H, W) bool, True where nothing may be remembered (sky, moving things).
+        confidence: (F, H, W) float32, or None.
+        metric: True when depth is in metres.
+
+    Raises:
+        ShapeError: Shapes do not fit together.
+        GeometryError: No pixel of a frame has a valid depth, or the cameras are malformed.
+    """
+
+    depth: Tensor
+    intrinsics: Tensor
+    world_to_camera: Tensor | None = None
+    exclude: Tensor | None = None
+    confidence: Tensor | None = None
+    metric: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depth", self.depth.detach().float())
+        object.__setattr__(self, "intrinsics", self.intrinsics.detach().cpu().double())
+        sizes = expect_shape("The depth", self.depth, "F H W")
+        expect_shape("The depth's intrinsics", self.intrinsics, "F 3 3", F=sizes["F"])
+        expect_intrinsics("The depth's intrinsics", self.intrinsics)
+        if self.world_to_camera is not None:
+            poses = self.world_to_camera.detach().cpu().double()
+            object.__setattr__(self, "world_to_camera", poses)
+            expect_shape("The depth's poses", poses, "F 4 4", F=sizes["F"])
+            expect_rigid("The depth's camera pose", poses)
+        for name, extra in (("exclusion mask", self.exclude), ("confidence", self.confidence)):
+            if extra is not None:
+                expect_shape(f"The depth's {name}", extra, "F H W", **sizes)
+        shares = valid_depth(self.depth).flatten(1).float().mean(1)
+        empty = (shares == 0).nonzero().flatten().tolist()
+        if empty:
+            raise GeometryError(
+                f"The depth of frame {empty[0]} has no valid pixel",
+                got="only zeros, negative numbers, NaN or infinities",
+                expected="distances above 0",
+                fix="Check the depth picture's range, or run the depth estimator again",
+            )
+
+    def __len__(self) -> int:
+        return len(self.depth)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the depth maps."""
+        return int(self.depth.shape[1]), int(self.depth.shape[2])
+
+    def intrinsics_for(self, size: tuple[int, int]) -> Tensor:
+        """(F, 3, 3) float64 intrinsics for a picture or grid of ``size`` = (rows, columns)."""
+        return scale_intrinsics(self.intrinsics, self.size, size)
+
+    def select(self, frames: list[int]) -> FrameGeometry:
+        """The geometry of the given frames only."""
+        parts = {
+            name: value[frames]
+            for name in ("depth", "intrinsics", "world_to_camera", "exclude", "confidence")
+            if (value := getattr(self, name)) is not None
+        }
+        return dataclasses.replace(self, **parts)
+
+    def typical_depth(self) -> float:
+        """Median valid depth of the first frame: the distance of what is looked at."""
+        first = self.depth[0]
+        return float(first[valid_depth(first)].median())
+
+    def expect_aspect(self, width: int, height: int) -> None:
+        """Raise `ShapeError` unless the depth shows the same frame as a picture."""
+        rows, cols = self.size
+        mismatch = (cols / rows) / (width / height)
+        if abs(mismatch - 1) > ASPECT_TOLERANCE:
+            raise ShapeError(
+                "The depth and the picture have different aspect ratios",
+                got=f"depth {cols} x {rows}, picture {width} x {height}",
+                expected="the same crop of the same picture",
+                fix="Crop the picture first, then estimate its depth",
+            )
+
+
+def depth_from_picture(
+    values: Tensor, near: float, far: float, *, inverse: bool = True
+) -> Tensor:
+    """Depth from grey values, where 0 and 1 stand for the ends of a range.
+
+    Args:
+        values: (F, H, W) in 0..1.
+        near: Distance of the nearest surface, in scene units.
+        far: Distance of the farthest surface.
+        inverse: True when white is near and values are proportional to 1/depth, as relative
+            depth estimators give them; False when white is far and values are distances.
+
+    Returns:
+        (F, H, W) float32 z-depth.
+
+    Raises:
+        GeometryError: ``near`` is not above 0, or ``far`` is not beyond ``near``.
+    """
+    expect_shape("The depth picture", values, "F H W")
+    if not 0 < near < far < float("inf"):
+        raise GeometryError(
+            "The depth range is empty", got=f"{near} to {far}", expected="0 < near < far"
+        )
+    level = values.float().clamp(0, 1)
+    if inverse:
+        return 1 / (1 / far + level * (1 / near - 1 / far))
+    return near + level * (far - near)
+
+

@@ -1,0 +1,1 @@
+"""Tensor operations that know nothing of cameras, files or models."""

@@ -1,0 +1,1 @@
+"""Reading the memory for new cameras."""

@@ -1,0 +1,104 @@
+"""One z-buffered projection of the memory on the latent grid of many cameras."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..cache.types import LatentCache
+from ..geometry.camera import PixelConvention, latent_size, projection_matrices, scale_intrinsics
+from ..geometry.trajectory import Trajectory
+from ..ops.splat import EMPTY_KEY, splat, winners
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """What the memory shows to T cameras.
+
+    Attributes:
+        tokens: (C, T, h, w) model-space tokens, 0 where nothing is known.
+        visible: (T, h, w) bool, True where a point was seen (the paper's m).
+        depth: (T, h, w) float32 z-depth of the winning point, 0 where nothing is known.
+        winner: (T, h, w) int64 index of the winning point in ``cache``, -1 where none.
+        cache: The memory that was read.
+        trajectory: The T cameras, at picture size.
+    """
+
+    tokens: Tensor
+    visible: Tensor
+    depth: Tensor
+    winner: Tensor
+    cache: LatentCache
+    trajectory: Trajectory
+
+    @property
+    def hole_rate(self) -> float:
+        """Share of cells for which nothing is known."""
+        return 1 - float(self.visible.float().mean())
+
+
+def read_winners(
+    cache: LatentCache, world_to_camera: Tensor, intrinsics: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Winning point and depth of every cell, for cameras given on the grid itself.
+
+    Args:
+        cache: The memory.
+        world_to_camera: (T, 4, 4).
+        intrinsics: (T, 3, 3) in cells of the grid.
+        size: (h, w) of the grid.
+
+    Returns:
+        (T, h, w) int64 indices, -1 where empty, and (T, h, w) float32 z-depth, 0 where empty.
+    """
+    height, width = size
+    projection = projection_matrices(world_to_camera, intrinsics)
+    keys = torch.full(
+        (len(projection), height * width), EMPTY_KEY, dtype=torch.int64, device=cache.device
+    )
+    for block, first in zip(cache.blocks, cache.offsets, strict=False):
+        splat(
+            keys,
+            block.points,
+            block.bounds,
+            projection.to(cache.device),
+            height=height,
+            width=width,
+            first_index=first,
+            nearest_centre=cache.convention is PixelConvention.RELEASED,
+        )
+    index, depth = winners(keys)
+    shape = (len(projection), height, width)
+    return index.view(shape), depth.view(shape)
+
+
+def read(cache: LatentCache, trajectory: Trajectory) -> Readout:
+    """Read the memory for all cameras of a trajectory in one call (paper Eq. 5, 9, 10).
+
+    Args:
+        cache: The memory.
+        trajectory: T cameras at picture size; the grid is 16 times coarser.
+
+    Returns:
+        The readout, on the memory's device, tokens in the memory's type.
+
+    Raises:
+        ShapeError: The picture size is not a multiple of 32.
+    """
+    size = latent_size(trajectory.width, trajectory.height)
+    intrinsics = scale_intrinsics(
+        trajectory.intrinsics, (trajectory.height, trajectory.width), size
+    )
+    winner, depth = read_winners(cache, trajectory.world_to_camera, intrinsics, size)
+    tokens = cache.gather(winner, [block.tokens for block in cache.blocks])
+    return Readout(
+        tokens=rearrange(tokens, "t h w c -> c t h w").contiguous(),
+        visible=winner >= 0,
+        depth=depth,
+        winner=winner,
+        cache=cache,
+        trajectory=trajectory,
+    )
