@@ -66,6 +66,7 @@ def observe(
     convention: PixelConvention = PixelConvention.PAPER,
     config: WriteConfig | None = None,
     intrinsics: Tensor | None = None,
+    allow_empty: bool = False,
 ) -> Observation:
     """Bring depth maps to the grid of their latents, and drop what must not be remembered.
 
@@ -78,6 +79,7 @@ def observe(
         config: How depth is sampled and filtered.
         intrinsics: (F, 3, 3) latent intrinsics (paper Eq. 7) when they differ from the
             geometry's own.
+        allow_empty: Accept frames of which nothing may be remembered.
 
     Raises:
         GeometryError: Nothing is left to write.
@@ -91,7 +93,7 @@ def observe(
     if config.drop_flying:
         drop |= flying_points(depth)
     depth = torch.where(drop | ~valid_depth(depth), 0.0, depth)
-    if not bool((depth > 0).any()):
+    if not allow_empty and not bool((depth > 0).any()):
         raise GeometryError(
             "Nothing is left to remember: every cell is masked or without depth",
             fix="Check the exclusion mask (white is left out) and the depth",

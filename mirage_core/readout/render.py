@@ -9,9 +9,11 @@ from einops import rearrange
 from torch import Tensor
 
 from ..cache.types import LatentCache
+from ..constants import TEMPORAL_STRIDE
 from ..geometry.camera import PixelConvention, latent_size, projection_matrices, scale_intrinsics
 from ..geometry.trajectory import Trajectory
 from ..ops.splat import EMPTY_KEY, splat, winners
+from ..validate import expect_frame_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +26,7 @@ class Readout:
         depth: (T, h, w) float32 z-depth of the winning point, 0 where nothing is known.
         winner: (T, h, w) int64 index of the winning point in ``cache``, -1 where none.
         cache: The memory that was read.
-        trajectory: The T cameras, at picture size.
+        trajectory: Cameras of all 4T - 3 pixel frames, at picture size.
     """
 
     tokens: Tensor
@@ -33,6 +35,11 @@ class Readout:
     winner: Tensor
     cache: LatentCache
     trajectory: Trajectory
+
+    @property
+    def latent_cameras(self) -> Trajectory:
+        """The T cameras that were read: those of every fourth pixel frame."""
+        return self.trajectory.select(slice(None, None, TEMPORAL_STRIDE))
 
     @property
     def hole_rate(self) -> float:
@@ -75,24 +82,32 @@ def read_winners(
     return index.view(shape), depth.view(shape)
 
 
+def grid_intrinsics(trajectory: Trajectory, size: tuple[int, int]) -> Tensor:
+    """(F, 3, 3) intrinsics of a trajectory's cameras on a grid of ``size`` = (rows, columns)."""
+    return scale_intrinsics(trajectory.intrinsics, (trajectory.height, trajectory.width), size)
+
+
 def read(cache: LatentCache, trajectory: Trajectory) -> Readout:
-    """Read the memory for all cameras of a trajectory in one call (paper Eq. 5, 9, 10).
+    """Read the memory for all latent frames of a shot in one call (paper Eq. 5, 9, 10).
 
     Args:
         cache: The memory.
-        trajectory: T cameras at picture size; the grid is 16 times coarser.
+        trajectory: Cameras of 4T - 3 pixel frames at picture size. Latent frame t takes the
+            camera of pixel frame 4t; the grid is 16 times coarser.
 
     Returns:
         The readout, on the memory's device, tokens in the memory's type.
 
     Raises:
         ShapeError: The picture size is not a multiple of 32.
+        PlanError: The number of frames is not 4n + 1.
     """
+    expect_frame_count(len(trajectory))
     size = latent_size(trajectory.width, trajectory.height)
-    intrinsics = scale_intrinsics(
-        trajectory.intrinsics, (trajectory.height, trajectory.width), size
+    cameras = trajectory.select(slice(None, None, TEMPORAL_STRIDE))
+    winner, depth = read_winners(
+        cache, cameras.world_to_camera, grid_intrinsics(cameras, size), size
     )
-    winner, depth = read_winners(cache, trajectory.world_to_camera, intrinsics, size)
     tokens = cache.gather(winner, [block.tokens for block in cache.blocks])
     return Readout(
         tokens=rearrange(tokens, "t h w c -> c t h w").contiguous(),

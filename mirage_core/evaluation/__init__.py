@@ -1,0 +1,1 @@
+"""Judging finished shots: measures, contact sheets and reports."""

@@ -1,0 +1,1 @@
+"""Judging a camera move from the memory alone, before any sampling."""

@@ -1,0 +1,105 @@
+"""Completing the holes of a readout smoothly; nothing is invented."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..readout.render import Readout
+from ..validate import expect_shape
+
+RELAXATION_STEPS: Final = 24
+"""Averaging steps that take the blocks out of the pyramid's first guess."""
+
+BACKGROUND_BIAS: Final = 3.0
+"""Exponent of the depth with which known cells pull: what comes into view behind an edge is
+background."""
+
+
+def fill_holes(values: Tensor, known: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Complete maps smoothly where nothing is known; known values stay as they are.
+
+    A pyramid of weighted means gives every hole a first guess from its surroundings at the
+    finest level that knows anything; weighted averaging with the neighbours smooths it.
+
+    Args:
+        values: (C, T, h, w).
+        known: (T, h, w) bool.
+        weight: (T, h, w) positive pull of the known cells; equal by default.
+
+    Returns:
+        (C, T, h, w) float32; 0 in frames where nothing at all is known.
+    """
+    sizes = expect_shape("The values", values, "C T h w")
+    expect_shape("The known cells", known, "T h w", T=sizes["T"], h=sizes["h"], w=sizes["w"])
+    pull = known.float() if weight is None else torch.where(known, weight.float(), 0.0)
+    pull = pull / pull.amax(dim=(1, 2), keepdim=True).clamp_min(1e-20)
+    clean = torch.where(known, values.float(), 0.0).transpose(0, 1)
+    pair = torch.cat([clean * pull[:, None], pull[:, None]], dim=1)
+    guess = _pyramid(pair)
+    fixed = known[:, None]
+    for _ in range(RELAXATION_STEPS):
+        guess = torch.where(fixed, pair, _mean3(guess))
+    mass = guess[:, -1:]
+    smooth = torch.where(mass > 0, guess[:, :-1] / mass.clamp_min(1e-20), 0.0)
+    return torch.where(fixed, clean, smooth).transpose(0, 1)
+
+
+def _pyramid(pair: Tensor) -> Tensor:
+    """Weighted sums with their weight (T, C + 1, h, w); empty cells take coarser means."""
+    rows, cols = pair.shape[2:]
+    if rows == 1 and cols == 1:
+        return pair
+    padded = F.pad(pair, (0, cols % 2, 0, rows % 2))
+    coarse = _pyramid(F.avg_pool2d(padded, 2))
+    finer = F.interpolate(coarse, scale_factor=2, mode="nearest")[:, :, :rows, :cols]
+    return torch.where(pair[:, -1:] > 0, pair, finer)
+
+
+def _mean3(maps: Tensor) -> Tensor:
+    return F.avg_pool2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+
+
+def fill_readout(readout: Readout) -> tuple[Tensor, Tensor]:
+    """Complete tokens and depth of a readout.
+
+    Returns:
+        (C, T, h, w) float32 tokens and (T, h, w) float32 z-depth, without holes. A frame to
+        which the memory shows nothing at all has tokens of 0, at the distance of the scene.
+    """
+    tokens, depth = fill_tokens_and_depth(readout.tokens, readout.depth, readout.visible)
+    if bool((depth > 0).all()):
+        return tokens, depth
+    known = readout.depth[readout.visible]
+    if len(known):
+        distance = float(known.median())
+    else:
+        distance = _scene_distance(readout)
+    return tokens, torch.where(depth > 0, depth, distance)
+
+
+def _scene_distance(readout: Readout) -> float:
+    """Median distance from the first camera to the remembered points; 1 without any."""
+    points = [block.points for block in readout.cache.blocks if len(block)]
+    if not points:
+        return 1.0
+    camera = readout.trajectory.positions[0].float().to(points[0].device)
+    return float((torch.cat(points) - camera).norm(dim=1).median())
+
+
+def fill_tokens_and_depth(
+    tokens: Tensor, depth: Tensor, visible: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Complete tokens (C, T, h, w) and depth (T, h, w); far cells pull harder than near ones.
+
+    Depth is averaged as its logarithm, so that the fill does not depend on the unit. Where a
+    frame shows nothing at all, both stay 0.
+    """
+    weight = torch.where(visible, depth, 0.0) ** BACKGROUND_BIAS
+    log_depth = torch.where(visible, depth, 1.0).log()[None]
+    filled = fill_holes(torch.cat([tokens.float(), log_depth]), visible, weight)
+    anything = visible.flatten(1).any(dim=1)[:, None, None]
+    return filled[:-1], torch.where(anything, filled[-1].exp(), 0.0)

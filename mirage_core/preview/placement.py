@@ -1,0 +1,153 @@
+"""Drawing decoded tokens as patches at their projected position, size and orientation.
+
+A winning point lies anywhere inside its cell. Whole-cell reading throws that away; drawing
+the token's decoded patch where the point really projects keeps textures in register.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+SUPPORT: Final = 1.15
+"""Half-width of a drawn patch in units of its own half-width: neighbours overlap a little."""
+
+SAME_SURFACE: Final = 0.08
+"""Patches blend where their depths differ by less than this share; else the nearer one wins."""
+
+LARGEST_RADIUS: Final = 64
+"""Patches that would reach farther than this many pixels are too close to draw."""
+
+BACKGROUND_WEIGHT: Final = 1e-3
+"""Weight of the smooth background: it shows where no patch does, and softens the outline."""
+
+_FIXED_POINT: Final = float(1 << 16)
+_RADII: Final = (6, 10, 14, 20, 32, LARGEST_RADIUS)
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedPatches:
+    """Patches on the plane of one picture.
+
+    Attributes:
+        pixels: (N, S, S, 3) decoded patches.
+        centre: (N, 2) float32 position (x, y) of the patch's centre in pixels.
+        axes: (N, 2, 2) float32; columns are the patch's half-width and half-height vectors
+            in pixels.
+        depth: (N,) float32 z-depth of the patch's centre.
+    """
+
+    pixels: Tensor
+    centre: Tensor
+    axes: Tensor
+    depth: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Samples:
+    """Pixels that patches touch: flat pixel number, patch number, place inside the patch."""
+
+    pixel: Tensor
+    patch: Tensor
+    local: Tensor
+
+
+def draw(patches: PlacedPatches, background: Tensor) -> Tensor:
+    """Draw patches over a background, nearest surface in front.
+
+    Sums are made in fixed point, so that the picture has the same bits whatever the order of
+    the patches and on every device.
+
+    Args:
+        patches: What to draw.
+        background: (H, W, 3) shown where no patch lies.
+
+    Returns:
+        (H, W, 3) float32, not clamped.
+    """
+    height, width = background.shape[:2]
+    samples = list(_touched(patches, height, width))
+    nearest = torch.full((height * width,), torch.inf, device=background.device)
+    for part in samples:
+        nearest.scatter_reduce_(0, part.pixel, patches.depth[part.patch], "amin")
+    total = torch.zeros(height * width, 4, dtype=torch.int32, device=background.device)
+    for part in samples:
+        _accumulate(total, part, patches, nearest)
+    summed = total.float() / _FIXED_POINT
+    colour = summed[:, :3] + BACKGROUND_WEIGHT * background.reshape(-1, 3).float()
+    return (colour / (summed[:, 3:] + BACKGROUND_WEIGHT)).view(height, width, 3)
+
+
+def _touched(patches: PlacedPatches, height: int, width: int) -> Iterator[_Samples]:
+    """Pixels of all patches, by classes of size so that little is tested in vain."""
+    inverse, solid = _invert(patches.axes)
+    reach = patches.axes.abs().sum(dim=2).amax(dim=1) * SUPPORT + 1
+    finite = torch.isfinite(patches.centre).all(dim=1) & solid & (patches.depth > 0)
+    lower = 0
+    for radius in _RADII:
+        chosen = (finite & (reach > lower) & (reach <= radius)).nonzero()[:, 0]
+        lower = radius
+        if len(chosen):
+            yield _touched_class(patches.centre[chosen], inverse[chosen], chosen, radius, height, width)
+
+
+def _touched_class(
+    centre: Tensor, inverse: Tensor, number: Tensor, radius: int, height: int, width: int
+) -> _Samples:
+    around = torch.arange(-radius, radius + 1, device=centre.device)
+    corner = centre.floor().clamp(-1e6, 1e6).long()
+    x = corner[:, 0, None] + around
+    y = corner[:, 1, None] + around
+    dx, dy = x + 0.5 - centre[:, :1], y + 0.5 - centre[:, 1:]
+    a, b, c, d = (inverse[:, i, j, None, None] for i in (0, 1) for j in (0, 1))
+    px = a * dx[:, None, :] + b * dy[:, :, None]
+    py = c * dx[:, None, :] + d * dy[:, :, None]
+    on_picture = ((x >= 0) & (x < width))[:, None, :] & ((y >= 0) & (y < height))[:, :, None]
+    inside = on_picture & (px.abs() < SUPPORT) & (py.abs() < SUPPORT)
+    which, row, col = inside.nonzero(as_tuple=True)
+    return _Samples(
+        pixel=y[which, row] * width + x[which, col],
+        patch=number[which],
+        local=torch.stack([px[which, row, col], py[which, row, col]], dim=1),
+    )
+
+
+def _invert(axes: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse of (N, 2, 2) matrices, and which of them have one."""
+    a, b, c, d = axes[:, 0, 0], axes[:, 0, 1], axes[:, 1, 0], axes[:, 1, 1]
+    determinant = a * d - b * c
+    solid = torch.isfinite(determinant) & (determinant.abs() > 1e-3)  # noqa: PLR2004
+    adjugate = torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2)
+    return adjugate / torch.where(solid, determinant, 1.0)[:, None, None], solid
+
+
+def _accumulate(
+    total: Tensor, samples: _Samples, patches: PlacedPatches, nearest: Tensor
+) -> None:
+    front = patches.depth[samples.patch] <= nearest[samples.pixel] * (1 + SAME_SURFACE)
+    kept = front.nonzero()[:, 0]
+    local, patch = samples.local[kept], samples.patch[kept]
+    tent = (SUPPORT - local.abs()).prod(dim=1) / SUPPORT**2
+    weight = (tent * tent)[:, None]
+    colour = _sample(patches.pixels, patch, local)
+    value = torch.cat([colour * weight, weight], dim=1) * _FIXED_POINT
+    total.index_add_(0, samples.pixel[kept], value.round().int())
+
+
+def _sample(pixels: Tensor, patch: Tensor, local: Tensor) -> Tensor:
+    """Bilinear samples (M, 3) of patches at local coordinates in -1..1."""
+    side = pixels.shape[1]
+    flat = pixels.reshape(-1, 3)
+    place = ((local + 1) * (side / 2) - 0.5).clamp(0, side - 1)
+    low = place.floor().clamp_max(side - 2)
+    part = place - low
+    col, row = low.long().unbind(1)
+    first = (patch * side + row) * side + col
+    fx, fy = part[:, :1], part[:, 1:]
+    top = flat[first] * (1 - fx) + flat[first + 1] * fx
+    bottom = flat[first + side] * (1 - fx) + flat[first + side + 1] * fx
+    return top * (1 - fy) + bottom * fy

@@ -1,0 +1,1 @@
+"""The chunk loop: plan, state, saving and resuming."""

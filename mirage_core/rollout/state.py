@@ -1,0 +1,173 @@
+"""`RolloutState`: the one value that the chunk loop carries."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from ..cache.types import LatentCache
+from ..errors import ResumeError
+from ..geometry.camera import latent_size
+from ..geometry.trajectory import Trajectory
+from ..validate import expect_shape
+from .plan import Chunk, expect_rollout_length, plan_chunks
+
+
+@dataclass(frozen=True)
+class ChunkStatistics:
+    """What is worth knowing of a finished chunk.
+
+    Attributes:
+        index: Number of the chunk.
+        hole_rate: Share of cells that the memory did not show before the chunk was made.
+        points: Points in the memory after the chunk.
+        memory_bytes: Bytes of the memory after the chunk.
+        latent_mean: Mean of the chunk's new latents; drifts when colours drift.
+        latent_std: Standard deviation of the chunk's new latents.
+    """
+
+    index: int
+    hole_rate: float
+    points: int
+    memory_bytes: int
+    latent_mean: float
+    latent_std: float
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkRecord:
+    """What a finished chunk leaves behind for the chunks after it.
+
+    Attributes:
+        latents: (C, T_new, h, w) model-space latents that the chunk added.
+        projections: (C, T_new, h, w) what the memory showed when they were made.
+        visible: (T_new, h, w) bool, where it showed anything.
+    """
+
+    latents: Tensor
+    projections: Tensor
+    visible: Tensor
+
+    def __post_init__(self) -> None:
+        sizes = expect_shape("The chunk's latents", self.latents, "C T h w")
+        expect_shape("The chunk's projections", self.projections, "C T h w", **sizes)
+        del sizes["C"]
+        expect_shape("The chunk's visibility", self.visible, "T h w", **sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class RolloutState:
+    """Everything a rollout needs to go on; immutable, and saved after every chunk.
+
+    Attributes:
+        trajectory: Cameras of the whole shot.
+        cache: The memory.
+        first_latent: (C, 1, h, w) model-space latent of the given picture.
+        seed: Seed of the shot; the noise of chunk k follows from (seed, k).
+        run_id: Digest of everything the result depends on.
+        folder: Where chunks are saved; None keeps nothing on disk.
+        done: Chunks that are finished.
+        last: What the newest chunk left; None before the first.
+        statistics: One entry per finished chunk.
+
+    Raises:
+        PlanError: The trajectory's length is not 4n + 1.
+        TrajectoryError: The trajectory is too short to generate anything.
+        ShapeError: The picture size is not a multiple of 32, or the latent has another size.
+    """
+
+    trajectory: Trajectory
+    cache: LatentCache
+    first_latent: Tensor
+    seed: int
+    run_id: str
+    folder: Path | None = None
+    done: int = 0
+    last: ChunkRecord | None = None
+    statistics: tuple[ChunkStatistics, ...] = ()
+    plan: tuple[Chunk, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        expect_rollout_length(len(self.trajectory))
+        height, width = self.grid
+        channels = self.cache.channels
+        expect_shape(
+            "The picture's latent", self.first_latent, "C 1 h w", C=channels, h=height, w=width
+        )
+        object.__setattr__(self, "plan", plan_chunks(len(self.trajectory)))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the latent grid."""
+        return latent_size(self.trajectory.width, self.trajectory.height)
+
+    @property
+    def complete(self) -> bool:
+        """True when every chunk is finished."""
+        return self.done >= len(self.plan)
+
+    @property
+    def remaining(self) -> int:
+        """Chunks still to make."""
+        return len(self.plan) - self.done
+
+    @property
+    def chunk(self) -> Chunk:
+        """The chunk to make next.
+
+        Raises:
+            ResumeError: The rollout is complete.
+        """
+        if self.complete:
+            raise ResumeError("The rollout is complete: there is no chunk left to make")
+        return self.plan[self.done]
+
+    @property
+    def frame_cameras(self) -> Trajectory:
+        """Cameras of all pixel frames of the next chunk, the overlapping one included."""
+        return self.trajectory.select(slice(self.chunk.first_frame, self.chunk.output_end))
+
+    @property
+    def latent_cameras(self) -> Trajectory:
+        """Cameras of the latent frames of the next chunk: every fourth pixel frame."""
+        return self.trajectory.select(self.chunk.pose_frames)
+
+    @property
+    def overlap_latent(self) -> Tensor:
+        """(C, 1, h, w): the clean first latent of the next chunk."""
+        return self.first_latent if self.last is None else self.last.latents[:, -1:]
+
+    def advanced(
+        self, record: ChunkRecord, cache: LatentCache, statistics: ChunkStatistics
+    ) -> RolloutState:
+        """The state after the next chunk was made."""
+        return dataclasses.replace(
+            self,
+            cache=cache,
+            done=self.done + 1,
+            last=record,
+            statistics=(*self.statistics, statistics),
+        )
+
+
+def rollout_id(
+    trajectory: Trajectory, cache: LatentCache, first_latent: Tensor, seed: int, settings: str
+) -> str:
+    """Digest of everything that a rollout's result depends on.
+
+    Args:
+        trajectory: Cameras of the whole shot.
+        cache: The memory at the start.
+        first_latent: Latent of the given picture.
+        seed: Seed of the shot.
+        settings: Any text that stands for the models and settings in use.
+    """
+    digest = hashlib.sha256()
+    for part in (trajectory.fingerprint(), cache.fingerprint(), str(seed), settings):
+        digest.update(part.encode() + b"\0")
+    digest.update(first_latent.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,123 @@
+"""Video files: one clip per chunk, and the whole shot without encoding again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Final
+
+import av
+import torch
+from av.error import FFmpegError
+from torch import Tensor
+
+from ..errors import CacheFormatError, StorageError
+from ..files import atomic_path
+from ..validate import expect_shape
+
+CODEC: Final = "libx264"
+CRF: Final = 12
+"""Constant rate factor of the clips: visually lossless."""
+
+_TIME_BASE: Final = 90_000
+
+
+def exact_rate(fps: float) -> Fraction:
+    """Frames per second as a fraction that a container can hold, such as 24000/1001."""
+    return Fraction(fps).limit_denominator(1001)
+
+
+def to_bytes(frames: Tensor) -> Tensor:
+    """Frames in 0..1 as (F, H, W, 3) uint8 on the CPU."""
+    return (frames.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def write_clip(path: Path, frames: Tensor, fps: float) -> None:
+    """Encode frames as an MP4 that every player opens; appears only when complete.
+
+    Args:
+        path: Target file.
+        frames: (F, H, W, 3) in 0..1; H and W even.
+        fps: Frames per second.
+
+    Raises:
+        StorageError: The file could not be written.
+    """
+    expect_shape("The video frames", frames, "F H W 3")
+    rate = exact_rate(fps)
+    with _writing(path) as temporary, av.open(str(temporary), "w", format="mp4") as output:
+        stream = output.add_stream(CODEC, rate=rate)
+        stream.height, stream.width = int(frames.shape[1]), int(frames.shape[2])
+        stream.pix_fmt = "yuv420p"
+        # One thread and no B-frames: the same bytes on every run, and clips that join.
+        stream.options = {"crf": str(CRF), "preset": "fast", "threads": "1", "bf": "0"}
+        for picture in to_bytes(frames).numpy():
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+
+
+def join_clips(path: Path, clips: Sequence[Path], fps: float) -> None:
+    """Join clips that `write_clip` made into one file without encoding them again.
+
+    Raises:
+        CacheFormatError: A clip is missing or damaged.
+        StorageError: The file could not be written.
+    """
+    step = 1 / exact_rate(fps)
+    with _writing(path) as temporary, av.open(str(temporary), "w", format="mp4") as output:
+        stream, count = None, 0
+        for clip in clips:
+            with _reading(clip) as source:
+                video = source.streams.video[0]
+                if stream is None:
+                    stream = output.add_stream_from_template(video)
+                    stream.time_base = Fraction(1, _TIME_BASE)
+                for packet in source.demux(video):
+                    if packet.size == 0:
+                        continue
+                    packet.time_base = Fraction(1, _TIME_BASE)
+                    packet.pts = packet.dts = round(count * step * _TIME_BASE)
+                    packet.duration = round(step * _TIME_BASE)
+                    packet.stream = stream
+                    output.mux(packet)
+                    count += 1
+
+
+def read_frames(path: Path) -> Iterator[Tensor]:
+    """Frames of a video, one by one, as (H, W, 3) uint8.
+
+    Raises:
+        CacheFormatError: The file is missing or damaged.
+    """
+    with _reading(path) as source:
+        for frame in source.decode(video=0):
+            yield torch.from_numpy(frame.to_ndarray(format="rgb24"))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[av.container.InputContainer]:
+    try:
+        with av.open(str(path)) as source:
+            yield source
+    except FFmpegError as error:
+        raise CacheFormatError(
+            f"The video {path.name} cannot be read",
+            got=str(error),
+            fix="The file is missing or damaged: run the rollout again",
+        ) from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    try:
+        with atomic_path(path) as temporary:
+            yield temporary
+    except FFmpegError as error:
+        raise StorageError(
+            f"The video {path.name} could not be written",
+            got=str(error),
+            fix="Free disk space, or choose another folder",
+        ) from error

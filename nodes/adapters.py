@@ -1,0 +1,265 @@
+"""Everything private to ComfyUI that the nodes touch, in one place."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.latest import InputImpl
+from torch import Tensor
+
+from ..mirage_core.constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
+from ..mirage_core.embedded.codec import EmbeddedCodec
+from ..mirage_core.errors import ModelMismatchError, ShapeError, StorageError
+from ..mirage_core.validate import expect_frame_size, expect_token_channels
+
+Latent = dict[str, Any]
+"""ComfyUI's LATENT: ``samples`` (B, 48, T, h, w) in the VAE's own, raw space."""
+
+OUTPUT_FOLDER = "mirage"
+"""Folder below ComfyUI's output folder that rollouts and memories are saved in."""
+
+EMBEDDED_CODEC_NAME = "embedded-dct-1"
+WAN_CODEC_NAME = "wan2.2"
+
+
+class EmbeddedVAE(comfy.sd.VAE):
+    """The embedded codec behind ComfyUI's VAE interface, so that stock nodes take it.
+
+    Raw latents are the codec's tokens taken out of model space, as those of the Wan2.2 VAE.
+    """
+
+    def __init__(self) -> None:
+        self.codec = EmbeddedCodec()
+        self.first_stage_model = torch.nn.Identity()
+        self.device = torch.device("cpu")
+        self.output_device = comfy.model_management.intermediate_device()
+        self.vae_dtype = torch.float32
+        self.latent_channels = LATENT_CHANNELS
+        self.output_channels = 3
+        self.latent_dim = 3
+        self.not_video = False
+        self.crop_input = True
+        self.size = None
+        self.upscale_ratio = (
+            lambda frames: max(0, frames * TEMPORAL_STRIDE - TEMPORAL_STRIDE + 1),
+            SPATIAL_STRIDE,
+            SPATIAL_STRIDE,
+        )
+        self.downscale_ratio = (
+            lambda frames: max(0, (frames + TEMPORAL_STRIDE - 1) // TEMPORAL_STRIDE),
+            SPATIAL_STRIDE,
+            SPATIAL_STRIDE,
+        )
+        self.upscale_index_formula = (TEMPORAL_STRIDE, SPATIAL_STRIDE, SPATIAL_STRIDE)
+        self.downscale_index_formula = self.upscale_index_formula
+
+    def encode(self, pixel_samples: Tensor) -> Tensor:
+        """(F, H, W, 3) or (B, F, H, W, 3) in 0..1 to raw latents (B, 48, T, h, w)."""
+        videos = pixel_samples if pixel_samples.ndim == 5 else pixel_samples[None]  # noqa: PLR2004
+        latents = []
+        for video in videos:
+            whole = (len(video) - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1
+            latents.append(self.codec.encode(video[:whole, :, :, :3]))
+        return from_model_space(torch.stack(latents)).to(self.output_device)
+
+    def decode(self, samples_in: Tensor, vae_options: dict[str, Any] | None = None) -> Tensor:
+        """Raw latents (B, 48, T, h, w) to (B, 4T - 3, H, W, 3) in 0..1."""
+        expect_token_channels("The latent", samples_in.shape[1])
+        videos = [self.codec.decode(latent) for latent in to_model_space(samples_in)]
+        return torch.stack(videos).to(self.output_device)
+
+    def encode_tiled(self, pixel_samples: Tensor, **_: Any) -> Tensor:  # noqa: ANN401
+        """As `encode`: cells do not depend on each other, so tiles change nothing."""
+        return self.encode(pixel_samples)
+
+    def decode_tiled(self, samples: Tensor, **_: Any) -> Tensor:  # noqa: ANN401
+        """As `decode`: cells do not depend on each other, so tiles change nothing."""
+        return self.decode(samples)
+
+    def throw_exception_if_invalid(self) -> None:
+        """The codec has no weights that could be missing."""
+
+    def get_sd(self) -> dict[str, Tensor]:
+        """The codec has no weights to save."""
+        return {}
+
+
+def embedded_codec(vae: comfy.sd.VAE) -> EmbeddedCodec | None:
+    """The embedded codec behind a VAE, or None for a VAE with weights."""
+    return getattr(vae, "codec", None) if isinstance(vae, comfy.sd.VAE) else None
+
+
+def codec_name(vae: comfy.sd.VAE) -> str:
+    """Name under which a memory remembers whose tokens it holds.
+
+    Raises:
+        ModelMismatchError: The VAE is not of Wan2.2's family.
+    """
+    expect_vae(vae)
+    return WAN_CODEC_NAME if embedded_codec(vae) is None else EMBEDDED_CODEC_NAME
+
+
+def expect_vae(vae: comfy.sd.VAE) -> None:
+    """Raise `ModelMismatchError` unless the VAE makes latents of 48 channels."""
+    channels = getattr(vae, "latent_channels", None)
+    if channels is None:
+        raise ModelMismatchError("The VAE input is not a VAE", got=type(vae).__name__)
+    expect_token_channels("The VAE", int(channels))
+
+
+def to_model_space(samples: Tensor) -> Tensor:
+    """Raw VAE latents (B, 48, T, h, w) as the model sees them."""
+    return comfy.latent_formats.Wan22().process_in(samples.float())
+
+
+def from_model_space(samples: Tensor) -> Tensor:
+    """The inverse of `to_model_space`."""
+    return comfy.latent_formats.Wan22().process_out(samples.float())
+
+
+def latent_tokens(latent: Latent, name: str) -> Tensor:
+    """Model-space tokens (48, T, h, w) of the one video in a LATENT.
+
+    Raises:
+        ShapeError: The latent is not one video.
+        ModelMismatchError: The latent does not have 48 channels.
+    """
+    samples = latent["samples"]
+    if samples.ndim != 5 or samples.shape[0] != 1:  # noqa: PLR2004
+        raise ShapeError(
+            f"{name} is not one video latent",
+            got=tuple(samples.shape),
+            expected="(1, 48, T, h, w)",
+            fix="Encode with the Wan2.2 VAE or Mirage Embedded Codec, one video at a time",
+        )
+    expect_token_channels(name, samples.shape[1])
+    return to_model_space(samples)[0]
+
+
+def make_latent(tokens: Tensor) -> Latent:
+    """LATENT of model-space tokens (48, T, h, w)."""
+    return {"samples": from_model_space(tokens[None])}
+
+
+def encode_images(
+    vae: comfy.sd.VAE, images: Tensor, on_image: Callable[[int, int], None] | None = None
+) -> Tensor:
+    """Encode each picture (F, H, W, 3) alone: model-space tokens (48, F, h, w).
+
+    Raises:
+        ShapeError: The size is not a multiple of 32.
+        ModelMismatchError: The VAE is not of Wan2.2's family.
+    """
+    expect_vae(vae)
+    expect_frame_size(int(images.shape[2]), int(images.shape[1]))
+    tokens = []
+    for number in range(len(images)):
+        raw = vae.encode(images[number : number + 1, :, :, :3])
+        tokens.append(to_model_space(raw.reshape(1, LATENT_CHANNELS, 1, *raw.shape[-2:]))[0])
+        if on_image is not None:
+            on_image(number + 1, len(images))
+    return torch.cat(tokens, dim=1)
+
+
+def progress(total: int) -> Callable[[int, int], None]:
+    """A callback ``(done, total)`` that moves the node's bar, and stops when cancelled."""
+    bar = comfy.utils.ProgressBar(total)
+
+    def update(done: int, of: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, of)
+
+    return update
+
+
+def show_text(text: str, node_id: str) -> None:
+    """Show a line of text on a node while the queue runs; does nothing without a server."""
+    from server import PromptServer  # noqa: PLC0415
+
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.send_progress_text(text, node_id)
+
+
+def output_folder(name: str) -> Path:
+    """Folder for a name below ComfyUI's output folder; never outside of it.
+
+    Raises:
+        StorageError: The name would lead out of the output folder.
+    """
+    root = Path(folder_paths.get_output_directory()).resolve() / OUTPUT_FOLDER
+    clean = re.sub(r"[^\w./ -]", "_", name.strip().replace("\\", "/")) or "rollout"
+    folder = (root / clean).resolve()
+    if not folder.is_relative_to(root):
+        raise StorageError(
+            "The name leads out of the output folder", got=name, fix="Use a plain name"
+        )
+    return folder
+
+
+def next_file(prefix: str, extension: str) -> Path:
+    """The next free numbered file for a prefix below the output folder."""
+    folder, stem, counter, _, _ = folder_paths.get_save_image_path(
+        os.path.join(OUTPUT_FOLDER, prefix), folder_paths.get_output_directory()
+    )
+    return Path(folder) / f"{stem}_{counter:05}_.{extension}"
+
+
+def list_files(extension: str) -> list[str]:
+    """Files that a loader offers: from the input folder, and Mirage's own output."""
+    found = []
+    places = (
+        (Path(folder_paths.get_input_directory()), Path(folder_paths.get_input_directory()), ""),
+        (
+            Path(folder_paths.get_output_directory()) / OUTPUT_FOLDER,
+            Path(folder_paths.get_output_directory()),
+            " [output]",
+        ),
+    )
+    for folder, root, mark in places:
+        for path in sorted(folder.rglob(f"*.{extension}")) if folder.is_dir() else []:
+            if not path.name.startswith((".", "chunk_")):
+                found.append(path.relative_to(root).as_posix() + mark)
+    return found
+
+
+def resolve_file(name: str) -> Path:
+    """Path of a file that `list_files` offered."""
+    return Path(folder_paths.get_annotated_filepath(name))
+
+
+def video_from_file(path: Path) -> InputImpl.VideoFromFile:
+    """ComfyUI's VIDEO that stays on disk."""
+    return InputImpl.VideoFromFile(str(path))
+
+
+def is_output_node(class_type: str) -> bool:
+    """True when ComfyUI runs nodes of this class for their own sake."""
+    import nodes as comfy_nodes  # noqa: PLC0415
+
+    return bool(getattr(comfy_nodes.NODE_CLASS_MAPPINGS.get(class_type), "OUTPUT_NODE", False))
+
+
+def token_colours(tokens: Tensor, codec: str) -> Tensor:
+    """Approximate colours (N, 3) in 0..1 of model-space tokens (N, 48), for display."""
+    if codec == EMBEDDED_CODEC_NAME:
+        colours = [EmbeddedCodec().decode_patches(part).mean((1, 2)) for part in _parts(tokens)]
+        return torch.cat(colours or [torch.zeros(0, 3)]).clamp(0, 1)
+    latent_format = comfy.latent_formats.Wan22()
+    factors = torch.tensor(latent_format.latent_rgb_factors)
+    bias = torch.tensor(latent_format.latent_rgb_factors_bias)
+    return ((tokens.float().cpu() @ factors + bias) / 2 + 0.5).clamp(0, 1)
+
+
+def _parts(tokens: Tensor) -> Iterator[Tensor]:
+    return iter(tokens.float().split(16384))

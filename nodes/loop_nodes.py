@@ -1,0 +1,377 @@
+"""The chunk loop: one body of nodes, run once per chunk, with one state carried along."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from comfy_execution.graph_utils import GraphBuilder, is_link
+from typing_extensions import override
+
+from ..mirage_core.cache.types import LatentCache
+from ..mirage_core.errors import MirageError
+from ..mirage_core.evaluation.contact_sheet import contact_sheet
+from ..mirage_core.evaluation.report import describe
+from ..mirage_core.geometry.trajectory import Trajectory
+from ..mirage_core.rollout.plan import expect_rollout_length
+from ..mirage_core.rollout.progress import time_left
+from ..mirage_core.rollout.spool import all_latents, finish, open_folder
+from ..mirage_core.rollout.state import RolloutState, rollout_id
+from . import adapters
+from .types import CacheType, FlowType, StateType, TrajectoryType
+
+CHUNKS_PER_EXPANSION = 16
+"""Body copies that one expansion adds; a longer loop goes on with an expansion of its own.
+
+Messages of the server grow with the nodes that a prompt has ever had, so copies are made in
+portions, and each portion begins from a state by value, which keeps chains of nodes short.
+"""
+
+SEED_STEP = 0x9E3779B97F4A7C15
+"""Odd constant that spreads (seed, chunk) over 64 bits."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Ties a Loop Close to its Loop Open.
+
+    Attributes:
+        state: The state with which the body of this iteration begins.
+    """
+
+    state: RolloutState
+
+
+class BoxedState(Mapping[str, str]):
+    """A state as a constant input of an expanded node.
+
+    ComfyUI's cache reads a mapping's items to tell inputs apart; they name the state.
+    """
+
+    def __init__(self, state: RolloutState) -> None:
+        self.state = state
+        self._items = {"rollout": state.run_id, "chunk": str(state.done)}
+
+    def __getitem__(self, key: str) -> str:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+def chunk_seed(seed: int, chunk: int) -> int:
+    """Seed of a chunk's noise, from the shot's seed and the chunk's number."""
+    return (seed + chunk * SEED_STEP) % (1 << 63)
+
+
+class MirageRolloutStart(io.ComfyNode):
+    """The plan of a shot, taken up where it was left."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageRolloutStart",
+            display_name="Mirage Rollout Start",
+            category="Mirage/loop",
+            description=(
+                "Plans a shot in chunks of at most 33 frames. Every finished chunk is saved "
+                "below output/mirage; when the same shot is queued again it goes on after the "
+                "last saved chunk."
+            ),
+            search_aliases=["rollout", "resume", "chunk plan", "long video"],
+            inputs=[
+                CacheType.Input("cache", tooltip="The memory to begin with."),
+                TrajectoryType.Input("trajectory", tooltip="Cameras of the whole shot."),
+                io.Latent.Input("first_latent", tooltip="Latent of the given picture."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**53, control_after_generate=True,
+                    tooltip="Seed of the shot; each chunk draws its own noise from it.",
+                ),
+                io.String.Input(
+                    "name", default="rollout", tooltip="Folder below output/mirage."
+                ),
+                io.Boolean.Input(
+                    "resume", default=True,
+                    tooltip="Go on with saved chunks of the same shot; off makes all anew.",
+                ),
+            ],
+            outputs=[StateType.Output(display_name="state")],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+        )
+
+    @classmethod
+    @override
+    def fingerprint_inputs(cls, **_: Any) -> str:
+        # What is on disk and what the loop's body does decide the result: look every time.
+        return uuid.uuid4().hex
+
+    @classmethod
+    @override
+    def execute(
+        cls,
+        cache: LatentCache,
+        trajectory: Trajectory,
+        first_latent: adapters.Latent,
+        seed: int,
+        name: str,
+        resume: bool,
+    ) -> io.NodeOutput:
+        expect_rollout_length(len(trajectory))
+        tokens = adapters.latent_tokens(first_latent, "The picture's latent")[:, :1]
+        settings = body_digest(cls.hidden.dynprompt, cls.hidden.unique_id)
+        run_id = rollout_id(trajectory, cache, tokens, seed, settings)
+        folder = adapters.output_folder(name) / run_id[:12]
+        if not resume:
+            folder = _unused(folder)
+        state = RolloutState(trajectory, cache, tokens, seed, run_id, folder)
+        return io.NodeOutput(open_folder(state))
+
+
+def _unused(folder: Path) -> Path:
+    number, candidate = 2, folder
+    while candidate.exists():
+        candidate = folder.with_name(f"{folder.name}-{number}")
+        number += 1
+    return candidate
+
+
+def body_digest(dynprompt: Any, start_id: str) -> str:  # noqa: ANN401
+    """Digest of everything that the loops begun by a Rollout Start depend on.
+
+    Names of files to write do not count: only what is upstream of a Loop Close does.
+    """
+    upstream: set[str] = set()
+    for node_id in dynprompt.all_node_ids():
+        if dynprompt.get_node(node_id)["class_type"] == "MirageLoopClose":
+            above = ancestors(dynprompt, node_id)
+            upstream |= above | {node_id} if start_id in above else set()
+    described = []
+    for node_id in sorted(upstream - {start_id}):
+        node = dynprompt.get_node(node_id)
+        described.append((node_id, node["class_type"], sorted(node["inputs"].items())))
+    return hashlib.sha256(json.dumps(described, default=str).encode()).hexdigest()
+
+
+def ancestors(dynprompt: Any, node_id: str) -> set[str]:  # noqa: ANN401
+    """Ids of all nodes upstream of a node."""
+    found: set[str] = set()
+    pending = [node_id]
+    while pending:
+        for value in dynprompt.get_node(pending.pop()).get("inputs", {}).values():
+            if is_link(value) and value[0] not in found:
+                found.add(value[0])
+                pending.append(value[0])
+    return found
+
+
+class MirageLoopOpen(io.ComfyNode):
+    """Where the body of the loop begins."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageLoopOpen",
+            display_name="Mirage Loop Open",
+            category="Mirage/loop",
+            description="Begins the body of the chunk loop: what the next chunk needs.",
+            search_aliases=["for loop", "iterate", "loop start"],
+            inputs=[StateType.Input("state", tooltip="From Mirage Rollout Start.")],
+            outputs=[
+                FlowType.Output(display_name="flow"),
+                StateType.Output(display_name="state"),
+                CacheType.Output(display_name="cache"),
+                TrajectoryType.Output(display_name="trajectory"),
+                io.Latent.Output(display_name="first_latent"),
+                io.Int.Output(display_name="seed"),
+                io.Int.Output(display_name="chunk"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    @override
+    def execute(cls, state: RolloutState | BoxedState) -> io.NodeOutput:
+        state = state.state if isinstance(state, BoxedState) else state
+        if state.complete:
+            nothing = (state.cache, state.trajectory, None, state.seed, state.done)
+            return io.NodeOutput(Flow(state), state, *nothing)
+        text = f"Chunk {state.done + 1} of {len(state.plan)}"
+        left = time_left(state)
+        adapters.show_text(text + (f", {left} left" if left else ""), cls.hidden.unique_id)
+        return io.NodeOutput(
+            Flow(state),
+            state,
+            state.cache,
+            state.frame_cameras,
+            adapters.make_latent(state.overlap_latent),
+            chunk_seed(state.seed, state.done),
+            state.done,
+        )
+
+
+class MirageLoopClose(io.ComfyNode):
+    """Where the body of the loop ends; repeats it until the shot is complete."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageLoopClose",
+            display_name="Mirage Loop Close",
+            category="Mirage/loop",
+            description=(
+                "Ends the body of the chunk loop and repeats it for every chunk that is left. "
+                "The trajectory's length decides how many there are."
+            ),
+            search_aliases=["end loop", "repeat", "loop end"],
+            inputs=[
+                FlowType.Input("flow", tooltip="From Mirage Loop Open."),
+                StateType.Input("state", lazy=True, tooltip="From Mirage Cache Update."),
+            ],
+            outputs=[StateType.Output(display_name="state")],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            enable_expand=True,
+        )
+
+    @classmethod
+    @override
+    def check_lazy_status(cls, flow: Flow, state: RolloutState | None = None) -> list[str]:
+        return [] if flow.state.complete or state is not None else ["state"]
+
+    @classmethod
+    @override
+    def execute(cls, flow: Flow, state: RolloutState | None = None) -> io.NodeOutput:
+        if flow.state.complete:
+            return io.NodeOutput(flow.state)
+        if state is None or state.done <= flow.state.done:
+            raise MirageError(
+                "The loop's body does not finish a chunk",
+                expected="the state of Mirage Cache Update",
+                fix="Connect the state output of Mirage Cache Update to Mirage Loop Close",
+            )
+        if state.complete:
+            return io.NodeOutput(state)
+        body = LoopBody.find(cls.hidden.dynprompt, cls.hidden.unique_id)
+        graph, result = body.repeat(state)
+        return io.NodeOutput(result, expand=graph.finalize())
+
+
+@dataclass(frozen=True)
+class LoopBody:
+    """The nodes between a Loop Open and its Loop Close.
+
+    Attributes:
+        dynprompt: The prompt as it runs.
+        open_id: The Loop Open.
+        close_id: The Loop Close.
+        members: All nodes of the body, the Loop Open included, the Loop Close not.
+    """
+
+    dynprompt: Any
+    open_id: str
+    close_id: str
+    members: frozenset[str]
+
+    @classmethod
+    def find(cls, dynprompt: Any, close_id: str) -> LoopBody:  # noqa: ANN401
+        """The body that ends in a Loop Close, with output nodes that hang off it."""
+        open_id = dynprompt.get_node(close_id)["inputs"]["flow"][0]
+        above = ancestors(dynprompt, close_id)
+        members = {n for n in above if open_id in ancestors(dynprompt, n)} | {open_id}
+        for node_id in dynprompt.all_node_ids() - members - {close_id}:
+            node = dynprompt.get_node(node_id)
+            feeds = {value[0] for value in node["inputs"].values() if is_link(value)}
+            if feeds & members and adapters.is_output_node(node["class_type"]):
+                members.add(node_id)
+        return cls(dynprompt, open_id, close_id, frozenset(members))
+
+    def repeat(self, state: RolloutState) -> tuple[GraphBuilder, Any]:
+        """Copies of the body for the chunks after ``state``, and the last copy's result."""
+        graph = GraphBuilder()
+        carried: Any = BoxedState(state)
+        copies = min(state.remaining, CHUNKS_PER_EXPANSION)
+        for iteration in range(copies):
+            name = f"chunk{state.done + iteration + 1}"
+            self._copy(graph, name, self.members)
+            graph.lookup_node(self._name(name, self.open_id)).set_input("state", carried)
+            carried = self._result(graph, name)
+        if copies < state.remaining:
+            self._copy(graph, name, {self.close_id})
+            carried = graph.lookup_node(self._name(name, self.close_id)).out(0)
+        return graph, carried
+
+    def _name(self, copy: str, node_id: str) -> str:
+        return f"{copy}_{self.dynprompt.get_display_node_id(node_id)}"
+
+    def _copy(self, graph: GraphBuilder, name: str, members: set[str] | frozenset[str]) -> None:
+        for node_id in members:
+            node = graph.node(
+                self.dynprompt.get_node(node_id)["class_type"], self._name(name, node_id)
+            )
+            node.set_override_display_id(self.dynprompt.get_display_node_id(node_id))
+        for node_id in members:
+            copy = graph.lookup_node(self._name(name, node_id))
+            for key, value in self.dynprompt.get_node(node_id)["inputs"].items():
+                inside = is_link(value) and value[0] in self.members
+                copy.set_input(key, self._link(graph, name, value) if inside else value)
+
+    def _link(self, graph: GraphBuilder, name: str, link: list[Any]) -> Any:  # noqa: ANN401
+        return graph.lookup_node(self._name(name, link[0])).out(link[1])
+
+    def _result(self, graph: GraphBuilder, name: str) -> Any:  # noqa: ANN401
+        return self._link(graph, name, self.dynprompt.get_node(self.close_id)["inputs"]["state"])
+
+
+class MirageRolloutResult(io.ComfyNode):
+    """The finished shot."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageRolloutResult",
+            display_name="Mirage Rollout Result",
+            category="Mirage/loop",
+            description=(
+                "The finished shot: the video, which stays on disk (Get Video Components makes "
+                "images of it), its latents, the memory, a contact sheet with what was known "
+                "below each frame, and a report."
+            ),
+            search_aliases=["result", "contact sheet", "long video output"],
+            inputs=[StateType.Input("state", tooltip="From Mirage Loop Close.")],
+            outputs=[
+                io.Video.Output(display_name="video"),
+                io.Latent.Output(display_name="latent"),
+                CacheType.Output(display_name="cache"),
+                io.Image.Output(display_name="contact_sheet"),
+                io.String.Output(display_name="report"),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    @override
+    def execute(cls, state: RolloutState) -> io.NodeOutput:
+        path = finish(state)
+        latents: torch.Tensor = all_latents(state)
+        report = describe(state, path)
+        return io.NodeOutput(
+            adapters.video_from_file(path),
+            adapters.make_latent(latents),
+            state.cache,
+            contact_sheet(state, path)[None],
+            report,
+            ui={"text": (report,)},
+        )

@@ -1,0 +1,60 @@
+"""Fixtures that need more than Python: ComfyUI's source, a running server, a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bootstrap import find_chromium
+from comfy_client import ComfyClient
+from comfy_server import ComfyServer
+from comfy_source import SetupError, check_comfyui, comfyui_location
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` where there is no CUDA device, naming the reason."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def comfyui_path() -> Path:
+    """ComfyUI's source."""
+    path = comfyui_location()
+    try:
+        check_comfyui(path)
+    except SetupError as error:
+        pytest.skip(str(error))
+    return path
+
+
+@pytest.fixture(scope="session")
+def comfy_server(
+    comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComfyServer]:
+    """A running server with the pack linked in, shared by all tests of the run."""
+    with ComfyServer(tmp_path_factory.mktemp("comfy"), comfyui=comfyui_path) as server:
+        yield server
+
+
+@pytest.fixture
+def comfy_client(comfy_server: ComfyServer) -> ComfyClient:
+    """A client of the shared server."""
+    return ComfyClient(comfy_server.url)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium or Chrome."""
+    path = find_chromium()
+    if path is None:
+        pytest.skip("needs Chromium: install it, or set MIRAGE_CHROMIUM to its path")
+    return path

@@ -1,0 +1,1 @@
+"""Command-line programs for people who work on the pack."""
