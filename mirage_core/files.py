@@ -4,103 +4,174 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, BinaryIO, Final, Literal, TextIO, overload
 
 from .errors import StorageError
+from .log import logger
 
-_REMEDIES: dict[int, str] = {
-    errno.ENOSPC: "The disk is full: free space, or choose another folder",
-    errno.EDQUOT: "Your quota is used up: free space, or choose another folder",
-    errno.EACCES: "The folder is not yours to write: choose another one",
-    errno.EPERM: "The folder is not yours to write: choose another one",
+TEMPORARY_PREFIX: Final = ".mirage-"
+"""Beginning of every temporary name; the dot hides it from file choosers."""
+
+_REMEDIES: Final[dict[int, str]] = {
+    errno.ENOSPC: "The disk is full: free disk space, or choose another folder",
+    errno.EDQUOT: "Your quota is used up: free disk space, or choose another folder",
+    errno.EFBIG: "This disk does not allow files of this size: choose another folder",
+    errno.EACCES: "The folder is not yours to write: choose another folder",
+    errno.EPERM: "The folder is not yours to write: choose another folder",
     errno.EROFS: "The disk is read-only: choose another folder",
-    errno.ENOTDIR: "A file stands where a folder is needed: choose another name",
-    errno.EEXIST: "A file stands where a folder is needed: choose another name",
+    errno.ENOTDIR: "A file stands where a folder is needed: choose another folder",
+    errno.EEXIST: "A file stands where a folder is needed: choose another folder",
+    errno.EISDIR: "A folder has this name: choose another file name",
     errno.ENAMETOOLONG: "Choose a shorter name",
 }
 
 
-def storage_error(path: Path, error: OSError) -> StorageError:
-    """The typed error for an `OSError` met while writing ``path``."""
+def storage_error(path: Path, error: Exception) -> StorageError:
+    """The typed error for an `OSError`, or a refused name, met while writing ``path``."""
+    number = error.errno if isinstance(error, OSError) else None
     return StorageError(
-        f"{path} could not be written",
-        got=error.strerror or str(error),
-        fix=_REMEDIES.get(error.errno or 0, "Choose another folder"),
+        f"{str(path)!r} could not be written",
+        got=getattr(error, "strerror", None) or str(error) or type(error).__name__,
+        expected="a folder that can be written to, with enough space",
+        fix=_REMEDIES.get(number or 0, "Check the disk, or choose another folder"),
     )
 
 
-def ensure_writable_folder(path: Path) -> Path:
-    """Make a folder with its parents, and try that files can be made in it.
+def ensure_writable_folder(path: Path | str) -> Path:
+    """Make a folder with its parents, and write a byte into it to see that it works.
+
+    Returns:
+        The folder.
 
     Raises:
-        StorageError: It cannot be made or written.
+        StorageError: It cannot be made, or nothing can be written into it.
     """
+    path = Path(path)
+    probe = path / _temporary_name("")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
+        _create(probe)
+        try:
+            probe.write_bytes(b"\0")
+            _flush(probe)
+        finally:
+            _discard(probe)
+    except (OSError, ValueError) as error:
         raise storage_error(path, error) from error
     return path
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path | str) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its name when the block ends well.
 
-    The suffix is kept, so that writers which go by it work. Whatever ends the block early, a
-    cancelled queue included, leaves an existing file as it was and nothing else behind.
-
-    Raises:
-        StorageError: The folder cannot be written, or the disk is full.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.stem}.", suffix=f".partial{path.suffix}", dir=path.parent
-        )
-        os.close(handle)
-    except OSError as error:
-        raise storage_error(path, error) from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        _flush_to_disk(temporary)
-        # Temporary files are private; finished ones follow the user's umask.
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        raise storage_error(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def atomic_write(path: Path, mode: Literal["wb", "w"]) -> Iterator[IO[Any]]:
-    """An open file that takes the name ``path`` when the block ends well.
+    For writers that open files themselves; `atomic_write` gives an open file. The temporary
+    file exists, is empty, and has the suffix of ``path``, so that writers which go by it work.
+    Whatever ends the block early, a cancelled queue included, leaves an existing file as it was
+    and nothing else behind.
 
     Args:
         path: Target file; missing parent folders are made.
-        mode: ``wb`` for bytes, ``w`` for UTF-8 text.
+
+    Yields:
+        The temporary path.
 
     Raises:
-        StorageError: The folder cannot be written, or the disk is full.
+        StorageError: The disk is full, or the folder or the name cannot be written. An
+            `OSError` from the block that names another file passes through.
     """
-    encoding = None if "b" in mode else "utf-8"
-    with atomic_path(path) as temporary, temporary.open(mode, encoding=encoding) as file:
+    path = Path(path)
+    temporary = path.parent / _temporary_name(path.suffix)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _expect_replaceable(path)
+        _create(temporary)
+    except (OSError, ValueError) as error:
+        raise storage_error(path, error) from error
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is not None and str(error.filename) != str(temporary):
+            raise
+        raise storage_error(path, error) from error
+    finally:
+        _discard(temporary)
+
+
+@overload
+def atomic_write(path: Path | str, mode: Literal["wb"]) -> AbstractContextManager[BinaryIO]: ...
+
+
+@overload
+def atomic_write(path: Path | str, mode: Literal["w"]) -> AbstractContextManager[TextIO]: ...
+
+
+def atomic_write(path: Path | str, mode: Literal["wb", "w"]) -> AbstractContextManager[IO[Any]]:
+    """An open file that takes the name ``path`` when the block ends well.
+
+    The content reaches the disk before it gets its name, so that a crash leaves the old file
+    or the new one, never a part.
+
+    Args:
+        path: Target file; missing parent folders are made.
+        mode: ``"wb"`` for bytes, ``"w"`` for UTF-8 text with Unix line ends.
+
+    Raises:
+        StorageError: As in `atomic_path`.
+    """
+    return _atomic_file(Path(path), mode)
+
+
+@contextmanager
+def _atomic_file(path: Path, mode: str) -> Iterator[IO[Any]]:
+    binary = "b" in mode
+    with (
+        atomic_path(path) as temporary,
+        open(
+            temporary,
+            mode,
+            encoding=None if binary else "utf-8",
+            newline=None if binary else "\n",
+        ) as file,
+    ):
         yield file
 
 
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb+") as file:
+def _temporary_name(suffix: str) -> str:
+    return f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{suffix}"
+
+
+def _expect_replaceable(path: Path) -> None:
+    """Refuse, before the work, a name that is too long or that a folder has."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+
+
+def _create(temporary: Path) -> None:
+    # Not tempfile, whose files are private: os.open leaves the mode to the umask, and asking
+    # for the umask means changing it for all threads.
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+
+
+def _flush(path: Path) -> None:
+    # Opened for writing since Windows refuses to flush through a read-only handle.
+    with open(path, "rb+") as file:
         os.fsync(file.fileno())
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def _discard(temporary: Path) -> None:
+    try:
+        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("The temporary file %s could not be removed: %s", temporary, error)

@@ -211,7 +211,7 @@ def _lowest_modes(count: int) -> list[tuple[int, int]]:
 
 
 def _prior_std(axis: int, row: int, column: int) -> float:
-    return STD_PRIOR[axis] / (1 + row + column) ** STD_FALLOFF
+    return STD_PRIOR[axis] / math.pow(1 + row + column, STD_FALLOFF)
 
 
 def _build_basis(device: torch.device) -> _Basis:

@@ -162,7 +162,8 @@ class ProceduralScene:
         _, depth, seen = self._cast(cameras, range(32), torch.device("cpu"))
         count = len(self.layout.solids)
         scores = [_score(z, ids, count) for z, ids in zip(depth, seen, strict=True)]
-        return poses[scores.index(max(scores))].clone()
+        best: Tensor = poses[scores.index(max(scores))].clone()
+        return best
 
     def _candidates(self) -> Tensor:
         """Upright cameras at eye height, away from everything, that face the room's middle."""
@@ -174,7 +175,7 @@ class ProceduralScene:
             x = dice.uniform(room.low[0], room.high[0])
             z = dice.uniform(room.low[2], room.high[2])
             position = [x, dice.uniform(-1.7, -1.3), z]
-            target = [dice.uniform(-0.8, 0.8), dice.uniform(-1.25, -0.85), dice.uniform(-0.8, 0.8)]
+            target = [dice.uniform(-0.8, 0.8), dice.uniform(-1.35, -1.0), dice.uniform(-0.8, 0.8)]
             apart = math.hypot(target[0] - x, target[2] - z)
             if apart > 1.0 and bool(self.free(torch.tensor(position), 0.5)):
                 positions.append(position)

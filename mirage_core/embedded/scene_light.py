@@ -28,9 +28,6 @@ CORNER_REACH: Final = 0.55
 DISTANCE_SOFTENING: Final = 1.2
 """Square metres added to the squared distance, since lamps are not points."""
 
-DRUM_TO_BOX: Final = 0.9
-"""Half width of the box that stands in for a drum's shadow, in radii."""
-
 
 def entry_exit(
     shape: str,
@@ -50,33 +47,42 @@ def entry_exit(
     """
     if shape == "ball":
         return _quadric(offsets, directions, half[0])
-    axes = (1,) if shape == "drum" else (0, 1, 2)
-    entry, leave = None, None
+    entry, leave = _slab(offsets[1], half[1], inverse[1])
+    others = [_slab(offsets[axis], half[axis], inverse[axis]) for axis in (0, 2)]
     if shape == "drum":
-        entry, leave = _quadric(offsets[::2], directions[::2], half[0])
-    for axis in axes:
-        middle = inverse[axis] * offsets[axis]
-        reach = inverse[axis].abs() * half[axis]
-        low, high = middle - reach, middle + reach
-        entry = low if entry is None else torch.maximum(entry, low)
-        leave = high if leave is None else torch.minimum(leave, high)
+        others = [_quadric(offsets[::2], directions[::2], half[0])]
+    for low, high in others:
+        entry, leave = torch.maximum(entry, low), torch.minimum(leave, high)
     return entry, leave
+
+
+def _slab(offset: Tensor, half: float, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Entry and exit of the space between two planes across one axis."""
+    middle = inverse * offset
+    reach = inverse.abs() * half
+    return middle - reach, middle + reach
 
 
 def _quadric(
     offsets: Sequence[Tensor], directions: Sequence[Tensor], radius: float
 ) -> tuple[Tensor, Tensor]:
     """Entry and exit of a ball or an endless cylinder, from two or three components."""
-    along = sum(d * o for d, o in zip(directions, offsets, strict=True))
-    length = sum(d * d for d in directions)
+    length = _dot(directions, directions)
     # The distance of the centre from the ray is a difference of vectors, not of squares:
     # float32 keeps the silhouette exact from across the room.
-    middle = along / length
-    away = sum((o - middle * d) ** 2 for d, o in zip(directions, offsets, strict=True))
-    inside = radius * radius - away
+    middle = _dot(directions, offsets) / length
+    apart = [o - middle * d for d, o in zip(directions, offsets, strict=True)]
+    inside = radius * radius - _dot(apart, apart)
     reach = torch.sqrt(inside.clamp_min(0) / length)
     missed = (inside < 0).to(middle.dtype) * 1e9
     return middle - reach + missed, middle + reach - missed
+
+
+def _dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    total = first[0] * second[0]
+    for a, b in zip(first[1:], second[1:], strict=True):
+        total = total + a * b
+    return total
 
 
 def incident_light(layout: Layout, points: Tensor, normals: Tensor, albedo: Tensor) -> Tensor:
@@ -109,11 +115,8 @@ def _nearest(
     inverse = [1 / d for d in safe]
     nearest = torch.full_like(position[0], 1e9)
     for solid in blockers:
-        half, shape = solid.half, solid.shape
-        if shape == "drum":
-            shape, half = "box", (half[0] * DRUM_TO_BOX, half[1], half[2] * DRUM_TO_BOX)
         offsets = [centre - p for centre, p in zip(solid.centre, position, strict=True)]
-        entry, leave = entry_exit(shape, offsets, half, safe, inverse)
+        entry, leave = entry_exit(solid.shape, offsets, solid.half, safe, inverse)
         hit = (entry <= leave) & (leave > 0)
         nearest = torch.where(hit, torch.minimum(nearest, entry.clamp_min(0)), nearest)
     return nearest
@@ -132,8 +135,8 @@ def _direct(
         shares.insert(thin, 0.5)
         sample = [low + e * s for low, e, s in zip(lamp.low, extent, shares, strict=True)]
         direction = [s - p for s, p in zip(sample, position, strict=True)]
-        squared = sum(d * d for d in direction)
-        cosine = sum(d * n for d, n in zip(direction, normal, strict=True)) / torch.sqrt(squared)
+        squared = _dot(direction, direction)
+        cosine = _dot(direction, normal) / torch.sqrt(squared)
         visible = (_nearest(blockers, position, direction) >= 1).to(total.dtype)
         total += cosine.clamp_min(0) * visible / (squared + DISTANCE_SOFTENING)
     return total * (5.0 / LAMP_GRID**2)
@@ -154,7 +157,7 @@ def _ambient(
         if size not in (1.0, 3.0):
             continue
         direction = [torch.full_like(position[0], s / size**0.5) for s in signs]
-        weight = sum(d * n for d, n in zip(direction, normal, strict=True)).clamp_min(0)
+        weight = _dot(direction, normal).clamp_min(0)
         near = _nearest(blockers, position, direction)
         wall = _room_exit(room, position, direction)
         open_ = (near / OCCLUSION_REACH).clamp(0.12, 1) * (wall / CORNER_REACH).clamp(0.35, 1)

@@ -28,6 +28,12 @@ def test_content_appears_only_at_the_end(tmp_path):
     assert names(tmp_path) == ["a.json"]
 
 
+def test_missing_parent_folders_are_made(tmp_path):
+    with atomic_write(tmp_path / "a" / "b" / "c.json", "w") as file:
+        file.write("{}")
+    assert (tmp_path / "a" / "b" / "c.json").read_text() == "{}"
+
+
 def test_replaces_an_existing_file(tmp_path):
     target = tmp_path / "a.bin"
     target.write_bytes(b"old and longer")
@@ -53,8 +59,8 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path, failure, exists):
 @pytest.mark.parametrize(
     ("number", "fix"),
     [
-        (errno.ENOSPC, "Free disk space"),
-        (errno.EACCES, "may not be written"),
+        (errno.ENOSPC, "free disk space"),
+        (errno.EACCES, "not yours to write"),
         (errno.EROFS, "read-only"),
         (errno.EIO, "Check the disk"),
     ],
@@ -67,7 +73,7 @@ def test_disk_errors_say_what_to_do(tmp_path, monkeypatch, operation, number, fi
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(files.os, operation, fail)
-    with pytest.raises(StorageError, match=fix) as caught, atomic_write(target) as file:
+    with pytest.raises(StorageError, match=fix) as caught, atomic_write(target, "wb") as file:
         file.write(b"new")
     assert str(target) in str(caught.value)
     assert os.strerror(number) in str(caught.value)
@@ -84,7 +90,7 @@ def test_a_really_full_disk(tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises(StorageError, match="larger files"), atomic_write(tmp_path / "a") as file:
+        with pytest.raises(StorageError, match="files of this size"), atomic_write(tmp_path / "a", "wb") as file:
             file.write(bytes(1 << 20))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -96,22 +102,21 @@ def test_targets_that_cannot_be_are_refused_before_the_work(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     cases = {
-        tmp_path / "file" / "a.bin": "a part of this path is a file",
-        tmp_path / "missing" / "a.bin": "Create the folder",
-        tmp_path / "folder": "a folder has this one",
-        tmp_path / ("n" * 300): "shorter file name",
+        tmp_path / "file" / "a.bin": "A file stands where",
+        tmp_path / "folder": "A folder has this name",
+        tmp_path / ("n" * 300): "shorter name",
         tmp_path / "nul\0byte": "could not be written",
     }
     for target, message in cases.items():
         started = False
-        with pytest.raises(StorageError, match=message), atomic_write(target):
+        with pytest.raises(StorageError, match=message), atomic_write(target, "wb"):
             started = True
         assert not started
     assert names(tmp_path) == ["file", "folder"]
 
 
 def test_errors_about_other_files_pass_through(tmp_path):
-    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a"):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a", "wb"):
         open(tmp_path / "source")  # noqa: SIM115
     assert names(tmp_path) == []
 
@@ -120,7 +125,7 @@ def test_errors_about_other_files_pass_through(tmp_path):
 def test_the_umask_decides_who_may_read(tmp_path):
     old = os.umask(0o022)
     try:
-        with atomic_write(tmp_path / "a") as file:
+        with atomic_write(tmp_path / "a", "wb") as file:
             file.write(b"")
     finally:
         os.umask(old)
@@ -141,8 +146,8 @@ def test_atomic_path_serves_writers_that_open_files_themselves(tmp_path):
 
 def test_nested_writes_of_one_target_do_not_collide(tmp_path):
     target = tmp_path / "a"
-    with atomic_write(target) as outer:
-        with atomic_write(target) as inner:
+    with atomic_write(target, "wb") as outer:
+        with atomic_write(target, "wb") as inner:
             inner.write(b"inner")
         assert target.read_bytes() == b"inner"
         outer.write(b"outer")
@@ -158,15 +163,15 @@ def test_ensure_writable_folder_creates_and_leaves_nothing_behind(tmp_path):
 
 def test_ensure_writable_folder_refuses(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StorageError, match="a file has this name"):
+    with pytest.raises(StorageError, match="A file stands where"):
         ensure_writable_folder(tmp_path / "file")
-    with pytest.raises(StorageError, match="a part of this path is a file"):
+    with pytest.raises(StorageError, match="A file stands where"):
         ensure_writable_folder(tmp_path / "file" / "below")
 
     def full(_descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(StorageError, match="Free disk space"):
+    with pytest.raises(StorageError, match="free disk space"):
         ensure_writable_folder(tmp_path / "new")
     assert names(tmp_path / "new") == []

@@ -84,7 +84,9 @@ def test_every_combination_is_a_camera_path(preset, n, amount, easing, back):
 def test_a_preset_looks_alike_at_every_scale(preset, scale, amount):
     small = make(preset, amount=amount)
     large = make(preset, amount=amount, scene_depth=DEPTH * scale)
-    torch.testing.assert_close(large.positions, small.positions * scale, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        large.positions / scale, small.positions, rtol=1e-9, atol=1e-12
+    )
     assert torch.equal(large.world_to_camera[:, :3, :3], small.world_to_camera[:, :3, :3])
     assert torch.equal(large.intrinsics, small.intrinsics)
 
