@@ -93,7 +93,7 @@ CHUNK_LOOP = Subgraph(
 )
 
 FIRST_SHOT: dict[int, Node] = {
-    1: Node("MirageEmbeddedScene", (0, 0), {"seed": 2, "width": 640, "height": 352}, (270, 150)),
+    1: Node("MirageEmbeddedScene", (0, 0), {"seed": 2, "width": 832, "height": 480}, (270, 150)),
     2: Node("MirageEmbeddedCodec", (0, 210), {}, (270, 40)),
     3: Node(
         "MirageTrajectory",
@@ -102,6 +102,7 @@ FIRST_SHOT: dict[int, Node] = {
             "image": Out(1, 0),
             "geometry": Out(1, 1),
             "preset": "orbit",
+            "amount": 0.6,
             "frames": 97,
             "there_and_back": True,
         },

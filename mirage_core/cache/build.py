@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import GeometryError
 from ..geometry.camera import PixelConvention
-from ..geometry.depth import downsample_depth, downsample_mask, flying_points, valid_depth
+from ..geometry.depth import downsample_depth, downsample_mask, flying_points, surface_slope, valid_depth
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.lift import lift
 from ..validate import expect_shape
@@ -134,6 +134,7 @@ def make_block(
         points=points[chosen],
         tokens=rearrange(observation.tokens, "c f h w -> f h w c")[chosen],
         source=source,
+        slope=surface_slope(observation.depth)[chosen],
         world_to_camera=observation.world_to_camera,
         intrinsics=observation.intrinsics,
         frames=observation.frames,

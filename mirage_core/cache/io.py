@@ -23,7 +23,7 @@ HEADER_KEY: Final = "mirage"
 """Entry of the safetensors metadata that holds the JSON header."""
 
 MAX_BLOCKS: Final = 100_000
-_FIELDS: Final = ("points", "tokens", "source", "world_to_camera", "intrinsics", "frames")
+_FIELDS: Final = ("points", "tokens", "source", "slope", "world_to_camera", "intrinsics", "frames")
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -101,7 +101,7 @@ def block_from_tensors(tensors: dict[str, Tensor], prefix: str) -> CacheBlock:
     except KeyError as error:
         raise CacheFormatError("The memory file lacks a tensor", got=str(error)) from error
     try:
-        for name in ("points", "tokens", "world_to_camera", "intrinsics"):
+        for name in ("points", "tokens", "slope", "world_to_camera", "intrinsics"):
             if not parts[name].is_floating_point():
                 raise CacheFormatError(f"The memory's {name} are not numbers with a fraction")
             expect_finite(f"The memory's {name}", parts[name])

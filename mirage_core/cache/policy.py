@@ -82,6 +82,7 @@ def merge_blocks(blocks: list[CacheBlock]) -> CacheBlock:
         points=torch.cat([block.points for block in blocks]),
         tokens=torch.cat([block.tokens for block in blocks]),
         source=torch.cat([b.source + shift for b, shift in zip(blocks, shifts, strict=True)]),
+        slope=torch.cat([block.slope for block in blocks]),
         world_to_camera=torch.cat([block.world_to_camera for block in blocks]),
         intrinsics=torch.cat([block.intrinsics for block in blocks]),
         frames=torch.cat([block.frames for block in blocks]),

@@ -25,6 +25,8 @@ class CacheBlock:
         points: (N, 3) float32 in world coordinates; each axis is contiguous in memory.
         tokens: (N, C) model-space latent tokens, float32, bfloat16 or float16.
         source: (N,) int32, which of the block's cameras observed the point.
+        slope: (N, 2) float16, how the surface leans in the observing camera, see
+            `mirage_core.geometry.depth.surface_slope`.
         world_to_camera: (S, 4, 4) float64 poses of these cameras.
         intrinsics: (S, 3, 3) float64 latent intrinsics of these cameras.
         frames: (S,) int64, the pixel frame of the shot that each camera stands for.
@@ -34,6 +36,7 @@ class CacheBlock:
     points: Tensor
     tokens: Tensor
     source: Tensor
+    slope: Tensor
     world_to_camera: Tensor
     intrinsics: Tensor
     frames: Tensor
@@ -43,12 +46,14 @@ class CacheBlock:
         points = self.points.detach().float()
         object.__setattr__(self, "points", points.T.contiguous().T)
         object.__setattr__(self, "source", self.source.int())
+        object.__setattr__(self, "slope", self.slope.half())
         object.__setattr__(self, "world_to_camera", self.world_to_camera.cpu().double())
         object.__setattr__(self, "intrinsics", self.intrinsics.cpu().double())
         object.__setattr__(self, "frames", self.frames.cpu().long())
         count = expect_shape("The memory's points", points, "N 3")["N"]
         expect_shape("The memory's tokens", self.tokens, "N C", N=count)
         expect_shape("The memory's source index", self.source, "N", N=count)
+        expect_shape("The memory's slopes", self.slope, "N 2", N=count)
         cameras = expect_shape("The memory's cameras", self.world_to_camera, "S 4 4")["S"]
         expect_shape("The memory's intrinsics", self.intrinsics, "S 3 3", S=cameras)
         expect_shape("The memory's frame numbers", self.frames, "S", S=cameras)
@@ -82,6 +87,7 @@ class CacheBlock:
             points=self.points.to(device),
             tokens=self.tokens.to(device, dtype),
             source=self.source.to(device),
+            slope=self.slope.to(device),
             bounds=self.bounds.to(device),
         )
 

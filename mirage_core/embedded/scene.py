@@ -146,7 +146,8 @@ class ProceduralScene:
         inside = ((points > low[0] + margin) & (points < high[0] - margin)).all(-1)
         near = torch.maximum(low[1:] - points[..., None, :], points[..., None, :] - high[1:])
         distance = near.clamp_min(0).norm(dim=-1)
-        return inside & (distance > margin).all(-1)
+        clear: Tensor = inside & (distance > margin).all(-1)
+        return clear
 
     @cached_property
     def start_camera_to_world(self) -> Tensor:

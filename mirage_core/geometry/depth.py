@@ -26,6 +26,10 @@ SLOPE_MATCH: Final = 0.5
 """Two disparity steps belong to one plane when they differ by less than this share."""
 
 
+STEEPEST: Final = 0.5
+"""Largest relative change of inverse depth within one cell that counts as one surface."""
+
+
 def valid_depth(depth: Tensor) -> Tensor:
     """True where a depth is a distance in front of the camera: finite and above zero."""
     return torch.isfinite(depth) & (depth > 0)
@@ -144,6 +148,44 @@ def flying_points(depth: Tensor) -> Tensor:
         plane = _same_slope(depth, axis, 1) & _same_slope(depth, axis, -1)
         flying |= steps & ~plane
     return flying & valid_depth(depth)
+
+
+def surface_slope(depth: Tensor) -> Tensor:
+    """How the surface in each cell leans: relative change of inverse depth per cell.
+
+    Inverse depth is linear over a plane. Of the steps to both neighbours the smaller one
+    counts, and none where they disagree in direction, so that edges do not tilt what is
+    beside them.
+
+    Args:
+        depth: (F, h, w) on the latent grid, 0 where invalid.
+
+    Returns:
+        (F, h, w, 2) float32: change towards the right and downwards, in units of the cell's
+        own inverse depth; 0 where it is not known.
+    """
+    expect_shape("The depth", depth, "F H W")
+    inverse = torch.where(valid_depth(depth), 1 / depth, torch.nan)
+    slopes = []
+    for axis in (2, 1):
+        ahead = _step(inverse, axis)
+        behind = -_step(inverse.flip(axis), axis).flip(axis)
+        one_sided = torch.where(ahead.isnan(), behind, ahead)
+        agree = ahead.sign() == behind.sign()
+        smaller = torch.where(ahead.abs() < behind.abs(), ahead, behind)
+        both = ~ahead.isnan() & ~behind.isnan()
+        slopes.append(torch.where(both, torch.where(agree, smaller, 0.0), one_sided))
+    relative = torch.stack(slopes, dim=-1) / inverse[..., None]
+    return relative.nan_to_num(0.0).clamp(-STEEPEST, STEEPEST)
+
+
+def _step(inverse: Tensor, axis: int) -> Tensor:
+    """Difference to the next cell; NaN at the end of the map and beside unknown cells."""
+    steps = torch.full_like(inverse, torch.nan)
+    size = inverse.shape[axis]
+    if size > 1:
+        steps.narrow(axis, 0, size - 1).copy_(inverse.diff(dim=axis))
+    return steps
 
 
 def _shifted(depth: Tensor, axis: int, by: int) -> Tensor:

@@ -127,6 +127,7 @@ def _log_focal(key: Keyframe, width: int, height: int, focal: float) -> float:
 
 def _curves(keys: list[Keyframe], values: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     """Interpolate ``values`` (K, D) and the rotations: (F, D) and (F, 3, 3) at ``times``."""
+    import numpy as np
     from scipy.interpolate import PchipInterpolator
     from scipy.spatial.transform import Rotation, Slerp
 
@@ -138,7 +139,9 @@ def _curves(keys: list[Keyframe], values: Tensor, times: Tensor) -> tuple[Tensor
         rotation = torch.from_numpy(rotations.as_matrix()).expand(len(times), 3, 3)
         return values.expand(len(times), -1), rotation
     knots = [float(key.frame) for key in keys]
-    curve = PchipInterpolator(knots, values.numpy(), axis=0)(times.numpy())
+    # Slopes next to zero overflow in the harmonic mean, which then is zero, as it should be.
+    with np.errstate(over="ignore"):
+        curve = PchipInterpolator(knots, values.numpy(), axis=0)(times.numpy())
     matrices = Slerp(knots, rotations)(times.numpy()).as_matrix()
     return torch.from_numpy(curve), torch.from_numpy(matrices)
 

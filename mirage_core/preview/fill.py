@@ -81,6 +81,13 @@ def fill_readout(readout: Readout) -> tuple[Tensor, Tensor]:
     return tokens, torch.where(depth > 0, depth, distance)
 
 
+def complete_depth(depth: Tensor, filled: Tensor) -> Tensor:
+    """Depth maps (T, H, W) with zeros replaced by coarser maps (T, h, w) without holes."""
+    size = (int(depth.shape[1]), int(depth.shape[2]))
+    coarse = F.interpolate(filled[:, None], size=size, mode="bilinear", align_corners=False)
+    return torch.where(depth > 0, depth, coarse[:, 0])
+
+
 def _scene_distance(readout: Readout) -> float:
     """Median distance from the first camera to the remembered points; 1 without any."""
     points = [block.points for block in readout.cache.blocks if len(block)]

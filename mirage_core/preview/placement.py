@@ -38,25 +38,28 @@ class PlacedPatches:
         centre: (N, 2) float32 position (x, y) of the patch's centre in pixels.
         axes: (N, 2, 2) float32; columns are the patch's half-width and half-height vectors
             in pixels.
-        depth: (N,) float32 z-depth of the patch's centre.
+        inverse_depth: (N,) float32, 1 / z-depth of the patch's centre.
+        lean: (N, 2) float32, change of the inverse depth along the two axes.
     """
 
     pixels: Tensor
     centre: Tensor
     axes: Tensor
-    depth: Tensor
+    inverse_depth: Tensor
+    lean: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """Pixels that patches touch: flat pixel number, patch number, place inside the patch."""
+    """Pixels that patches touch: flat pixel, patch number, place inside, inverse depth."""
 
     pixel: Tensor
     patch: Tensor
     local: Tensor
+    inverse_depth: Tensor
 
 
-def draw(patches: PlacedPatches, background: Tensor) -> Tensor:
+def draw(patches: PlacedPatches, background: Tensor) -> tuple[Tensor, Tensor]:
     """Draw patches over a background, nearest surface in front.
 
     Sums are made in fixed point, so that the picture has the same bits whatever the order of
@@ -67,37 +70,46 @@ def draw(patches: PlacedPatches, background: Tensor) -> Tensor:
         background: (H, W, 3) shown where no patch lies.
 
     Returns:
-        (H, W, 3) float32, not clamped.
+        (H, W, 3) float32 picture, not clamped, and (H, W) float32 z-depth, 0 where no patch
+        lies.
     """
     height, width = background.shape[:2]
     samples = list(_touched(patches, height, width))
-    nearest = torch.full((height * width,), torch.inf, device=background.device)
+    nearest = torch.zeros(height * width, device=background.device)
     for part in samples:
-        nearest.scatter_reduce_(0, part.pixel, patches.depth[part.patch], "amin")
+        nearest.scatter_reduce_(0, part.pixel, part.inverse_depth, "amax")
     total = torch.zeros(height * width, 4, dtype=torch.int32, device=background.device)
     for part in samples:
         _accumulate(total, part, patches, nearest)
     summed = total.float() / _FIXED_POINT
     colour = summed[:, :3] + BACKGROUND_WEIGHT * background.reshape(-1, 3).float()
-    return (colour / (summed[:, 3:] + BACKGROUND_WEIGHT)).view(height, width, 3)
+    picture = colour / (summed[:, 3:] + BACKGROUND_WEIGHT)
+    depth = torch.where(nearest > 0, 1 / nearest, 0.0)
+    return picture.view(height, width, 3), depth.view(height, width)
 
 
 def _touched(patches: PlacedPatches, height: int, width: int) -> Iterator[_Samples]:
     """Pixels of all patches, by classes of size so that little is tested in vain."""
     inverse, solid = _invert(patches.axes)
     reach = patches.axes.abs().sum(dim=2).amax(dim=1) * SUPPORT + 1
-    finite = torch.isfinite(patches.centre).all(dim=1) & solid & (patches.depth > 0)
+    finite = torch.isfinite(patches.centre).all(dim=1) & solid & (patches.inverse_depth > 0)
     lower = 0
     for radius in _RADII:
         chosen = (finite & (reach > lower) & (reach <= radius)).nonzero()[:, 0]
         lower = radius
         if len(chosen):
-            yield _touched_class(patches.centre[chosen], inverse[chosen], chosen, radius, height, width)
+            yield _touched_class(patches, inverse[chosen], chosen, radius, (height, width))
 
 
 def _touched_class(
-    centre: Tensor, inverse: Tensor, number: Tensor, radius: int, height: int, width: int
+    patches: PlacedPatches,
+    inverse: Tensor,
+    number: Tensor,
+    radius: int,
+    size: tuple[int, int],
 ) -> _Samples:
+    height, width = size
+    centre = patches.centre[number]
     around = torch.arange(-radius, radius + 1, device=centre.device)
     corner = centre.floor().clamp(-1e6, 1e6).long()
     x = corner[:, 0, None] + around
@@ -109,10 +121,13 @@ def _touched_class(
     on_picture = ((x >= 0) & (x < width))[:, None, :] & ((y >= 0) & (y < height))[:, :, None]
     inside = on_picture & (px.abs() < SUPPORT) & (py.abs() < SUPPORT)
     which, row, col = inside.nonzero(as_tuple=True)
+    patch = number[which]
+    local = torch.stack([px[which, row, col], py[which, row, col]], dim=1)
     return _Samples(
         pixel=y[which, row] * width + x[which, col],
-        patch=number[which],
-        local=torch.stack([px[which, row, col], py[which, row, col]], dim=1),
+        patch=patch,
+        local=local,
+        inverse_depth=patches.inverse_depth[patch] + (local * patches.lean[patch]).sum(dim=1),
     )
 
 
@@ -128,7 +143,7 @@ def _invert(axes: Tensor) -> tuple[Tensor, Tensor]:
 def _accumulate(
     total: Tensor, samples: _Samples, patches: PlacedPatches, nearest: Tensor
 ) -> None:
-    front = patches.depth[samples.patch] <= nearest[samples.pixel] * (1 + SAME_SURFACE)
+    front = samples.inverse_depth * (1 + SAME_SURFACE) >= nearest[samples.pixel]
     kept = front.nonzero()[:, 0]
     local, patch = samples.local[kept], samples.patch[kept]
     tent = (SUPPORT - local.abs()).prod(dim=1) / SUPPORT**2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..cache.types import LatentCache
+from ..constants import TEMPORAL_STRIDE
 from ..embedded.codec import EmbeddedCodec
 from ..geometry.camera import latent_size
 from ..geometry.trajectory import Trajectory
@@ -23,40 +25,56 @@ FINER = 2
 which became smaller than a cell still cover it."""
 
 
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """A drawn shot.
+
+    Attributes:
+        frames: (F, H, W, 3) float32 in 0..1.
+        depth: (T, H, W) float32 z-depth of every fourth frame, 0 where no patch lies.
+    """
+
+    frames: Tensor
+    depth: Tensor
+
+
 def render_preview(
     cache: LatentCache,
     trajectory: Trajectory,
     codec: EmbeddedCodec,
     on_frame: Callable[[int, int], None] | None = None,
-) -> Tensor:
+) -> Preview:
     """Draw what the memory holds for every camera; holes are filled with smooth colour.
 
     Args:
         cache: A memory of tokens that ``codec`` made from single pictures.
-        trajectory: F cameras at picture size.
+        trajectory: F = 4T - 3 cameras at picture size.
         codec: The codec of the tokens.
         on_frame: Called with (done, total) after each frame; may raise to cancel.
-
-    Returns:
-        (F, H, W, 3) float32 in 0..1, on the memory's device.
     """
-    frames = []
+    frames, depths = [], []
     for number in range(len(trajectory)):
-        frames.append(_render_frame(cache, trajectory.select([number]), codec))
+        frame, depth = _render_frame(cache, trajectory.select([number]), codec)
+        frames.append(frame)
+        if number % TEMPORAL_STRIDE == 0:
+            depths.append(depth)
         if on_frame is not None:
             on_frame(number + 1, len(trajectory))
-    return torch.stack(frames)
+    return Preview(torch.stack(frames), torch.stack(depths))
 
 
-def _render_frame(cache: LatentCache, camera: Trajectory, codec: EmbeddedCodec) -> Tensor:
+def _render_frame(
+    cache: LatentCache, camera: Trajectory, codec: EmbeddedCodec
+) -> tuple[Tensor, Tensor]:
     rows, cols = latent_size(camera.width, camera.height)
     fine = (rows * FINER, cols * FINER)
     winner, _ = read_winners(cache, camera.world_to_camera, grid_intrinsics(camera, fine), fine)
     points = winner[winner >= 0].unique()
     background = _background(cache, camera, codec)
     if len(points) == 0:
-        return background.clamp(0, 1)
-    return draw(place(cache, points, camera, codec), background).clamp(0, 1)
+        return background.clamp(0, 1), torch.zeros_like(background[..., 0])
+    picture, depth = draw(place(cache, points, camera, codec), background)
+    return picture.clamp(0, 1), depth
 
 
 def _background(cache: LatentCache, camera: Trajectory, codec: EmbeddedCodec) -> Tensor:
@@ -83,8 +101,9 @@ def place(
 ) -> PlacedPatches:
     """Decode the tokens of points and place them on a camera's picture.
 
-    A token covers one cell of the camera that observed it: a square at the point's depth,
-    parallel to that camera's picture. Its projection gives position, size and orientation.
+    A token covers one cell of the camera that observed it, on a plane through the point that
+    leans as the surface did there. The projection of its edges gives position, size and
+    orientation.
 
     Args:
         cache: The memory.
@@ -94,37 +113,44 @@ def place(
     """
     blocks = cache.blocks
     position = cache.gather(points, [block.points for block in blocks]).double()
-    right, down = _half_extents(cache, points, position)
     projection = camera.intrinsics[0] @ camera.world_to_camera[0, :3]
     projection = projection.to(position.device)
     centre, depth = _project(position, projection)
-    axes = [_project(position + half, projection)[0] - centre for half in (right, down)]
+    axes, leans = [], []
+    for edge in _edges(cache, points, position):
+        place_of_edge, depth_of_edge = _project(edge, projection)
+        axes.append(place_of_edge - centre)
+        leans.append(1 / depth_of_edge - 1 / depth)
     tokens = cache.gather(points, [block.tokens for block in blocks])
     return PlacedPatches(
         pixels=codec.decode_patches(tokens.float()),
         centre=centre.float(),
         axes=torch.stack(axes, dim=2).float(),
-        depth=depth.float(),
+        inverse_depth=(1 / depth).float(),
+        lean=torch.stack(leans, dim=1).float(),
     )
 
 
-def _half_extents(
-    cache: LatentCache, points: Tensor, position: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(N, 3) vectors in the world from a token's centre to its right and lower edge."""
+def _edges(cache: LatentCache, points: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, 3) points of the world in the middle of each token's right and lower edge."""
     first, sources = 0, []
     for block in cache.blocks:
         sources.append(block.source.long() + first)
         first += len(block.frames)
     source = cache.gather(points, sources)
+    slope = cache.gather(points, [block.slope for block in cache.blocks]).double()
     poses = torch.cat([block.world_to_camera for block in cache.blocks]).to(points.device)
-    focal = torch.cat([block.intrinsics for block in cache.blocks]).to(points.device)
-    pose = poses[source]
-    depth = (pose[:, 2, :3] * position).sum(dim=1) + pose[:, 2, 3]
-    axes = invert_rigid(poses)[source][:, :3, :3]
-    half_width = 0.5 * depth / focal[source, 0, 0]
-    half_height = 0.5 * depth / focal[source, 1, 1]
-    return axes[:, :, 0] * half_width[:, None], axes[:, :, 1] * half_height[:, None]
+    lens = torch.cat([block.intrinsics for block in cache.blocks]).to(points.device)[source]
+    to_camera, to_world = poses[source], invert_rigid(poses)[source]
+    seen = (to_camera[:, :3, :3] @ position[:, :, None])[:, :, 0] + to_camera[:, :3, 3]
+    edges = []
+    for axis in (0, 1):
+        ray = seen / seen[:, 2:]
+        ray[:, axis] += 0.5 / lens[:, axis, axis]
+        depth = seen[:, 2] / (1 + 0.5 * slope[:, axis])
+        edge = ray * depth[:, None]
+        edges.append((to_world[:, :3, :3] @ edge[:, :, None])[:, :, 0] + to_world[:, :3, 3])
+    return edges[0], edges[1]
 
 
 def _project(points: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:

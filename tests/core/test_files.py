@@ -6,6 +6,7 @@ import stat
 import sys
 
 import pytest
+
 from mirage_core import files
 from mirage_core.errors import StorageError
 from mirage_core.files import atomic_path, atomic_write, ensure_writable_folder
@@ -90,7 +91,10 @@ def test_a_really_full_disk(tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises(StorageError, match="files of this size"), atomic_write(tmp_path / "a", "wb") as file:
+        with (
+            pytest.raises(StorageError, match="files of this size"),
+            atomic_write(tmp_path / "a", "wb") as file,
+        ):
             file.write(bytes(1 << 20))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
