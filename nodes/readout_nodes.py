@@ -86,8 +86,8 @@ class MiragePreviewFill(io.ComfyNode):
             description=(
                 "Completes a readout's holes smoothly, in seconds and without a model, so that "
                 "a camera move can be judged before a costly sampling run. It invents nothing: "
-                "what was never seen stays a soft patch of colour. Swap it for Mirage-conditioned "
-                "sampling to have the model paint the unknown."
+                "what was never seen stays a soft patch of colour, and is not remembered. Swap it "
+                "for Mirage-conditioned sampling to have the model paint the unknown."
             ),
             search_aliases=["preview", "fill holes", "inpaint smooth", "animatic"],
             inputs=[
@@ -118,11 +118,13 @@ class MiragePreviewFill(io.ComfyNode):
     ) -> io.NodeOutput:
         expect_same_codec(readout.cache, vae)
         tokens, depth = fill_readout(readout)
+        unknown = ~readout.visible
         codec = adapters.embedded_codec(vae)
         if codec is not None:
             update = adapters.progress(len(readout.trajectory))
             preview = render_preview(readout.cache, readout.trajectory, codec, update)
             tokens = codec.encode(preview.frames)
+            unknown = preview.depth == 0
             depth = complete_depth(preview.depth, depth)
         if first_latent is not None:
             first = adapters.latent_tokens(first_latent, "The first latent")
@@ -133,6 +135,7 @@ class MiragePreviewFill(io.ComfyNode):
             depth=depth,
             intrinsics=grid_intrinsics(cameras, size),
             world_to_camera=cameras.world_to_camera,
+            exclude=unknown,
         )
         return io.NodeOutput(adapters.make_latent(tokens), geometry)
 

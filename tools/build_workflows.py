@@ -93,7 +93,7 @@ CHUNK_LOOP = Subgraph(
 )
 
 FIRST_SHOT: dict[int, Node] = {
-    1: Node("MirageEmbeddedScene", (0, 0), {"seed": 2, "width": 832, "height": 480}, (270, 150)),
+    1: Node("MirageEmbeddedScene", (0, 0), {"seed": 16, "width": 1280, "height": 704}, (270, 150)),
     2: Node("MirageEmbeddedCodec", (0, 210), {}, (270, 40)),
     3: Node(
         "MirageTrajectory",
