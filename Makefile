@@ -5,6 +5,8 @@ VENV := .venv/bin/python
 SETUP := $(PYTHON) tools/bootstrap.py
 
 export PYTHONDONTWRITEBYTECODE := 1
+# Waiting threads that spin make everything slower on a machine that has other work.
+export OMP_WAIT_POLICY := PASSIVE
 MAKEFLAGS += --no-print-directory
 
 .PHONY: help setup test demo comfy lint bench clean

@@ -14,6 +14,7 @@ import sys
 import time
 
 import torch
+
 from mirage_core.embedded.scene import ProceduralScene
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid

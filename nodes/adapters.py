@@ -171,11 +171,11 @@ def encode_images(
     return torch.cat(tokens, dim=1)
 
 
-def progress(total: int) -> Callable[[int, int], None]:
+def progress(total: int) -> Callable[[float, float], None]:
     """A callback ``(done, total)`` that moves the node's bar, and stops when cancelled."""
     bar = comfy.utils.ProgressBar(total)
 
-    def update(done: int, of: int) -> None:
+    def update(done: float, of: float) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         bar.update_absolute(done, of)
 

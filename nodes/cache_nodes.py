@@ -13,8 +13,8 @@ from typing_extensions import override
 
 from ..mirage_core.cache.build import WriteConfig, append_all, observe
 from ..mirage_core.cache.io import load_cache, save_cache
-from ..mirage_core.cache.policy import WRITE_POLICIES, write
 from ..mirage_core.cache.ply import point_cloud_ply
+from ..mirage_core.cache.policy import WRITE_POLICIES, write
 from ..mirage_core.cache.types import LatentCache
 from ..mirage_core.geometry.camera import PixelConvention
 from ..mirage_core.geometry.depth import DEPTH_MODES
@@ -30,6 +30,9 @@ from .types import CacheType, GeometryType, ReadoutType, StateType
 
 TOKEN_DTYPE = torch.float16
 """Storage type of remembered tokens: model-space latents are of order one."""
+
+STAGES = 3
+"""An update encodes, writes to the memory and saves; each is a third of the node's bar."""
 
 DEPTH_MODE_TIP = (
     "How depth is brought to the latent grid: bilinear at the cell's centre (the method's way), "
@@ -193,7 +196,7 @@ class MirageCacheUpdate(io.ComfyNode):
     ) -> io.NodeOutput:
         expect_same_codec(state.cache, vae)
         chunk_tokens = adapters.latent_tokens(latent, "The chunk's latent")
-        steps = adapters.progress(2 * chunk_tokens.shape[1])
+        steps = adapters.progress(STAGES)
         observation = chunk_observation(
             state,
             chunk_tokens,
@@ -202,7 +205,7 @@ class MirageCacheUpdate(io.ComfyNode):
             encode=None
             if tokens == "direct"
             else lambda pictures: adapters.encode_images(
-                vae, pictures, lambda done, total: steps(done, 2 * total)
+                vae, pictures, lambda done, total: steps(done / total, STAGES)
             ),
             config=WriteConfig(depth_mode, drop_flying),
             dtype=TOKEN_DTYPE,
@@ -212,10 +215,17 @@ class MirageCacheUpdate(io.ComfyNode):
             observation,
             policy,
             read_winners,
-            lambda done, total: steps(total + done, 2 * total),
+            lambda done, total: steps(1 + done / total, STAGES),
         )
         return io.NodeOutput(
-            commit(state, latents=chunk_tokens, frames=images, readout=readout, cache=cache)
+            commit(
+                state,
+                latents=chunk_tokens,
+                frames=images,
+                readout=readout,
+                cache=cache,
+                on_frame=lambda done, total: steps(2 + done / total, STAGES),
+            )
         )
 
 

@@ -13,7 +13,7 @@ from ..mirage_core.constants import SPATIAL_STRIDE
 from ..mirage_core.errors import ModelMismatchError
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.trajectory import Trajectory
-from ..mirage_core.preview.fill import complete_depth, fill_readout
+from ..mirage_core.preview.fill import complete_depth, fill_readout, uncertain_pixels
 from ..mirage_core.preview.render import render_preview
 from ..mirage_core.readout.render import Readout, grid_intrinsics, read
 from . import adapters
@@ -124,7 +124,7 @@ class MiragePreviewFill(io.ComfyNode):
             update = adapters.progress(len(readout.trajectory))
             preview = render_preview(readout.cache, readout.trajectory, codec, update)
             tokens = codec.encode(preview.frames)
-            unknown = preview.depth == 0
+            unknown = uncertain_pixels(preview.depth)
             depth = complete_depth(preview.depth, depth)
         if first_latent is not None:
             first = adapters.latent_tokens(first_latent, "The first latent")

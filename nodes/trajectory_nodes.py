@@ -171,7 +171,7 @@ class MirageTrajectoryLoad(io.ComfyNode):
             node_id="MirageTrajectoryLoad",
             display_name="Mirage Trajectory Load",
             category="Mirage/camera",
-            description="Loads a camera move that was saved below output/mirage, or put into input.",
+            description="Loads a camera move that was saved below output/mirage or put into input.",
             search_aliases=["import camera", "load camera path"],
             inputs=[
                 io.Combo.Input(

@@ -239,6 +239,7 @@ class ComfyServer:
     def _launch(self) -> None:
         # PYTHONPATH could put another module `nodes` before ComfyUI's.
         env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        env.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve a shared machine
         env.update(PYTHONDONTWRITEBYTECODE="1", PYTHONUNBUFFERED="1", **self.env)
         with open(self.log_path, "ab") as log:
             self._log_start = log.tell()

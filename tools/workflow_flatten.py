@@ -107,7 +107,9 @@ class _Level:
 
     def _inside(self, node: dict[str, Any]) -> _Level:
         definition = self.subgraphs[node["type"]]
-        links = {item["id"]: (item["origin_id"], item["origin_slot"]) for item in definition["links"]}
+        links = {
+            item["id"]: (item["origin_id"], item["origin_slot"]) for item in definition["links"]
+        }
         by_name = {slot["name"]: slot for slot in node.get("inputs", [])}
         values = iter(node.get("widgets_values") or [])
         outer: dict[int, Any] = {}

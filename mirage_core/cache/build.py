@@ -10,7 +10,13 @@ from torch import Tensor
 
 from ..errors import GeometryError
 from ..geometry.camera import PixelConvention
-from ..geometry.depth import downsample_depth, downsample_mask, flying_points, surface_slope, valid_depth
+from ..geometry.depth import (
+    downsample_depth,
+    downsample_mask,
+    flying_points,
+    surface_slope,
+    valid_depth,
+)
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.lift import lift
 from ..validate import expect_shape

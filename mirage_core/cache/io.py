@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from ..errors import CacheFormatError, MirageError, ModelMismatchError
 from ..files import atomic_write
 from ..geometry.camera import PixelConvention
 from ..validate import expect_finite
-from .types import CacheBlock, LatentCache
+from .types import CONTENT, CacheBlock, LatentCache
 
 FORMAT: Final = "mirage-cache"
 VERSION: Final = 1
@@ -23,7 +24,15 @@ HEADER_KEY: Final = "mirage"
 """Entry of the safetensors metadata that holds the JSON header."""
 
 MAX_BLOCKS: Final = 100_000
-_FIELDS: Final = ("points", "tokens", "source", "slope", "world_to_camera", "intrinsics", "frames")
+_TYPES: Final[dict[str, tuple[torch.dtype, ...]]] = {
+    "points": (torch.float32,),
+    "tokens": (torch.float32, torch.bfloat16, torch.float16),
+    "source": (torch.int32,),
+    "slope": (torch.float16,),
+    "world_to_camera": (torch.float64,),
+    "intrinsics": (torch.float64,),
+    "frames": (torch.int64,),
+}
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -32,10 +41,22 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], header: dict[str, 
     Raises:
         StorageError: The disk is full, or the folder cannot be written.
     """
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {HEADER_KEY: json.dumps(header, sort_keys=True)}
     with atomic_write(path, "wb") as file:
-        file.write(safetensors.torch.save(plain, metadata=metadata))
+        file.write(safetensors.torch.save(_apart(tensors), metadata=metadata))
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU, none of which share memory: safetensors refuses that."""
+    plain: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        if value.untyped_storage().data_ptr() in seen:
+            value = value.clone()
+        seen.add(value.untyped_storage().data_ptr())
+        plain[name] = value
+    return plain
 
 
 def read_safetensors(
@@ -64,7 +85,7 @@ def _parse_header(
 ) -> dict[str, Any]:
     try:
         header = json.loads((metadata or {}).get(HEADER_KEY, "null"))
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict) or header.get("format") != expected_format:
         raise CacheFormatError(
@@ -73,7 +94,7 @@ def _parse_header(
             fix="Choose a file that Mirage wrote",
         )
     version = header.get("version")
-    if not isinstance(version, int) or version < 1:
+    if not is_count(version) or version < 1:
         raise CacheFormatError(f"{path.name} has no valid format version", got=repr(version))
     if version > newest_version:
         raise CacheFormatError(
@@ -85,9 +106,14 @@ def _parse_header(
     return header
 
 
+def is_count(value: object) -> TypeGuard[int]:
+    """True for a whole number from 0; JSON's true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def block_tensors(block: CacheBlock, prefix: str) -> dict[str, Tensor]:
     """The tensors of a block under ``prefix.field`` names; bounds are remade on reading."""
-    return {f"{prefix}.{name}": getattr(block, name) for name in _FIELDS}
+    return {f"{prefix}.{name}": getattr(block, name) for name in CONTENT}
 
 
 def block_from_tensors(tensors: dict[str, Tensor], prefix: str) -> CacheBlock:
@@ -97,17 +123,21 @@ def block_from_tensors(tensors: dict[str, Tensor], prefix: str) -> CacheBlock:
         CacheFormatError: A tensor is missing, or holds what no memory holds.
     """
     try:
-        parts = {name: tensors[f"{prefix}.{name}"] for name in _FIELDS}
+        parts = {name: tensors[f"{prefix}.{name}"] for name in CONTENT}
     except KeyError as error:
         raise CacheFormatError("The memory file lacks a tensor", got=str(error)) from error
+    for name, allowed in _TYPES.items():
+        if parts[name].dtype not in allowed:
+            raise CacheFormatError(
+                f"The memory file holds its {name} as another type",
+                got=parts[name].dtype,
+                expected=" or ".join(map(str, allowed)),
+                fix="The file is damaged: copy or make it again",
+            )
     try:
-        for name in ("points", "tokens", "slope", "world_to_camera", "intrinsics"):
-            if not parts[name].is_floating_point():
-                raise CacheFormatError(f"The memory's {name} are not numbers with a fraction")
+        for name in ("points", "tokens", "slope"):
             expect_finite(f"The memory's {name}", parts[name])
         return CacheBlock(**parts)
-    except CacheFormatError:
-        raise
     except MirageError as error:
         raise CacheFormatError(
             "The memory file holds values that no memory has",
@@ -172,16 +202,18 @@ def cache_from_header(
     header: dict[str, Any], block: Callable[[int], CacheBlock], path: Path
 ) -> LatentCache:
     """Assemble a memory from a checked header and a function that gives its blocks."""
-    count, channels = header.get("blocks"), header.get("channels")
-    if not isinstance(count, int) or not 0 <= count <= MAX_BLOCKS:
+    count, channels, codec = (header.get(key) for key in ("blocks", "channels", "codec"))
+    if not is_count(count) or count > MAX_BLOCKS:
         raise CacheFormatError(f"{path.name} states an impossible number of blocks", got=count)
-    if not isinstance(channels, int):
+    if not is_count(channels) or channels == 0:
         raise CacheFormatError(f"{path.name} does not state its channels", got=channels)
+    if not isinstance(codec, str):
+        raise CacheFormatError(f"{path.name} does not state its codec", got=codec)
     try:
         cache = LatentCache(
             blocks=tuple(block(number) for number in range(count)),
             convention=PixelConvention(header.get("pixel_convention")),
-            codec=str(header.get("codec")),
+            codec=codec,
             channels=channels,
         )
     except (ValueError, ModelMismatchError) as error:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -13,8 +14,12 @@ from torch import Tensor
 from ..constants import LATENT_CHANNELS
 from ..errors import ModelMismatchError, ShapeError
 from ..geometry.camera import PixelConvention
+from ..geometry.trajectory import expect_intrinsics
 from ..ops.splat import BOUNDS_RUN, point_bounds
 from ..validate import expect_rigid, expect_shape, expect_token_channels
+
+CONTENT: Final = ("points", "tokens", "source", "slope", "world_to_camera", "intrinsics", "frames")
+"""Fields of a block that no other field follows from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +49,13 @@ class CacheBlock:
 
     def __post_init__(self) -> None:
         points = self.points.detach().float()
+        count = expect_shape("The memory's points", points, "N 3")["N"]
         object.__setattr__(self, "points", points.T.contiguous().T)
         object.__setattr__(self, "source", self.source.int())
         object.__setattr__(self, "slope", self.slope.half())
         object.__setattr__(self, "world_to_camera", self.world_to_camera.cpu().double())
         object.__setattr__(self, "intrinsics", self.intrinsics.cpu().double())
         object.__setattr__(self, "frames", self.frames.cpu().long())
-        count = expect_shape("The memory's points", points, "N 3")["N"]
         expect_shape("The memory's tokens", self.tokens, "N C", N=count)
         expect_shape("The memory's source index", self.source, "N", N=count)
         expect_shape("The memory's slopes", self.slope, "N 2", N=count)
@@ -58,6 +63,7 @@ class CacheBlock:
         expect_shape("The memory's intrinsics", self.intrinsics, "S 3 3", S=cameras)
         expect_shape("The memory's frame numbers", self.frames, "S", S=cameras)
         expect_rigid("The memory's camera", self.world_to_camera)
+        expect_intrinsics("The memory's intrinsics", self.intrinsics)
         if count and not 0 <= int(self.source.min()) <= int(self.source.max()) < cameras:
             raise ShapeError(
                 "The memory's points refer to cameras that it does not hold",
@@ -193,8 +199,8 @@ class LatentCache:
         """Hex digest of the content; equal memories have equal fingerprints."""
         digest = hashlib.sha256(f"{self.convention.value}|{self.codec}|{self.channels}".encode())
         for block in self.blocks:
-            for tensor in (block.points, block.tokens, block.world_to_camera, block.intrinsics):
-                raw = tensor.detach().cpu().contiguous()
+            for name in CONTENT:
+                raw = getattr(block, name).detach().cpu().contiguous()
                 digest.update(f"{tuple(raw.shape)}{raw.dtype}".encode())
                 digest.update(raw.view(torch.uint8).numpy().tobytes() if raw.numel() else b"")
         return digest.hexdigest()

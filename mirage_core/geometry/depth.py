@@ -75,7 +75,8 @@ def downsample_depth(
     if mode == "bilinear":
         total, weight = (_interpolate(x, size, "bilinear") for x in (clean, valid.float()))
     elif mode == "area":
-        total, weight = (F.adaptive_avg_pool2d(x[:, None], size)[:, 0] for x in (clean, valid * 1.0))
+        pooled = F.adaptive_avg_pool2d(torch.stack([clean, valid.float()], dim=1), size)
+        total, weight = pooled.unbind(1)
     else:
         raise ValueRangeError(
             "The depth downsampling is unknown", got=mode, expected=", ".join(DEPTH_MODES)

@@ -45,6 +45,7 @@ class Trajectory:
         intrinsics = self.intrinsics.detach().to("cpu", torch.float64).clone()
         object.__setattr__(self, "world_to_camera", poses)
         object.__setattr__(self, "intrinsics", intrinsics)
+        object.__setattr__(self, "fps", float(self.fps))
         expect_shape("The trajectory's poses", poses, "F 4 4")
         if len(poses) == 0:
             raise TrajectoryError("The trajectory is empty", expected="at least one frame")
@@ -88,8 +89,9 @@ class Trajectory:
     def fingerprint(self) -> str:
         """Hex digest of the whole content; equal trajectories have equal fingerprints."""
         digest = hashlib.sha256()
-        digest.update(self.world_to_camera.contiguous().numpy().tobytes())
-        digest.update(self.intrinsics.contiguous().numpy().tobytes())
+        for tensor in (self.world_to_camera, self.intrinsics):
+            # Adding zero turns -0.0, which equals 0.0, into 0.0.
+            digest.update((tensor + 0.0).contiguous().numpy().tobytes())
         digest.update(f"{self.width}x{self.height}@{self.fps}".encode())
         return digest.hexdigest()
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..constants import SPATIAL_STRIDE
 from ..readout.render import Readout
 from ..validate import expect_shape
 
@@ -17,6 +18,9 @@ RELAXATION_STEPS: Final = 24
 BACKGROUND_BIAS: Final = 3.0
 """Exponent of the depth with which known cells pull: what comes into view behind an edge is
 background."""
+
+ONE_SURFACE: Final = 0.10
+"""A cell shows one surface when its depths differ by less than this share."""
 
 
 def fill_holes(values: Tensor, known: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -86,6 +90,25 @@ def complete_depth(depth: Tensor, filled: Tensor) -> Tensor:
     size = (int(depth.shape[1]), int(depth.shape[2]))
     coarse = F.interpolate(filled[:, None], size=size, mode="bilinear", align_corners=False)
     return torch.where(depth > 0, depth, coarse[:, 0])
+
+
+def uncertain_pixels(depth: Tensor) -> Tensor:
+    """Pixels of drawn depth maps that do not show one known surface throughout their cell.
+
+    A cell that is partly unknown, or holds the outline of something, carries colours that
+    belong to no single depth; written back, it would hang in front of what lies behind.
+
+    Args:
+        depth: (T, H, W) z-depth, 0 where nothing was drawn; H and W multiples of 16.
+
+    Returns:
+        (T, H, W) bool, the same for all pixels of a cell.
+    """
+    expect_shape("The depth", depth, "T H W")
+    farthest = F.max_pool2d(depth[:, None], SPATIAL_STRIDE)[:, 0]
+    nearest = -F.max_pool2d(-depth[:, None], SPATIAL_STRIDE)[:, 0]
+    uncertain = (nearest <= 0) | (farthest > nearest * (1 + ONE_SURFACE))
+    return uncertain.repeat_interleave(SPATIAL_STRIDE, 1).repeat_interleave(SPATIAL_STRIDE, 2)
 
 
 def _scene_distance(readout: Readout) -> float:

@@ -7,7 +7,7 @@ the token's decoded patch where the point really projects keeps textures in regi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 import torch
@@ -40,6 +40,8 @@ class PlacedPatches:
             in pixels.
         inverse_depth: (N,) float32, 1 / z-depth of the patch's centre.
         lean: (N, 2) float32, change of the inverse depth along the two axes.
+        rank: (N,) int64, on one surface the lowest rank covers the others; all alike when
+            missing.
     """
 
     pixels: Tensor
@@ -47,6 +49,7 @@ class PlacedPatches:
     axes: Tensor
     inverse_depth: Tensor
     lean: Tensor
+    rank: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +81,10 @@ def draw(patches: PlacedPatches, background: Tensor) -> tuple[Tensor, Tensor]:
     nearest = torch.zeros(height * width, device=background.device)
     for part in samples:
         nearest.scatter_reduce_(0, part.pixel, part.inverse_depth, "amax")
+    samples = _lowest_rank([_in_front(part, nearest) for part in samples], patches, len(nearest))
     total = torch.zeros(height * width, 4, dtype=torch.int32, device=background.device)
     for part in samples:
-        _accumulate(total, part, patches, nearest)
+        _accumulate(total, part, patches)
     summed = total.float() / _FIXED_POINT
     colour = summed[:, :3] + BACKGROUND_WEIGHT * background.reshape(-1, 3).float()
     picture = colour / (summed[:, 3:] + BACKGROUND_WEIGHT)
@@ -140,17 +144,36 @@ def _invert(axes: Tensor) -> tuple[Tensor, Tensor]:
     return adjugate / torch.where(solid, determinant, 1.0)[:, None, None], solid
 
 
-def _accumulate(
-    total: Tensor, samples: _Samples, patches: PlacedPatches, nearest: Tensor
-) -> None:
-    front = samples.inverse_depth * (1 + SAME_SURFACE) >= nearest[samples.pixel]
-    kept = front.nonzero()[:, 0]
-    local, patch = samples.local[kept], samples.patch[kept]
-    tent = (SUPPORT - local.abs()).prod(dim=1) / SUPPORT**2
+def _in_front(samples: _Samples, nearest: Tensor) -> _Samples:
+    """The samples that belong to the nearest surface of their pixel."""
+    return _pick(samples, samples.inverse_depth * (1 + SAME_SURFACE) >= nearest[samples.pixel])
+
+
+def _lowest_rank(
+    samples: list[_Samples], patches: PlacedPatches, pixels: int
+) -> list[_Samples]:
+    """The samples whose patches have the lowest rank that their pixel sees."""
+    if patches.rank is None:
+        return samples
+    lowest = torch.full(
+        (pixels,), torch.iinfo(torch.int64).max, dtype=torch.int64, device=patches.rank.device
+    )
+    for part in samples:
+        lowest.scatter_reduce_(0, part.pixel, patches.rank[part.patch], "amin")
+    return [_pick(part, patches.rank[part.patch] == lowest[part.pixel]) for part in samples]
+
+
+def _pick(samples: _Samples, chosen: Tensor) -> _Samples:
+    kept = chosen.nonzero()[:, 0]
+    return _Samples(*(getattr(samples, f.name).index_select(0, kept) for f in fields(samples)))
+
+
+def _accumulate(total: Tensor, samples: _Samples, patches: PlacedPatches) -> None:
+    tent = (SUPPORT - samples.local.abs()).prod(dim=1) / SUPPORT**2
     weight = (tent * tent)[:, None]
-    colour = _sample(patches.pixels, patch, local)
+    colour = _sample(patches.pixels, samples.patch, samples.local)
     value = torch.cat([colour * weight, weight], dim=1) * _FIXED_POINT
-    total.index_add_(0, samples.pixel[kept], value.round().int())
+    total.index_add_(0, samples.pixel, value.round().int())
 
 
 def _sample(pixels: Tensor, patch: Tensor, local: Tensor) -> Tensor:

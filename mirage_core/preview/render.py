@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..cache.types import LatentCache
-from ..constants import TEMPORAL_STRIDE
+from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..embedded.codec import EmbeddedCodec
 from ..geometry.camera import latent_size
 from ..geometry.trajectory import Trajectory
@@ -82,13 +82,11 @@ def _background(cache: LatentCache, camera: Trajectory, codec: EmbeddedCodec) ->
     size = latent_size(camera.width, camera.height)
     winner, depth = read_winners(cache, camera.world_to_camera, grid_intrinsics(camera, size), size)
     tokens = cache.gather(winner, [block.tokens for block in cache.blocks])
-    filled, _ = fill_tokens_and_depth(
-        rearrange(tokens, "t h w c -> c t h w"), depth, winner >= 0
-    )
-    cells = rearrange(filled, "c 1 h w -> (h w) c")
-    colour = codec.decode_patches(cells).mean(dim=(1, 2)).view(1, *size, 3)
+    colour = codec.decode_patches(rearrange(tokens, "1 h w c -> (h w) c")).mean(dim=(1, 2))
+    colour = rearrange(colour, "(h w) c -> c 1 h w", h=size[0])
+    filled, _ = fill_tokens_and_depth(colour, depth, winner >= 0)
     smooth = F.interpolate(
-        rearrange(colour, "1 h w c -> 1 c h w"),
+        rearrange(filled, "c 1 h w -> 1 c h w"),
         size=(camera.height, camera.width),
         mode="bilinear",
         align_corners=False,
@@ -116,6 +114,7 @@ def place(
     projection = camera.intrinsics[0] @ camera.world_to_camera[0, :3]
     projection = projection.to(position.device)
     centre, depth = _project(position, projection)
+    drawn_at = centre + (0.5 - cache.convention.centre) * SPATIAL_STRIDE
     axes, leans = [], []
     for edge in _edges(cache, points, position):
         place_of_edge, depth_of_edge = _project(edge, projection)
@@ -124,10 +123,12 @@ def place(
     tokens = cache.gather(points, [block.tokens for block in blocks])
     return PlacedPatches(
         pixels=codec.decode_patches(tokens.float()),
-        centre=centre.float(),
+        centre=drawn_at.float(),
         axes=torch.stack(axes, dim=2).float(),
         inverse_depth=(1 / depth).float(),
         lean=torch.stack(leans, dim=1).float(),
+        # What was seen first stays: later blocks show only where earlier ones do not reach.
+        rank=torch.bucketize(points, torch.tensor(cache.offsets[1:]).to(points), right=True),
     )
 
 

@@ -8,6 +8,7 @@ is there.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -71,6 +72,7 @@ def commit(
     frames: Tensor,
     readout: Readout,
     cache: LatentCache,
+    on_frame: Callable[[int, int], None] | None = None,
 ) -> RolloutState:
     """Finish the next chunk: save it, and return the state after it.
 
@@ -80,6 +82,7 @@ def commit(
         frames: (4T - 3, H, W, 3) decoded frames in 0..1, the overlapping one included.
         readout: What the memory showed to the chunk's T latent cameras.
         cache: The memory after the chunk.
+        on_frame: Called with (done, total) after each frame of video; may raise to cancel.
 
     Raises:
         ShapeError: Latents, frames or readout do not belong to this chunk.
@@ -112,7 +115,8 @@ def commit(
         latent_std=float(record.latents.std()),
     )
     if state.folder is not None:
-        write_clip(clip_path(state.folder, chunk.index), frames[added:], state.trajectory.fps)
+        clip = clip_path(state.folder, chunk.index)
+        write_clip(clip, frames[added:], state.trajectory.fps, on_frame)
         _save_chunk(state, record, cache, statistics)
     return state.advanced(record, cache, statistics)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -21,26 +21,38 @@ CODEC: Final = "libx264"
 CRF: Final = 12
 """Constant rate factor of the clips: visually lossless."""
 
+BROADCAST_TOLERANCE: Final = 1e-3
+"""Frames per second by which people round the rates 24000/1001, 30000/1001 and 60000/1001."""
+
 _TIME_BASE: Final = 90_000
 
 
 def exact_rate(fps: float) -> Fraction:
-    """Frames per second as a fraction that a container can hold, such as 24000/1001."""
+    """Frames per second as a fraction that a container can hold; 23.976 means 24000/1001."""
+    broadcast = Fraction(round(fps * 1.001) * 1000, 1001)
+    if abs(broadcast - Fraction(fps)) < BROADCAST_TOLERANCE:
+        return broadcast
     return Fraction(fps).limit_denominator(1001)
 
 
 def to_bytes(frames: Tensor) -> Tensor:
-    """Frames in 0..1 as (F, H, W, 3) uint8 on the CPU."""
+    """Frames (..., H, W, 3) in 0..1 as uint8 on the CPU."""
     return (frames.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def write_clip(path: Path, frames: Tensor, fps: float) -> None:
+def write_clip(
+    path: Path,
+    frames: Tensor,
+    fps: float,
+    on_frame: Callable[[int, int], None] | None = None,
+) -> None:
     """Encode frames as an MP4 that every player opens; appears only when complete.
 
     Args:
         path: Target file.
         frames: (F, H, W, 3) in 0..1; H and W even.
         fps: Frames per second.
+        on_frame: Called with (done, total) after each frame; may raise to cancel.
 
     Raises:
         StorageError: The file could not be written.
@@ -53,9 +65,11 @@ def write_clip(path: Path, frames: Tensor, fps: float) -> None:
         stream.pix_fmt = "yuv420p"
         # One thread and no B-frames: the same bytes on every run, and clips that join.
         stream.options = {"crf": str(CRF), "preset": "fast", "threads": "1", "bf": "0"}
-        for picture in to_bytes(frames).numpy():
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        for number, picture in enumerate(frames, start=1):
+            frame = av.VideoFrame.from_ndarray(to_bytes(picture).numpy(), format="rgb24")
             output.mux(stream.encode(frame))
+            if on_frame is not None:
+                on_frame(number, len(frames))
         output.mux(stream.encode(None))
 
 
@@ -101,6 +115,8 @@ def read_frames(path: Path) -> Iterator[Tensor]:
 def _reading(path: Path) -> Iterator[av.container.InputContainer]:
     try:
         with av.open(str(path)) as source:
+            if not source.streams.video:
+                raise CacheFormatError(f"{path.name} holds no video", fix="Choose a video file")
             yield source
     except FFmpegError as error:
         raise CacheFormatError(

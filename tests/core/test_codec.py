@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from mirage_core.embedded.codec import MEAN_COLOUR, SHARED_CHANNELS, EmbeddedCodec
 from mirage_core.embedded.scene import ProceduralScene
 from mirage_core.errors import ModelMismatchError, PlanError, ShapeError
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid
-from torch import Tensor
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import Tensor
+
 from mirage_core.embedded import scene as scene_module
 from mirage_core.embedded.scene import ProceduralScene
 from mirage_core.embedded.scene_textures import PAINTERS, level_offsets, paint_pyramid
@@ -14,7 +16,6 @@ from mirage_core.embedded.scene_types import Solid
 from mirage_core.errors import GeometryError, ShapeError, ValueRangeError
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid, rotation_about
-from torch import Tensor
 
 Point = list[float]
 

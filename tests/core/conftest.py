@@ -1,0 +1,167 @@
+"""Small clouds, cameras, memories and pictures that many tests start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import Tensor
+
+from mirage_core.cache.build import Observation
+from mirage_core.cache.types import CacheBlock, LatentCache
+from mirage_core.geometry.camera import PixelConvention
+from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
+from mirage_core.geometry.transform import invert_rigid, rigid, rotation_about
+
+# No deadline, since machines are busy; derandomised, since a failure must show again.
+settings.register_profile("mirage", deadline=None, derandomize=True)
+settings.load_profile("mirage")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small tensors gain nothing from threads, and wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Make:
+    """Factories; equal arguments give equal results."""
+
+    @staticmethod
+    def noise(*shape: int, seed: int = 0) -> Tensor:
+        """Standard normal numbers."""
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+    @staticmethod
+    def uniform(*shape: int, seed: int = 0) -> Tensor:
+        """Numbers between 0 and 1."""
+        return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+    @staticmethod
+    def poses(count: int, *, reach: float = 0.5, seed: int = 0) -> Tensor:
+        """(count, 4, 4) float64 world_to_camera near the origin, looking about."""
+        numbers = Make.noise(count, 5, seed=seed).double()
+        turn = rotation_about("y", 0.3 * numbers[:, 0]) @ rotation_about("x", 0.2 * numbers[:, 1])
+        return invert_rigid(rigid(turn, reach * numbers[:, 2:]))
+
+    @staticmethod
+    def lens(height: int, width: int, count: int = 1, focal: float = 0.9) -> Tensor:
+        """(count, 3, 3) float64 intrinsics of a grid, principal point in the middle."""
+        matrix = torch.tensor(
+            [[focal * width, 0, width / 2], [0, focal * width, height / 2], [0, 0, 1]],
+            dtype=torch.float64,
+        )
+        return matrix.repeat(count, 1, 1)
+
+    @staticmethod
+    def trajectory(frames: int, width: int = 64, height: int = 64, step: float = 0.02) -> Trajectory:
+        """A sideways move."""
+        poses = torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1)
+        poses[:, 0, 3] = -step * torch.arange(frames)
+        lens = intrinsics_from_fov(width, height, 60).repeat(frames, 1, 1)
+        return Trajectory(poses, lens, width, height)
+
+    @staticmethod
+    def block(
+        count: int,
+        channels: int = 48,
+        *,
+        cameras: int = 2,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> CacheBlock:
+        """A cloud in front of the origin."""
+        spread = torch.tensor([1.5, 1.0, 1.0])
+        points = Make.noise(count, 3, seed=seed) * spread + torch.tensor([0.0, 0.0, 3.0])
+        dice = torch.Generator().manual_seed(seed)
+        return CacheBlock(
+            points=points,
+            tokens=Make.noise(count, channels, seed=seed + 1).to(dtype),
+            source=torch.randint(0, cameras, (count,), generator=dice),
+            slope=0.2 * Make.noise(count, 2, seed=seed + 2),
+            world_to_camera=Make.poses(cameras, seed=seed),
+            intrinsics=Make.lens(8, 12, cameras),
+            frames=torch.arange(cameras) * 4,
+        )
+
+    @staticmethod
+    def cache(*counts: int, channels: int = 48, **kwargs: Any) -> LatentCache:
+        """A memory with one block per count."""
+        cache = LatentCache(channels=channels)
+        for number, count in enumerate(counts):
+            cache = cache.append(Make.block(count, channels, seed=10 * number, **kwargs))
+        return cache
+
+    @staticmethod
+    def cloud(points: Tensor, tokens: Tensor | None = None, **kwargs: Any) -> LatentCache:
+        """A memory that holds just these points."""
+        count = len(points)
+        tokens = torch.zeros(count, 8) if tokens is None else tokens
+        block = CacheBlock(
+            points=points,
+            tokens=tokens,
+            source=torch.zeros(count),
+            slope=torch.zeros(count, 2),
+            world_to_camera=torch.eye(4)[None],
+            intrinsics=torch.eye(3)[None],
+            frames=torch.zeros(1),
+        )
+        return LatentCache((block,), channels=tokens.shape[1], **kwargs)
+
+    @staticmethod
+    def observation(
+        depth: Tensor, *, channels: int = 48, pose: Tensor | None = None, seed: int = 0
+    ) -> Observation:
+        """Latent frames with this (F, h, w) depth, all seen from one pose."""
+        frames, height, width = depth.shape
+        pose = torch.eye(4, dtype=torch.float64) if pose is None else pose
+        return Observation(
+            tokens=Make.noise(channels, frames, height, width, seed=seed),
+            depth=depth,
+            world_to_camera=pose.repeat(frames, 1, 1),
+            intrinsics=Make.lens(height, width, frames),
+            frames=torch.arange(frames) * 4,
+        )
+
+
+@pytest.fixture(scope="session")
+def make() -> type[Make]:
+    """The factories."""
+    return Make
+
+
+@pytest.fixture(params=list(PixelConvention), ids=lambda value: value.value)
+def convention(request: pytest.FixtureRequest) -> PixelConvention:
+    """Both pixel conventions, one after the other."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Files that tests compare with."""
+    return Path(__file__).resolve().parents[1] / "data"
+
+
+@pytest.fixture
+def file_size_limit() -> Callable[[int], AbstractContextManager[None]]:
+    """A context in which the system refuses to let any file grow beyond some bytes."""
+    resource = pytest.importorskip("resource", reason="this system has no file size limits")
+
+    @contextmanager
+    def limit(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit

@@ -1,0 +1,133 @@
+"""Write policies: what enters the memory, cell by cell."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mirage_core.cache.build import Observation, append_all
+from mirage_core.cache.policy import NEARER_SURFACE, WRITE_POLICIES, merge_blocks, novel_cells, write
+from mirage_core.cache.types import LatentCache
+from mirage_core.errors import ValueRangeError
+from mirage_core.geometry.camera import PixelConvention
+from mirage_core.readout.render import read_winners
+
+GRID = (8, 12)
+
+
+@pytest.fixture
+def seen(make) -> Observation:
+    """One frame on which every cell has a depth."""
+    return make.observation(2 + make.uniform(1, *GRID))
+
+
+def write_twice(first: Observation, second: Observation, policy: str, convention) -> LatentCache:
+    cache = append_all(LatentCache(convention=convention), first)
+    before = cache.fingerprint()
+    result = write(cache, second, policy, read_winners)
+    assert cache.fingerprint() == before
+    assert len(cache.blocks) == 1
+    return result
+
+
+def test_novelty_writes_nothing_that_is_shown(make, convention: PixelConvention, seen) -> None:
+    again = make.observation(seen.depth, seed=5)
+    cache = append_all(LatentCache(convention=convention), seen)
+    assert write(cache, again, "novelty", read_winners) is cache
+
+
+def test_append_writes_everything(make, convention: PixelConvention, seen) -> None:
+    cache = write_twice(seen, make.observation(seen.depth, seed=5), "append", convention)
+    assert [len(block) for block in cache.blocks] == [96, 96]
+
+
+def test_novelty_writes_exactly_the_holes(make, convention: PixelConvention, seen) -> None:
+    hole = make.uniform(*GRID, seed=3) < 0.3
+    holed = make.observation(seen.depth.where(~hole, 0.0))
+    fresh = make.observation(seen.depth, seed=5)
+    cache = write_twice(holed, fresh, "novelty", convention)
+    assert len(cache) == 96
+    assert torch.equal(cache.blocks[1].tokens, fresh.tokens[:, 0].permute(1, 2, 0)[hole])
+    winner, depth = read_winners(cache, fresh.world_to_camera, fresh.intrinsics, GRID)
+    assert (winner >= 0).all()
+    assert torch.allclose(depth, fresh.depth, rtol=1e-5)
+
+
+def test_novelty_writes_surfaces_well_in_front(make, convention: PixelConvention, seen) -> None:
+    share = torch.linspace(0.7, 1.3, 96).view(1, *GRID)
+    fresh = make.observation(seen.depth * share, seed=5)
+    cache = write_twice(seen, fresh, "novelty", convention)
+    nearer = share[0] < 1 - NEARER_SURFACE
+    assert 10 < int(nearer.sum()) < 90
+    assert torch.equal(cache.blocks[1].tokens, fresh.tokens[:, 0].permute(1, 2, 0)[nearer])
+
+
+def test_cells_without_depth_are_never_written(make, seen) -> None:
+    blind = make.observation(torch.zeros(1, *GRID))
+    for policy in WRITE_POLICIES:
+        assert len(write(LatentCache(), blind, policy, read_winners)) == 0
+
+
+def test_later_frames_of_one_observation_see_the_earlier(make) -> None:
+    """Three equal frames are written once; the first frame keeps the cells."""
+    depth = 2 + make.uniform(1, *GRID)
+    three = make.observation(depth.repeat(3, 1, 1))
+    cache = write(LatentCache(), three, "novelty", read_winners)
+    assert len(cache) == 96
+    assert cache.blocks[0].source.unique().tolist() == [0]
+    assert len(write(LatentCache(), three, "append", read_winners)) == 288
+
+
+def test_a_moved_camera_adds_what_came_into_view(make) -> None:
+    """A wall and a step to the side: written are the cells that the first frame cannot show."""
+    wall = torch.full((1, *GRID), 2.0)
+    moved = torch.eye(4, dtype=torch.float64)
+    cells = 4
+    moved[0, 3] = -cells * 2.0 / (0.9 * GRID[1])
+    first, second = make.observation(wall), make.observation(wall, pose=moved, seed=1)
+    cache = write(append_all(LatentCache(), first), second, "novelty", read_winners)
+    new = cache.blocks[1]
+    columns = (new.points[:, 0] / 2 + moved[0, 3].float() / 2) * 0.9 * GRID[1] + GRID[1] / 2
+    assert len(new) == cells * GRID[0]
+    assert float(columns.min()) > GRID[1] - cells
+
+
+def test_equals_writing_frame_by_frame(make) -> None:
+    depth = 2 + make.uniform(3, *GRID)
+    many = make.observation(depth)
+    whole = write(LatentCache(), many, "novelty", read_winners)
+    step = LatentCache()
+    for frame in range(3):
+        only = slice(frame, frame + 1)
+        one = Observation(
+            many.tokens[:, only], many.depth[only], many.world_to_camera[only],
+            many.intrinsics[only], many.frames[only],
+        )  # fmt: skip
+        step = write(step, one, "novelty", read_winners)
+    merged = merge_blocks(list(step.blocks))
+    assert torch.equal(whole.blocks[0].points, merged.points)
+    assert torch.equal(whole.blocks[0].tokens, merged.tokens)
+    assert torch.equal(
+        whole.blocks[0].frames[whole.blocks[0].source.long()], merged.frames[merged.source.long()]
+    )
+
+
+def test_novel_cells_of_an_empty_memory(seen) -> None:
+    assert novel_cells(LatentCache(), seen, read_winners).all()
+
+
+def test_progress_and_cancelling(make) -> None:
+    calls: list[tuple[int, int]] = []
+    depth = 2 + make.uniform(3, *GRID)
+    write(LatentCache(), make.observation(depth), "novelty", read_winners, lambda a, b: calls.append((a, b)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+
+    def cancel(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(LatentCache(), make.observation(depth), "novelty", read_winners, cancel)
+
+
+def test_unknown_policy(seen) -> None:
+    with pytest.raises(ValueRangeError, match="novelty, append"):
+        write(LatentCache(), seen, "carve", read_winners)
