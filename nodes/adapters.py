@@ -20,6 +20,8 @@ from torch import Tensor
 from ..mirage_core.constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..mirage_core.embedded.codec import EmbeddedCodec
 from ..mirage_core.errors import ModelMismatchError, ShapeError, StorageError
+from ..mirage_core.files import storage_error
+from ..mirage_core.rollout.spool import MANIFEST
 from ..mirage_core.validate import expect_frame_size, expect_token_channels
 
 Latent = dict[str, Any]
@@ -128,7 +130,7 @@ def from_model_space(samples: Tensor) -> Tensor:
 
 
 def latent_tokens(latent: Latent, name: str) -> Tensor:
-    """Model-space tokens (48, T, h, w) of the one video in a LATENT.
+    """Model-space tokens (48, T, h, w), on the CPU, of the one video in a LATENT.
 
     Raises:
         ShapeError: The latent is not one video.
@@ -143,7 +145,7 @@ def latent_tokens(latent: Latent, name: str) -> Tensor:
             fix="Encode with the Wan2.2 VAE or Mirage Embedded Codec, one video at a time",
         )
     expect_token_channels(name, samples.shape[1])
-    return to_model_space(samples)[0]
+    return to_model_space(samples.cpu())[0]
 
 
 def make_latent(tokens: Tensor) -> Latent:
@@ -154,7 +156,7 @@ def make_latent(tokens: Tensor) -> Latent:
 def encode_images(
     vae: comfy.sd.VAE, images: Tensor, on_image: Callable[[int, int], None] | None = None
 ) -> Tensor:
-    """Encode each picture (F, H, W, 3) alone: model-space tokens (48, F, h, w).
+    """Encode each picture (F, H, W, 3) alone: model-space tokens (48, F, h, w) on the CPU.
 
     Raises:
         ShapeError: The size is not a multiple of 32.
@@ -165,7 +167,8 @@ def encode_images(
     tokens = []
     for number in range(len(images)):
         raw = vae.encode(images[number : number + 1, :, :, :3])
-        tokens.append(to_model_space(raw.reshape(1, LATENT_CHANNELS, 1, *raw.shape[-2:]))[0])
+        latent = raw.reshape(1, LATENT_CHANNELS, 1, *raw.shape[-2:]).cpu()
+        tokens.append(to_model_space(latent)[0])
         if on_image is not None:
             on_image(number + 1, len(images))
     return torch.cat(tokens, dim=1)
@@ -208,10 +211,19 @@ def output_folder(name: str) -> Path:
 
 
 def next_file(prefix: str, extension: str) -> Path:
-    """The next free numbered file for a prefix below the output folder."""
-    folder, stem, counter, _, _ = folder_paths.get_save_image_path(
-        os.path.join(OUTPUT_FOLDER, prefix), folder_paths.get_output_directory()
-    )
+    """The next free numbered file for a prefix below the output folder.
+
+    Raises:
+        StorageError: The prefix would lead out of the output folder, or its folder cannot be
+            made.
+    """
+    target = output_folder(prefix)
+    try:
+        folder, stem, counter, _, _ = folder_paths.get_save_image_path(
+            os.path.join(OUTPUT_FOLDER, prefix), folder_paths.get_output_directory()
+        )
+    except OSError as error:
+        raise storage_error(target, error) from error
     return Path(folder) / f"{stem}_{counter:05}_.{extension}"
 
 
@@ -228,7 +240,7 @@ def list_files(extension: str) -> list[str]:
     )
     for folder, root, mark in places:
         for path in sorted(folder.rglob(f"*.{extension}")) if folder.is_dir() else []:
-            if not path.name.startswith((".", "chunk_")):
+            if not path.name.startswith((".", "chunk_")) and path.name != MANIFEST:
                 found.append(path.relative_to(root).as_posix() + mark)
     return found
 

@@ -59,7 +59,8 @@ class MirageEmbeddedScene(io.ComfyNode):
             search_aliases=["sample picture", "test scene", "demo room", "procedural"],
             inputs=[
                 io.Int.Input(
-                    "seed", default=7, min=0, max=2**31 - 1, tooltip="Which room to build."
+                    "seed", default=16, min=0, max=2**31 - 1, control_after_generate=True,
+                    tooltip="Which room to build.",
                 ),
                 io.Int.Input(
                     "width", default=640, min=64, max=4096, step=SIZE_MULTIPLE,

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from comfy_api.latest import io
-from comfy_execution.graph_utils import GraphBuilder, is_link
+from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder, is_link
 from typing_extensions import override
 
 from ..mirage_core.cache.types import LatentCache
@@ -205,8 +205,8 @@ class MirageLoopOpen(io.ComfyNode):
     def execute(cls, state: RolloutState | BoxedState) -> io.NodeOutput:
         state = state.state if isinstance(state, BoxedState) else state
         if state.complete:
-            nothing = (state.cache, state.trajectory, None, state.seed, state.done)
-            return io.NodeOutput(Flow(state), state, *nothing)
+            # Previews that hang off the body would run it once more: there is no chunk for them.
+            return io.NodeOutput(Flow(state), *[ExecutionBlocker(None)] * 6)
         text = f"Chunk {state.done + 1} of {len(state.plan)}"
         left = time_left(state)
         adapters.show_text(text + (f", {left} left" if left else ""), cls.hidden.unique_id)
@@ -288,13 +288,11 @@ class LoopBody:
     def find(cls, dynprompt: Any, close_id: str) -> LoopBody:  # noqa: ANN401
         """The body that ends in a Loop Close, with output nodes that hang off it."""
         open_id = dynprompt.get_node(close_id)["inputs"]["flow"][0]
-        above = ancestors(dynprompt, close_id)
-        members = {n for n in above if open_id in ancestors(dynprompt, n)} | {open_id}
-        for node_id in dynprompt.all_node_ids() - members - {close_id}:
-            node = dynprompt.get_node(node_id)
-            feeds = {value[0] for value in node["inputs"].values() if is_link(value)}
-            if feeds & members and adapters.is_output_node(node["class_type"]):
-                members.add(node_id)
+        above = {node_id: ancestors(dynprompt, node_id) for node_id in dynprompt.all_node_ids()}
+        inside = {n for n in above if open_id in above[n] and close_id not in above[n]}
+        ends = {n for n in inside if adapters.is_output_node(dynprompt.get_node(n)["class_type"])}
+        wanted = ends.union(above[close_id], *(above[n] for n in ends))
+        members = (wanted & inside) - {close_id} | {open_id}
         return cls(dynprompt, open_id, close_id, frozenset(members))
 
     def repeat(self, state: RolloutState) -> tuple[GraphBuilder, Any]:

@@ -14,9 +14,12 @@ from ..mirage_core.geometry.presets import EASINGS, PRESETS, preset_trajectory
 from ..mirage_core.geometry.trajectory import Trajectory
 from ..mirage_core.geometry.trajectory_io import load_trajectory, save_trajectory
 from ..mirage_core.geometry.transform import invert_rigid
-from ..mirage_core.validate import expect_frame_count, expect_frame_size
+from ..mirage_core.validate import expect_frame_count, expect_frame_size, expect_range
 from . import adapters
 from .types import GeometryType, TrajectoryType
+
+MIN_FRAMES = 5
+MAX_FRAMES = 100_001
 
 
 class MirageTrajectory(io.ComfyNode):
@@ -44,7 +47,7 @@ class MirageTrajectory(io.ComfyNode):
                     tooltip="The move. Positive amounts go right, up, forward, clockwise.",
                 ),
                 io.Int.Input(
-                    "frames", default=97, min=5, max=100_001, step=4,
+                    "frames", default=97, min=MIN_FRAMES, max=MAX_FRAMES, step=4,
                     tooltip="Length of the shot: 4n + 1 frames.",
                 ),
                 io.Float.Input(
@@ -85,6 +88,7 @@ class MirageTrajectory(io.ComfyNode):
         if frames is None or keys or keyframes:
             return True
         try:
+            expect_range("The number of frames", frames, MIN_FRAMES, MAX_FRAMES)
             expect_frame_count(frames)
         except MirageError as error:
             return str(error)

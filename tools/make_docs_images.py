@@ -1,11 +1,15 @@
 """Make the documents' pictures from what ``make demo`` left in ``out/demo``.
 
-Run it with ``python tools/make_docs_images.py`` after a change of what the demo shows.
+Run it with ``python tools/make_docs_images.py`` after a change of what the demo shows. The picture
+of the workflow is taken in the real frontend, where there is a Chromium.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from bootstrap import find_chromium
 from build_workflows import FIRST_SHOT
-from comfy_server import PACK
+from comfy_server import PACK, ComfyServer
 from mirage_core.cache.io import load_cache
 from mirage_core.cache.types import LatentCache
 from mirage_core.constants import TEMPORAL_STRIDE
@@ -38,6 +43,21 @@ LABEL_HEIGHT = 44
 BACKGROUND, INK = (24, 24, 24), (235, 235, 230)
 QUALITY = 86
 SCENE_FOV = 70.0
+GRAPH_VIEW = (1780, 960)
+GRAPH_SCALE = 0.78
+GRAPH_CLIP = {"x": 76, "y": 100, "width": 1690, "height": 768}
+READY = "window.LiteGraph && Object.keys(LiteGraph.registered_node_types).length > 100"
+SHOW_GRAPH = """
+async ([workflow, scale, left, top]) => {
+    await app.extensionManager.setting.set("Comfy.Minimap.Visible", false)
+    await app.loadGraphData(workflow)
+    app.canvas.low_quality_zoom_threshold = 0
+    app.canvas.show_info = false
+    app.canvas.ds.scale = scale
+    app.canvas.ds.offset = [left, top]
+    app.canvas.setDirty(true, true)
+}
+"""
 
 
 def strip(sheet: Image.Image) -> Image.Image:
@@ -133,6 +153,31 @@ def comparison(panels: list[tuple[str, Tensor]]) -> Image.Image:
     return result
 
 
+def workflow_in_browser(browser: str) -> Image.Image:
+    """The shipped workflow as ComfyUI's frontend draws it."""
+    from playwright.sync_api import sync_playwright
+
+    workflow = json.loads((PACK / "workflows" / "mirage_first_shot.json").read_text("utf-8"))
+    width, height = GRAPH_VIEW
+    with (
+        tempfile.TemporaryDirectory(prefix="mirage-docs-") as base,
+        ComfyServer(base) as server,
+        sync_playwright() as playwright,
+    ):
+        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": width, "height": height})
+        page.goto(server.url)
+        page.wait_for_function(READY, timeout=60_000)
+        page.wait_for_timeout(4000)
+        offset = [(GRAPH_CLIP["x"] + 16) / GRAPH_SCALE, (GRAPH_CLIP["y"] + 50) / GRAPH_SCALE]
+        page.evaluate(SHOW_GRAPH, [workflow, GRAPH_SCALE, *offset])
+        page.keyboard.press("Escape")
+        page.wait_for_timeout(2000)
+        png = page.screenshot(clip=GRAPH_CLIP)
+        chromium.close()
+    return Image.open(io.BytesIO(png))
+
+
 def _picture(frame: Tensor) -> Image.Image:
     return Image.fromarray((frame.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
 
@@ -156,6 +201,11 @@ def main() -> None:
     save(thumbnail(frames), PACK / "workflows" / "mirage_first_shot.jpg")
     cache = first_picture(load_cache(demo / "memory.safetensors"))
     save(comparison(three_readings(cache)), images / "cells_and_patches.jpg")
+    browser = find_chromium()
+    if browser is None:
+        print("no Chromium: first_shot_graph.jpg stays as it is")
+        return
+    save(workflow_in_browser(browser), images / "first_shot_graph.jpg")
 
 
 if __name__ == "__main__":

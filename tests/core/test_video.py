@@ -17,7 +17,7 @@ def clip(make, frames: int, seed: int = 0) -> Tensor:
     """Smooth moving colours, 48 x 64."""
     y, x = torch.meshgrid(torch.arange(48) / 48, torch.arange(64) / 64, indexing="ij")
     time = torch.arange(frames)[:, None, None] / 10 + seed
-    waves = [0.5 + 0.4 * torch.sin(6 * x * k + 4 * y + time * k) for k in (1, 2, 3)]
+    waves = [0.5 + 0.4 * torch.sin(2 * x * k + 3 * y + time * k) for k in (1, 1.5, 2)]
     return torch.stack(waves, dim=-1)
 
 
