@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from io import BytesIO
 
-import comfy.sd
 import torch
 from comfy_api.latest import Types, io
 from torch import Tensor

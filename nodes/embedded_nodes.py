@@ -90,5 +90,7 @@ class MirageEmbeddedScene(io.ComfyNode):
         camera = Trajectory(
             invert_rigid(scene.start_camera_to_world.double())[None], intrinsics, width, height
         )
-        image, depth = scene.render(camera, device=torch.device("cpu"))
+        image, depth = scene.render(
+            camera, device=torch.device("cpu"), on_frame=adapters.progress(1)
+        )
         return io.NodeOutput(image, FrameGeometry(depth, intrinsics, metric=True))

@@ -12,6 +12,12 @@ from ..mirage_core.geometry.trajectory import intrinsics_from_fov
 from .types import GeometryType
 
 
+NEAR_INVERSE = "near is white"
+NEAR_LINEAR = "near is white, linear"
+FAR_LINEAR = "far is white"
+ENCODINGS = (NEAR_INVERSE, NEAR_LINEAR, FAR_LINEAR)
+
+
 class MirageGeometry(io.ComfyNode):
     """Depth maps with a field of view, from depth pictures."""
 
@@ -33,10 +39,12 @@ class MirageGeometry(io.ComfyNode):
                     tooltip="Depth pictures of the same crop as the picture, any resolution.",
                 ),
                 io.Combo.Input(
-                    "encoding", options=["near is white", "far is white"], default="near is white",
+                    "encoding", options=list(ENCODINGS), default=NEAR_INVERSE,
                     tooltip=(
-                        "near is white: values follow 1 / distance, as relative depth estimators "
-                        "draw them. far is white: values are distances."
+                        "near is white: values follow 1 / distance, as MoGe and most relative "
+                        "estimators draw them. near is white, linear: values fall evenly with "
+                        "distance, as Depth Anything 3 is drawn. far is white: values are "
+                        "distances."
                     ),
                 ),
                 io.Float.Input(
@@ -74,7 +82,8 @@ class MirageGeometry(io.ComfyNode):
         exclude: Tensor | None = None,
     ) -> io.NodeOutput:
         values = depth[..., :3].mean(dim=-1)
-        metric = depth_from_picture(values, near, far, inverse=encoding == "near is white")
+        values = 1 - values if encoding == NEAR_LINEAR else values
+        metric = depth_from_picture(values, near, far, inverse=encoding == NEAR_INVERSE)
         frames, height, width = metric.shape
         mask = None
         if exclude is not None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder, is_link
 from typing_extensions import override
@@ -363,13 +362,14 @@ class MirageRolloutResult(io.ComfyNode):
     @override
     def execute(cls, state: RolloutState) -> io.NodeOutput:
         path = finish(state)
-        latents: torch.Tensor = all_latents(state)
-        report = describe(state, path)
+        read_frame = adapters.progress(len(state.trajectory))
+        report = describe(state, path, read_frame)
+        sheet = contact_sheet(state, path, read_frame)
         return io.NodeOutput(
             adapters.video_from_file(path),
-            adapters.make_latent(latents),
+            adapters.make_latent(all_latents(state)),
             state.cache,
-            contact_sheet(state, path)[None],
+            sheet[None],
             report,
             ui={"text": (report,)},
         )

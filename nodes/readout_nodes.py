@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import comfy.sd
 import torch
 from comfy_api.latest import io
 from torch import Tensor

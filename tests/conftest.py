@@ -12,6 +12,9 @@ from comfy_client import ComfyClient
 from comfy_server import ComfyServer
 from comfy_source import SetupError, check_comfyui, comfyui_location
 
+# Tiny pictures gain nothing from threads, and spinning ones starve each other on a busy machine.
+SERVER_ENV = {"OMP_NUM_THREADS": "1"}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked `gpu` where there is no CUDA device, naming the reason."""
@@ -41,7 +44,8 @@ def comfy_server(
     comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ComfyServer]:
     """A running server with the pack linked in, shared by all tests of the run."""
-    with ComfyServer(tmp_path_factory.mktemp("comfy"), comfyui=comfyui_path) as server:
+    base = tmp_path_factory.mktemp("comfy")
+    with ComfyServer(base, comfyui=comfyui_path, env=SERVER_ENV) as server:
         yield server
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,9 @@ MARGIN = 4
 LABEL_HEIGHT = 14
 
 
-def contact_sheet(state: RolloutState, video: Path) -> Tensor:
+def contact_sheet(
+    state: RolloutState, video: Path, on_frame: Callable[[int, int], None] | None = None
+) -> Tensor:
     """Evenly spaced frames of a finished shot, the visibility of each below it.
 
     Light cells were known to the memory before their chunk was made, red ones were not.
@@ -32,6 +35,7 @@ def contact_sheet(state: RolloutState, video: Path) -> Tensor:
     Args:
         state: A complete rollout with a folder.
         video: Its video.
+        on_frame: Called with (done, total) for each frame read; may raise to cancel.
 
     Returns:
         (H, W, 3) float32 in 0..1.
@@ -43,9 +47,8 @@ def contact_sheet(state: RolloutState, video: Path) -> Tensor:
     count = min(COLUMNS * ROWS, len(visible))
     chosen = torch.linspace(0, len(visible) - 1, count).round().long().tolist()
     wanted = {latent * TEMPORAL_STRIDE for latent in chosen}
-    pictures = {
-        number: frame for number, frame in enumerate(read_frames(video)) if number in wanted
-    }
+    frames = read_frames(video, on_frame, len(state.trajectory))
+    pictures = {number: frame for number, frame in enumerate(frames) if number in wanted}
     tiles = [
         _tile(pictures[latent * TEMPORAL_STRIDE], visible[latent], latent * TEMPORAL_STRIDE)
         for latent in chosen

@@ -43,6 +43,6 @@ def psnr(one: Tensor, other: Tensor, mask: Tensor | None = None) -> float:
     return min(MAX_PSNR, -10 * math.log10(max(mean, 1e-12)))
 
 
-def returns_to_start(positions: Tensor, tolerance: float = 1e-6) -> bool:
+def returns_to_start(poses: Tensor, tolerance: float = 1e-6) -> bool:
     """True when the last pose of a path (F, 4, 4) is the first one again."""
-    return len(positions) > 1 and bool(torch.allclose(positions[0], positions[-1], atol=tolerance))
+    return len(poses) > 1 and bool(torch.allclose(poses[0], poses[-1], atol=tolerance))

@@ -16,7 +16,14 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from ..cache.io import block_from_tensors, block_tensors, read_safetensors, write_safetensors
+from ..cache.io import (
+    MAX_BLOCKS,
+    block_from_tensors,
+    block_tensors,
+    is_count,
+    read_safetensors,
+    write_safetensors,
+)
 from ..cache.types import LatentCache
 from ..errors import CacheFormatError, MirageError, ResumeError
 from ..files import atomic_write, ensure_writable_folder
@@ -174,7 +181,7 @@ def _claim(folder: Path, state: RolloutState) -> None:
         try:
             found = json.loads(manifest.read_text(encoding="utf-8"))
             owner = found["run_id"] if found["format"] == MANIFEST_FORMAT else None
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
             owner = None
         if owner != state.run_id:
             raise ResumeError(
@@ -231,7 +238,8 @@ def _load_chunk(folder: Path, state: RolloutState) -> RolloutState:
     if not clip_path(folder, state.done).exists():
         raise CacheFormatError(f"The clip of {path.name} is missing")
     shared, new = header.get("shared_blocks"), header.get("new_blocks")
-    if not isinstance(shared, int) or not isinstance(new, int) or shared < 0 or new < 0:
+    held = len(state.cache.blocks)
+    if not is_count(shared) or not is_count(new) or shared > held or new > MAX_BLOCKS:
         raise CacheFormatError(f"{path.name} does not say what it added to the memory")
     cache = LatentCache(
         state.cache.blocks[:shared],

@@ -100,14 +100,23 @@ def join_clips(path: Path, clips: Sequence[Path], fps: float) -> None:
                     count += 1
 
 
-def read_frames(path: Path) -> Iterator[Tensor]:
+def read_frames(
+    path: Path, on_frame: Callable[[int, int], None] | None = None, total: int = 0
+) -> Iterator[Tensor]:
     """Frames of a video, one by one, as (H, W, 3) uint8.
+
+    Args:
+        path: The video file.
+        on_frame: Called with (done, total) for each frame; may raise to cancel.
+        total: Frames that are expected, for ``on_frame``.
 
     Raises:
         CacheFormatError: The file is missing or damaged.
     """
     with _reading(path) as source:
-        for frame in source.decode(video=0):
+        for number, frame in enumerate(source.decode(video=0), start=1):
+            if on_frame is not None:
+                on_frame(number, max(number, total))
             yield torch.from_numpy(frame.to_ndarray(format="rgb24"))
 
 

@@ -52,7 +52,7 @@ CODEC = EmbeddedCodec()
 
 def begin(make, folder: Path | None = None, frames: int = FRAMES, seed: int = 3) -> RolloutState:
     """A textured wall, seen by a camera that moves sideways; 64 x 64 pixels."""
-    cameras = make.trajectory(frames, step=0.01)
+    cameras = make.trajectory(frames, step=0.03)
     picture = (0.5 + 0.2 * make.noise(1, 64, 64, 3)).clamp(0, 1)
     geometry = FrameGeometry(2 + make.uniform(1, 64, 64), cameras.intrinsics[:1])
     tokens = CODEC.encode_images(picture)
@@ -247,7 +247,7 @@ def test_another_shot_does_not_take_the_folder(make, copied: RolloutState, chang
         other = begin(make, copied.folder, seed=4)
     else:
         first = copied.first_latent + (0.5 if change == "picture" else 0)
-        cameras = make.trajectory(FRAMES, step=0.02 if change == "trajectory" else 0.01)
+        cameras = make.trajectory(FRAMES, step=0.02 if change == "trajectory" else 0.03)
         run_id = rollout_id(cameras, copied.cache, first, 3, "test")
         other = dataclasses.replace(copied, run_id=run_id)
     with pytest.raises(ResumeError):

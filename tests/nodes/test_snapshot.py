@@ -61,14 +61,23 @@ def breaks(old: Snapshot, new: Snapshot) -> list[str]:
     for name in old.keys() & new.keys():
         before, after = old[name], new[name]
         for key in ("inputs", "outputs"):
-            count = len(before[key])
-            if after[key][:count] != before[key]:
+            kept = zip(before[key], after[key], strict=False)
+            if len(after[key]) < len(before[key]) or not all(fits(a, b) for a, b in kept):
                 found.append(f"{name}: its {key} changed")
         added = after["inputs"][len(before["inputs"]) :]
         found += [f"{name}: {i['name']} is new and required" for i in added if not i["optional"]]
         if before["output_node"] != after["output_node"]:
             found.append(f"{name}: output node or not changed")
     return sorted(found)
+
+
+def fits(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether a saved socket or widget still means the same; choices may have been added."""
+    if isinstance(old.get("options"), list) and isinstance(new.get("options"), list):
+        return set(old["options"]) <= set(new["options"]) and fits(
+            old | {"options": None}, new | {"options": None}
+        )
+    return old == new
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +100,9 @@ def test_every_node_explains_itself(object_info: dict[str, Any]) -> None:
         assert name.startswith("Mirage") and info["display_name"].startswith("Mirage ")
         assert info["category"].startswith("Mirage/")
         assert info["description"].endswith(".") and info["search_aliases"], name
-        for group in info["input"].values():
-            for key, (_, options) in group.items():
-                if key not in ("unique_id", "dynprompt", "prompt", "extra_pnginfo"):
-                    assert options.get("tooltip", "").endswith("."), f"{name}.{key} has no tooltip"
+        for group in ("required", "optional"):
+            for key, (_, options) in info["input"].get(group, {}).items():
+                assert options.get("tooltip", "").endswith("."), f"{name}.{key} has no tooltip"
 
 
 @pytest.mark.server
@@ -117,6 +125,7 @@ OLD: Snapshot = {
         "outputs": [{"name": "o", "type": "IMAGE"}],
     }
 }
+CHOICE = {"name": "c", "type": "COMBO", "optional": False, "options": ["x", "y"]}
 OPTIONAL = {"name": "b", "type": "MASK", "optional": True}
 REQUIRED = {"name": "b", "type": "MASK", "optional": False}
 
@@ -133,6 +142,9 @@ def test_additions_break_nothing() -> None:
     assert breaks(OLD, changed(inputs=[*inputs, OPTIONAL])) == []
     assert breaks(OLD, changed(outputs=[*outputs, {"name": "p", "type": "MASK"}])) == []
     assert breaks(OLD, changed(category="Mirage/y")) == []
+    more = CHOICE | {"options": ["w", *CHOICE["options"]]}
+    assert breaks(changed(inputs=[CHOICE]), changed(inputs=[more])) == []
+    assert breaks(changed(inputs=[more]), changed(inputs=[CHOICE])) == ["A: its inputs changed"]
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,7 @@ def memory(**changes: Any) -> Prompt:
     return {"init": node("MirageCacheInit", **inputs | changes)}
 
 
-def loop(
-    name: str = "shot", seed: int = 0, resume: bool = True, policy: str = "novelty"
-) -> Prompt:
+def loop(name: str = "shot", seed: int = 0, resume: bool = True, policy: str = "novelty") -> Prompt:
     """The chunk loop, from its start to its result."""
     return {
         "start": node(

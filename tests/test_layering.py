@@ -1,0 +1,303 @@
+"""Rules of the source: who may import whom, how long things get, what is never used."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+LAYERS = (
+    ("ops", "geometry"),
+    ("cache",),
+    ("readout",),
+    ("embedded",),
+    ("preview",),
+    ("rollout",),
+    ("evaluation",),
+)
+"""Packages of mirage_core from the bottom up; each may import those before it, and itself."""
+
+LEAVES = {"errors", "constants", "validate", "log", "files"}
+"""Modules of mirage_core that everything may import; they import only each other."""
+
+CORE_PACKAGES = {"torch", "numpy", "einops", "safetensors", "scipy", "av", "PIL"}
+"""All that mirage_core needs. PIL is a requirement of ComfyUI; it draws contact sheets."""
+
+COMFY_PUBLIC = {"comfy_api", "comfy_execution"}
+COMFY_PRIVATE = {
+    "alembic_db", "api_server", "app", "comfy", "comfy_api_nodes", "comfy_config",
+    "comfy_extras", "comfyui_version", "cuda_malloc", "execution", "folder_paths", "latent_preview",
+    "main", "middleware", "node_helpers", "nodes", "protocol", "server", "utils",
+}  # fmt: skip
+"""Top-level modules of ComfyUI that may change with any release."""
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+LEAST_ANNOTATED = 0.95
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module: absolute name, or the path inside the project when relative."""
+
+    module: str
+    relative: bool
+    line: int
+
+
+@cache
+def sources(folder: str) -> tuple[Path, ...]:
+    found = tuple(sorted((ROOT / folder).rglob("*.py")))
+    assert found, f"{folder} holds no source"
+    return found
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> Iterator[Import]:
+    """Every import of a file, wherever it stands; ``from . import a`` imports module a."""
+    package = path.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, False, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield Import(node.module or "", False, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1])
+            base += (node.module or "").split(".") if node.module else []
+            names = [""] if node.module else [alias.name for alias in node.names]
+            for name in names:
+                module = ".".join([*base, name] if name else base)
+                yield Import(module, True, node.lineno)
+
+
+def offences(folder: str, rule) -> list[str]:
+    """``file:line: what`` for every import of a folder that ``rule`` objects to."""
+    return [
+        f"{name_of(path)}:{item.line}: {objection}"
+        for path in sources(folder)
+        for item in imports(path)
+        if (objection := rule(path, item))
+    ]
+
+
+def layer(part: str) -> int | None:
+    return next((number for number, names in enumerate(LAYERS) if part in names), None)
+
+
+def core_part(path: Path) -> str:
+    parts = path.relative_to(ROOT / "mirage_core").parts
+    return parts[0].removesuffix(".py") if len(parts) > 1 or parts[0] != "__init__.py" else ""
+
+
+def test_every_part_of_the_core_has_its_place() -> None:
+    parts = {core_part(path) for path in sources("mirage_core")} - {""}
+    assert parts == LEAVES | {name for names in LAYERS for name in names}
+
+
+def test_core_imports_go_one_way() -> None:
+    def rule(path: Path, item: Import) -> str:
+        if not item.relative:
+            return ""
+        target = item.module.split(".")
+        if target[0] != "mirage_core" or len(target) == 1:
+            return f"leaves the library: {item.module}"
+        here, there = core_part(path), target[1]
+        if there in LEAVES:
+            return ""
+        below = layer(there)
+        own = layer(here)
+        if here in LEAVES or below is None or own is None or below > own:
+            return f"{here or 'the package'} imports {there}"
+        return f"{here} imports its neighbour {there}" if below == own and here != there else ""
+
+    assert offences("mirage_core", rule) == []
+
+
+def test_core_imports_of_itself_are_relative() -> None:
+    """ComfyUI loads the pack under a name of its own: an absolute import would load it twice."""
+
+    def rule(path: Path, item: Import) -> str:
+        own = item.module.split(".")[0] in ("mirage_core", "nodes") and not item.relative
+        return item.module if own else ""
+
+    assert offences("mirage_core", rule) == []
+    for path in sources("nodes"):
+        assert not [i for i in imports(path) if i.module.startswith("mirage_core") and not i.relative]
+
+
+def test_core_imports_nothing_else() -> None:
+    def rule(path: Path, item: Import) -> str:
+        top = item.module.split(".")[0]
+        known = item.relative or top in CORE_PACKAGES or top in sys.stdlib_module_names
+        return "" if known else top
+
+    assert offences("mirage_core", rule) == []
+
+
+def test_nodes_touch_private_comfyui_in_one_file() -> None:
+    def rule(path: Path, item: Import) -> str:
+        top = item.module.split(".")[0]
+        if item.relative or top in CORE_PACKAGES | COMFY_PUBLIC | {"typing_extensions"}:
+            return ""
+        if top in COMFY_PRIVATE:
+            return "" if path.name == "adapters.py" else top
+        return "" if top in sys.stdlib_module_names else top
+
+    assert offences("nodes", rule) == []
+
+
+def test_nodes_know_the_library_and_each_other() -> None:
+    def rule(path: Path, item: Import) -> str:
+        if not item.relative:
+            return ""
+        return "" if item.module.startswith(("mirage_core.", "nodes.")) else item.module
+
+    assert offences("nodes", rule) == []
+
+
+@pytest.mark.parametrize("folder", ["mirage_core", "tools", "benchmarks"])
+def test_only_the_pack_imports_its_nodes(folder: str) -> None:
+    def rule(path: Path, item: Import) -> str:
+        return item.module if item.module.split(".")[0] == "nodes" else ""
+
+    assert offences(folder, rule) == []
+    pack = [item.module for item in imports(ROOT / "__init__.py") if item.relative]
+    assert set(pack) == {"nodes"}
+
+
+def test_the_pack_does_no_work_at_import() -> None:
+    """ComfyUI is looked at only when it asks for the nodes."""
+    top = [node for node in tree(ROOT / "__init__.py").body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert {getattr(node, "module", None) for node in top} <= {"__future__", "typing"}
+
+
+@pytest.mark.parametrize("folder", ["mirage_core", "nodes", "tools"])
+def test_lengths(folder: str) -> None:
+    long = [
+        f"{name_of(path)}: {lines} lines"
+        for path in sources(folder)
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MAX_FILE_LINES
+    ]
+    for path in sources(folder):
+        for node in functions(path):
+            lines = length(node)
+            if lines > MAX_FUNCTION_LINES:
+                long.append(f"{name_of(path)}:{node.lineno}: {node.name} has {lines} lines")
+    assert long == []
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function; what its docstring explains is not held against it."""
+    first = node.body[0]
+    documented = ast.get_docstring(node) is not None
+    docstring = (first.end_lineno or 0) - first.lineno + 1 if documented else 0
+    return (node.end_lineno or 0) - node.lineno + 1 - docstring
+
+
+def annotations(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[bool]:
+    """Whether each parameter, and what is returned, has an annotation."""
+    arguments = node.args
+    plain = [*arguments.posonlyargs, *arguments.args]
+    receiver = {"self", "cls"} if plain and plain[0].arg in ("self", "cls") else set()
+    for argument in (*plain, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg):
+        if argument is not None and argument.arg not in receiver:
+            yield argument.annotation is not None
+    yield node.returns is not None
+
+
+@pytest.mark.parametrize("folder", ["mirage_core", "nodes"])
+def test_annotations(folder: str) -> None:
+    found = [ok for path in sources(folder) for node in functions(path) for ok in annotations(node)]
+    assert sum(found) / len(found) >= LEAST_ANNOTATED
+
+
+FORBIDDEN_CALLS = {"print", "eval", "exec", "compile", "__import__", "breakpoint", "input"}
+FORBIDDEN_MODULES = {
+    "pickle", "dill", "marshal", "shelve", "urllib", "requests", "http", "socket", "subprocess",
+}  # fmt: skip
+FORBIDDEN_ATTRIBUTES = {"torch.load", "torch.save", "os.system", "numpy.load", "np.load"}
+
+
+def forbidden(node: ast.AST) -> str:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return node.func.id if node.func.id in FORBIDDEN_CALLS else ""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        name = f"{node.value.id}.{node.attr}"
+        return name if name in FORBIDDEN_ATTRIBUTES else ""
+    if isinstance(node, ast.ExceptHandler) and node.type is None:
+        return "except without a type"
+    if isinstance(node, ast.Assert):
+        return "assert"
+    return ""
+
+
+@pytest.mark.parametrize("folder", ["mirage_core", "nodes"])
+def test_what_is_never_used(folder: str) -> None:
+    found = [
+        f"{name_of(path)}:{node.lineno}: {what}"
+        for path in sources(folder)
+        for node in ast.walk(tree(path))
+        if (what := forbidden(node))
+    ]
+    found += offences(
+        folder, lambda _, item: item.module * (item.module.split(".")[0] in FORBIDDEN_MODULES)
+    )
+    assert found == []
+
+
+def test_modules_start_with_a_docstring_and_postponed_annotations() -> None:
+    for folder in ("mirage_core", "nodes", "tools", "benchmarks"):
+        for path in sources(folder):
+            assert ast.get_docstring(tree(path)), name_of(path)
+            if len(tree(path).body) > 1:
+                futures = [i for i in imports(path) if i.module == "__future__"]
+                assert futures, name_of(path)
+
+
+def test_the_rules_notice_offences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that breaks every rule is found out."""
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    bad = tmp_path / "mirage_core" / "cache" / "bad.py"
+    bad.parent.mkdir(parents=True)
+    bad.write_text(
+        "import comfy.sd\nfrom mirage_core import errors\nfrom ..rollout import plan\n"
+        "from ...nodes import adapters\nimport pickle\nprint(eval('1'))\n"
+        "try:\n    pass\nexcept:\n    assert torch.load\n"
+    )
+    sources.cache_clear()
+    try:
+        for rule in (
+            test_core_imports_go_one_way,
+            test_core_imports_of_itself_are_relative,
+            test_core_imports_nothing_else,
+        ):
+            with pytest.raises(AssertionError):
+                rule()
+        seen = {what for node in ast.walk(tree(bad)) if (what := forbidden(node))}
+        assert seen == {"print", "eval", "except without a type", "assert", "torch.load"}
+        assert [item.module for item in imports(bad) if item.relative] == [
+            "mirage_core.rollout", "nodes",
+        ]  # fmt: skip
+    finally:
+        sources.cache_clear()
