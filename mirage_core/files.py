@@ -66,6 +66,12 @@ def ensure_writable_folder(path: Path | str) -> Path:
     return path
 
 
+def discard_unfinished(folder: Path) -> None:
+    """Remove temporary files that a killed program left in a folder with one writer."""
+    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        _discard(leftover)
+
+
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its name when the block ends well.

@@ -250,6 +250,12 @@ def resolve_file(name: str) -> Path:
     return Path(folder_paths.get_annotated_filepath(name))
 
 
+def file_stamp(name: str) -> tuple[str, int]:
+    """What changes when a file that `list_files` offered is written anew."""
+    path = resolve_file(name)
+    return name, path.stat().st_mtime_ns if path.exists() else 0
+
+
 def video_from_file(path: Path) -> InputImpl.VideoFromFile:
     """ComfyUI's VIDEO that stays on disk."""
     return InputImpl.VideoFromFile(str(path))

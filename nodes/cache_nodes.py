@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import torch
 from comfy_api.latest import Types, io
@@ -26,6 +27,9 @@ from ..mirage_core.validate import expect_frame_size, expect_shape
 from . import adapters
 from .readout_nodes import expect_same_codec
 from .types import CacheType, GeometryType, ReadoutType, StateType
+
+if TYPE_CHECKING:
+    import comfy.sd
 
 TOKEN_DTYPE = torch.float16
 """Storage type of remembered tokens: model-space latents are of order one."""
@@ -315,8 +319,7 @@ class MirageCacheLoad(io.ComfyNode):
     @classmethod
     @override
     def fingerprint_inputs(cls, file: str) -> tuple[str, int]:
-        path = adapters.resolve_file(file)
-        return file, path.stat().st_mtime_ns if path.exists() else 0
+        return adapters.file_stamp(file)
 
     @classmethod
     @override

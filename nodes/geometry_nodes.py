@@ -11,7 +11,6 @@ from ..mirage_core.geometry.frame_geometry import FrameGeometry, depth_from_pict
 from ..mirage_core.geometry.trajectory import intrinsics_from_fov
 from .types import GeometryType
 
-
 NEAR_INVERSE = "near is white"
 NEAR_LINEAR = "near is white, linear"
 FAR_LINEAR = "far is white"

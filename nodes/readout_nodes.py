@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from comfy_api.latest import io
 from torch import Tensor
@@ -17,6 +19,9 @@ from ..mirage_core.preview.render import render_preview
 from ..mirage_core.readout.render import Readout, grid_intrinsics, read
 from . import adapters
 from .types import CacheType, GeometryType, ReadoutType, TrajectoryType
+
+if TYPE_CHECKING:
+    import comfy.sd
 
 
 class MirageReadout(io.ComfyNode):

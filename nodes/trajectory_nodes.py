@@ -188,8 +188,7 @@ class MirageTrajectoryLoad(io.ComfyNode):
     @classmethod
     @override
     def fingerprint_inputs(cls, file: str) -> tuple[str, int]:
-        path = adapters.resolve_file(file)
-        return file, path.stat().st_mtime_ns if path.exists() else 0
+        return adapters.file_stamp(file)
 
     @classmethod
     @override

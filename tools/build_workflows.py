@@ -87,13 +87,15 @@ CHUNK_LOOP = Subgraph(
             },
             (NODE_WIDTH, 260),
         ),
-        25: Node("MirageLoopClose", (1720, 0), {"flow": Out(20, 0), "state": Out(24, 0)}, (220, 60)),
+        25: Node(
+            "MirageLoopClose", (1720, 0), {"flow": Out(20, 0), "state": Out(24, 0)}, (220, 60)
+        ),
     },
 )
 
 FIRST_SHOT: dict[int, Node] = {
     1: Node("MirageEmbeddedScene", (0, 0), {"seed": 16, "width": 1280, "height": 704}, (270, 150)),
-    2: Node("MirageEmbeddedCodec", (0, 210), {}, (270, 40)),
+    2: Node("MirageEmbeddedCodec", (0, 250), {}, (270, 40)),
     3: Node(
         "MirageTrajectory",
         (330, 0),
@@ -125,7 +127,7 @@ FIRST_SHOT: dict[int, Node] = {
         (280, 190),
     ),
     6: Node(CHUNK_LOOP.id, (1030, 0), {"state": Out(5, 0), "vae": Out(2, 0)}, (280, 80)),
-    7: Node("MirageRolloutResult", (1370, 0), {"state": Out(6, 0)}, (260, 140)),
+    7: Node("MirageRolloutResult", (1370, 0), {"state": Out(6, 0)}, (290, 140)),
     8: Node(
         "SaveVideo", (1690, 0), {"video": Out(7, 0), "filename_prefix": "mirage/first_shot"},
         (420, 420),
@@ -134,13 +136,15 @@ FIRST_SHOT: dict[int, Node] = {
         "SaveImage",
         (1690, 480),
         {"images": Out(7, 3), "filename_prefix": "mirage/first_shot_sheet"},
-        (420, 420),
+        (420, 300),
     ),
     10: Node(
-        "MirageCacheSave", (1370, 200), {"cache": Out(7, 2), "filename_prefix": "first_shot_memory"},
-        (260, 60),
+        "MirageCacheSave",
+        (1370, 200),
+        {"cache": Out(7, 2), "filename_prefix": "first_shot_memory"},
+        (290, 60),
     ),
-    11: Node("PreviewAny", (1370, 320), {"source": Out(7, 4)}, (260, 180)),
+    11: Node("PreviewAny", (1370, 330), {"source": Out(7, 4)}, (290, 280)),
 }
 
 
@@ -150,7 +154,9 @@ class Writer:
     def __init__(self, object_info: Mapping[str, Any]) -> None:
         self.info = object_info
 
-    def workflow(self, nodes: dict[int, Node], subgraphs: list[Subgraph], name: str) -> dict[str, Any]:
+    def workflow(
+        self, nodes: dict[int, Node], subgraphs: list[Subgraph], name: str
+    ) -> dict[str, Any]:
         known = {item.id: item for item in subgraphs}
         records, links = self._graph(nodes, known, first_link=1)
         return {
@@ -174,7 +180,9 @@ class Writer:
         result["extra"] = {"BlueprintDescription": subgraph.description}
         return result
 
-    def _sockets(self, node: Node, known: Mapping[str, Subgraph]) -> list[tuple[str, str, bool, bool]]:
+    def _sockets(
+        self, node: Node, known: Mapping[str, Subgraph]
+    ) -> list[tuple[str, str, bool, bool]]:
         """(name, type, is widget, is optional) of every input."""
         if node.kind in known:
             return [(name, kind, False, False) for name, kind in known[node.kind].inputs]

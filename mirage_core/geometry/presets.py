@@ -265,9 +265,8 @@ def preset_trajectory(
 ) -> Trajectory:
     """Make a camera path from a named move.
 
-    The first frame is the start camera, for every preset, so that a memory built from the
-    first picture fits. The move happens in the axes of the start camera (x right, y down,
-    z forward), and distances are in units of ``scene_depth``.
+    The first frame is the start camera, so that a memory built from the first picture fits.
+    The move happens in its axes; distances are in units of ``scene_depth``.
 
     Args:
         preset: One of `PRESETS`.

@@ -26,7 +26,7 @@ from ..cache.io import (
 )
 from ..cache.types import LatentCache
 from ..errors import CacheFormatError, MirageError, ResumeError
-from ..files import atomic_write, ensure_writable_folder
+from ..files import atomic_write, discard_unfinished, ensure_writable_folder
 from ..log import logger
 from ..readout.render import Readout
 from ..validate import expect_shape
@@ -63,6 +63,7 @@ def open_folder(state: RolloutState) -> RolloutState:
     folder = _folder(state)
     ensure_writable_folder(folder)
     _claim(folder, state)
+    discard_unfinished(folder)
     while not state.complete and chunk_path(folder, state.done).exists():
         try:
             state = _load_chunk(folder, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,11 +13,19 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
-from mirage_core.cache.build import Observation
+from mirage_core.cache.build import Observation, WriteConfig, append_all, observe
+from mirage_core.cache.policy import write
 from mirage_core.cache.types import CacheBlock, LatentCache
+from mirage_core.embedded.codec import EmbeddedCodec
 from mirage_core.geometry.camera import PixelConvention
+from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid, rigid, rotation_about
+from mirage_core.preview.fill import fill_readout
+from mirage_core.readout.render import read, read_winners
+from mirage_core.rollout.spool import commit, open_folder
+from mirage_core.rollout.state import RolloutState, rollout_id
+from mirage_core.rollout.update import chunk_observation
 
 # No deadline, since machines are busy; derandomised, since a failure must show again.
 settings.register_profile("mirage", deadline=None, derandomize=True)
@@ -62,7 +71,9 @@ class Make:
         return matrix.repeat(count, 1, 1)
 
     @staticmethod
-    def trajectory(frames: int, width: int = 64, height: int = 64, step: float = 0.02) -> Trajectory:
+    def trajectory(
+        frames: int, width: int = 64, height: int = 64, step: float = 0.02
+    ) -> Trajectory:
         """A sideways move."""
         poses = torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1)
         poses[:, 0, 3] = -step * torch.arange(frames)
@@ -132,6 +143,51 @@ class Make:
         )
 
 
+class Shot:
+    """A small rollout of three chunks (33, 32 and 4 frames) with a stand-in for the model."""
+
+    FRAMES = 69
+    CODEC = EmbeddedCodec()
+
+    @staticmethod
+    def begin(folder: Path | None = None, frames: int = FRAMES, seed: int = 3) -> RolloutState:
+        """A textured wall, seen by a camera that moves sideways; 64 x 64 pixels."""
+        cameras = Make.trajectory(frames, step=0.03)
+        picture = (0.5 + 0.2 * Make.noise(1, 64, 64, 3)).clamp(0, 1)
+        geometry = FrameGeometry(2 + Make.uniform(1, 64, 64), cameras.intrinsics[:1])
+        tokens = Shot.CODEC.encode_images(picture)
+        observation = observe(
+            tokens.half(), geometry, world_to_camera=torch.eye(4)[None], frames=torch.zeros(1)
+        )
+        cache = append_all(LatentCache(codec="test"), observation)
+        run_id = rollout_id(cameras, cache, tokens, seed, "test")
+        return RolloutState(cameras, cache, tokens, seed, run_id, folder)
+
+    @staticmethod
+    def parts(state: RolloutState, policy: str = "novelty") -> dict[str, Any]:
+        """A stand-in for the video model: the filled readout with noise of (seed, chunk)."""
+        readout = read(state.cache, state.frame_cameras)
+        filled, depth = fill_readout(readout)
+        noise = torch.Generator().manual_seed(1000 * state.seed + state.done)
+        made = filled[:, 1:] + 0.1 * torch.randn(filled[:, 1:].shape, generator=noise)
+        latents = torch.cat([state.overlap_latent, made], dim=1)
+        frames = Shot.CODEC.decode(latents)
+        geometry = FrameGeometry(depth, readout.latent_cameras.resized(4, 4).intrinsics)
+        observation = chunk_observation(
+            state, latents, frames, geometry,
+            encode=Shot.CODEC.encode_images, config=WriteConfig(), dtype=torch.float16,
+        )  # fmt: skip
+        cache = write(state.cache, observation, policy, read_winners)
+        return {"latents": latents, "frames": frames, "readout": readout, "cache": cache}
+
+    @staticmethod
+    def advance(state: RolloutState, chunks: int = 100) -> RolloutState:
+        """The state some chunks later."""
+        for _ in range(min(chunks, state.remaining)):
+            state = commit(state, **Shot.parts(state))
+        return state
+
+
 @pytest.fixture(scope="session")
 def make() -> type[Make]:
     """The factories."""
@@ -165,3 +221,22 @@ def file_size_limit() -> Callable[[int], AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limit
+
+
+@pytest.fixture(scope="session")
+def shot() -> type[Shot]:
+    """The small rollout."""
+    return Shot
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RolloutState:
+    """The small rollout after an uninterrupted run, with its folder; look, do not touch."""
+    return Shot.advance(open_folder(Shot.begin(tmp_path_factory.mktemp("rollout") / "shot")))
+
+
+@pytest.fixture
+def copied(finished: RolloutState, tmp_path: Path) -> RolloutState:
+    """A fresh state before the first chunk, whose folder holds the finished rollout."""
+    shutil.copytree(finished.folder, tmp_path / "shot")
+    return Shot.begin(tmp_path / "shot")

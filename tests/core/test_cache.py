@@ -6,6 +6,8 @@ import dataclasses
 
 import pytest
 import torch
+from torch import Tensor
+
 from mirage_core.cache.build import WriteConfig, append_all, make_block, observe
 from mirage_core.cache.ply import point_cloud_ply
 from mirage_core.cache.policy import merge_blocks
@@ -14,9 +16,17 @@ from mirage_core.errors import GeometryError, ModelMismatchError, ShapeError
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.lift import lift
 from mirage_core.ops.splat import BOUNDS_RUN, point_bounds
-from torch import Tensor
 
-FIELDS = ("points", "tokens", "source", "slope", "world_to_camera", "intrinsics", "frames", "bounds")
+FIELDS = (
+    "points",
+    "tokens",
+    "source",
+    "slope",
+    "world_to_camera",
+    "intrinsics",
+    "frames",
+    "bounds",
+)
 
 
 def copies(cache: LatentCache) -> list[Tensor]:

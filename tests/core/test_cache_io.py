@@ -14,17 +14,22 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from torch import Tensor
+
 from mirage_core import files
 from mirage_core.cache.io import HEADER_KEY, cache_header, load_cache, save_cache
 from mirage_core.cache.policy import merge_blocks
 from mirage_core.cache.types import CONTENT, LatentCache
 from mirage_core.errors import CacheFormatError, StorageError
-from safetensors import safe_open
-from torch import Tensor
 
 
 def expect_equal(one: LatentCache, other: LatentCache) -> None:
-    assert (one.convention, one.codec, one.channels) == (other.convention, other.codec, other.channels)
+    assert (one.convention, one.codec, one.channels) == (
+        other.convention,
+        other.codec,
+        other.channels,
+    )
     assert len(one.blocks) == len(other.blocks)
     for a, b in zip(one.blocks, other.blocks, strict=True):
         for name in (*CONTENT, "bounds"):
@@ -247,7 +252,9 @@ def test_hostile_values(saved: Path, name: str, value: Tensor) -> None:
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, MemoryError])
 @pytest.mark.parametrize("exists", [True, False])
-def test_an_interrupted_save_leaves_the_old_file(make, tmp_path, monkeypatch, failure, exists) -> None:
+def test_an_interrupted_save_leaves_the_old_file(
+    make, tmp_path, monkeypatch, failure, exists
+) -> None:
     path, old = tmp_path / "memory.safetensors", make.cache(9)
     if exists:
         save_cache(path, old)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from mirage_core.errors import ShapeError, ValueRangeError
 from mirage_core.geometry.camera import PixelConvention
 from mirage_core.geometry.depth import (
@@ -20,9 +22,14 @@ from mirage_core.geometry.depth import (
     surface_slope,
     valid_depth,
 )
-from torch import Tensor
 
-SIZES = [((44, 80), (11, 20)), ((33, 50), (7, 9)), ((5, 7), (5, 7)), ((6, 6), (9, 4)), ((1, 1), (1, 1))]
+SIZES = [
+    ((44, 80), (11, 20)),
+    ((33, 50), (7, 9)),
+    ((5, 7), (5, 7)),
+    ((6, 6), (9, 4)),
+    ((1, 1), (1, 1)),
+]
 INVALID = (0.0, -1.0, math.nan, math.inf, -math.inf)
 
 
@@ -150,7 +157,9 @@ def test_any_masked_pixel_masks_its_cell(make, shape, size) -> None:
     for frame in range(2):
         for i in range(size[0]):
             for j in range(size[1]):
-                rows, cols = (pixel_range(c, n, p) for c, n, p in zip((i, j), size, shape, strict=True))
+                rows, cols = (
+                    pixel_range(c, n, p) for c, n, p in zip((i, j), size, shape, strict=True)
+                )
                 inside = mask[frame, rows.start : rows.stop, cols.start : cols.stop]
                 assert bool(found[frame, i, j]) == bool(inside.any())
     assert torch.equal(downsample_mask(mask.float() * 0.6, size), found)

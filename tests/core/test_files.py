@@ -9,7 +9,12 @@ import pytest
 
 from mirage_core import files
 from mirage_core.errors import StorageError
-from mirage_core.files import atomic_path, atomic_write, ensure_writable_folder
+from mirage_core.files import (
+    atomic_path,
+    atomic_write,
+    discard_unfinished,
+    ensure_writable_folder,
+)
 
 
 def names(folder):
@@ -179,3 +184,16 @@ def test_ensure_writable_folder_refuses(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="free disk space"):
         ensure_writable_folder(tmp_path / "new")
     assert names(tmp_path / "new") == []
+
+
+def test_leftovers_of_a_killed_program_are_removed(tmp_path):
+    finished = tmp_path / "chunk_0000.mp4"
+    with atomic_write(finished, "wb") as file:
+        file.write(b"whole")
+        (left,) = tmp_path.iterdir()
+        content = left.name
+    killed = tmp_path / content
+    killed.write_bytes(b"half")
+    discard_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [finished.name]
+    assert finished.read_bytes() == b"whole"

@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+
 from mirage_core.errors import ShapeError
 from mirage_core.preview.fill import (
     complete_depth,
@@ -15,7 +17,6 @@ from mirage_core.preview.fill import (
     uncertain_pixels,
 )
 from mirage_core.readout.render import read
-from torch import Tensor
 
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(1, 23), st.integers(1, 23))
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from mirage_core.errors import GeometryError, ShapeError
 from mirage_core.geometry.frame_geometry import FrameGeometry, depth_from_picture
 
@@ -102,7 +103,9 @@ def test_depth_pictures() -> None:
     assert linear.flatten().tolist() == pytest.approx([1, 1, 2.5, 4, 4])
 
 
-@pytest.mark.parametrize("ends", [(0, 1), (-1, 1), (2, 2), (3, 1), (1, math.inf), (math.nan, 1), (1, math.nan)])
+@pytest.mark.parametrize(
+    "ends", [(0, 1), (-1, 1), (2, 2), (3, 1), (1, math.inf), (math.nan, 1), (1, math.nan)]
+)
 def test_depth_pictures_need_a_range(ends) -> None:
     with pytest.raises(GeometryError, match="0 < near < far"):
         depth_from_picture(torch.zeros(1, 2, 2), *ends)

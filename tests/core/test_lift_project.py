@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mirage_core.errors import ShapeError
 from mirage_core.geometry.camera import (
     PixelConvention,

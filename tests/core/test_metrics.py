@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import os
 
 import pytest
 import torch
+
 from mirage_core.errors import ShapeError
+from mirage_core.evaluation.contact_sheet import contact_sheet
 from mirage_core.evaluation.metrics import MAX_PSNR, psnr, returns_to_start
+from mirage_core.evaluation.report import closed_loop_psnr, describe
+from mirage_core.rollout.progress import seconds_left, time_left
+from mirage_core.rollout.spool import chunk_path, finish
+from mirage_core.rollout.state import RolloutState
+from mirage_core.rollout.video import read_frames
 
 
 def test_psnr_by_the_formula(make) -> None:
@@ -46,3 +55,36 @@ def test_moves_that_come_back(make) -> None:
     assert returns_to_start(poses)
     poses[-1, 0, 3] += 1e-3
     assert not returns_to_start(poses)
+
+
+def test_reports(finished: RolloutState, make) -> None:
+    video = finish(finished)
+    text = describe(finished, video)
+    assert "69 frames of 64 x 64 in 3 chunks" in text
+    assert f"{len(finished.cache):,} points" in text
+    assert "closed loop" not in text
+    poses = finished.trajectory.world_to_camera.clone()
+    poses[-1] = poses[0]
+    cameras = dataclasses.replace(finished.trajectory, world_to_camera=poses)
+    loop = dataclasses.replace(finished, trajectory=cameras)
+    frames = torch.stack(list(read_frames(video))).float() / 255
+    expected = -10 * (frames[0] - frames[-1]).square().mean().log10()
+    assert closed_loop_psnr(loop, video) == pytest.approx(float(expected), abs=1e-3)
+    assert f"{float(expected):.2f} dB" in describe(loop, video)
+
+
+def test_contact_sheets(finished: RolloutState) -> None:
+    sheet = contact_sheet(finished, finish(finished))
+    assert sheet.ndim == 3
+    assert 0 <= float(sheet.min()) < 0.2
+    assert 0.8 < float(sheet.max()) <= 1
+
+
+def test_time_left(shot, finished: RolloutState, copied: RolloutState) -> None:
+    assert time_left(shot.begin()) == time_left(copied) == ""
+    for index, moment in enumerate((100, 160, 1000)):
+        os.utime(chunk_path(copied.folder, index), (moment, moment))
+    two = dataclasses.replace(finished, folder=copied.folder, done=2)
+    assert seconds_left(two) == 60
+    assert time_left(two) == "1:00"
+    assert time_left(dataclasses.replace(two, done=3)) == "0:00"

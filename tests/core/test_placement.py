@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from mirage_core.cache.build import append_all, observe
 from mirage_core.cache.types import LatentCache
 from mirage_core.embedded.codec import EmbeddedCodec
@@ -19,7 +21,6 @@ from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid
 from mirage_core.preview.placement import LARGEST_RADIUS, PlacedPatches, draw
 from mirage_core.preview.render import render_preview
-from torch import Tensor
 
 CODEC = EmbeddedCodec()
 SIDE = 16
@@ -179,7 +180,9 @@ def room() -> tuple[Tensor, FrameGeometry, Trajectory]:
     """A procedural room from its start: picture, geometry, the camera alone."""
     scene = ProceduralScene.from_seed(16, texture_size=256)
     lens = intrinsics_from_fov(256, 192, 70)[None]
-    picture, depth = scene.render(Trajectory(invert_rigid(scene.start_camera_to_world)[None], lens, 256, 192))
+    picture, depth = scene.render(
+        Trajectory(invert_rigid(scene.start_camera_to_world)[None], lens, 256, 192)
+    )
     camera = Trajectory(torch.eye(4, dtype=torch.float64)[None], lens, 256, 192)
     return picture, FrameGeometry(depth, lens), camera
 
@@ -197,7 +200,7 @@ def away_from_dropped(cache: LatentCache, geometry: FrameGeometry) -> Tensor:
     rows, cols = geometry.size[0] // SIDE, geometry.size[1] // SIDE
     known = torch.zeros(1, 1, rows, cols)
     block = cache.blocks[0]
-    seen = (block.points.double() @ geometry.intrinsics_for((rows, cols))[0].T)
+    seen = block.points.double() @ geometry.intrinsics_for((rows, cols))[0].T
     cell = (seen[:, :2] / seen[:, 2:]).floor().long()
     known[0, 0, cell[:, 1], cell[:, 0]] = 1
     complete = F.max_pool2d(1 - known, 3, 1, 1)[0] == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mirage_core.constants import MAX_CHUNK_FRAMES
 from mirage_core.errors import PlanError, TrajectoryError
 from mirage_core.rollout.plan import expect_rollout_length, plan_chunks

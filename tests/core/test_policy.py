@@ -1,15 +1,24 @@
-"""Write policies: what enters the memory, cell by cell."""
+"""What enters the memory, cell by cell: write policies, and what a chunk has to say."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from mirage_core.cache.build import Observation, append_all
-from mirage_core.cache.policy import NEARER_SURFACE, WRITE_POLICIES, merge_blocks, novel_cells, write
+
+from mirage_core.cache.build import Observation, WriteConfig, append_all
+from mirage_core.cache.policy import (
+    NEARER_SURFACE,
+    WRITE_POLICIES,
+    merge_blocks,
+    novel_cells,
+    write,
+)
 from mirage_core.cache.types import LatentCache
-from mirage_core.errors import ValueRangeError
+from mirage_core.errors import ShapeError, ValueRangeError
 from mirage_core.geometry.camera import PixelConvention
+from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.readout.render import read_winners
+from mirage_core.rollout.update import chunk_observation
 
 GRID = (8, 12)
 
@@ -92,8 +101,8 @@ def test_a_moved_camera_adds_what_came_into_view(make) -> None:
 
 
 def test_equals_writing_frame_by_frame(make) -> None:
-    depth = 2 + make.uniform(3, *GRID)
-    many = make.observation(depth)
+    depth = torch.tensor([3.0, 2.0, 1.0])[:, None, None] * (2 + 0.1 * make.uniform(3, *GRID))
+    many = make.observation(depth.where(make.uniform(3, *GRID, seed=9) < 0.6, 0.0))
     whole = write(LatentCache(), many, "novelty", read_winners)
     step = LatentCache()
     for frame in range(3):
@@ -103,12 +112,14 @@ def test_equals_writing_frame_by_frame(make) -> None:
             many.intrinsics[only], many.frames[only],
         )  # fmt: skip
         step = write(step, one, "novelty", read_winners)
-    merged = merge_blocks(list(step.blocks))
-    assert torch.equal(whole.blocks[0].points, merged.points)
-    assert torch.equal(whole.blocks[0].tokens, merged.tokens)
-    assert torch.equal(
-        whole.blocks[0].frames[whole.blocks[0].source.long()], merged.frames[merged.source.long()]
-    )
+    assert len(step.blocks) == 3
+    for name in ("points", "tokens"):
+        parts = torch.cat([getattr(block, name) for block in step.blocks])
+        assert torch.equal(getattr(whole.blocks[0], name), parts), name
+    seen_in = torch.cat([block.frames[block.source.long()] for block in step.blocks])
+    assert seen_in.unique().tolist() == [0, 4, 8]
+    for block in (whole.blocks[0], merge_blocks(list(step.blocks))):
+        assert torch.equal(block.frames[block.source.long()], seen_in)
 
 
 def test_novel_cells_of_an_empty_memory(seen) -> None:
@@ -118,7 +129,13 @@ def test_novel_cells_of_an_empty_memory(seen) -> None:
 def test_progress_and_cancelling(make) -> None:
     calls: list[tuple[int, int]] = []
     depth = 2 + make.uniform(3, *GRID)
-    write(LatentCache(), make.observation(depth), "novelty", read_winners, lambda a, b: calls.append((a, b)))
+    write(
+        LatentCache(),
+        make.observation(depth),
+        "novelty",
+        read_winners,
+        lambda a, b: calls.append((a, b)),
+    )
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
     def cancel(done: int, total: int) -> None:
@@ -131,3 +148,37 @@ def test_progress_and_cancelling(make) -> None:
 def test_unknown_policy(seen) -> None:
     with pytest.raises(ValueRangeError, match="novelty, append"):
         write(LatentCache(), seen, "carve", read_winners)
+
+
+def test_depth_that_does_not_belong_to_the_chunk(make, shot) -> None:
+    state = shot.begin()
+    latents = torch.zeros(48, 9, 4, 4)
+    frames = torch.zeros(33, 64, 64, 3)
+    settings = {"encode": None, "config": WriteConfig(), "dtype": torch.float16}
+    for count in (1, 8, 32):
+        geometry = FrameGeometry(torch.ones(count, 64, 64), make.lens(64, 64, count))
+        with pytest.raises(ShapeError, match="9 .every fourth frame. or 33"):
+            chunk_observation(state, latents, frames, geometry, **settings)
+    wide = FrameGeometry(torch.ones(9, 64, 96), make.lens(64, 96, 9))
+    with pytest.raises(ShapeError, match="aspect"):
+        chunk_observation(state, latents, frames, wide, **settings)
+
+
+def test_all_frames_or_every_fourth_give_the_same_points(make, shot) -> None:
+    state = shot.begin()
+    latents, frames = make.noise(48, 9, 4, 4), make.uniform(33, 64, 64, 3)
+    depth = 1 + make.uniform(33, 16, 16)
+    every = FrameGeometry(depth, make.lens(16, 16, 33))
+    fourth = FrameGeometry(depth[::4], make.lens(16, 16, 9))
+    settings = {"encode": None, "config": WriteConfig(), "dtype": torch.float32}
+    one, other = (
+        chunk_observation(state, latents, frames, geometry, **settings)
+        for geometry in (every, fourth)
+    )
+    assert torch.equal(one.depth, other.depth)
+    assert torch.equal(one.tokens, latents[:, 1:])
+    assert one.frames.tolist() == list(range(4, 33, 4))
+    again = chunk_observation(
+        state, latents, frames, every, **{**settings, "encode": shot.CODEC.encode_images}
+    )
+    assert torch.equal(again.tokens, shot.CODEC.encode_images(frames[4::4]))

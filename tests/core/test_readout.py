@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from mirage_core.cache.build import append_all
 from mirage_core.cache.policy import merge_blocks
 from mirage_core.cache.types import LatentCache

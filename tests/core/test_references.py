@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mirage_core.cache.types import LatentCache
 from mirage_core.readout.references import (
     points_in_view,

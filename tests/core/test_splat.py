@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from mirage_core.geometry.camera import projection_matrices
 from mirage_core.ops import splat as ops
 from mirage_core.ops.splat import (
@@ -18,7 +20,6 @@ from mirage_core.ops.splat import (
     visible_runs,
     winners,
 )
-from torch import Tensor
 
 HEIGHT, WIDTH = 9, 14
 
@@ -65,35 +66,42 @@ def views(make) -> Tensor:
     return projection_matrices(make.poses(3, seed=5), make.lens(HEIGHT, WIDTH, 3))
 
 
-def hostile_cloud(make, name: str) -> Tensor:
-    cloud = make.noise(400, 3, seed=3) + torch.tensor([0.0, 0.0, 2.0])
-    if name == "ties":
-        cloud = cloud[:80].repeat(5, 1)[torch.randperm(400, generator=torch.Generator().manual_seed(1))]
-    elif name == "around":
-        cloud = 3 * make.noise(400, 3, seed=4)
-    elif name == "behind":
-        cloud = cloud * torch.tensor([1.0, 1.0, -1.0]) - torch.tensor([0.0, 0.0, 4.0])
-    elif name == "not numbers":
-        for column, value in enumerate((torch.nan, torch.inf, -torch.inf)):
-            cloud[column::7, column] = value
-    elif name == "denormal":
-        cloud[::3] *= 1e-41
-        cloud[::2, 2] = 1e-40
-    elif name == "huge":
-        cloud[::2] *= 1e18
-        cloud[::5] *= 1e19
-    elif name == "empty":
-        cloud = cloud[:0]
-    elif name == "one":
-        cloud = torch.tensor([[0.0, 0.0, 2.0]])
-    elif name == "dense":
-        cloud = cloud / 20 + torch.tensor([0.0, 0.0, 2.0])
+def with_values(cloud: Tensor) -> Tensor:
+    for column, value in enumerate((torch.nan, torch.inf, -torch.inf)):
+        cloud[column::7, column] = value
     return cloud
 
 
-CLOUDS = (
-    "random", "ties", "around", "behind", "not numbers", "denormal", "huge", "empty", "one", "dense",
-)  # fmt: skip
+def denormal(cloud: Tensor) -> Tensor:
+    cloud[::3] *= 1e-41
+    cloud[::2, 2] = 1e-40
+    return cloud
+
+
+def huge(cloud: Tensor) -> Tensor:
+    cloud[::2] *= 1e18
+    cloud[::5] *= 1e19
+    return cloud
+
+
+AHEAD = torch.tensor([0.0, 0.0, 2.0])
+
+CLOUDS = {
+    "random": lambda cloud: cloud,
+    "ties": lambda cloud: cloud[:80].repeat(5, 1)[torch.arange(400) * 37 % 400],
+    "around": lambda cloud: 3 * (cloud - AHEAD),
+    "behind": lambda cloud: cloud * torch.tensor([1.0, 1.0, -1.0]) - 2 * AHEAD,
+    "not numbers": with_values,
+    "denormal": denormal,
+    "huge": huge,
+    "empty": lambda cloud: cloud[:0],
+    "one": lambda cloud: AHEAD[None],
+    "dense": lambda cloud: (cloud - AHEAD) / 20 + AHEAD,
+}
+
+
+def hostile_cloud(make, name: str) -> Tensor:
+    return CLOUDS[name](make.noise(400, 3, seed=3) + AHEAD)
 
 
 @pytest.mark.parametrize("nearest", [False, True], ids=["floor", "round"])
@@ -113,6 +121,13 @@ def test_points_at_the_camera_are_not_seen(nearest: bool) -> None:
     found = run(cloud, matrix, nearest)
     expect_same(found, brute_force(cloud, matrix, nearest))
     assert set(found[0].unique().tolist()) <= {-1, 4}
+
+
+def test_points_whose_depth_overflows_are_not_seen() -> None:
+    """A float32 depth of infinity would put them in the first cell."""
+    matrix = torch.tensor([[[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 10.0, 0]]])
+    cloud = torch.tensor([[1.0, 1.0, 3e38]])
+    assert bool((run(cloud, matrix, False)[0] == -1).all())
 
 
 def test_newest_wins_exact_ties(views: Tensor) -> None:
@@ -155,7 +170,9 @@ def test_any_coordinates(make, cloud, seed: int, nearest: bool) -> None:
 def walk(make, count: int) -> Tensor:
     """A cloud whose runs are compact, so that culling has something to leave out."""
     along = torch.linspace(0, 40, count)
-    centre = torch.stack([8 * torch.sin(along), 0.3 * torch.cos(3 * along), 8 * torch.cos(along)], 1)
+    centre = torch.stack(
+        [8 * torch.sin(along), 0.3 * torch.cos(3 * along), 8 * torch.cos(along)], 1
+    )
     return centre + 0.2 * make.noise(count, 3, seed=8)
 
 
@@ -189,12 +206,18 @@ def test_chunk_borders(make) -> None:
 
 
 @settings(max_examples=60)
-@given(seed=st.integers(0, 10_000), scale=st.sampled_from([1e-6, 0.1, 1.0, 30.0, 1e6]))
-def test_culling_keeps_every_run_with_a_visible_point(make, seed: int, scale: float) -> None:
-    count = 4 * BOUNDS_RUN - 100
+@given(
+    seed=st.integers(0, 10_000),
+    scale=st.sampled_from([1e-6, 0.1, 1.0, 30.0, 1e6]),
+    spread=st.sampled_from([0.0, 0.0, 0.3]),
+)
+def test_culling_keeps_every_run_with_a_visible_point(make, seed: int, scale, spread) -> None:
+    """Boxes down to single points, so that nothing is kept for the sake of its neighbours."""
+    number = 40
+    count = number * BOUNDS_RUN - 100
     runs = torch.arange(count) // BOUNDS_RUN
-    corner = 2 * make.noise(4, 3, seed=seed)[runs]
-    cloud = scale * (corner + 0.3 * make.noise(count, 3, seed=seed + 1))
+    corner = 2 * make.noise(number, 3, seed=seed)[runs]
+    cloud = scale * (corner + spread * make.noise(count, 3, seed=seed + 1))
     poses = make.poses(3, reach=1, seed=seed)
     poses[:, :3, 3] *= scale
     views = projection_matrices(poses, make.lens(HEIGHT, WIDTH, 3))
@@ -219,7 +242,9 @@ def test_boxes_hold_their_points_exactly(make) -> None:
     bounds = point_bounds(cloud)
     finite = cloud[:BOUNDS_RUN][torch.arange(BOUNDS_RUN) != 5]
     assert torch.equal(bounds[0], torch.cat([finite.amin(0), finite.amax(0)]))
-    assert torch.equal(bounds[1], torch.cat([cloud[BOUNDS_RUN:].amin(0), cloud[BOUNDS_RUN:].amax(0)]))
+    assert torch.equal(
+        bounds[1], torch.cat([cloud[BOUNDS_RUN:].amin(0), cloud[BOUNDS_RUN:].amax(0)])
+    )
     assert point_bounds(cloud[:0]).shape == (0, 6)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mirage_core.errors import (
     GeometryError,
     MirageError,
@@ -78,7 +79,11 @@ def test_poses(make) -> None:
         (lambda p: p[:, :3], ShapeError, "wrong shape"),
         (lambda p: p * torch.nan, GeometryError, "not numbers"),
         (lambda p: 2 * p, GeometryError, "frame 1 is not a rotation|frame 0 is not a rotation"),
-        (lambda p: p @ torch.diag(torch.tensor([1, 1, -1, 1.0])).double(), GeometryError, "mirrors"),
+        (
+            lambda p: p @ torch.diag(torch.tensor([1, 1, -1, 1.0])).double(),
+            GeometryError,
+            "mirrors",
+        ),
         (lambda p: p.mT, GeometryError, "last row"),
         (lambda p: 1e200 * p, GeometryError, "not a rotation"),
         (lambda p: 0 * p, GeometryError, "not a rotation"),

@@ -8,9 +8,10 @@ from pathlib import Path
 import av
 import pytest
 import torch
+from torch import Tensor
+
 from mirage_core.errors import CacheFormatError, ShapeError, StorageError
 from mirage_core.rollout.video import exact_rate, join_clips, read_frames, to_bytes, write_clip
-from torch import Tensor
 
 
 def clip(make, frames: int, seed: int = 0) -> Tensor:
@@ -54,7 +55,9 @@ def test_rates(make, tmp_path: Path, fps: float, exact: Fraction) -> None:
     join_clips(tmp_path / "whole.mp4", parts, fps)
     with av.open(str(tmp_path / "whole.mp4")) as video:
         stream = video.streams.video[0]
-        times = [float(packet.pts * packet.time_base) for packet in video.demux(stream) if packet.size]
+        times = [
+            float(packet.pts * packet.time_base) for packet in video.demux(stream) if packet.size
+        ]
     assert times == pytest.approx([n / float(exact) for n in range(7)], abs=2e-5)
 
 

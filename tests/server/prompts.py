@@ -101,6 +101,37 @@ def shot(
     return scene(width, height) | camera | memory() | loop(**settings)
 
 
+def looked_at(**changes: Any) -> Prompt:
+    """A memory from a picture and a depth picture of ComfyUI's own."""
+    size = {"batch_size": 1, "color": 0x808080}
+    prompt = {
+        "codec": node("MirageEmbeddedCodec"),
+        "picture": node("EmptyImage", width=64, height=64, **size),
+        "depth_picture": node("EmptyImage", width=64, height=64, **size),
+        "geometry": node(
+            "MirageGeometry",
+            depth=["depth_picture", 0],
+            encoding="near is white",
+            near=1.0,
+            far=20.0,
+            fov=60.0,
+        ),
+        "init": node(
+            "MirageCacheInit",
+            image=["picture", 0],
+            geometry=["geometry", 0],
+            vae=["codec", 0],
+            depth_mode="bilinear",
+            drop_flying=True,
+            pixel_convention="paper",
+        ),
+        "info": node("MirageCacheInfo", cache=["init", 0]),
+    }
+    for name, inputs in changes.items():
+        prompt[name]["inputs"] |= inputs
+    return prompt
+
+
 def runs_of(result: RunResult, name: str) -> int:
     """How often a node of the submitted graph ran, copies of an expansion included."""
     return result.displayed.count(name)

@@ -1,0 +1,215 @@
+"""The shipped files in ComfyUI's own frontend: loaded, queued and looked at in Chromium."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from comfy_client import ComfyClient
+from comfy_server import PACK, ComfyServer
+from workflow_flatten import flatten
+
+pytestmark = [pytest.mark.browser, pytest.mark.server]
+
+WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
+BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
+SCREENS = PACK / "out" / "screens"
+SMALL = {"width": 192, "height": 128, "frames": 37}
+TIMEOUT = 60_000
+ABOVE = 50
+"""Height of a node's title bar and of the badge with the pack's name on top of it."""
+
+OPTIONS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+READY = """() => window.LiteGraph?.registered_node_types?.MirageLoopClose
+    && window.app?.extensionManager?.workflow?.activeWorkflow && app.graph.nodes.length"""
+LOAD = "async ([content, name]) => { await app.loadGraphData(content, true, true, name) }"
+PROMPT = "async () => (await app.graphToPrompt()).output"
+SET_WIDGETS = """values => { for (const node of app.graph.nodes) for (const w of node.widgets ?? [])
+    if (w.name in values) w.value = values[w.name] }"""
+LISTEN = """() => { window.events = [];
+    for (const kind of ["execution_success", "execution_error", "execution_interrupted"])
+        comfyAPI.api.api.addEventListener(kind, e => window.events.push([kind, e.detail])) }"""
+BOXES = """graph => (graph ? app.graph.nodes.find(n => n.subgraph).subgraph : app.graph).nodes
+    .map(n => [n.title, ...n.pos, ...n.size, ...n.computeSize()])"""
+
+
+@pytest.fixture(scope="module")
+def object_info(comfy_server: ComfyServer) -> dict[str, Any]:
+    return ComfyClient(comfy_server.url).object_info()
+
+
+@pytest.fixture(scope="module")
+def console() -> list[str]:
+    """Warnings and errors of the page."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def page(chromium: str, comfy_server: ComfyServer, console: list[str]) -> Iterator[Page]:
+    # Without this the frontend greets a new user with a dialog.
+    ComfyClient(comfy_server.url).post_json("/settings/Comfy.TutorialCompleted", True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(OPTIONS))
+        page = browser.new_page(viewport={"width": 1920, "height": 1080})
+        page.set_default_timeout(TIMEOUT)
+        page.on("pageerror", lambda error: console.append(f"pageerror {error}"))
+        page.on(
+            "console",
+            lambda message: (
+                console.append(f"{message.type} {message.text} {message.location.get('url', '')}")
+                if message.type in ("error", "warning")
+                else None
+            ),
+        )
+        page.goto(comfy_server.url, wait_until="domcontentloaded")
+        page.wait_for_function(READY)
+        yield page
+        browser.close()
+
+
+def load(page: Page, path: Path) -> dict[str, Any]:
+    """Open a workflow file as by dropping it on the canvas."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    page.evaluate(LOAD, [content, path.stem])
+    return content
+
+
+def screenshot(page: Page, name: str) -> None:
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    # FitView glides; the picture is for people, so wait until the view stands still.
+    page.wait_for_function(
+        """() => { const { scale, offset } = app.canvas.ds;
+            const now = JSON.stringify([scale, ...offset]);
+            const still = window.view === now; window.view = now; return still }""",
+        polling=200,
+    )
+    page.screenshot(path=str(SCREENS / f"{name}.png"))
+
+
+def plain(prompt: dict[str, Any]) -> dict[str, Any]:
+    """A prompt without the titles that the browser adds."""
+    keys = ("class_type", "inputs")
+    return {number: {key: node[key] for key in keys} for number, node in prompt.items()}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_browser_makes_the_same_prompt(page: Page, object_info: dict[str, Any], path: Path) -> None:
+    content = load(page, path)
+    screenshot(page, f"{path.stem}_loaded")
+    assert plain(page.evaluate(PROMPT)) == flatten(content, object_info)
+
+
+def overlapping(boxes: list[list[Any]]) -> list[tuple[str, str]]:
+    """Pairs of nodes whose frames, title bars and badges included, lie over each other."""
+    frames = [
+        (title, x, y - ABOVE, x + max(w, least_w), y + max(h, least_h))
+        for title, x, y, w, h, least_w, least_h in boxes
+    ]
+    return [
+        (a[0], b[0])
+        for number, a in enumerate(frames)
+        for b in frames[number + 1 :]
+        if a[1] < b[3] and b[1] < a[3] and a[2] < b[4] and b[2] < a[4]
+    ]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_nodes_do_not_overlap(page: Page, path: Path) -> None:
+    load(page, path)
+    assert overlapping(page.evaluate(BOXES, False)) == []
+    assert overlapping(page.evaluate(BOXES, True)) == []
+    page.evaluate("() => app.canvas.setGraph(app.graph.nodes.find(n => n.subgraph).subgraph)")
+    screenshot(page, f"{path.stem}_inside")
+    page.evaluate("() => app.canvas.setGraph(app.graph.rootGraph ?? app.graph)")
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflow_runs_and_shows_its_results(
+    page: Page, comfy_server: ComfyServer, path: Path
+) -> None:
+    load(page, path)
+    page.evaluate(SET_WIDGETS, SMALL)
+    page.evaluate(LISTEN)
+    assert page.evaluate("async () => await app.queuePrompt(0, 1)")
+    page.wait_for_function("() => window.events.length > 0")
+    ((kind, detail),) = page.evaluate("() => window.events")
+    assert kind == "execution_success", detail
+
+    # The video plays on Save Video, the contact sheet stands on Save Image.
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('video')].some(v => v.readyState >= 1)"
+    )
+    size = page.evaluate(
+        "() => [...document.querySelectorAll('video')].map(v => [v.videoWidth, v.videoHeight])"
+    )
+    assert [SMALL["width"], SMALL["height"]] in size
+    page.wait_for_function(
+        "() => app.graph.nodes.find(n => n.type === 'SaveImage').imgs?.[0]?.naturalWidth > 0"
+    )
+    # The node grows when its video is there.
+    page.wait_for_function("() => app.graph.nodes.find(n => n.type === 'SaveVideo').size[1] > 200")
+    report = page.evaluate(
+        "() => app.graph.nodes.find(n => n.type === 'PreviewAny').widgets[0].value"
+    )
+    assert "37 frames of 192 x 128 in 2 chunks" in report
+    screenshot(page, f"{path.stem}_done")
+    assert overlapping(page.evaluate(BOXES, False)) == [], "results cover other nodes"
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_blueprint_is_in_the_node_library(page: Page, path: Path) -> None:
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    page.wait_for_function("() => app.graph.nodes.length === 0")
+    page.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+    page.get_by_placeholder("Add a node...").fill(path.stem)
+    page.get_by_role("option").filter(has_text=path.stem).first.click()
+    page.mouse.click(900, 500)
+    page.wait_for_function("() => app.graph.nodes.length === 1")
+    name, inputs, inner = page.evaluate(
+        """() => { const [n] = app.graph.nodes; return [n.title, n.inputs.map(i => i.type),
+            n.subgraph.nodes.map(i => i.type).sort()] }"""
+    )
+    shipped = json.loads(path.read_text(encoding="utf-8"))["definitions"]["subgraphs"][0]
+    assert name == path.stem
+    assert inputs == [slot["type"] for slot in shipped["inputs"]]
+    assert inner == sorted(node["type"] for node in shipped["nodes"])
+    screenshot(page, "blueprint_added")
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_template_opens_from_the_browser(page: Page, path: Path) -> None:
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    page.wait_for_function("() => app.graph.nodes.length === 0")
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    dialog = page.get_by_role("dialog").filter(has=page.get_by_text("All Templates"))
+    dialog.get_by_placeholder("Search").fill("mirage")
+    card = dialog.get_by_test_id(f"template-workflow-{path.stem}")
+    card.wait_for()
+    thumbnail = card.locator("img").first
+    page.wait_for_function("image => image.naturalWidth > 0", arg=thumbnail.element_handle())
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=str(SCREENS / "templates.png"))
+    card.click()
+    expected = len(json.loads(path.read_text(encoding="utf-8"))["nodes"])
+    page.wait_for_function("count => app.graph.nodes.length === count", arg=expected)
+
+
+def test_console_has_no_complaint_about_the_pack(page: Page, console: list[str]) -> None:
+    """Last in the file: judges what all tests above made the page say."""
+    assert page.evaluate("() => app.graph.nodes.length") > 0
+    assert [line for line in console if "mirage" in line.lower()] == []
