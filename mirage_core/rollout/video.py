@@ -18,6 +18,7 @@ from ..files import atomic_path
 from ..validate import expect_shape
 
 CODEC: Final = "libx264"
+PIXELS: Final = "yuv420p"
 CRF: Final = 12
 """Constant rate factor of the clips: visually lossless."""
 
@@ -62,12 +63,13 @@ def write_clip(
     with _writing(path) as temporary, av.open(str(temporary), "w", format="mp4") as output:
         stream = output.add_stream(CODEC, rate=rate)
         stream.height, stream.width = int(frames.shape[1]), int(frames.shape[2])
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = PIXELS
         # One thread and no B-frames: the same bytes on every run, and clips that join.
         stream.options = {"crf": str(CRF), "preset": "fast", "threads": "1", "bf": "0"}
         for number, picture in enumerate(frames, start=1):
             frame = av.VideoFrame.from_ndarray(to_bytes(picture).numpy(), format="rgb24")
-            output.mux(stream.encode(frame))
+            # Left to the encoder, the conversion is not the same on every run.
+            output.mux(stream.encode(frame.reformat(format=PIXELS)))
             if on_frame is not None:
                 on_frame(number, len(frames))
         output.mux(stream.encode(None))

@@ -37,9 +37,12 @@ def test_frames_survive_nearly_unchanged(make, tmp_path: Path) -> None:
 
 
 def test_the_same_bytes_every_time(make, tmp_path: Path) -> None:
-    for name in "ab":
-        write_clip(tmp_path / f"{name}.mp4", clip(make, 9), 24)
-    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    """Often, since an encoder that is not quite deterministic differs in one run of thirty."""
+    frames, contents = clip(make, 9), set()
+    for _ in range(60):
+        write_clip(tmp_path / "a.mp4", frames, 24)
+        contents.add((tmp_path / "a.mp4").read_bytes())
+    assert len(contents) == 1
 
 
 @pytest.mark.parametrize(
