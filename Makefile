@@ -25,7 +25,7 @@ setup:
 
 test: setup
 	@$(VENV) -m ruff check --quiet .
-	@$(VENV) -m pytest $(PYTEST_ARGS)
+	@.venv/bin/pytest $(PYTEST_ARGS)  # python -m pytest would put the checkout on sys.path
 
 demo: setup
 	@$(VENV) tools/demo.py $(DEMO_ARGS)

@@ -162,7 +162,9 @@ def test_only_the_library_is_installed() -> None:
 
 def test_tests_do_not_see_the_checkout_either() -> None:
     assert str(ROOT) not in sys.path
-    assert importlib.util.find_spec("nodes") is None
+    found = importlib.util.find_spec("nodes")
+    # Tests that load the pack in this process bring ComfyUI's own module of that name.
+    assert found is None or ROOT not in Path(str(found.origin)).parents
 
 
 LOAD_PACK = f"""

@@ -302,23 +302,11 @@ class Writer:
             "inputNode": {"id": -10, "bounding": [-50, 0, 120, 40 + 20 * len(item.inputs)]},
             "outputNode": {"id": -20, "bounding": [right, 0, 120, 40 + 20 * len(item.outputs)]},
             "inputs": [
-                {
-                    "id": str(uuid.uuid5(NAMESPACE, f"{item.name} input {name}")),
-                    "name": name,
-                    "type": kind,
-                    "linkIds": [link[0] for link in links if link[1:3] == (-10, slot)],
-                    "pos": [50, 20 + 20 * slot],
-                }
+                _slot(item, "input", (slot, name, kind), 50, links)
                 for slot, (name, kind) in enumerate(item.inputs)
             ],
             "outputs": [
-                {
-                    "id": str(uuid.uuid5(NAMESPACE, f"{item.name} output {name}")),
-                    "name": name,
-                    "type": kind,
-                    "linkIds": [link[0] for link in links if link[3:5] == (-20, slot)],
-                    "pos": [right + 20, 20 + 20 * slot],
-                }
+                _slot(item, "output", (slot, name, kind), right + 20, links)
                 for slot, (name, kind, _) in enumerate(item.outputs)
             ],
             "widgets": [],
@@ -337,6 +325,22 @@ class Writer:
             ],
             "extra": {},
         }
+
+
+def _slot(
+    item: Subgraph, side: str, slot: tuple[int, str, str], x: int, links: list[Any]
+) -> dict[str, Any]:
+    """The record of a subgraph's input or output, with the links that meet it."""
+    number, name, kind = slot
+    end = slice(1, 3) if side == "input" else slice(3, 5)
+    meets = (-10, number) if side == "input" else (-20, number)
+    return {
+        "id": str(uuid.uuid5(NAMESPACE, f"{item.name} {side} {name}")),
+        "name": name,
+        "type": kind,
+        "linkIds": [link[0] for link in links if link[end] == meets],
+        "pos": [x, 20 + 20 * number],
+    }
 
 
 def build(object_info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
