@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 from mirage_core.embedded.codec import EmbeddedCodec
+from mirage_core.evaluation.metrics import psnr
 
 LEAST_GAIN_DB = 8.0
 """Measured: 25.1 dB against 14.9 dB of the unmoved left photograph."""
@@ -32,10 +35,28 @@ def aloe() -> Iterator[ModuleType]:
     del sys.modules[spec.name]
 
 
-def test_the_right_view_from_the_left_photograph(aloe, record_property, capsys) -> None:
-    folder = aloe.find_pair()
-    if folder is None:
+@pytest.fixture
+def folder(aloe) -> Path:
+    """Where the pair lies; tests are skipped where it is not at hand."""
+    found = aloe.find_pair()
+    if found is None:
         pytest.skip("needs the stereo pair Aloe: set MIRAGE_ALOE to the folder with left.jpg")
+    return found
+
+
+def test_the_codec_keeps_the_photograph(folder: Path) -> None:
+    photo = ImageOps.fit(Image.open(folder / "left.jpg").convert("RGB"), (1280, 704))
+    frame = torch.from_numpy(np.asarray(photo, dtype=np.float32) / 255)[None]
+    codec = EmbeddedCodec()
+    tokens = codec.encode(frame)
+    assert psnr(codec.decode(tokens), frame) > 29.5
+    static = codec.static_tokens(tokens).repeat(1, 2, 1, 1)
+    assert psnr(codec.decode(static)[1:2], frame) > 28.5
+
+
+def test_the_right_view_from_the_left_photograph(
+    aloe, folder: Path, record_property, capsys
+) -> None:
     pair = aloe.load_pair(folder)
     found = aloe.compare(pair, EmbeddedCodec())
     share = float(found.visible.float().mean())
@@ -55,11 +76,8 @@ def test_the_right_view_from_the_left_photograph(aloe, record_property, capsys) 
     assert found.codec - found.shown < MOST_LOSS_DB
 
 
-def test_measured_points_land_where_the_disparity_says(aloe) -> None:
+def test_measured_points_land_where_the_disparity_says(aloe, folder: Path) -> None:
     """Lifting by the formula and projecting into the right camera moves pixels by d."""
-    folder = aloe.find_pair()
-    if folder is None:
-        pytest.skip("needs the stereo pair Aloe: set MIRAGE_ALOE to the folder with left.jpg")
     pair = aloe.load_pair(folder)
     depth = pair.depth[0, 100:900:50, 100:1200:50].double()
     column = torch.arange(100, 1200, 50) + 0.5

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -175,19 +172,3 @@ def test_slow_camera_move_keeps_its_quality(codec: EmbeddedCodec) -> None:
     assert psnr(codec.decode(tokens), frames) > 23
     assert 0.5 < float(tokens.std()) < 2
     assert 0.1 < float(tokens.flatten(1).std(1).min())
-
-
-@pytest.mark.skipif("MIRAGE_ALOE" not in os.environ, reason="no folder with photographs is named")
-def test_photograph_keeps_its_quality(codec: EmbeddedCodec) -> None:
-    image_module = pytest.importorskip("PIL.Image")
-    photo = image_module.open(Path(os.environ["MIRAGE_ALOE"]) / "left.jpg").convert("RGB")
-    scale = max(1280 / photo.width, 704 / photo.height)
-    photo = photo.resize(
-        (round(photo.width * scale), round(photo.height * scale)), image_module.Resampling.LANCZOS
-    )
-    left, top = (photo.width - 1280) // 2, (photo.height - 704) // 2
-    photo = photo.crop((left, top, left + 1280, top + 704))
-    frame = torch.from_numpy(np.asarray(photo, dtype=np.float32) / 255)[None]
-    assert psnr(codec.decode(codec.encode(frame)), frame) > 30
-    static = codec.static_tokens(codec.encode(frame)).repeat(1, 2, 1, 1)
-    assert psnr(codec.decode(static)[1:2], frame) > 29
