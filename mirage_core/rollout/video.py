@@ -18,9 +18,12 @@ from ..files import atomic_path
 from ..validate import expect_shape
 
 CODEC: Final = "libx264"
-PIXELS: Final = "yuv420p"
 CRF: Final = 12
 """Constant rate factor of the clips: visually lossless."""
+
+OPTIONS: Final = {"crf": str(CRF), "preset": "fast", "threads": "1", "bf": "0", "mbtree": "0"}
+"""One thread and no B-frames: the same bytes on every run, and clips that join. x264's
+macroblock tree is off because its AVX-512 code now and then decides differently."""
 
 BROADCAST_TOLERANCE: Final = 1e-3
 """Frames per second by which people round the rates 24000/1001, 30000/1001 and 60000/1001."""
@@ -63,13 +66,11 @@ def write_clip(
     with _writing(path) as temporary, av.open(str(temporary), "w", format="mp4") as output:
         stream = output.add_stream(CODEC, rate=rate)
         stream.height, stream.width = int(frames.shape[1]), int(frames.shape[2])
-        stream.pix_fmt = PIXELS
-        # One thread and no B-frames: the same bytes on every run, and clips that join.
-        stream.options = {"crf": str(CRF), "preset": "fast", "threads": "1", "bf": "0"}
+        stream.pix_fmt = "yuv420p"
+        stream.options = dict(OPTIONS)
         for number, picture in enumerate(frames, start=1):
             frame = av.VideoFrame.from_ndarray(to_bytes(picture).numpy(), format="rgb24")
-            # Left to the encoder, the conversion is not the same on every run.
-            output.mux(stream.encode(frame.reformat(format=PIXELS)))
+            output.mux(stream.encode(frame))
             if on_frame is not None:
                 on_frame(number, len(frames))
         output.mux(stream.encode(None))
