@@ -174,6 +174,12 @@ def encode_images(
     return torch.cat(tokens, dim=1)
 
 
+def decode_video(vae: comfy.sd.VAE, latent: Latent) -> Tensor:
+    """Frames (F, H, W, 3) in 0..1 of the one video in a LATENT, as VAE Decode makes them."""
+    images = vae.decode(latent["samples"])
+    return images.reshape(-1, *images.shape[-3:])
+
+
 def progress(total: int) -> Callable[[float, float], None]:
     """A callback ``(done, total)`` that moves the node's bar, and stops when cancelled."""
     bar = comfy.utils.ProgressBar(total)

@@ -90,8 +90,7 @@ class MiragePreviewFill(io.ComfyNode):
             description=(
                 "Completes a readout's holes smoothly, in seconds and without a model, so that "
                 "a camera move can be judged before a costly sampling run. It invents nothing: "
-                "what was never seen stays a soft patch of colour, and is not remembered. Swap it "
-                "for Mirage-conditioned sampling to have the model paint the unknown."
+                "what was never seen stays a soft patch of colour, and is not remembered."
             ),
             search_aliases=["preview", "fill holes", "inpaint smooth", "animatic"],
             inputs=[
@@ -109,6 +108,7 @@ class MiragePreviewFill(io.ComfyNode):
             outputs=[
                 io.Latent.Output(display_name="latent"),
                 GeometryType.Output(display_name="geometry"),
+                io.Image.Output(display_name="images"),
             ],
         )
 
@@ -123,25 +123,31 @@ class MiragePreviewFill(io.ComfyNode):
         expect_same_codec(readout.cache, vae)
         tokens, depth = fill_readout(readout)
         unknown = ~readout.visible
-        codec = adapters.embedded_codec(vae)
+        codec, images = adapters.embedded_codec(vae), None
         if codec is not None:
             update = adapters.progress(len(readout.trajectory))
             preview = render_preview(readout.cache, readout.trajectory, codec, update)
-            tokens = codec.encode(preview.frames)
+            images, tokens = preview.frames, codec.encode(preview.frames)
             unknown = uncertain_pixels(preview.depth)
             depth = complete_depth(preview.depth, depth)
         if first_latent is not None:
             first = adapters.latent_tokens(first_latent, "The first latent")
             tokens = torch.cat([first[:, :1].to(tokens), tokens[:, 1:]], dim=1)
-        cameras = readout.latent_cameras
-        size = (int(depth.shape[1]), int(depth.shape[2]))
-        geometry = FrameGeometry(
-            depth=depth,
-            intrinsics=grid_intrinsics(cameras, size),
-            world_to_camera=cameras.world_to_camera,
-            exclude=unknown,
-        )
-        return io.NodeOutput(adapters.make_latent(tokens), geometry)
+        latent = adapters.make_latent(tokens)
+        if images is None:
+            images = adapters.decode_video(vae, latent)
+        return io.NodeOutput(latent, _geometry(readout, depth, unknown), images)
+
+
+def _geometry(readout: Readout, depth: Tensor, unknown: Tensor) -> FrameGeometry:
+    """Depth (T, rows, cols) of a readout's latent frames, without what is unknown."""
+    cameras = readout.latent_cameras
+    return FrameGeometry(
+        depth=depth,
+        intrinsics=grid_intrinsics(cameras, (int(depth.shape[1]), int(depth.shape[2]))),
+        world_to_camera=cameras.world_to_camera,
+        exclude=unknown,
+    )
 
 
 def expect_same_codec(cache: LatentCache, vae: comfy.sd.VAE) -> None:

@@ -61,7 +61,7 @@ CHUNK_LOOP = Subgraph(
     name="Mirage Chunk Loop (Preview)",
     description=(
         "Makes a shot chunk by chunk from the memory alone: reads it, fills holes smoothly, "
-        "decodes, writes back what was new, and repeats to the end of the trajectory."
+        "writes back what was new, and repeats to the end of the trajectory."
     ),
     inputs=[("state", "MIRAGE_STATE"), ("vae", "VAE")],
     outputs=[("state", "MIRAGE_STATE", Out(25))],
@@ -73,22 +73,21 @@ CHUNK_LOOP = Subgraph(
             (790, 0),
             {"readout": Out(21, 0), "vae": Out(-10, 1), "first_latent": Out(20, 4)},
         ),
-        23: Node("VAEDecode", (1120, 0), {"samples": Out(22, 0), "vae": Out(-10, 1)}, (200, 60)),
         24: Node(
             "MirageCacheUpdate",
-            (1380, 0),
+            (1120, 0),
             {
                 "state": Out(20, 1),
                 "readout": Out(21, 0),
                 "latent": Out(22, 0),
-                "images": Out(23, 0),
+                "images": Out(22, 2),
                 "geometry": Out(22, 1),
                 "vae": Out(-10, 1),
             },
             (NODE_WIDTH, 260),
         ),
         25: Node(
-            "MirageLoopClose", (1720, 0), {"flow": Out(20, 0), "state": Out(24, 0)}, (220, 60)
+            "MirageLoopClose", (1460, 0), {"flow": Out(20, 0), "state": Out(24, 0)}, (220, 60)
         ),
     },
 )

@@ -11,6 +11,7 @@ from typing import Final
 import av
 import torch
 from av.error import FFmpegError
+from av.video.reformatter import Colorspace
 from torch import Tensor
 
 from ..errors import CacheFormatError, StorageError
@@ -18,6 +19,10 @@ from ..files import atomic_path
 from ..validate import expect_shape
 
 CODEC: Final = "libx264"
+PIXELS: Final = "yuv420p"
+BT709: Final = 1
+"""Number of BT.709 in the tables of H.264 for matrix, primaries and transfer."""
+LIMITED_RANGE: Final = 1
 CRF: Final = 12
 """Constant rate factor of the clips: visually lossless."""
 
@@ -66,14 +71,25 @@ def write_clip(
     with _writing(path) as temporary, av.open(str(temporary), "w", format="mp4") as output:
         stream = output.add_stream(CODEC, rate=rate)
         stream.height, stream.width = int(frames.shape[1]), int(frames.shape[2])
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = PIXELS
         stream.options = dict(OPTIONS)
+        _tag_colours(stream.codec_context)
         for number, picture in enumerate(frames, start=1):
             frame = av.VideoFrame.from_ndarray(to_bytes(picture).numpy(), format="rgb24")
-            output.mux(stream.encode(frame))
+            output.mux(
+                stream.encode(frame.reformat(format=PIXELS, dst_colorspace=Colorspace.ITU709))
+            )
             if on_frame is not None:
                 on_frame(number, len(frames))
         output.mux(stream.encode(None))
+
+
+def _tag_colours(codec: av.VideoCodecContext) -> None:
+    """Say BT.709 in the file: players guess otherwise, and guess wrong colours."""
+    codec.colorspace = BT709
+    codec.color_primaries = BT709
+    codec.color_trc = BT709
+    codec.color_range = LIMITED_RANGE
 
 
 def join_clips(path: Path, clips: Sequence[Path], fps: float) -> None:

@@ -138,3 +138,16 @@ def test_a_folder_that_cannot_be(make, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError):
         write_clip(tmp_path / "file" / "a.mp4", clip(make, 1), 24)
+
+
+def test_colours_are_tagged_and_come_back(tmp_path: Path) -> None:
+    """Without a tag players take BT.709 for granted, and red drifts by more than ten levels."""
+    colours = torch.tensor([[200, 40, 30], [30, 180, 60], [40, 60, 200], [220, 210, 90]])
+    picture = colours.repeat_interleave(16, 0)[:, None].expand(64, 64, 3) / 255
+    write_clip(tmp_path / "a.mp4", picture[None].repeat(3, 1, 1, 1), 24)
+    join_clips(tmp_path / "b.mp4", [tmp_path / "a.mp4"], 24)
+    with av.open(str(tmp_path / "b.mp4")) as video:
+        frame = next(video.decode(video=0))
+        assert (frame.colorspace, frame.color_range) == (1, 1)
+        seen = frame.reformat(format="rgb24", src_colorspace="ITU709").to_ndarray()
+    assert abs(seen[8::16, 32].astype(int) - colours.numpy()).max() <= 3
