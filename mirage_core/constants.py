@@ -11,6 +11,9 @@ from typing import Final
 LATENT_CHANNELS: Final = 48
 """Channels of one latent token."""
 
+WAN_CODEC: Final = "wan2.2"
+"""Name under which a memory remembers that the Wan2.2 VAE made its tokens."""
+
 SPATIAL_STRIDE: Final = 16
 """Pixels per latent cell, along each image axis."""
 

@@ -66,6 +66,12 @@ def ensure_writable_folder(path: Path | str) -> Path:
     return path
 
 
+def with_suffix(path: Path | str, suffix: str) -> Path:
+    """``path`` with ``suffix`` added unless it has it already, in whatever case."""
+    path = Path(path)
+    return path if path.suffix.lower() == suffix else path.with_name(path.name + suffix)
+
+
 def discard_unfinished(folder: Path) -> None:
     """Remove temporary files that a killed program left in a folder with one writer."""
     for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):

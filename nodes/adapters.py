@@ -17,8 +17,13 @@ import torch
 from comfy_api.latest import InputImpl
 from torch import Tensor
 
-from ..mirage_core.constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
-from ..mirage_core.embedded.codec import EmbeddedCodec
+from ..mirage_core.constants import (
+    LATENT_CHANNELS,
+    SPATIAL_STRIDE,
+    TEMPORAL_STRIDE,
+    WAN_CODEC,
+)
+from ..mirage_core.embedded.codec import CODEC_NAME, EmbeddedCodec
 from ..mirage_core.errors import ModelMismatchError, ShapeError, StorageError
 from ..mirage_core.files import storage_error
 from ..mirage_core.rollout.spool import MANIFEST
@@ -29,9 +34,6 @@ Latent = dict[str, Any]
 
 OUTPUT_FOLDER = "mirage"
 """Folder below ComfyUI's output folder that rollouts and memories are saved in."""
-
-EMBEDDED_CODEC_NAME = "embedded-dct-1"
-WAN_CODEC_NAME = "wan2.2"
 
 
 class EmbeddedVAE(comfy.sd.VAE):
@@ -108,7 +110,7 @@ def codec_name(vae: comfy.sd.VAE) -> str:
         ModelMismatchError: The VAE is not of Wan2.2's family.
     """
     expect_vae(vae)
-    return WAN_CODEC_NAME if embedded_codec(vae) is None else EMBEDDED_CODEC_NAME
+    return WAN_CODEC if embedded_codec(vae) is None else CODEC_NAME
 
 
 def expect_vae(vae: comfy.sd.VAE) -> None:
@@ -276,7 +278,7 @@ def is_output_node(class_type: str) -> bool:
 
 def token_colours(tokens: Tensor, codec: str) -> Tensor:
     """Approximate colours (N, 3) in 0..1 of model-space tokens (N, 48), for display."""
-    if codec == EMBEDDED_CODEC_NAME:
+    if codec == CODEC_NAME:
         colours = [EmbeddedCodec().decode_patches(part).mean((1, 2)) for part in _parts(tokens)]
         return torch.cat(colours or [torch.zeros(0, 3)]).clamp(0, 1)
     latent_format = comfy.latent_formats.Wan22()

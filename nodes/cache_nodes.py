@@ -14,12 +14,12 @@ from typing_extensions import override
 from ..mirage_core.cache.build import WriteConfig, append_all, observe
 from ..mirage_core.cache.io import load_cache, save_cache
 from ..mirage_core.cache.ply import point_cloud_ply
-from ..mirage_core.cache.policy import WRITE_POLICIES, write
 from ..mirage_core.cache.types import LatentCache
 from ..mirage_core.geometry.camera import PixelConvention
 from ..mirage_core.geometry.depth import DEPTH_MODES
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
-from ..mirage_core.readout.render import Readout, read_winners
+from ..mirage_core.readout.render import Readout
+from ..mirage_core.rollout.policy import WRITE_POLICIES, write
 from ..mirage_core.rollout.spool import commit
 from ..mirage_core.rollout.state import RolloutState
 from ..mirage_core.rollout.update import chunk_observation
@@ -217,7 +217,6 @@ class MirageCacheUpdate(io.ComfyNode):
             state.cache,
             observation,
             policy,
-            read_winners,
             lambda done, total: steps(1 + done / total, STAGES),
         )
         return io.NodeOutput(

@@ -22,7 +22,7 @@ from ..mirage_core.geometry.trajectory import Trajectory
 from ..mirage_core.rollout.plan import expect_rollout_length
 from ..mirage_core.rollout.progress import time_left
 from ..mirage_core.rollout.spool import all_latents, finish, open_folder
-from ..mirage_core.rollout.state import RolloutState, rollout_id
+from ..mirage_core.rollout.state import RolloutState, chunk_seed, rollout_id
 from . import adapters
 from .types import CacheType, FlowType, StateType, TrajectoryType
 
@@ -32,9 +32,6 @@ CHUNKS_PER_EXPANSION = 16
 Messages of the server grow with the nodes that a prompt has ever had, so copies are made in
 portions, and each portion begins from a state by value, which keeps chains of nodes short.
 """
-
-SEED_STEP = 0x9E3779B97F4A7C15
-"""Odd constant that spreads (seed, chunk) over 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +63,6 @@ class BoxedState(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._items)
-
-
-def chunk_seed(seed: int, chunk: int) -> int:
-    """Seed of a chunk's noise, from the shot's seed and the chunk's number."""
-    return (seed + chunk * SEED_STEP) % (1 << 63)
 
 
 class MirageRolloutStart(io.ComfyNode):

@@ -85,7 +85,8 @@ class MirageTrajectory(io.ComfyNode):
     def validate_inputs(
         cls, frames: int | None = None, keys: str | None = None, keyframes: str | None = None
     ) -> bool | str:
-        if frames is None or keys or keyframes:
+        decided_by_keys = (keys or "").strip() and not (keyframes or "").strip()
+        if frames is None or decided_by_keys:
             return True
         try:
             expect_range("The number of frames", frames, MIN_FRAMES, MAX_FRAMES)

@@ -150,3 +150,17 @@ def make_block(
 def append_all(cache: LatentCache, observation: Observation) -> LatentCache:
     """Write every valid cell (policy ``append``, paper Eq. 6)."""
     return cache.append(make_block(observation, cache.convention))
+
+
+def merge_blocks(blocks: list[CacheBlock]) -> CacheBlock:
+    """One block with the points of several, in their order."""
+    shifts = torch.tensor([0] + [len(block.frames) for block in blocks[:-1]]).cumsum(0).tolist()
+    return CacheBlock(
+        points=torch.cat([block.points for block in blocks]),
+        tokens=torch.cat([block.tokens for block in blocks]),
+        source=torch.cat([b.source + shift for b, shift in zip(blocks, shifts, strict=True)]),
+        slope=torch.cat([block.slope for block in blocks]),
+        world_to_camera=torch.cat([block.world_to_camera for block in blocks]),
+        intrinsics=torch.cat([block.intrinsics for block in blocks]),
+        frames=torch.cat([block.frames for block in blocks]),
+    )

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CacheFormatError, MirageError, ModelMismatchError
-from ..files import atomic_write
+from ..files import atomic_write, with_suffix
 from ..geometry.camera import PixelConvention
 from ..validate import expect_finite
 from .types import CONTENT, CacheBlock, LatentCache
@@ -159,9 +159,7 @@ def save_cache(path: Path | str, cache: LatentCache) -> Path:
     Raises:
         StorageError: The disk is full, or the folder cannot be written.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        path = path.with_name(path.name + ".safetensors")
+    path = with_suffix(path, ".safetensors")
     tensors: dict[str, Tensor] = {}
     for number, block in enumerate(cache.blocks):
         tensors.update(block_tensors(block, f"block.{number}"))

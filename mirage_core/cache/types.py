@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ..constants import LATENT_CHANNELS
+from ..constants import LATENT_CHANNELS, WAN_CODEC
 from ..errors import ModelMismatchError, ShapeError
 from ..geometry.camera import PixelConvention
 from ..geometry.trajectory import expect_intrinsics
@@ -112,7 +112,7 @@ class LatentCache:
 
     blocks: tuple[CacheBlock, ...] = ()
     convention: PixelConvention = PixelConvention.PAPER
-    codec: str = "wan2.2"
+    codec: str = WAN_CODEC
     channels: int = LATENT_CHANNELS
 
     def __post_init__(self) -> None:

@@ -46,6 +46,11 @@ TEMPORAL_PRIOR: Final = 0.3
 """Deviation of the temporal channels relative to a static channel of the same frequency."""
 
 
+CODEC_NAME: Final = "embedded-dct-1"
+"""Name under which a memory remembers that this codec made its tokens; a change of the basis
+takes another name."""
+
+
 @dataclass(frozen=True)
 class _Basis:
     """Analysis (pixels, 48) and synthesis (48, pixels) matrices of one cell on one device."""

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CacheFormatError, GeometryError, ValueRangeError
-from ..files import atomic_write
+from ..files import atomic_write, with_suffix
 from ..validate import expect_rigid
 from .trajectory import Trajectory
 from .transform import invert_rigid
@@ -266,9 +266,7 @@ def save_trajectory(path: Path | str, trajectory: Trajectory) -> Path:
         GeometryError: Intrinsics have a skew, which the format cannot hold.
         StorageError: The disk is full, or the folder cannot be written.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".json":
-        path = path.with_name(path.name + ".json")
+    path = with_suffix(path, ".json")
     text = json.dumps(trajectory_to_json(trajectory), allow_nan=False)
     with atomic_write(path, "w") as file:
         file.write(text)

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from torch import Tensor
 
@@ -15,6 +16,9 @@ from ..geometry.camera import latent_size
 from ..geometry.trajectory import Trajectory
 from ..validate import expect_shape
 from .plan import Chunk, expect_rollout_length, plan_chunks
+
+SEED_STEP: Final = 0x9E3779B97F4A7C15
+"""Odd constant that spreads (seed, chunk) over 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,11 @@ class RolloutState:
             last=record,
             statistics=(*self.statistics, statistics),
         )
+
+
+def chunk_seed(seed: int, chunk: int) -> int:
+    """Seed of a chunk's noise, from the shot's seed and the chunk's number."""
+    return (seed + chunk * SEED_STEP) % (1 << 63)
 
 
 def rollout_id(

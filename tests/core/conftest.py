@@ -14,7 +14,6 @@ from hypothesis import settings
 from torch import Tensor
 
 from mirage_core.cache.build import Observation, WriteConfig, append_all, observe
-from mirage_core.cache.policy import write
 from mirage_core.cache.types import CacheBlock, LatentCache
 from mirage_core.embedded.codec import EmbeddedCodec
 from mirage_core.geometry.camera import PixelConvention
@@ -22,7 +21,8 @@ from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid, rigid, rotation_about
 from mirage_core.preview.fill import fill_readout
-from mirage_core.readout.render import read, read_winners
+from mirage_core.readout.render import read
+from mirage_core.rollout.policy import write
 from mirage_core.rollout.spool import commit, open_folder
 from mirage_core.rollout.state import RolloutState, rollout_id
 from mirage_core.rollout.update import chunk_observation
@@ -177,7 +177,7 @@ class Shot:
             state, latents, frames, geometry,
             encode=Shot.CODEC.encode_images, config=WriteConfig(), dtype=torch.float16,
         )  # fmt: skip
-        cache = write(state.cache, observation, policy, read_winners)
+        cache = write(state.cache, observation, policy)
         return {"latents": latents, "frames": frames, "readout": readout, "cache": cache}
 
     @staticmethod

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mirage_core.cache.build import WriteConfig, append_all, make_block, observe
+from mirage_core.cache.build import WriteConfig, append_all, make_block, merge_blocks, observe
 from mirage_core.cache.ply import point_cloud_ply
-from mirage_core.cache.policy import merge_blocks
 from mirage_core.cache.types import CacheBlock, LatentCache
 from mirage_core.errors import GeometryError, ModelMismatchError, ShapeError
 from mirage_core.geometry.frame_geometry import FrameGeometry

@@ -18,8 +18,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mirage_core import files
+from mirage_core.cache.build import merge_blocks
 from mirage_core.cache.io import HEADER_KEY, cache_header, load_cache, save_cache
-from mirage_core.cache.policy import merge_blocks
 from mirage_core.cache.types import CONTENT, LatentCache
 from mirage_core.errors import CacheFormatError, StorageError
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mirage_core.cache.build import Observation, WriteConfig, append_all
-from mirage_core.cache.policy import (
-    NEARER_SURFACE,
-    WRITE_POLICIES,
-    merge_blocks,
-    novel_cells,
-    write,
-)
+from mirage_core.cache.build import Observation, WriteConfig, append_all, merge_blocks
 from mirage_core.cache.types import LatentCache
 from mirage_core.errors import ShapeError, ValueRangeError
 from mirage_core.geometry.camera import PixelConvention
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.readout.render import read_winners
+from mirage_core.rollout.policy import (
+    NEARER_SURFACE,
+    WRITE_POLICIES,
+    novel_cells,
+    write,
+)
 from mirage_core.rollout.update import chunk_observation
 
 GRID = (8, 12)
@@ -32,7 +31,7 @@ def seen(make) -> Observation:
 def write_twice(first: Observation, second: Observation, policy: str, convention) -> LatentCache:
     cache = append_all(LatentCache(convention=convention), first)
     before = cache.fingerprint()
-    result = write(cache, second, policy, read_winners)
+    result = write(cache, second, policy)
     assert cache.fingerprint() == before
     assert len(cache.blocks) == 1
     return result
@@ -41,7 +40,7 @@ def write_twice(first: Observation, second: Observation, policy: str, convention
 def test_novelty_writes_nothing_that_is_shown(make, convention: PixelConvention, seen) -> None:
     again = make.observation(seen.depth, seed=5)
     cache = append_all(LatentCache(convention=convention), seen)
-    assert write(cache, again, "novelty", read_winners) is cache
+    assert write(cache, again, "novelty") is cache
 
 
 def test_append_writes_everything(make, convention: PixelConvention, seen) -> None:
@@ -73,17 +72,17 @@ def test_novelty_writes_surfaces_well_in_front(make, convention: PixelConvention
 def test_cells_without_depth_are_never_written(make, seen) -> None:
     blind = make.observation(torch.zeros(1, *GRID))
     for policy in WRITE_POLICIES:
-        assert len(write(LatentCache(), blind, policy, read_winners)) == 0
+        assert len(write(LatentCache(), blind, policy)) == 0
 
 
 def test_later_frames_of_one_observation_see_the_earlier(make) -> None:
     """Three equal frames are written once; the first frame keeps the cells."""
     depth = 2 + make.uniform(1, *GRID)
     three = make.observation(depth.repeat(3, 1, 1))
-    cache = write(LatentCache(), three, "novelty", read_winners)
+    cache = write(LatentCache(), three, "novelty")
     assert len(cache) == 96
     assert cache.blocks[0].source.unique().tolist() == [0]
-    assert len(write(LatentCache(), three, "append", read_winners)) == 288
+    assert len(write(LatentCache(), three, "append")) == 288
 
 
 def test_a_moved_camera_adds_what_came_into_view(make) -> None:
@@ -93,7 +92,7 @@ def test_a_moved_camera_adds_what_came_into_view(make) -> None:
     cells = 4
     moved[0, 3] = -cells * 2.0 / (0.9 * GRID[1])
     first, second = make.observation(wall), make.observation(wall, pose=moved, seed=1)
-    cache = write(append_all(LatentCache(), first), second, "novelty", read_winners)
+    cache = write(append_all(LatentCache(), first), second, "novelty")
     new = cache.blocks[1]
     columns = (new.points[:, 0] / 2 + moved[0, 3].float() / 2) * 0.9 * GRID[1] + GRID[1] / 2
     assert len(new) == cells * GRID[0]
@@ -103,7 +102,7 @@ def test_a_moved_camera_adds_what_came_into_view(make) -> None:
 def test_equals_writing_frame_by_frame(make) -> None:
     depth = torch.tensor([3.0, 2.0, 1.0])[:, None, None] * (2 + 0.1 * make.uniform(3, *GRID))
     many = make.observation(depth.where(make.uniform(3, *GRID, seed=9) < 0.6, 0.0))
-    whole = write(LatentCache(), many, "novelty", read_winners)
+    whole = write(LatentCache(), many, "novelty")
     step = LatentCache()
     for frame in range(3):
         only = slice(frame, frame + 1)
@@ -111,7 +110,7 @@ def test_equals_writing_frame_by_frame(make) -> None:
             many.tokens[:, only], many.depth[only], many.world_to_camera[only],
             many.intrinsics[only], many.frames[only],
         )  # fmt: skip
-        step = write(step, one, "novelty", read_winners)
+        step = write(step, one, "novelty")
     assert len(step.blocks) == 3
     for name in ("points", "tokens"):
         parts = torch.cat([getattr(block, name) for block in step.blocks])
@@ -123,7 +122,7 @@ def test_equals_writing_frame_by_frame(make) -> None:
 
 
 def test_novel_cells_of_an_empty_memory(seen) -> None:
-    assert novel_cells(LatentCache(), seen, read_winners).all()
+    assert novel_cells(LatentCache(), seen).all()
 
 
 def test_progress_and_cancelling(make) -> None:
@@ -133,7 +132,6 @@ def test_progress_and_cancelling(make) -> None:
         LatentCache(),
         make.observation(depth),
         "novelty",
-        read_winners,
         lambda a, b: calls.append((a, b)),
     )
     assert calls == [(1, 3), (2, 3), (3, 3)]
@@ -142,12 +140,12 @@ def test_progress_and_cancelling(make) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write(LatentCache(), make.observation(depth), "novelty", read_winners, cancel)
+        write(LatentCache(), make.observation(depth), "novelty", cancel)
 
 
 def test_unknown_policy(seen) -> None:
     with pytest.raises(ValueRangeError, match="novelty, append"):
-        write(LatentCache(), seen, "carve", read_winners)
+        write(LatentCache(), seen, "carve")
 
 
 def test_depth_that_does_not_belong_to_the_chunk(make, shot) -> None:

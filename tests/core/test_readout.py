@@ -7,8 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from mirage_core.cache.build import append_all
-from mirage_core.cache.policy import merge_blocks
+from mirage_core.cache.build import append_all, merge_blocks
 from mirage_core.cache.types import LatentCache
 from mirage_core.errors import PlanError, ShapeError
 from mirage_core.geometry.camera import scale_intrinsics

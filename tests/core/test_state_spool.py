@@ -33,7 +33,7 @@ from mirage_core.rollout.spool import (
     load_record,
     open_folder,
 )
-from mirage_core.rollout.state import ChunkRecord, RolloutState, rollout_id
+from mirage_core.rollout.state import ChunkRecord, RolloutState, chunk_seed, rollout_id
 from mirage_core.rollout.video import read_frames
 
 
@@ -356,3 +356,9 @@ def test_chunk_latents_begin_where_the_last_ended(shot) -> None:
     assert torch.equal(
         state.latent_cameras.world_to_camera, state.frame_cameras.world_to_camera[::4]
     )
+
+
+def test_chunk_seeds_differ() -> None:
+    seeds = {chunk_seed(seed, chunk) for seed in range(20) for chunk in range(500)}
+    assert len(seeds) == 20 * 500
+    assert all(0 <= seed < 2**63 for seed in seeds)

@@ -193,12 +193,6 @@ def test_boxed_states_are_told_apart(loops: ModuleType) -> None:
     assert key() != key(run_id="other")
 
 
-def test_chunk_seeds_differ(loops: ModuleType) -> None:
-    seeds = {loops.chunk_seed(seed, chunk) for seed in range(20) for chunk in range(500)}
-    assert len(seeds) == 20 * 500
-    assert all(0 <= seed < 2**63 for seed in seeds)
-
-
 @pytest.mark.parametrize(
     ("name", "inputs"),
     [

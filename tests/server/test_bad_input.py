@@ -116,6 +116,13 @@ def test_frame_counts_are_refused_when_queued(
     assert [word for word in words if word not in str(caught.value)] == []
 
 
+def test_keyframes_do_not_excuse_the_frame_count(comfy_client: ComfyClient) -> None:
+    prompt = shot(34, name="bad")
+    prompt["move"]["inputs"]["keyframes"] = '{"format": "mirage-keyframes"}'
+    with pytest.raises(ComfyValidationError, match="Use 33 or 37 frames"):
+        comfy_client.submit(prompt)
+
+
 def test_linked_frame_count_is_refused(refuse: Any) -> None:
     prompt = shot(name="bad") | {"count": node("PrimitiveInt", value=34)}
     prompt["move"]["inputs"]["frames"] = ["count", 0]

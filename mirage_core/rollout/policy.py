@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Literal, get_args
 
-import torch
 from torch import Tensor
 
+from ..cache.build import Observation, append_all, make_block, merge_blocks
+from ..cache.types import LatentCache
 from ..errors import ValueRangeError
-from .build import Observation, append_all, make_block
-from .types import CacheBlock, LatentCache
+from ..readout.render import read_winners
 
 WritePolicy = Literal["novelty", "append"]
 WRITE_POLICIES: Final[tuple[str, ...]] = get_args(WritePolicy)
@@ -18,15 +18,11 @@ WRITE_POLICIES: Final[tuple[str, ...]] = get_args(WritePolicy)
 NEARER_SURFACE: Final = 0.10
 """A cell is new when it is nearer by this share than what the memory shows there."""
 
-Reader = Callable[[LatentCache, Tensor, Tensor, tuple[int, int]], tuple[Tensor, Tensor]]
-"""Reads winners and depth, as `mirage_core.readout.render.read_winners` does."""
-
 
 def write(
     cache: LatentCache,
     observation: Observation,
     policy: WritePolicy | str,
-    reader: Reader,
     on_frame: Callable[[int, int], None] | None = None,
 ) -> LatentCache:
     """Write an observation under a policy; the input memory stays as it is.
@@ -39,7 +35,6 @@ def write(
         cache: The memory.
         observation: F latent frames with geometry.
         policy: ``append`` or ``novelty``.
-        reader: Projects the memory, see `Reader`.
         on_frame: Called with (done, total) after each frame; may raise to cancel.
 
     Returns:
@@ -58,7 +53,7 @@ def write(
     total = len(observation.depth)
     for frame in range(total):
         one = _frame(observation, frame)
-        block = make_block(one, cache.convention, novel_cells(working, one, reader))
+        block = make_block(one, cache.convention, novel_cells(working, one))
         if len(block):
             working = working.append(block)
             fresh.append(working.blocks[-1])
@@ -67,26 +62,14 @@ def write(
     return cache.append(merge_blocks(fresh)) if fresh else cache
 
 
-def novel_cells(cache: LatentCache, observation: Observation, reader: Reader) -> Tensor:
+def novel_cells(cache: LatentCache, observation: Observation) -> Tensor:
     """(F, h, w) bool: cells of an observation that the memory does not show yet."""
     size = (int(observation.depth.shape[1]), int(observation.depth.shape[2]))
-    winner, known = reader(cache, observation.world_to_camera, observation.intrinsics, size)
+    winner, known = read_winners(
+        cache, observation.world_to_camera, observation.intrinsics, size
+    )
     in_front = observation.depth < known.to(observation.depth.device) * (1 - NEARER_SURFACE)
     return (winner < 0).to(in_front.device) | in_front
-
-
-def merge_blocks(blocks: list[CacheBlock]) -> CacheBlock:
-    """One block with the points of several, in their order."""
-    shifts = torch.tensor([0] + [len(block.frames) for block in blocks[:-1]]).cumsum(0).tolist()
-    return CacheBlock(
-        points=torch.cat([block.points for block in blocks]),
-        tokens=torch.cat([block.tokens for block in blocks]),
-        source=torch.cat([b.source + shift for b, shift in zip(blocks, shifts, strict=True)]),
-        slope=torch.cat([block.slope for block in blocks]),
-        world_to_camera=torch.cat([block.world_to_camera for block in blocks]),
-        intrinsics=torch.cat([block.intrinsics for block in blocks]),
-        frames=torch.cat([block.frames for block in blocks]),
-    )
 
 
 def _frame(observation: Observation, frame: int) -> Observation:
