@@ -49,9 +49,9 @@ def test_the_codec_keeps_the_photograph(folder: Path) -> None:
     frame = torch.from_numpy(np.asarray(photo, dtype=np.float32) / 255)[None]
     codec = EmbeddedCodec()
     tokens = codec.encode(frame)
-    assert psnr(codec.decode(tokens), frame) > 29.5
+    assert psnr(codec.decode(tokens), frame) > 30
     static = codec.static_tokens(tokens).repeat(1, 2, 1, 1)
-    assert psnr(codec.decode(static)[1:2], frame) > 28.5
+    assert psnr(codec.decode(static)[1:2], frame) > 29
 
 
 def test_the_right_view_from_the_left_photograph(
