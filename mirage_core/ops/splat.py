@@ -8,7 +8,8 @@ the same bits on every device and for every number of threads.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +20,11 @@ EMPTY_KEY: Final = torch.iinfo(torch.int64).max
 BOUNDS_RUN: Final = 512
 """Consecutive points that share one bounding box."""
 
-CHUNK_POINTS: Final = 64 * BOUNDS_RUN
+CHUNK_POINTS: Final = 128 * BOUNDS_RUN
 """Points that are projected at once; bounds the extra memory whatever the size of a memory."""
+
+GROUP_POINTS: Final = 256 * BOUNDS_RUN
+"""Points that all views look at before the next ones, so that they stay in a CPU's cache."""
 
 _INDEX_MASK: Final = 0xFFFFFFFF
 _CULL_MARGIN: Final = 1e-4
@@ -102,36 +106,146 @@ def splat(
         first_index: Index of the first point; newer points have higher indices.
         nearest_centre: Round to the nearest integer centre instead of flooring.
     """
-    count = len(points)
-    if count == 0:
+    splat_blocks(
+        keys, [points], [bounds], projection, height=height, width=width,
+        first_index=first_index, nearest_centre=nearest_centre,
+    )  # fmt: skip
+
+
+def splat_blocks(
+    keys: Tensor,
+    points: Sequence[Tensor],
+    bounds: Sequence[Tensor],
+    projection: Tensor,
+    *,
+    height: int,
+    width: int,
+    first_index: int = 0,
+    nearest_centre: bool = False,
+) -> None:
+    """`splat` for the blocks of a memory, whose points are numbered one after the other.
+
+    Args:
+        keys: As for `splat`.
+        points: One (N_b, 3) float32 tensor per block.
+        bounds: Boxes of each block's points.
+        projection: (T, 3, 4) float32.
+        height: Rows of the grid.
+        width: Columns of the grid.
+        first_index: Index of the first point of the first block.
+        nearest_centre: Round to the nearest integer centre instead of flooring.
+    """
+    if not any(len(block) for block in points):
         return
-    coordinates = points.unbind(1)
-    runs = visible_runs(bounds, projection, height, width).tolist()
+    boxes = bounds[0] if len(bounds) == 1 else torch.cat(list(bounds))
+    runs = visible_runs(boxes, projection, height, width).tolist()
     matrices = projection.cpu().tolist()
-    per_chunk = CHUNK_POINTS // BOUNDS_RUN
-    for start in range(0, len(bounds), per_chunk):
-        window = slice(start * BOUNDS_RUN, min(count, (start + per_chunk) * BOUNDS_RUN))
-        chunk = [axis[window] for axis in coordinates]
+    for group in _groups(points, first_index):
         for view, matrix in enumerate(matrices):
-            chosen = runs[view][start : start + per_chunk]
-            base = first_index + window.start
-            _splat_view(keys[view], chunk, chosen, matrix, height, width, base, nearest_centre)
+            # Cut after culling: a call costs as much for a few points as for many.
+            seen = (span for part in group for span in part.visible(runs[view]))
+            for spans in _chunks(seen):
+                _splat_view(keys[view], spans, matrix, height, width, nearest_centre)
+
+
+class _Span(NamedTuple):
+    """Consecutive points of one block.
+
+    Attributes:
+        axes: x, y and z of all points of the block.
+        begin: First point, within the block.
+        end: One past the last point.
+        first: Index of the first point, within the memory.
+    """
+
+    axes: tuple[Tensor, ...]
+    begin: int
+    end: int
+    first: int
+
+    def __len__(self) -> int:
+        return self.end - self.begin
+
+    def cut(self, count: int) -> tuple[_Span, _Span]:
+        """The first ``count`` points, and the others."""
+        middle, first = self.begin + count, self.first + count
+        return (
+            _Span(self.axes, self.begin, middle, self.first),
+            _Span(self.axes, middle, self.end, first),
+        )
+
+
+class _Part(NamedTuple):
+    """A span that begins with a run.
+
+    Attributes:
+        span: The points.
+        run: Number of the run that begins with the first point, within the memory.
+    """
+
+    span: _Span
+    run: int
+
+    def visible(self, runs: list[bool]) -> Iterator[_Span]:
+        """Maximal spans of points whose runs are chosen."""
+        number, last = self.run, self.run - (-len(self.span) // BOUNDS_RUN)
+        while number < last:
+            if not runs[number]:
+                number += 1
+                continue
+            start = number
+            while number < last and runs[number]:
+                number += 1
+            _, span = self.span.cut((start - self.run) * BOUNDS_RUN)
+            yield span.cut(min(len(span), (number - start) * BOUNDS_RUN))[0]
+
+
+def _groups(points: Sequence[Tensor], index: int) -> Iterator[list[_Part]]:
+    """Parts of up to `GROUP_POINTS` points: large blocks cut, small ones joined."""
+    group: list[_Part] = []
+    run = 0
+    for block in points:
+        axes = block.unbind(1)
+        for begin in range(0, len(block), GROUP_POINTS):
+            end = min(len(block), begin + GROUP_POINTS)
+            part = _Part(_Span(axes, begin, end, index + begin), run + begin // BOUNDS_RUN)
+            if group and sum(len(held.span) for held in group) + end - begin > GROUP_POINTS:
+                yield group
+                group = []
+            group.append(part)
+        index += len(block)
+        run -= -len(block) // BOUNDS_RUN
+    yield group
+
+
+def _chunks(spans: Iterable[_Span]) -> Iterator[list[_Span]]:
+    """The same points, `CHUNK_POINTS` at a time."""
+    chunk: list[_Span] = []
+    room = CHUNK_POINTS
+    for span in spans:
+        rest = span
+        while len(rest):
+            head, rest = rest.cut(min(len(rest), room))
+            chunk.append(head)
+            room -= len(head)
+            if room == 0:
+                yield chunk
+                chunk, room = [], CHUNK_POINTS
+    if chunk:
+        yield chunk
 
 
 def _splat_view(
     keys: Tensor,
-    chunk: list[Tensor],
-    runs: list[bool],
+    spans: list[_Span],
     matrix: list[list[float]],
     height: int,
     width: int,
-    base: int,
     nearest_centre: bool,
 ) -> None:
-    spans = _spans(runs, len(chunk[0]))
-    if not spans:
-        return
-    kept = [torch.cat([axis[a:b] for a, b in spans]) for axis in chunk]
+    kept = [
+        torch.cat([span.axes[axis][span.begin : span.end] for span in spans]) for axis in range(3)
+    ]
     x, y, z = (_row(kept, row) for row in matrix)
     u, v = x.div_(z), y.div_(z)
     if nearest_centre:
@@ -146,33 +260,19 @@ def _splat_view(
     u, v, z = (values.index_select(0, hits) for values in (u, v, z))
     cell = v.long().mul_(width).add_(u.long())
     key = z.view(torch.int32).long().bitwise_left_shift_(32)
-    key += (_INDEX_MASK - base) - _position(hits, spans)
+    key += _INDEX_MASK - _index_of(hits, spans)
     better = (key < keys.index_select(0, cell)).nonzero()[:, 0]
     cell, key = cell.index_select(0, better), key.index_select(0, better)
     keys.scatter_reduce_(0, cell, key, "amin")
 
 
-def _spans(runs: list[bool], count: int) -> list[tuple[int, int]]:
-    """Maximal intervals of points whose runs are chosen."""
-    spans: list[tuple[int, int]] = []
-    for number, chosen in enumerate(runs):
-        begin, end = number * BOUNDS_RUN, min(count, (number + 1) * BOUNDS_RUN)
-        if not chosen:
-            continue
-        if spans and spans[-1][1] == begin:
-            spans[-1] = (spans[-1][0], end)
-        else:
-            spans.append((begin, end))
-    return spans
-
-
-def _position(kept: Tensor, spans: list[tuple[int, int]]) -> Tensor:
-    """Where points of the joined spans stood in their chunk."""
+def _index_of(kept: Tensor, spans: list[_Span]) -> Tensor:
+    """Indices within the memory of points of the joined spans."""
     if len(spans) == 1:
-        return kept + spans[0][0]
-    lengths = torch.tensor([end - begin for begin, end in spans])
-    ends = lengths.cumsum(0)
-    shift = torch.tensor([begin for begin, _ in spans]) - (ends - lengths)
+        return kept + spans[0].first
+    ends = torch.tensor([len(span) for span in spans]).cumsum(0)
+    starts = ends - ends.diff(prepend=ends.new_zeros(1))
+    shift = torch.tensor([span.first for span in spans]) - starts
     owner = torch.bucketize(kept, ends.to(kept.device), right=True)
     return kept + shift.to(kept.device).index_select(0, owner)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from einops import rearrange
 from torch import Tensor
 
 from ..cache.types import LatentCache
 from ..constants import TEMPORAL_STRIDE
 from ..geometry.camera import PixelConvention, latent_size, projection_matrices, scale_intrinsics
 from ..geometry.trajectory import Trajectory
-from ..ops.splat import EMPTY_KEY, splat, winners
+from ..ops.kernels import Memory
+from ..ops.operators import read_tokens, splat_keys
+from ..ops.splat import winners
 from ..validate import expect_frame_count
 
 
@@ -61,25 +61,25 @@ def read_winners(
     Returns:
         (T, h, w) int64 indices, -1 where empty, and (T, h, w) float32 z-depth, 0 where empty.
     """
-    height, width = size
-    projection = projection_matrices(world_to_camera, intrinsics)
-    keys = torch.full(
-        (len(projection), height * width), EMPTY_KEY, dtype=torch.int64, device=cache.device
+    keys = splat_keys(
+        _memory(cache),
+        _projection(cache, world_to_camera, intrinsics),
+        size,
+        nearest_centre=cache.convention is PixelConvention.RELEASED,
     )
-    for block, first in zip(cache.blocks, cache.offsets, strict=False):
-        splat(
-            keys,
-            block.points,
-            block.bounds,
-            projection.to(cache.device),
-            height=height,
-            width=width,
-            first_index=first,
-            nearest_centre=cache.convention is PixelConvention.RELEASED,
-        )
     index, depth = winners(keys)
-    shape = (len(projection), height, width)
+    shape = (len(world_to_camera), *size)
     return index.view(shape), depth.view(shape)
+
+
+def _memory(cache: LatentCache) -> Memory:
+    blocks = cache.blocks
+    return Memory([block.points for block in blocks], [block.bounds for block in blocks])
+
+
+def _projection(cache: LatentCache, world_to_camera: Tensor, intrinsics: Tensor) -> Tensor:
+    """Matrices on the memory's device, sent without waiting for it."""
+    return projection_matrices(world_to_camera, intrinsics).to(cache.device, non_blocking=True)
 
 
 def grid_intrinsics(trajectory: Trajectory, size: tuple[int, int]) -> Tensor:
@@ -105,13 +105,21 @@ def read(cache: LatentCache, trajectory: Trajectory) -> Readout:
     expect_frame_count(len(trajectory))
     size = latent_size(trajectory.width, trajectory.height)
     cameras = trajectory.select(slice(None, None, TEMPORAL_STRIDE))
-    winner, depth = read_winners(
-        cache, cameras.world_to_camera, grid_intrinsics(cameras, size), size
+    blocks = cache.blocks
+    tokens, visible, depth, winner = read_tokens(
+        _memory(cache)._replace(
+            tokens=[block.tokens for block in blocks],
+            scales=[block.scale for block in blocks if block.scale is not None],
+        ),
+        _projection(cache, cameras.world_to_camera, grid_intrinsics(cameras, size)),
+        size,
+        channels=cache.channels,
+        dtype=cache.dtype,
+        nearest_centre=cache.convention is PixelConvention.RELEASED,
     )
-    tokens = cache.gather(winner, [block.tokens for block in cache.blocks])
     return Readout(
-        tokens=rearrange(tokens, "t h w c -> c t h w").contiguous(),
-        visible=winner >= 0,
+        tokens=tokens,
+        visible=visible,
         depth=depth,
         winner=winner,
         cache=cache,

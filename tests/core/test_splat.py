@@ -15,8 +15,10 @@ from mirage_core.ops.splat import (
     BOUNDS_RUN,
     CHUNK_POINTS,
     EMPTY_KEY,
+    GROUP_POINTS,
     point_bounds,
     splat,
+    splat_blocks,
     visible_runs,
     winners,
 )
@@ -178,8 +180,8 @@ def walk(make, count: int) -> Tensor:
 
 @pytest.mark.parametrize("nearest", [False, True], ids=["floor", "round"])
 def test_culling_and_chunks_never_change_the_result(make, monkeypatch, nearest: bool) -> None:
-    """More points than one chunk, ending in a part of a run."""
-    cloud = walk(make, 2 * CHUNK_POINTS + 3 * BOUNDS_RUN + 17)
+    """More points than one group, ending in a part of a run."""
+    cloud = walk(make, GROUP_POINTS + 3 * BOUNDS_RUN + 17)
     views = projection_matrices(make.poses(4, reach=3, seed=2), make.lens(HEIGHT, WIDTH, 4))
     bounds = point_bounds(cloud)
     runs = visible_runs(bounds, views, HEIGHT, WIDTH)
@@ -187,22 +189,43 @@ def test_culling_and_chunks_never_change_the_result(make, monkeypatch, nearest: 
     found = run(cloud, views, nearest, bounds)
     everywhere = torch.tensor([-torch.inf] * 3 + [torch.inf] * 3).repeat(len(bounds), 1)
     expect_same(found, run(cloud, views, nearest, everywhere))
-    monkeypatch.setattr(ops, "CHUNK_POINTS", 4 * len(cloud) // BOUNDS_RUN * BOUNDS_RUN)
+    monkeypatch.setattr(ops, "CHUNK_POINTS", 3 * BOUNDS_RUN)
+    expect_same(found, run(cloud, views, nearest, bounds))
+    monkeypatch.setattr(ops, "GROUP_POINTS", 8 * BOUNDS_RUN)
     expect_same(found, run(cloud, views, nearest, bounds))
 
 
-def test_chunk_borders(make) -> None:
+def test_chunks_of_many_blocks(make, monkeypatch) -> None:
+    """Blocks that end within runs, so that chunks are cut there: as if they were one block."""
+    cloud = walk(make, 9 * BOUNDS_RUN)
+    views = projection_matrices(make.poses(4, reach=3, seed=2), make.lens(HEIGHT, WIDTH, 4))
+    expected = run(cloud, views, False)
+    blocks = cloud.split([700, 1, 0, 1500, 511, 1026, 870])
+    for chunk in (1, 100, BOUNDS_RUN, CHUNK_POINTS):
+        monkeypatch.setattr(ops, "CHUNK_POINTS", chunk)
+        keys = torch.full((4, HEIGHT * WIDTH), EMPTY_KEY)
+        boxes = [point_bounds(block) for block in blocks]
+        splat_blocks(keys, blocks, boxes, views, height=HEIGHT, width=WIDTH)
+        index, depth = winners(keys)
+        shape = (-1, HEIGHT, WIDTH)
+        expect_same((index.view(shape), depth.view(shape)), expected)
+
+
+@pytest.mark.parametrize("border", [CHUNK_POINTS, GROUP_POINTS], ids=["chunk", "group"])
+def test_chunk_borders(make, border: int) -> None:
     """Indices on both sides of the border between chunks, against the loop."""
-    cloud = torch.full((CHUNK_POINTS + 40, 3), torch.nan)
-    near = slice(CHUNK_POINTS - 40, CHUNK_POINTS + 40)
+    cloud = torch.full((border + 40, 3), torch.nan)
+    near = slice(border - 40, border + 40)
     cloud[near] = make.noise(80, 3, seed=6) + torch.tensor([0.0, 0.0, 2.0])
     views = projection_matrices(make.poses(2, seed=5), make.lens(HEIGHT, WIDTH, 2))
-    index, depth = run(cloud, views, False)
+    everywhere = torch.tensor([-torch.inf] * 3 + [torch.inf] * 3)
+    boxes = everywhere.repeat(len(point_bounds(cloud)), 1)
+    index, depth = run(cloud, views, False, boxes)
     expected, distance = brute_force(cloud[near], views, False)
-    shift = CHUNK_POINTS - 40
+    shift = border - 40
     expect_same((index, depth), (torch.where(expected < 0, -1, expected + shift), distance))
-    assert bool((index >= CHUNK_POINTS).any())
-    assert bool(((index >= 0) & (index < CHUNK_POINTS)).any())
+    assert bool((index >= border).any())
+    assert bool(((index >= 0) & (index < border)).any())
 
 
 @settings(max_examples=60)
