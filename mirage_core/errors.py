@@ -72,3 +72,7 @@ class StorageError(MirageError):
 
 class ResumeError(MirageError):
     """A saved rollout cannot be continued."""
+
+
+class KernelError(MirageError):
+    """The CUDA kernels cannot be compiled, loaded or started."""

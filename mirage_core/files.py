@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -72,10 +73,21 @@ def with_suffix(path: Path | str, suffix: str) -> Path:
     return path if path.suffix.lower() == suffix else path.with_name(path.name + suffix)
 
 
-def discard_unfinished(folder: Path) -> None:
-    """Remove temporary files that a killed program left in a folder with one writer."""
+def discard_unfinished(folder: Path, *, age: float = 0.0) -> None:
+    """Remove temporary files that a killed program left.
+
+    Args:
+        folder: Where they are.
+        age: Seconds since they were last written to. 0 is for a folder with one writer; where
+            others may be writing, a file that has rested for long belongs to nobody.
+    """
     for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        _discard(leftover)
+        try:
+            rested = time.time() - leftover.stat().st_mtime
+        except FileNotFoundError:
+            continue
+        if rested >= age:
+            _discard(leftover)
 
 
 @contextmanager

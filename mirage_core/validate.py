@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,9 @@ from .errors import (
 
 ROTATION_TOLERANCE = 1e-4
 """Largest deviation of R^T R from the identity that still counts as a rotation."""
+
+LAST_ROW_TOLERANCE = 1e-5
+"""Largest deviation of the last row of a matrix from that of the identity."""
 
 
 def expect_shape(name: str, tensor: Tensor, pattern: str, **sizes: int) -> dict[str, int]:
@@ -48,8 +52,9 @@ def expect_shape(name: str, tensor: Tensor, pattern: str, **sizes: int) -> dict[
 
 def expect_finite(name: str, tensor: Tensor) -> None:
     """Raise `GeometryError` unless every entry of ``tensor`` is finite."""
-    bad = int((~torch.isfinite(tensor)).sum())
-    if bad:
+    finite = torch.isfinite(tensor)
+    if not bool(finite.all()):
+        bad = int((~finite).sum())
         raise GeometryError(
             f"{name} holds values that are not numbers",
             got=f"{bad} of {tensor.numel()} entries are NaN or infinite",
@@ -62,28 +67,29 @@ def expect_rigid(name: str, poses: Tensor) -> None:
     """Raise `GeometryError` unless ``poses`` (F, 4, 4) are rotations with a translation."""
     expect_shape(name, poses, "F 4 4")
     expect_finite(name, poses)
-    rotation = poses[:, :3, :3].double()
-    eye = torch.eye(3, dtype=torch.float64, device=poses.device)
-    deviation = (rotation.transpose(1, 2) @ rotation - eye).abs().amax(dim=(1, 2))
+    # A few small matrices: every operation of torch on them takes as long as all of these.
+    matrices = poses.detach().cpu().double().numpy()
+    rotation = matrices[:, :3, :3]
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max((1, 2))
     worst = int(deviation.argmax()) if len(deviation) else 0
     # NaN, which huge entries give, fails this comparison as well.
-    if len(deviation) and not float(deviation[worst]) <= ROTATION_TOLERANCE:
+    if len(deviation) and not deviation[worst] <= ROTATION_TOLERANCE:
         raise GeometryError(
             f"{name} of frame {worst} is not a rotation",
             got=f"R^T R differs from the identity by {float(deviation[worst]):.2g}",
             expected=f"at most {ROTATION_TOLERANCE:g}",
             fix="Remove scale and shear from the matrices before loading them",
         )
-    mirrored = (torch.linalg.det(rotation) < 0).nonzero().flatten().tolist()
-    if mirrored:
+    mirrored = np.flatnonzero(np.linalg.det(rotation) < 0)
+    if len(mirrored):
         raise GeometryError(
             f"{name} of frame {mirrored[0]} mirrors the scene",
             got="a determinant of -1",
             expected="a determinant of +1",
             fix="State the axis convention of the file: one axis is flipped",
         )
-    last_row = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64, device=poses.device)
-    if not torch.allclose(poses[:, 3].double(), last_row.expand(len(poses), 4), atol=1e-6):
+    if (np.abs(matrices[:, 3] - (0, 0, 0, 1)) > LAST_ROW_TOLERANCE).any():
         raise GeometryError(
             f"{name} has a last row that is not (0, 0, 0, 1)",
             fix="Matrices are 4x4 with the translation in the last column",

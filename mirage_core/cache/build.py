@@ -63,6 +63,18 @@ class Observation:
         expect_shape("The latent's frame numbers", self.frames, "F", F=sizes["F"])
 
 
+    def frame(self, number: int) -> Observation:
+        """One of the frames alone."""
+        only = slice(number, number + 1)
+        return Observation(
+            tokens=self.tokens[:, only],
+            depth=self.depth[only],
+            world_to_camera=self.world_to_camera[only],
+            intrinsics=self.intrinsics[only],
+            frames=self.frames[only],
+        )
+
+
 def observe(
     tokens: Tensor,
     geometry: FrameGeometry,
@@ -153,8 +165,9 @@ def append_all(cache: LatentCache, observation: Observation) -> LatentCache:
 
 
 def merge_blocks(blocks: list[CacheBlock]) -> CacheBlock:
-    """One block with the points of several, in their order."""
+    """One block with the points of several, in their order; their tokens have one type."""
     shifts = torch.tensor([0] + [len(block.frames) for block in blocks[:-1]]).cumsum(0).tolist()
+    scales = [block.scale for block in blocks if block.scale is not None]
     return CacheBlock(
         points=torch.cat([block.points for block in blocks]),
         tokens=torch.cat([block.tokens for block in blocks]),
@@ -163,4 +176,5 @@ def merge_blocks(blocks: list[CacheBlock]) -> CacheBlock:
         world_to_camera=torch.cat([block.world_to_camera for block in blocks]),
         intrinsics=torch.cat([block.intrinsics for block in blocks]),
         frames=torch.cat([block.frames for block in blocks]),
+        scale=torch.cat(scales) if scales else None,
     )

@@ -19,19 +19,22 @@ from ..validate import expect_finite
 from .types import CONTENT, CacheBlock, LatentCache
 
 FORMAT: Final = "mirage-cache"
-VERSION: Final = 1
+VERSION: Final = 2
+"""Newest version that is read. Files of floating point tokens are written as version 1."""
+
 HEADER_KEY: Final = "mirage"
 """Entry of the safetensors metadata that holds the JSON header."""
 
 MAX_BLOCKS: Final = 100_000
 _TYPES: Final[dict[str, tuple[torch.dtype, ...]]] = {
     "points": (torch.float32,),
-    "tokens": (torch.float32, torch.bfloat16, torch.float16),
+    "tokens": (torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.uint8),
     "source": (torch.int32,),
     "slope": (torch.float16,),
     "world_to_camera": (torch.float64,),
     "intrinsics": (torch.float64,),
     "frames": (torch.int64,),
+    "scale": (torch.float16,),
 }
 
 
@@ -113,7 +116,7 @@ def is_count(value: object) -> TypeGuard[int]:
 
 def block_tensors(block: CacheBlock, prefix: str) -> dict[str, Tensor]:
     """The tensors of a block under ``prefix.field`` names; bounds are remade on reading."""
-    return {f"{prefix}.{name}": getattr(block, name) for name in CONTENT}
+    return {f"{prefix}.{name}": part for name, part in block.parts.items() if name in _TYPES}
 
 
 def block_from_tensors(tensors: dict[str, Tensor], prefix: str) -> CacheBlock:
@@ -126,17 +129,20 @@ def block_from_tensors(tensors: dict[str, Tensor], prefix: str) -> CacheBlock:
         parts = {name: tensors[f"{prefix}.{name}"] for name in CONTENT}
     except KeyError as error:
         raise CacheFormatError("The memory file lacks a tensor", got=str(error)) from error
-    for name, allowed in _TYPES.items():
-        if parts[name].dtype not in allowed:
+    if f"{prefix}.scale" in tensors:
+        parts["scale"] = tensors[f"{prefix}.scale"]
+    for name, part in parts.items():
+        if part.dtype not in _TYPES[name]:
             raise CacheFormatError(
                 f"The memory file holds its {name} as another type",
-                got=parts[name].dtype,
-                expected=" or ".join(map(str, allowed)),
+                got=part.dtype,
+                expected=" or ".join(map(str, _TYPES[name])),
                 fix="The file is damaged: copy or make it again",
             )
     try:
-        for name in ("points", "tokens", "slope"):
-            expect_finite(f"The memory's {name}", parts[name])
+        for name, part in parts.items():
+            if name in ("points", "tokens", "slope", "scale"):
+                expect_finite(f"The memory's {name}", part)
         return CacheBlock(**parts)
     except MirageError as error:
         raise CacheFormatError(
@@ -171,7 +177,7 @@ def cache_header(cache: LatentCache) -> dict[str, Any]:
     """What a memory file says of itself."""
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": 1 if cache.storage.is_floating_point else VERSION,
         "axes": "opencv",
         "poses": "world_to_camera",
         "pixel_convention": cache.convention.value,

@@ -15,20 +15,26 @@ from ..constants import LATENT_CHANNELS, WAN_CODEC
 from ..errors import ModelMismatchError, ShapeError
 from ..geometry.camera import PixelConvention
 from ..geometry.trajectory import expect_intrinsics
-from ..ops.splat import BOUNDS_RUN, point_bounds
+from ..ops.operators import gather_rows, run_bounds
+from ..ops.splat import BOUNDS_RUN
 from ..validate import expect_rigid, expect_shape, expect_token_channels
+from .quantise import dequantise, quantise
 
 CONTENT: Final = ("points", "tokens", "source", "slope", "world_to_camera", "intrinsics", "frames")
-"""Fields of a block that no other field follows from."""
+"""Fields of a block that no other field follows from; with int8 tokens there is also ``scale``."""
 
 
 @dataclass(frozen=True, eq=False)
 class CacheBlock:
-    """What one update wrote: points, their tokens, and the cameras that saw them.
+    """Points, their tokens, and the cameras that saw them.
+
+    Row i of ``points``, ``tokens``, ``scale``, ``source`` and ``slope`` belongs to point i, and
+    later rows are newer: the index decides among equal depths.
 
     Attributes:
         points: (N, 3) float32 in world coordinates; each axis is contiguous in memory.
-        tokens: (N, C) model-space latent tokens, float32, bfloat16 or float16.
+        tokens: (N, C) model-space latent tokens, float32, bfloat16 or float16; or int8, which
+            stand for ``tokens * scale[:, None]``, one rounding to float16.
         source: (N,) int32, which of the block's cameras observed the point.
         slope: (N, 2) float16, how the surface leans in the observing camera, see
             `mirage_core.geometry.depth.surface_slope`.
@@ -36,6 +42,7 @@ class CacheBlock:
         intrinsics: (S, 3, 3) float64 latent intrinsics of these cameras.
         frames: (S,) int64, the pixel frame of the shot that each camera stands for.
         bounds: (ceil(N / 512), 6) float32 boxes of consecutive points; made when missing.
+        scale: (N,) float16, there if and only if the tokens are int8.
     """
 
     points: Tensor
@@ -46,6 +53,7 @@ class CacheBlock:
     intrinsics: Tensor
     frames: Tensor
     bounds: Tensor = field(default_factory=lambda: torch.empty(0))
+    scale: Tensor | None = None
 
     def __post_init__(self) -> None:
         points = self.points.detach().float()
@@ -57,6 +65,7 @@ class CacheBlock:
         object.__setattr__(self, "intrinsics", self.intrinsics.cpu().double())
         object.__setattr__(self, "frames", self.frames.cpu().long())
         expect_shape("The memory's tokens", self.tokens, "N C", N=count)
+        self._expect_scale(count)
         expect_shape("The memory's source index", self.source, "N", N=count)
         expect_shape("The memory's slopes", self.slope, "N 2", N=count)
         cameras = expect_shape("The memory's cameras", self.world_to_camera, "S 4 4")["S"]
@@ -72,29 +81,65 @@ class CacheBlock:
             )
         runs = -(-count // BOUNDS_RUN)
         if self.bounds.shape != (runs, 6):
-            object.__setattr__(self, "bounds", point_bounds(self.points))
+            object.__setattr__(self, "bounds", run_bounds(self.points))
+
+    def _expect_scale(self, count: int) -> None:
+        if (self.tokens.dtype == torch.int8) != (self.scale is not None):
+            raise ShapeError(
+                "The memory's tokens and their scale do not fit together",
+                got=f"{self.tokens.dtype} tokens {'without' if self.scale is None else 'with'} it",
+                expected="a scale if and only if the tokens are int8",
+            )
+        if self.scale is not None:
+            expect_shape("The memory's token scale", self.scale, "N", N=count)
+            object.__setattr__(self, "scale", self.scale.half())
 
     def __len__(self) -> int:
         return len(self.points)
 
     @property
+    def parts(self) -> dict[str, Tensor]:
+        """Every tensor that the block holds, by the name of its field."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    @property
     def nbytes(self) -> int:
         """Bytes held by the block's tensors."""
-        return sum(
-            value.numel() * value.element_size()
-            for value in vars(self).values()
-            if isinstance(value, Tensor)
-        )
+        return sum(value.numel() * value.element_size() for value in self.parts.values())
+
+    @property
+    def values(self) -> Tensor:
+        """(N, C) floating point tokens, whatever their storage."""
+        return self.tokens if self.scale is None else dequantise(self.tokens, self.scale)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> CacheBlock:
-        """The block with points and tokens on ``device``, tokens as ``dtype`` if given."""
+        """The block with points and tokens on ``device``, tokens as ``dtype`` if given.
+
+        ``torch.int8`` gives every token a scale of its own.
+        """
+        tokens, scale = self.tokens, self.scale
+        if dtype is not None and dtype != tokens.dtype:
+            tokens, scale = quantise(self.values) if dtype == torch.int8 else (self.values, None)
         return dataclasses.replace(
             self,
             points=self.points.to(device),
-            tokens=self.tokens.to(device, dtype),
+            tokens=tokens.to(device, dtype),
             source=self.source.to(device),
             slope=self.slope.to(device),
             bounds=self.bounds.to(device),
+            scale=None if scale is None else scale.to(device),
+        )
+
+    def take(self, rows: Tensor) -> CacheBlock:
+        """The block with some of its points, in the order of ``rows`` (int64 or bool)."""
+        return dataclasses.replace(
+            self,
+            points=self.points[rows],
+            tokens=self.tokens[rows],
+            source=self.source[rows],
+            slope=self.slope[rows],
+            bounds=torch.empty(0),
+            scale=None if self.scale is None else self.scale[rows],
         )
 
 
@@ -146,9 +191,14 @@ class LatentCache:
         return self.blocks[0].points.device if self.blocks else torch.device("cpu")
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Data type of the tokens; float32 for an empty memory."""
+    def storage(self) -> torch.dtype:
+        """Data type in which tokens are held, int8 included; float32 for an empty memory."""
         return self.blocks[0].tokens.dtype if self.blocks else torch.float32
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating point type in which tokens are read."""
+        return torch.float16 if self.storage == torch.int8 else self.storage
 
     @property
     def offsets(self) -> list[int]:
@@ -165,7 +215,7 @@ class LatentCache:
             ModelMismatchError: The block's tokens have another number of channels.
         """
         self._expect_fitting(block)
-        block = block.to(self.device, self.dtype) if self.blocks else block
+        block = block.to(self.device, self.storage) if self.blocks else block
         return dataclasses.replace(self, blocks=(*self.blocks, block))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> LatentCache:
@@ -176,30 +226,26 @@ class LatentCache:
     def gather(self, index: Tensor, values: Sequence[Tensor]) -> Tensor:
         """Rows of per-block tensors by global point index.
 
+        Only tokens are ever int8: such rows come back multiplied by the scale of their point.
+
         Args:
             index: (...) int64 point indices; negative ones give zeros.
             values: One (N_b, ...) tensor per block, such as ``[b.tokens for b in blocks]``.
 
         Returns:
-            (..., *row) in the type of ``values``.
+            (..., *row) in the type of ``values``; float16 for int8 tokens.
         """
-        flat = index.flatten()
         if not values:
             return torch.zeros(*index.shape, self.channels, device=index.device)
-        row = values[0].shape[1:]
-        result = torch.zeros(len(flat), *row, dtype=values[0].dtype, device=flat.device)
-        offsets = self.offsets
-        for number, rows in enumerate(values):
-            mine = ((flat >= offsets[number]) & (flat < offsets[number + 1])).nonzero()[:, 0]
-            if len(mine):
-                result[mine] = rows.index_select(0, flat[mine] - offsets[number])
-        return result.view(*index.shape, *row)
+        rows = gather_rows(values, index)
+        scales = [block.scale for block in self.blocks if block.scale is not None]
+        return dequantise(rows, gather_rows(scales, index)) if rows.dtype == torch.int8 else rows
 
     def fingerprint(self) -> str:
         """Hex digest of the content; equal memories have equal fingerprints."""
         digest = hashlib.sha256(f"{self.convention.value}|{self.codec}|{self.channels}".encode())
         for block in self.blocks:
-            for name in CONTENT:
+            for name in (*CONTENT, *(["scale"] if block.scale is not None else [])):
                 raw = getattr(block, name).detach().cpu().contiguous()
                 digest.update(f"{tuple(raw.shape)}{raw.dtype}".encode())
                 digest.update(raw.view(torch.uint8).numpy().tobytes() if raw.numel() else b"")

@@ -1,83 +1,104 @@
-"""Which cells of an observation enter the memory."""
+"""How observations enter the memory: write policies, as functions from memory to memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
-from torch import Tensor
-
-from ..cache.build import Observation, append_all, make_block, merge_blocks
+from ..cache.build import Observation, append_all
+from ..cache.compact import compact
+from ..cache.thin import thin
 from ..cache.types import LatentCache
 from ..errors import ValueRangeError
-from ..readout.render import read_winners
+from .policy_novelty import NoveltyRule, write_novel
 
 WritePolicy = Literal["novelty", "append"]
 WRITE_POLICIES: Final[tuple[str, ...]] = get_args(WritePolicy)
 
-NEARER_SURFACE: Final = 0.10
-"""A cell is new when it is nearer by this share than what the memory shows there."""
+
+@dataclass(frozen=True)
+class WriteLimits:
+    """What a memory may cost, and how it is kept in order after each write.
+
+    Attributes:
+        max_points: Most points to hold, or 0 for as many as there are. Above it density is
+            thinned, see `mirage_core.cache.thin.thin`.
+        compact: Join small blocks, see `mirage_core.cache.compact.compact`.
+
+    Raises:
+        ValueRangeError: ``max_points`` is negative.
+    """
+
+    max_points: int = 0
+    compact: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_points < 0:
+            raise ValueRangeError(
+                "The most points of a memory cannot be negative",
+                got=self.max_points,
+                expected="0 for no limit, or a number of points",
+            )
+
+
+@dataclass(frozen=True)
+class WriteRules:
+    """A write policy with its settings.
+
+    ``append`` writes every valid cell (paper Eq. 6). ``novelty`` takes the frames one by one,
+    each compared with the memory that holds the frames before it: it writes the cells that
+    the memory does not show, removes points that the frame sees through, and replaces points
+    of the same surface that were seen from much farther away.
+
+    Attributes:
+        policy: ``novelty`` or ``append``.
+        novelty: What counts as new, for ``novelty``.
+        limits: What the memory may cost.
+
+    Raises:
+        ValueRangeError: The policy is unknown.
+    """
+
+    policy: WritePolicy | str = "novelty"
+    novelty: NoveltyRule = field(default_factory=NoveltyRule)
+    limits: WriteLimits = field(default_factory=WriteLimits)
+
+    def __post_init__(self) -> None:
+        if self.policy not in WRITE_POLICIES:
+            raise ValueRangeError(
+                "The write policy is unknown",
+                got=self.policy,
+                expected=", ".join(WRITE_POLICIES),
+            )
 
 
 def write(
     cache: LatentCache,
     observation: Observation,
-    policy: WritePolicy | str,
+    rules: WriteRules | WritePolicy | str = "novelty",
     on_frame: Callable[[int, int], None] | None = None,
 ) -> LatentCache:
     """Write an observation under a policy; the input memory stays as it is.
 
-    ``append`` writes every valid cell (paper Eq. 6). ``novelty`` writes only cells that the
-    memory, with the frames before already in it, does not show: empty cells, and cells whose
-    surface lies more than 10 % in front of the remembered one.
-
     Args:
-        cache: The memory.
+        cache: The memory. What is written takes its token type.
         observation: F latent frames with geometry.
-        policy: ``append`` or ``novelty``.
+        rules: The policy with its settings; a name alone takes the defaults.
         on_frame: Called with (done, total) after each frame; may raise to cancel.
 
     Returns:
-        The memory with one block more, or the same memory when nothing was new.
+        The memory after the write; the same memory when nothing changed.
 
     Raises:
         ValueRangeError: The policy is unknown.
     """
-    if policy == "append":
-        return append_all(cache, observation)
-    if policy != "novelty":
-        raise ValueRangeError(
-            "The write policy is unknown", got=policy, expected=", ".join(WRITE_POLICIES)
-        )
-    working, fresh = cache, []
-    total = len(observation.depth)
-    for frame in range(total):
-        one = _frame(observation, frame)
-        block = make_block(one, cache.convention, novel_cells(working, one))
-        if len(block):
-            working = working.append(block)
-            fresh.append(working.blocks[-1])
-        if on_frame is not None:
-            on_frame(frame + 1, total)
-    return cache.append(merge_blocks(fresh)) if fresh else cache
-
-
-def novel_cells(cache: LatentCache, observation: Observation) -> Tensor:
-    """(F, h, w) bool: cells of an observation that the memory does not show yet."""
-    size = (int(observation.depth.shape[1]), int(observation.depth.shape[2]))
-    winner, known = read_winners(
-        cache, observation.world_to_camera, observation.intrinsics, size
-    )
-    in_front = observation.depth < known.to(observation.depth.device) * (1 - NEARER_SURFACE)
-    return (winner < 0).to(in_front.device) | in_front
-
-
-def _frame(observation: Observation, frame: int) -> Observation:
-    only = slice(frame, frame + 1)
-    return Observation(
-        tokens=observation.tokens[:, only],
-        depth=observation.depth[only],
-        world_to_camera=observation.world_to_camera[only],
-        intrinsics=observation.intrinsics[only],
-        frames=observation.frames[only],
-    )
+    if not isinstance(rules, WriteRules):
+        rules = WriteRules(rules)
+    if rules.policy == "append":
+        written = append_all(cache, observation)
+    else:
+        written = write_novel(cache, observation, rules.novelty, on_frame)
+    if rules.limits.max_points:
+        written = thin(written, rules.limits.max_points)
+    return compact(written) if rules.limits.compact else written

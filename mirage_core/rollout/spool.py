@@ -16,6 +16,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from ..cache.delta import CacheDelta, apply_difference, difference
 from ..cache.io import (
     MAX_BLOCKS,
     block_from_tensors,
@@ -28,6 +29,7 @@ from ..cache.types import LatentCache
 from ..errors import CacheFormatError, MirageError, ResumeError
 from ..files import atomic_write, discard_unfinished, ensure_writable_folder
 from ..log import logger
+from ..readout.detail import point_planes
 from ..readout.render import Readout
 from ..validate import expect_shape
 from .state import ChunkRecord, ChunkStatistics, RolloutState
@@ -35,7 +37,11 @@ from .video import join_clips, write_clip
 
 FORMAT: Final = "mirage-chunk"
 MANIFEST_FORMAT: Final = "mirage-rollout"
-VERSION: Final = 1
+VERSION: Final = 2
+"""Newest version that is read. Chunks with floating point tokens that drop no points are written
+as version 1."""
+
+MANIFEST_VERSION: Final = 1
 MANIFEST: Final = "rollout.json"
 VIDEO: Final = "video.mp4"
 
@@ -113,6 +119,7 @@ def commit(
         latents=latents[:, added:].detach().float().cpu().clone(),
         projections=readout.tokens[:, added:].detach().cpu().clone(),
         visible=readout.visible[added:].detach().cpu().clone(),
+        planes=_planes(readout)[:, added:],
     )
     statistics = ChunkStatistics(
         index=chunk.index,
@@ -192,7 +199,7 @@ def _claim(folder: Path, state: RolloutState) -> None:
         return
     content = {
         "format": MANIFEST_FORMAT,
-        "version": VERSION,
+        "version": MANIFEST_VERSION,
         "run_id": state.run_id,
         "frames": len(state.trajectory),
         "width": state.trajectory.width,
@@ -208,24 +215,26 @@ def _claim(folder: Path, state: RolloutState) -> None:
 def _save_chunk(
     state: RolloutState, record: ChunkRecord, cache: LatentCache, statistics: ChunkStatistics
 ) -> None:
-    """Save what the chunk added; blocks that the memory had before are not written again."""
-    old = len(state.cache.blocks)
-    kept = all(a is b for a, b in zip(state.cache.blocks, cache.blocks, strict=False))
-    shared = old if kept and len(cache.blocks) >= old else 0
+    """Save what the chunk changed; blocks that the memory had before are not written again."""
+    delta = difference(state.cache, cache)
     tensors = {
         "latents": record.latents,
         "projections": record.projections,
         "visible": record.visible,
     }
-    for number, block in enumerate(cache.blocks[shared:]):
+    if record.planes is not None:
+        tensors["planes"] = record.planes
+    dropped = {number: rows for number, rows in enumerate(delta.dropped) if len(rows)}
+    tensors.update({f"dropped.{number}": rows for number, rows in dropped.items()})
+    for number, block in enumerate(delta.added):
         tensors.update(block_tensors(block, f"block.{number}"))
     header: dict[str, Any] = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION if dropped or not cache.storage.is_floating_point else 1,
         "run_id": state.run_id,
         "chunk": state.done,
-        "shared_blocks": shared,
-        "new_blocks": len(cache.blocks) - shared,
+        "shared_blocks": len(delta.dropped),
+        "new_blocks": len(delta.added),
         "statistics": asdict(statistics),
     }
     write_safetensors(chunk_path(_folder(state), state.done), tensors, header)
@@ -242,14 +251,12 @@ def _load_chunk(folder: Path, state: RolloutState) -> RolloutState:
     held = len(state.cache.blocks)
     if not is_count(shared) or not is_count(new) or shared > held or new > MAX_BLOCKS:
         raise CacheFormatError(f"{path.name} does not say what it added to the memory")
-    cache = LatentCache(
-        state.cache.blocks[:shared],
-        state.cache.convention,
-        state.cache.codec,
-        state.cache.channels,
+    nothing = torch.zeros(0, dtype=torch.int32)
+    delta = CacheDelta(
+        tuple(tensors.get(f"dropped.{number}", nothing) for number in range(shared)),
+        tuple(block_from_tensors(tensors, f"block.{number}") for number in range(new)),
     )
-    for number in range(new):
-        cache = cache.append(block_from_tensors(tensors, f"block.{number}"))
+    cache = apply_difference(state.cache, delta)
     record = _record(tensors)
     added = state.chunk.latent_frames - (0 if state.done == 0 else 1)
     expect_shape("The saved latents", record.latents, "C T h w", T=added)
@@ -258,9 +265,18 @@ def _load_chunk(folder: Path, state: RolloutState) -> RolloutState:
 
 def _record(tensors: dict[str, Tensor]) -> ChunkRecord:
     try:
-        return ChunkRecord(tensors["latents"], tensors["projections"], tensors["visible"])
+        latents, projections, visible = (
+            tensors[name] for name in ("latents", "projections", "visible")
+        )
     except KeyError as error:
         raise CacheFormatError("The chunk file lacks a tensor", got=str(error)) from error
+    return ChunkRecord(latents, projections, visible, tensors.get("planes"))
+
+
+def _planes(readout: Readout) -> Tensor:
+    """(3, T, h, w) float16 on the CPU: what a branch may want to know of preceding frames."""
+    offset, log_depth = point_planes(readout)
+    return torch.cat([offset, log_depth[None]]).half().cpu()
 
 
 def _statistics(header: dict[str, Any], path: Path) -> ChunkStatistics:

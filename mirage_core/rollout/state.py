@@ -50,15 +50,21 @@ class ChunkRecord:
         latents: (C, T_new, h, w) model-space latents that the chunk added.
         projections: (C, T_new, h, w) what the memory showed when they were made.
         visible: (T_new, h, w) bool, where it showed anything.
+        planes: (3, T_new, h, w) sub-cell offset and change of depth of what it showed, see
+            `mirage_core.readout.detail`; None in files of earlier versions.
     """
 
     latents: Tensor
     projections: Tensor
     visible: Tensor
+    planes: Tensor | None = None
 
     def __post_init__(self) -> None:
         sizes = expect_shape("The chunk's latents", self.latents, "C T h w")
         expect_shape("The chunk's projections", self.projections, "C T h w", **sizes)
+        if self.planes is not None:
+            grid = {name: sizes[name] for name in "Thw"}
+            expect_shape("The chunk's planes", self.planes, "3 T h w", **grid)
         del sizes["C"]
         expect_shape("The chunk's visibility", self.visible, "T h w", **sizes)
 

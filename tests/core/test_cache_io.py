@@ -164,7 +164,7 @@ def test_rewriting_by_itself_does_no_harm(saved: Path) -> None:
 
 
 def test_a_newer_version_says_so(saved: Path) -> None:
-    rewrite(saved, {"version": 2})
+    rewrite(saved, {"version": 3})
     with pytest.raises(CacheFormatError, match="newer Mirage.*Update Mirage"):
         load_cache(saved)
 

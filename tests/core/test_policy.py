@@ -11,15 +11,13 @@ from mirage_core.errors import ShapeError, ValueRangeError
 from mirage_core.geometry.camera import PixelConvention
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.readout.render import read_winners
-from mirage_core.rollout.policy import (
-    NEARER_SURFACE,
-    WRITE_POLICIES,
-    novel_cells,
-    write,
-)
+from mirage_core.rollout.policy import WRITE_POLICIES, WriteLimits, WriteRules, write
+from mirage_core.rollout.policy_novelty import NoveltyRule, novel_cells
 from mirage_core.rollout.update import chunk_observation
 
 GRID = (8, 12)
+LOOSE = WriteLimits(compact=False)
+ONLY_ADD = NoveltyRule(carve=0, upgrade=0)
 
 
 @pytest.fixture
@@ -31,7 +29,7 @@ def seen(make) -> Observation:
 def write_twice(first: Observation, second: Observation, policy: str, convention) -> LatentCache:
     cache = append_all(LatentCache(convention=convention), first)
     before = cache.fingerprint()
-    result = write(cache, second, policy)
+    result = write(cache, second, WriteRules(policy, ONLY_ADD, LOOSE))
     assert cache.fingerprint() == before
     assert len(cache.blocks) == 1
     return result
@@ -64,7 +62,7 @@ def test_novelty_writes_surfaces_well_in_front(make, convention: PixelConvention
     share = torch.linspace(0.7, 1.3, 96).view(1, *GRID)
     fresh = make.observation(seen.depth * share, seed=5)
     cache = write_twice(seen, fresh, "novelty", convention)
-    nearer = share[0] < 1 - NEARER_SURFACE
+    nearer = share[0] < 1 - ONLY_ADD.nearer
     assert 10 < int(nearer.sum()) < 90
     assert torch.equal(cache.blocks[1].tokens, fresh.tokens[:, 0].permute(1, 2, 0)[nearer])
 
@@ -92,7 +90,7 @@ def test_a_moved_camera_adds_what_came_into_view(make) -> None:
     cells = 4
     moved[0, 3] = -cells * 2.0 / (0.9 * GRID[1])
     first, second = make.observation(wall), make.observation(wall, pose=moved, seed=1)
-    cache = write(append_all(LatentCache(), first), second, "novelty")
+    cache = write(append_all(LatentCache(), first), second, WriteRules(limits=LOOSE))
     new = cache.blocks[1]
     columns = (new.points[:, 0] / 2 + moved[0, 3].float() / 2) * 0.9 * GRID[1] + GRID[1] / 2
     assert len(new) == cells * GRID[0]
@@ -105,12 +103,8 @@ def test_equals_writing_frame_by_frame(make) -> None:
     whole = write(LatentCache(), many, "novelty")
     step = LatentCache()
     for frame in range(3):
-        only = slice(frame, frame + 1)
-        one = Observation(
-            many.tokens[:, only], many.depth[only], many.world_to_camera[only],
-            many.intrinsics[only], many.frames[only],
-        )  # fmt: skip
-        step = write(step, one, "novelty")
+        one = many.frame(frame)
+        step = write(step, one, WriteRules(limits=LOOSE))
     assert len(step.blocks) == 3
     for name in ("points", "tokens"):
         parts = torch.cat([getattr(block, name) for block in step.blocks])
@@ -122,7 +116,9 @@ def test_equals_writing_frame_by_frame(make) -> None:
 
 
 def test_novel_cells_of_an_empty_memory(seen) -> None:
-    assert novel_cells(LatentCache(), seen).all()
+    novel, replaced = novel_cells(LatentCache(), seen, NoveltyRule())
+    assert novel.all()
+    assert len(replaced) == 0
 
 
 def test_progress_and_cancelling(make) -> None:
@@ -146,6 +142,8 @@ def test_progress_and_cancelling(make) -> None:
 def test_unknown_policy(seen) -> None:
     with pytest.raises(ValueRangeError, match="novelty, append"):
         write(LatentCache(), seen, "carve")
+    with pytest.raises(ValueRangeError, match="no limit"):
+        WriteLimits(max_points=-1)
 
 
 def test_depth_that_does_not_belong_to_the_chunk(make, shot) -> None:
@@ -155,7 +153,7 @@ def test_depth_that_does_not_belong_to_the_chunk(make, shot) -> None:
     settings = {"encode": None, "config": WriteConfig(), "dtype": torch.float16}
     for count in (1, 8, 32):
         geometry = FrameGeometry(torch.ones(count, 64, 64), make.lens(64, 64, count))
-        with pytest.raises(ShapeError, match="9 .every fourth frame. or 33"):
+        with pytest.raises(ShapeError, match="9 .every fourth frame., 33"):
             chunk_observation(state, latents, frames, geometry, **settings)
     wide = FrameGeometry(torch.ones(9, 64, 96), make.lens(64, 96, 9))
     with pytest.raises(ShapeError, match="aspect"):

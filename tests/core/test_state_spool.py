@@ -58,7 +58,7 @@ def test_the_rollout_is_worth_testing(finished: RolloutState) -> None:
     """Holes, growth of the memory and depth of all kinds occur in it."""
     assert finished.complete
     assert len(finished.statistics) == 3
-    assert all(s.hole_rate > 0 for s in finished.statistics[1:])
+    assert any(s.hole_rate > 0 for s in finished.statistics[1:])
     assert finished.statistics[-1].points == len(finished.cache) > 16
     assert set(names(finished.folder)) - {"video.mp4"} == {
         *(f"chunk_000{n}.{kind}" for n in range(3) for kind in ("mp4", "safetensors")),

@@ -1,0 +1,65 @@
+"""What a memory costs: every byte that it holds, by what the byte is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from .types import LatentCache
+
+PURPOSE: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "points": "coordinates",
+        "tokens": "tokens",
+        "scale": "tokens",
+        "source": "origin",
+        "slope": "origin",
+        "bounds": "culling",
+        "world_to_camera": "cameras",
+        "intrinsics": "cameras",
+        "frames": "cameras",
+    }
+)
+"""What each tensor of a block is for. ``origin`` says of a point which camera saw it and how the
+surface leaned there: the preview and the write policies need it, reading does not."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of a memory.
+
+    Attributes:
+        points: Number of points.
+        blocks: Number of blocks.
+        parts: Bytes by purpose, see `PURPOSE`; every tensor of every block is in one of them.
+    """
+
+    points: int
+    blocks: int
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """All bytes."""
+        return sum(self.parts.values())
+
+    @property
+    def mebibytes(self) -> float:
+        """All bytes in MiB."""
+        return self.total / 2**20
+
+    @property
+    def bytes_per_point(self) -> float:
+        """All bytes divided by the number of points; 0 without points."""
+        return self.total / self.points if self.points else 0.0
+
+
+def footprint(cache: LatentCache) -> Footprint:
+    """Count every byte that the tensors of a memory hold."""
+    parts = dict.fromkeys(PURPOSE.values(), 0)
+    for block in cache.blocks:
+        for name, tensor in block.parts.items():
+            parts[PURPOSE[name]] += tensor.numel() * tensor.element_size()
+    return Footprint(len(cache), len(cache.blocks), MappingProxyType(parts))
