@@ -32,7 +32,7 @@ STEEPEST: Final = 0.5
 
 def valid_depth(depth: Tensor) -> Tensor:
     """True where a depth is a distance in front of the camera: finite and above zero."""
-    return torch.isfinite(depth) & (depth > 0)
+    return (depth > 0) & (depth < torch.inf)
 
 
 def downsample_depth(

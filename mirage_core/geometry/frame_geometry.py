@@ -13,6 +13,10 @@ from .camera import scale_intrinsics
 from .depth import valid_depth
 from .trajectory import expect_intrinsics
 
+SCALED_SHIFT, EQUAL_SHIFT = 0.1, 0.02
+"""Shares of the picture from which, and up to which, a principal point is off in the same way
+along both sides: then it counts in pixels of another size."""
+
 ASPECT_TOLERANCE = 0.02
 """Relative difference in aspect ratio up to which depth and picture count as one frame."""
 
@@ -32,7 +36,8 @@ class FrameGeometry:
 
     Raises:
         ShapeError: Shapes do not fit together.
-        GeometryError: No pixel of a frame has a valid depth, or the cameras are malformed.
+        GeometryError: No pixel of a frame has a valid depth, or the cameras are malformed, or
+            count in pixels of another size.
     """
 
     depth: Tensor
@@ -48,6 +53,7 @@ class FrameGeometry:
         sizes = expect_shape("The depth", self.depth, "F H W")
         expect_shape("The depth's intrinsics", self.intrinsics, "F 3 3", F=sizes["F"])
         expect_intrinsics("The depth's intrinsics", self.intrinsics)
+        _expect_own_pixels(self.intrinsics, sizes["W"], sizes["H"])
         if self.world_to_camera is not None:
             poses = self.world_to_camera.detach().cpu().double()
             object.__setattr__(self, "world_to_camera", poses)
@@ -56,14 +62,14 @@ class FrameGeometry:
         for name, extra in (("exclusion mask", self.exclude), ("confidence", self.confidence)):
             if extra is not None:
                 expect_shape(f"The depth's {name}", extra, "F H W", **sizes)
-        shares = valid_depth(self.depth).flatten(1).float().mean(1)
-        empty = (shares == 0).nonzero().flatten().tolist()
+        empty = (~valid_depth(self.depth).flatten(1).any(1)).nonzero().flatten().tolist()
         if empty:
             raise GeometryError(
                 f"The depth of frame {empty[0]} has no valid pixel",
                 got="only zeros, negative numbers, NaN or infinities",
                 expected="distances above 0",
-                fix="Check the depth picture's range, or run the depth estimator again",
+                fix="Check the depth picture's range, or run the depth estimator again; a frame of "
+                "nothing but sky has no depth: keep some surface in view",
             )
 
     def __len__(self) -> int:
@@ -103,6 +109,27 @@ class FrameGeometry:
                 expected="the same crop of the same picture",
                 fix="Crop the picture first, then estimate its depth",
             )
+
+
+def _expect_own_pixels(intrinsics: Tensor, width: int, height: int) -> None:
+    """Raise `GeometryError` for intrinsics (F, 3, 3) that count in another picture's pixels.
+
+    They are off by the same factor along both sides. A crop shifts the middle as well, but
+    hardly ever by the same share along both.
+    """
+    middle = intrinsics[:, :2, 2] / intrinsics.new_tensor([width, height])
+    across, down = middle.unbind(1)
+    scaled = ((across - down).abs() < EQUAL_SHIFT) & ((across - 0.5).abs() > SCALED_SHIFT)
+    wrong = (scaled | (middle <= 0).any(1) | (middle >= 1).any(1)).nonzero().flatten()
+    if len(wrong):
+        found = intrinsics[int(wrong[0]), :2, 2].tolist()
+        raise GeometryError(
+            "The depth's intrinsics do not belong to pictures of its size",
+            got=f"a principal point of ({found[0]:.4g}, {found[1]:.4g}), {width} x {height} pixels",
+            expected="a point about in the middle, in pixels of the depth map",
+            fix="Scale focal lengths and principal point by the size of the depth map over that of "
+            "the picture that they were made for",
+        )
 
 
 def depth_from_picture(

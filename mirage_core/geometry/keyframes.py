@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -14,7 +15,14 @@ from torch import Tensor
 from ..constants import DEFAULT_FPS
 from ..errors import CacheFormatError, GeometryError, MirageError, TrajectoryError
 from ..validate import expect_frame_count, expect_range
-from .presets import EASINGS, ease, expect_name, frame_intrinsics
+from .presets import (
+    EASINGS,
+    ease,
+    expect_name,
+    expect_scene_depth,
+    frame_intrinsics,
+    poses_from_start,
+)
 from .trajectory import Trajectory, intrinsics_from_fov
 from .trajectory_io import (
     MAX_FRAMES,
@@ -29,6 +37,9 @@ from .transform import invert_rigid, rigid
 FORMAT: Final = "mirage-keyframes"
 VERSION: Final = 1
 MAX_KEYFRAMES: Final = 10_000
+SPACES: Final = ("world", "start_camera")
+"""What positions and rotations of a document are relative to: the world, in scene units; or the
+shot's first camera, in scene depths, so that a path fits other pictures as presets do."""
 MIN_QUATERNION_NORM: Final = 1e-6
 
 
@@ -219,13 +230,24 @@ def keyframes_to_json(keyframes: Sequence[Keyframe]) -> str:
     return json.dumps(document, allow_nan=False)
 
 
-def keyframes_from_json(text: str) -> tuple[Keyframe, ...]:
+def keyframes_from_json(
+    text: str, *, scene_depth: float = 1.0, start: Tensor | None = None
+) -> tuple[Keyframe, ...]:
     """Read a document that `keyframes_to_json` or the browser widget wrote.
 
+    Args:
+        text: The document.
+        scene_depth: Distance, in scene units, of what the first camera looks at. It counts
+            where the document's ``space`` is ``start_camera``, and so does ``start``.
+        start: (4, 4) ``camera_to_world`` of the first camera; None is the identity.
+
     Returns:
-        The keyframes in order of time. ``fov_x`` and ``easing`` may be left out of the text.
+        The keyframes in world coordinates and in order of time. ``fov_x``, ``easing`` and
+        ``space`` (``world``) may be left out of the text.
 
     Raises:
+        GeometryError: The depth or the start camera make no sense.
+        ShapeError: The start camera is not a 4x4 matrix.
         CacheFormatError: The text is damaged, foreign, from a newer version, of an unstated
             convention, or holds a keyframe that is none.
         TrajectoryError: There are no keyframes, or two at one frame.
@@ -234,6 +256,8 @@ def keyframes_from_json(text: str) -> tuple[Keyframe, ...]:
     data = expect_document(parse_json(text, name), name, FORMAT, VERSION)
     expect_tag(data, name, "axes", ("opencv",))
     expect_tag(data, name, "matrix", ("camera_to_world",))
+    stated = "space" in data["convention"]
+    space = expect_tag(data, name, "space", SPACES) if stated else "world"
     items = data.get("keyframes")
     if not isinstance(items, list) or len(items) > MAX_KEYFRAMES:
         raise CacheFormatError(
@@ -241,7 +265,27 @@ def keyframes_from_json(text: str) -> tuple[Keyframe, ...]:
             got=describe(items),
             expected=f"a list of at most {MAX_KEYFRAMES}",
         )
-    return tuple(_ordered([_keyframe(number, item) for number, item in enumerate(items)]))
+    keyframes = _ordered([_keyframe(number, item) for number, item in enumerate(items)])
+    if space == "start_camera":
+        expect_scene_depth(scene_depth)
+        keyframes = [_placed(key, scene_depth, start) for key in keyframes]
+    return tuple(keyframes)
+
+
+def _placed(key: Keyframe, scene_depth: float, start: Tensor | None) -> Keyframe:
+    """The keyframe in world coordinates, from one in the axes of the start camera."""
+    from scipy.spatial.transform import Rotation
+
+    position = torch.tensor(key.position, dtype=torch.float64) * scene_depth
+    quaternion = key.quaternion
+    if start is not None:
+        poses_from_start(torch.eye(4, dtype=torch.float64)[None], start)  # a rigid 4x4 matrix
+        pose = start.detach().to("cpu", torch.float64)
+        position = pose[:3, :3] @ position + pose[:3, 3]
+        scaled = [value / max(map(abs, quaternion)) for value in quaternion]
+        turned = Rotation.from_matrix(pose[:3, :3].numpy()) * Rotation.from_quat(scaled)
+        quaternion = tuple(turned.as_quat().tolist())
+    return dataclasses.replace(key, position=tuple(position.tolist()), quaternion=quaternion)
 
 
 def _keyframe(number: int, item: Any) -> Keyframe:

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from ..constants import DEFAULT_FPS
 from ..errors import GeometryError, TrajectoryError
-from ..validate import expect_finite, expect_range, expect_rigid, expect_shape
+from ..validate import (
+    LAST_ROW_TOLERANCE,
+    expect_finite,
+    expect_range,
+    expect_rigid,
+    expect_shape,
+)
 from .transform import invert_rigid
 
 
@@ -100,7 +106,7 @@ def expect_intrinsics(name: str, intrinsics: Tensor) -> None:
     """Raise `GeometryError` unless (F, 3, 3) matrices are pinhole intrinsics."""
     expect_shape(name, intrinsics, "F 3 3")
     expect_finite(name, intrinsics)
-    focal = torch.stack([intrinsics[:, 0, 0], intrinsics[:, 1, 1]])
+    focal = intrinsics.diagonal(dim1=1, dim2=2)[:, :2]
     if bool((focal <= 0).any()):
         raise GeometryError(
             f"{name} have a focal length that is not positive",
@@ -108,7 +114,7 @@ def expect_intrinsics(name: str, intrinsics: Tensor) -> None:
             expected="a focal length in pixels, above 0",
         )
     bottom = torch.tensor([0.0, 0.0, 1.0], dtype=intrinsics.dtype, device=intrinsics.device)
-    if not torch.allclose(intrinsics[:, 2], bottom.expand(len(intrinsics), 3)):
+    if bool(((intrinsics[:, 2] - bottom).abs() > LAST_ROW_TOLERANCE).any()):
         raise GeometryError(f"{name} have a last row that is not (0, 0, 1)")
 
 
@@ -125,3 +131,8 @@ def intrinsics_from_fov(width: int, height: int, fov_x_degrees: float) -> Tensor
     return torch.tensor(
         [[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype=torch.float64
     )
+
+
+def fov_of(intrinsics: Tensor, width: int) -> float:
+    """Horizontal field of view in degrees of (3, 3) intrinsics in pixels of a width."""
+    return math.degrees(2 * math.atan(width / (2 * float(intrinsics[0, 0]))))

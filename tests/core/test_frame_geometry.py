@@ -9,6 +9,7 @@ import torch
 
 from mirage_core.errors import GeometryError, ShapeError
 from mirage_core.geometry.frame_geometry import FrameGeometry, depth_from_picture
+from mirage_core.geometry.trajectory import intrinsics_from_fov
 
 
 def geometry(make, frames: int = 3, **kwargs) -> FrameGeometry:
@@ -82,7 +83,8 @@ def test_typical_depth_leaves_invalid_pixels_out() -> None:
     depth = torch.zeros(2, 1, 6)
     depth[0, 0] = torch.tensor([1.0, 2, 3, 0, math.inf, math.nan])
     depth[1] = 50
-    made = FrameGeometry(depth, torch.eye(3).repeat(2, 1, 1))
+    lens = torch.tensor([[1.0, 0, 3], [0, 1, 0.5], [0, 0, 1]])
+    made = FrameGeometry(depth, lens.repeat(2, 1, 1))
     assert made.typical_depth() == 2
 
 
@@ -109,3 +111,17 @@ def test_depth_pictures() -> None:
 def test_depth_pictures_need_a_range(ends) -> None:
     with pytest.raises(GeometryError, match="0 < near < far"):
         depth_from_picture(torch.zeros(1, 2, 2), *ends)
+
+
+@pytest.mark.parametrize("factor", [0.25, 0.5, 0.75, 1.5, 2, 4])
+def test_intrinsics_in_pixels_of_another_picture_are_refused(factor: float) -> None:
+    lens = intrinsics_from_fov(48, 32, 60)[None]
+    with pytest.raises(GeometryError, match="do not belong.*48 x 32 pixels.*Scale focal"):
+        FrameGeometry(torch.ones(1, 32, 48), lens * torch.tensor([[factor], [factor], [1.0]]))
+
+
+@pytest.mark.parametrize(("across", "down"), [(0.1, 0.5), (0.5, 0.8), (0.45, 0.45), (0.3, 0.7)])
+def test_crops_and_shifted_lenses_are_taken(across: float, down: float) -> None:
+    lens = intrinsics_from_fov(48, 32, 60)[None].clone()
+    lens[0, 0, 2], lens[0, 1, 2] = across * 48, down * 32
+    assert len(FrameGeometry(torch.ones(1, 32, 48), lens)) == 1

@@ -25,6 +25,7 @@ from mirage_core.geometry.keyframes import (
 )
 from mirage_core.geometry.presets import EASINGS
 from mirage_core.geometry.trajectory import intrinsics_from_fov
+from mirage_core.geometry.transform import rigid, rotation_about
 
 WIDTH, HEIGHT = 640, 384
 LENS = intrinsics_from_fov(WIDTH, HEIGHT, 60)
@@ -274,3 +275,39 @@ def test_damaged_text_never_raises_anything_untyped(cut, junk):
         keyframes_from_json(text[:cut] + junk + text[cut + len(junk) :])
     except MirageError:
         pass
+
+
+def test_keyframes_relative_to_the_start_camera() -> None:
+    """A path of this kind fits another picture: other depth, other first camera."""
+    turn = rotation_about("y", torch.tensor(0.8, dtype=torch.float64))
+    start = rigid(turn, torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64))
+    document = {
+        "format": "mirage-keyframes",
+        "version": 1,
+        "convention": {"axes": "opencv", "matrix": "camera_to_world", "space": "start_camera"},
+        "keyframes": [
+            {"frame": 0, "position": [0, 0, 0], "quaternion": [0, 0, 0, 2]},
+            {"frame": 4, "position": [0, 0, 0.5], "quaternion": [1, 0, 0, 1]},
+        ],
+    }
+    first, second = keyframes_from_json(json.dumps(document), scene_depth=4.0, start=start)
+    assert first.position == pytest.approx([1.0, -2.0, 3.0])
+    assert second.position == pytest.approx((start[:3, 3] + 2.0 * turn[:, 2]).tolist())
+    path = make([first, second], 5)
+    assert torch.allclose(path.camera_to_world[0], start, atol=1e-12)
+    up = rotation_about("x", torch.tensor(math.pi / 2, dtype=torch.float64))
+    assert torch.allclose(path.camera_to_world[4, :3, :3], turn @ up, atol=1e-12)
+    plain = keyframes_from_json(json.dumps(document))
+    assert plain[1].position == pytest.approx([0, 0, 0.5])
+
+
+@pytest.mark.parametrize("space", ["scene", 3, None, "World"])
+def test_unknown_space_is_refused(space: object) -> None:
+    document = {
+        "format": "mirage-keyframes",
+        "version": 1,
+        "convention": {"axes": "opencv", "matrix": "camera_to_world", "space": space},
+        "keyframes": [{"frame": 0, "position": [0, 0, 0], "quaternion": [0, 0, 0, 1]}],
+    }
+    with pytest.raises(CacheFormatError, match="space"):
+        keyframes_from_json(json.dumps(document))

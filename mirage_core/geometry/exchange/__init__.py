@@ -1,0 +1,1 @@
+"""Cameras of other programs: COLMAP, RealEstate10K, glTF, Blender, and three.js viewers."""

@@ -1,0 +1,205 @@
+"""Masks of what must not be remembered, brought to the latent grid."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..constants import TEMPORAL_STRIDE
+from ..errors import GeometryError, ShapeError
+from ..validate import expect_finite, expect_range, expect_shape
+from .frame_geometry import ASPECT_TOLERANCE, FrameGeometry
+
+MASKED = 0.5
+"""Above this value a pixel is masked."""
+
+
+@dataclass(frozen=True)
+class MaskGrowth:
+    """How far masks reach beyond what was marked.
+
+    Attributes:
+        pixels: Pixels by which a mask grows on every side before it meets the grid.
+        cells: Latent cells by which it grows afterwards.
+
+    Raises:
+        ValueRangeError: A number is negative or beyond all sense.
+    """
+
+    pixels: int = 0
+    cells: int = 0
+
+    def __post_init__(self) -> None:
+        expect_range("The growth of the masks in pixels", self.pixels, 0, 1024)
+        expect_range("The growth of the masks in cells", self.cells, 0, 64)
+
+
+def mask_to_grid(
+    mask: Tensor,
+    grid: tuple[int, int],
+    latent_frames: int,
+    sizes: Sequence[tuple[int, int]],
+    growth: MaskGrowth | None = None,
+    name: str = "The mask",
+) -> Tensor:
+    """Bring a mask to latent frames and cells: any masked pixel masks its cell.
+
+    Args:
+        mask: (M, H, W) bool or numbers, masked above one half. M is 1 (one mask for all
+            frames), T (one for each latent frame), or 4T - 3 (all pixel frames: latent frame
+            t > 0 covers pixel frames 4t - 3 to 4t).
+        grid: (h, w) of the latent grid.
+        latent_frames: T.
+        sizes: Accepted (H, W): that of the picture, and of the depth if it has another.
+        growth: How far to grow.
+        name: How errors call the mask.
+
+    Returns:
+        (T, h, w) bool.
+
+    Raises:
+        ShapeError: The mask has another size or number of frames.
+        GeometryError: The mask holds values that are not numbers.
+    """
+    found = expect_shape(name, mask, "M H W")
+    _expect_size(name, (found["H"], found["W"]), sizes)
+    _expect_count(name, found["M"], latent_frames)
+    if mask.is_floating_point():
+        expect_finite(name, mask)
+    growth = growth or MaskGrowth()
+    marked = (mask if mask.dtype == torch.bool else mask > MASKED).float()
+    marked = grow(marked, growth.pixels)
+    cells = F.adaptive_max_pool2d(marked[:, None], grid)[:, 0]
+    return grow(_over_time(cells, latent_frames), growth.cells) > 0
+
+
+def exclusion(
+    masks: dict[str, Tensor | None],
+    grid: tuple[int, int],
+    latent_frames: int,
+    sizes: Sequence[tuple[int, int]],
+    growth: MaskGrowth | None = None,
+) -> Tensor:
+    """Union of several masks on the latent grid.
+
+    Args:
+        masks: Masks by the name that errors give them; missing ones are None.
+        grid: (h, w) of the latent grid.
+        latent_frames: T.
+        sizes: Accepted (H, W).
+        growth: How far each mask grows.
+
+    Returns:
+        (T, h, w) bool.
+
+    Raises:
+        ShapeError: A mask has another size or number of frames.
+        GeometryError: A mask holds values that are not numbers.
+    """
+    union = torch.zeros(latent_frames, *grid, dtype=torch.bool)
+    for name, mask in masks.items():
+        if mask is not None:
+            union = union | mask_to_grid(mask, grid, latent_frames, sizes, growth, name).cpu()
+    return union
+
+
+def with_mask(
+    geometry: FrameGeometry,
+    mask: Tensor | None,
+    picture: tuple[int, int] | None = None,
+    name: str = "The exclusion mask",
+) -> FrameGeometry:
+    """Geometry with a mask joined to what it leaves out: any masked pixel masks depth's pixel.
+
+    Args:
+        geometry: Depth of F frames.
+        mask: (M, H, W) bool or numbers, masked above one half; M is 1 or F. None changes nothing.
+        picture: (H, W) of the pictures; the mask has their size, or that of the depth. None
+            where the pictures are not known: then the aspect ratio alone must fit.
+        name: How errors call the mask.
+
+    Raises:
+        ShapeError: The mask has another size or number of frames.
+        GeometryError: The mask holds values that are not numbers.
+    """
+    if mask is None:
+        return geometry
+    found = expect_shape(name, mask, "M H W")
+    size = (found["H"], found["W"])
+    if picture is not None:
+        _expect_size(name, size, [picture, geometry.size])
+    elif abs(size[1] * geometry.size[0] / (size[0] * geometry.size[1]) - 1) > ASPECT_TOLERANCE:
+        _expect_size(name, size, [geometry.size])
+    if found["M"] not in (1, len(geometry)):
+        raise ShapeError(
+            f"{name} has another number of frames than the depth",
+            got=f"{found['M']} masks, {len(geometry)} depth maps",
+            expected=f"1 (for all of them) or {len(geometry)}",
+            fix="Make one mask for each picture, or a single one",
+        )
+    if mask.is_floating_point():
+        expect_finite(name, mask)
+    marked = (mask if mask.dtype == torch.bool else mask > MASKED).float()
+    hidden = F.adaptive_max_pool2d(marked[:, None], geometry.size)[:, 0] > 0
+    hidden = hidden.expand(len(geometry), -1, -1).to(geometry.depth.device)
+    own = geometry.exclude
+    return dataclasses.replace(geometry, exclude=hidden if own is None else hidden | (own > MASKED))
+
+
+def expect_not_all(name: str, cells: Tensor) -> None:
+    """Raise `GeometryError` when a mask (T, h, w) covers everything."""
+    if cells.numel() and bool(cells.all()):
+        raise GeometryError(
+            f"{name} covers all of every frame: nothing is left to remember",
+            got="only masked cells",
+            expected="some surface",
+            fix="Check that the mask is not inverted (white is left out), or lower its growth",
+        )
+
+
+def _expect_size(name: str, size: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> None:
+    if size in sizes:
+        return
+    wanted = " or ".join(f"{cols} x {rows}" for rows, cols in dict.fromkeys(sizes))
+    raise ShapeError(
+        f"{name} has another size than the pictures",
+        got=f"{size[1]} x {size[0]}",
+        expected=wanted,
+        fix="Make the mask from the frames themselves, or resize it to their size; the empty mask "
+        "that Load Image gives is of 64 x 64: leave it unconnected",
+    )
+
+
+def _expect_count(name: str, count: int, latent_frames: int) -> None:
+    pixel_frames = TEMPORAL_STRIDE * (latent_frames - 1) + 1
+    if count in (1, latent_frames, pixel_frames):
+        return
+    raise ShapeError(
+        f"{name} has another number of frames than the chunk",
+        got=f"{count} masks",
+        expected=f"1 (for all frames), {latent_frames} (every fourth) or {pixel_frames} (all)",
+        fix="Detect or track on exactly the chunk's decoded frames",
+    )
+
+
+def _over_time(cells: Tensor, latent_frames: int) -> Tensor:
+    """(T, h, w) maximum over the pixel frames that each latent frame covers."""
+    if len(cells) == latent_frames:
+        return cells
+    if len(cells) == 1:
+        return cells.expand(latent_frames, -1, -1)
+    groups = cells[1:].unflatten(0, (latent_frames - 1, TEMPORAL_STRIDE)).amax(dim=1)
+    return torch.cat([cells[:1], groups])
+
+
+def grow(maps: Tensor, by: int) -> Tensor:
+    """Maps (F, h, w) of 0 and 1 whose ones reach ``by`` places farther on every side."""
+    if by == 0:
+        return maps
+    wide = F.max_pool2d(maps[:, None], (1, 2 * by + 1), stride=1, padding=(0, by))
+    return F.max_pool2d(wide, (2 * by + 1, 1), stride=1, padding=(by, 0))[:, 0]
