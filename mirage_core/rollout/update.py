@@ -28,6 +28,7 @@ def chunk_observation(
     encode: Encoder | None,
     config: WriteConfig,
     dtype: torch.dtype,
+    with_first: bool = False,
 ) -> Observation:
     """The new latent frames of a chunk with their depth, ready to be written (paper Eq. 6).
 
@@ -38,12 +39,14 @@ def chunk_observation(
         state: The state before the chunk is finished.
         latents: (C, T, h, w) model-space latents of the chunk.
         frames: (4T - 3, H, W, 3) decoded frames of the chunk in 0..1.
-        geometry: Depth of all 4T - 3 frames, or of the T frames whose cameras the latent
-            frames take.
+        geometry: Depth of all 4T - 3 frames, of the T frames whose cameras the latent frames
+            take, or of the whole shot.
         encode: Encodes decoded frames again, as the paper does; None writes the latents
             themselves, as the released code does.
         config: How depth becomes points.
         dtype: Type of the stored tokens.
+        with_first: Take the first latent frame as well, as the released code does with the
+            given picture, which it remembers twice.
 
     Raises:
         ShapeError: Frames, latents or depth do not belong to this chunk.
@@ -59,16 +62,19 @@ def chunk_observation(
         F=chunk.model_frames, H=state.trajectory.height, W=state.trajectory.width,
     )
     geometry.expect_aspect(state.trajectory.width, state.trajectory.height)
-    depth = _at_latent_frames(geometry, chunk.model_frames, chunk.latent_frames)
-    tokens = latents[:, 1:]
+    depth = at_latent_frames(
+        of_chunk(geometry, state), chunk.model_frames, chunk.latent_frames
+    )
+    start = 0 if with_first else 1
+    tokens = latents[:, start:]
     if encode is not None:
-        tokens = encode(frames[TEMPORAL_STRIDE::TEMPORAL_STRIDE])
-    cameras = state.latent_cameras.select(slice(1, None))
+        tokens = encode(frames[start * TEMPORAL_STRIDE :: TEMPORAL_STRIDE])
+    cameras = state.latent_cameras.select(slice(start, None))
     return observe(
         tokens.to(dtype),
-        depth.select(list(range(1, chunk.latent_frames))),
+        depth.select(list(range(start, chunk.latent_frames))),
         world_to_camera=cameras.world_to_camera,
-        frames=torch.tensor(chunk.pose_frames[1:]),
+        frames=torch.tensor(chunk.pose_frames[start:]),
         convention=state.cache.convention,
         config=config,
         intrinsics=grid_intrinsics(cameras, (height, width)),
@@ -76,9 +82,24 @@ def chunk_observation(
     )
 
 
-def _at_latent_frames(
+def of_chunk(geometry: FrameGeometry, state: RolloutState) -> FrameGeometry:
+    """Geometry of the next chunk's latent frames, out of that of the whole shot.
+
+    Geometry of any other length is the chunk's own and stays as it is.
+    """
+    if len(geometry) != len(state.trajectory):
+        return geometry
+    return geometry.select(list(state.chunk.pose_frames))
+
+
+def at_latent_frames(
     geometry: FrameGeometry, pixel_frames: int, latent_frames: int
 ) -> FrameGeometry:
+    """Geometry of the latent frames only, from that of all pixel frames if need be.
+
+    Raises:
+        ShapeError: It has another number of frames.
+    """
     if len(geometry) == latent_frames:
         return geometry
     if len(geometry) == pixel_frames:
@@ -86,6 +107,7 @@ def _at_latent_frames(
     raise ShapeError(
         "The depth does not belong to this chunk",
         got=f"{len(geometry)} depth maps",
-        expected=f"{latent_frames} (every fourth frame) or {pixel_frames} (all frames)",
+        expected=f"{latent_frames} (every fourth frame), {pixel_frames} (all frames), or the "
+        "whole shot",
         fix="Estimate depth on the chunk's decoded frames",
     )

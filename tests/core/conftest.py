@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mirage_core.cache.build import Observation, WriteConfig, append_all, observe
 from mirage_core.cache.types import CacheBlock, LatentCache
+from mirage_core.conditioning.names import to_diffusers
 from mirage_core.embedded.codec import EmbeddedCodec
 from mirage_core.geometry.camera import PixelConvention
 from mirage_core.geometry.frame_geometry import FrameGeometry
@@ -240,3 +243,72 @@ def copied(finished: RolloutState, tmp_path: Path) -> RolloutState:
     """A fresh state before the first chunk, whose folder holds the finished rollout."""
     shutil.copytree(finished.folder, tmp_path / "shot")
     return Shot.begin(tmp_path / "shot")
+
+
+class ReleasedDenoiser:
+    """Tiny random weights of the released code, with what it makes of them.
+
+    Attributes:
+        tensors: Weights under their released names, inputs and outputs.
+        cases: Frame counts of each case, and what its tensors' names begin with.
+    """
+
+    SIZES = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 24,
+        "text_dim": 32,
+        "freq_dim": 64,
+        "ffn_dim": 64,
+        "num_layers": 4,
+    }
+
+    def __init__(self, folder: Path) -> None:
+        self.tensors = load_file(folder / "denoiser_oracle.safetensors")
+        numbers = json.loads((folder / "denoiser_oracle.json").read_text(encoding="utf-8"))
+        self.cases = numbers["cases"]
+        self.side_layers = tuple(numbers["vace_layers"])
+
+    def weights(self, part: str) -> dict[str, Tensor]:
+        """Tensors of ``dit`` (the backbone) or ``vace`` (the branch), as diffusers calls them."""
+        prefix = f"denoiser.{part}."
+        return {
+            to_diffusers(name.removeprefix(prefix)): tensor.clone()
+            for name, tensor in self.tensors.items()
+            if name.startswith(prefix)
+        }
+
+    def model(self, branch: bool = True) -> Any:
+        """A new transformer with these weights."""
+        from mirage_core.models.transformer import MirageTransformer3DModel
+
+        side = {"side_layers": self.side_layers} if branch else {}
+        model = MirageTransformer3DModel(**self.SIZES, **side)
+        weights = self.weights("dit") | (self.weights("vace") if branch else {})
+        model.load_state_dict(weights)
+        return model.eval()
+
+    def inputs(self, number: int) -> dict[str, Any]:
+        """Arguments of the transformer for one case."""
+        case = self.cases[number]
+        latents, timestep, text, side = (
+            self.tensors[case["prefix"] + name]
+            for name in ("latents", "frame_timestep", "context", "vace_context")
+        )
+        return {
+            "hidden_states": latents,
+            "timestep": timestep[None],
+            "encoder_hidden_states": text,
+            "side_hidden_states": side,
+            "num_reference_frames": case["num_ref"],
+            "num_preceding_frames": case["num_preceding"],
+        }
+
+    def output(self, number: int, name: str) -> Tensor:
+        """What the released code returns for one case."""
+        return self.tensors[self.cases[number]["prefix"] + name]
+
+
+@pytest.fixture(scope="session")
+def released(data_folder: Path) -> ReleasedDenoiser:
+    """The released code's denoiser in numbers."""
+    return ReleasedDenoiser(data_folder)

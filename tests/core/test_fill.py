@@ -157,3 +157,11 @@ def test_uncertain_cells() -> None:
     expected = torch.tensor([[False, True, True, False], [False] * 4])
     assert torch.equal(uncertain[0, ::16, ::16], expected)
     assert torch.equal(uncertain[0], expected.repeat_interleave(16, 0).repeat_interleave(16, 1))
+
+
+def test_what_is_remembered_is_not_written_from_its_own_drawing() -> None:
+    depth = torch.full((1, 32, 64), 2.0)
+    shown = torch.zeros(1, 2, 4, dtype=torch.bool)
+    shown[0, 1, :3] = True
+    uncertain = uncertain_pixels(depth, shown)
+    assert torch.equal(uncertain[:, ::16, ::16], shown)

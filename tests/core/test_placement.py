@@ -15,12 +15,15 @@ from mirage_core.cache.build import append_all, observe
 from mirage_core.cache.types import LatentCache
 from mirage_core.embedded.codec import EmbeddedCodec
 from mirage_core.embedded.scene import ProceduralScene
+from mirage_core.errors import ModelMismatchError, ShapeError
 from mirage_core.evaluation.metrics import psnr
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid
+from mirage_core.preview import render
 from mirage_core.preview.placement import LARGEST_RADIUS, PlacedPatches, draw
-from mirage_core.preview.render import render_preview
+from mirage_core.preview.render import drawn_latents, render_preview
+from mirage_core.readout.render import read
 
 CODEC = EmbeddedCodec()
 SIDE = 16
@@ -281,6 +284,72 @@ def test_frames_and_progress(room, make) -> None:
     assert preview.frames.shape == (5, 192, 256, 3)
     assert preview.depth.shape == (2, 192, 256)
     assert torch.equal(preview.frames[0], preview.frames[4])
-    assert calls == [(n, 5) for n in range(1, 6)]
+    assert calls == [(5, 5)]
     assert 0 <= float(preview.frames.min())
     assert float(preview.frames.max()) <= 1
+
+
+@pytest.mark.parametrize("pixels", [1, 3 * 192 * 256, 1 << 30])
+def test_frames_look_alike_however_many_are_drawn_together(
+    room, monkeypatch, pixels: int
+) -> None:
+    picture, geometry, camera = room
+    cache = remember(picture, geometry)
+    poses = camera.world_to_camera.repeat(9, 1, 1)
+    poses[:, 0, 3] = torch.linspace(0, 0.4, 9, dtype=poses.dtype)
+    shot = dataclasses.replace(camera.select([0] * 9), world_to_camera=poses)
+    whole = render_preview(cache, shot, CODEC)
+    monkeypatch.setattr(render, "BATCH_PIXELS", pixels)
+    calls: list[tuple[int, int]] = []
+    found = render_preview(cache, shot, CODEC, lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (9, 9)
+    assert torch.equal(found.frames, whole.frames)
+    assert torch.equal(found.depth, whole.depth)
+    for number in range(9):
+        one = render_preview(cache, shot.select([number]), CODEC)
+        assert torch.equal(one.frames[0], whole.frames[number])
+
+
+def test_drawn_latents_are_one_drawing_for_each_latent_frame(room) -> None:
+    picture, geometry, camera = room
+    cache = dataclasses.replace(remember(picture, geometry), codec=CODEC.name)
+    poses = camera.world_to_camera.repeat(5, 1, 1)
+    poses[:, 0, 3] -= torch.linspace(0, 0.2, 5, dtype=poses.dtype)
+    shot = dataclasses.replace(camera.select([0] * 5), world_to_camera=poses)
+    readout = read(cache, shot)
+    drawn = drawn_latents(readout, CODEC)
+    assert drawn.shape == readout.tokens.shape
+    assert torch.isfinite(drawn).all()
+    reference = CODEC.static_tokens(
+        CODEC.encode_images(render_preview(cache, shot.select([3]), CODEC).frames)
+    )
+    assert torch.equal(drawn[:, 1:], reference)
+
+
+def test_tokens_of_another_codec_are_not_drawn(room) -> None:
+    picture, geometry, camera = room
+    cache = dataclasses.replace(remember(picture, geometry), codec="wan2.2")
+    with pytest.raises(ModelMismatchError, match="cannot be drawn one by one"):
+        drawn_latents(read(cache, camera), CODEC)
+
+
+def test_a_background_shows_where_the_memory_knows_nothing(room, make) -> None:
+    picture, geometry, camera = room
+    cache = remember(picture, geometry)
+    poses = camera.world_to_camera.repeat(5, 1, 1)
+    poses[:, 0, 3] -= torch.linspace(0, 0.8, 5, dtype=poses.dtype)
+    shot = dataclasses.replace(camera.select([0] * 5), world_to_camera=poses)
+    behind = make.uniform(5, *picture.shape[-3:])
+    smooth = render_preview(cache, shot, CODEC)
+    found = render_preview(cache, shot, CODEC, background=behind)
+    known = torch.zeros(smooth.frames.shape[:3], dtype=torch.bool)
+    known[[0, 4]] = smooth.depth > 0
+    unknown = ~known
+    unknown[1:4] = False
+    assert bool(unknown.any())
+    assert torch.equal(found.depth, smooth.depth)
+    assert torch.allclose(found.frames[unknown], behind[unknown])
+    # Patches hide what lies behind them, but for their soft outline.
+    assert float((found.frames[known] - smooth.frames[known]).abs().mean()) < 0.02
+    with pytest.raises(ShapeError, match="background"):
+        render_preview(cache, shot, CODEC, background=behind[:4])

@@ -1,0 +1,333 @@
+"""``mirage data``: training clips from footage, from nothing, or from released samples."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..embedded.codec import CODEC_NAME, EmbeddedCodec
+from ..errors import CacheFormatError, ModelMismatchError, ValueRangeError
+from ..rollout.policy import WRITE_POLICIES
+from ..rollout.settings import GenerationSettings
+from ..training.build_clip import CHUNK_STEP, ClipSettings, DepthNoise
+from ..training.footage import FootageSource
+from ..training.lmdb_import import import_lmdb
+from ..training.manifest import read_manifest, read_skipped
+from ..training.pipeline import DataJob, DataProgress, LocalPool, Pool, ShotSource, make_data
+from ..training.procedural import ProceduralSource
+from ..training.ray_pool import RayPool
+from ..training.store import ClipStore
+from . import inputs
+
+Group = Any
+
+
+def add_command(commands: Any) -> None:
+    """Add ``data`` with its actions to the commands of a parser."""
+    parser = commands.add_parser("data", help="make training clips, or say what a folder holds")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    make = actions.add_parser(
+        "make",
+        help="turn footage or procedural rooms into training clips",
+        description="Makes the clips that the folder lacks. The same command goes on after a "
+        "stop, and a larger one adds to what is there.",
+    )
+    make.add_argument("--out", type=Path, required=True, help="folder of the clips")
+    make.add_argument(
+        "--size", type=inputs.parse_size, required=True, help="WIDTHxHEIGHT, multiples of 32"
+    )
+    _add_sources(make.add_argument_group("where clips come from"))
+    _add_models(make.add_argument_group("models"))
+    _add_clips(make.add_argument_group("clips"))
+    _add_work(make.add_argument_group("work"))
+    make.set_defaults(run=run_make)
+    _add_import(actions)
+    info = actions.add_parser("info", help="say what a folder of clips holds")
+    info.add_argument("folder", type=Path)
+    info.set_defaults(run=run_info)
+
+
+def _add_import(actions: Any) -> None:
+    parser = actions.add_parser(
+        "import-lmdb",
+        help="turn samples of the released code into training clips",
+        description="Reads LMDB shards of pickled samples, without running anything that they "
+        "may hold. The same command goes on after a stop.",
+    )
+    parser.add_argument("folder", type=Path, help="folder with shard_000.lmdb and so on")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the clips")
+    parser.add_argument("--text-encoder", type=Path, help="UMT5-xxl, to embed captions")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument(
+        "--retry", action="store_true", help="try again what was skipped before"
+    )
+    parser.set_defaults(run=run_import)
+
+
+def _add_sources(group: Group) -> None:
+    source = group.add_mutually_exclusive_group(required=True)
+    source.add_argument("--procedural", type=int, metavar="ROOMS", help="number of rooms")
+    source.add_argument(
+        "--footage", type=Path, help="folder of videos, or of folders with one picture per frame"
+    )
+    group.add_argument("--first-room", type=int, default=0, help="seed of the first room")
+    group.add_argument("--shots", type=int, default=8, help="camera moves per room (default: 8)")
+    group.add_argument(
+        "--shot-frames", type=int, default=2 * CHUNK_STEP + 1,
+        help="frames of a shot, 32n + 1 (default: 65): the memory lives this long",
+    )  # fmt: skip
+    group.add_argument(
+        "--cameras", type=Path, help="folder of camera files (RealEstate10K and others); default: "
+        "beside the footage",
+    )  # fmt: skip
+    group.add_argument(
+        "--geometry", type=Path, help="folder of geometry files; default: beside the footage"
+    )
+    group.add_argument(
+        "--exact-depth", action="store_true", help="geometry files are those of a renderer"
+    )
+    group.add_argument("--stride", type=int, default=1, help="take every n-th frame of footage")
+    group.add_argument("--caption", default="", help="of footage without a .caption.txt file")
+
+
+def _add_models(group: Group) -> None:
+    codec = group.add_mutually_exclusive_group(required=True)
+    codec.add_argument("--vae", type=Path, help="Wan2.2 VAE")
+    codec.add_argument("--embedded-codec", action="store_true", help="the codec without weights")
+    group.add_argument("--text-encoder", type=Path, help="UMT5-xxl, to embed captions")
+    group.add_argument("--depth-model", type=Path, help="folder of a geometry estimator")
+    group.add_argument(
+        "--depth-kind", default="MapAnything",
+        help="MapAnything (default; also estimates cameras), UniDepth V2 or transformers",
+    )  # fmt: skip
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
+def _add_clips(group: Group) -> None:
+    group.add_argument("--policy", choices=WRITE_POLICIES, help="default: novelty")
+    group.add_argument("--references", type=int, help="most reference frames (default: 4)")
+    group.add_argument("--preceding", type=int, help="most preceding frames (default: 2)")
+    group.add_argument(
+        "--released", action="store_true",
+        help="build the memory as the method's released code does",
+    )  # fmt: skip
+    group.add_argument(
+        "--depth-noise", type=float, nargs=2, metavar=("SMOOTH", "WHITE"), default=(0.04, 0.02),
+        help="largest relative errors of exact depth (default: 0.04 0.02)",
+    )  # fmt: skip
+    group.add_argument(
+        "--planes", action=argparse.BooleanOptionalAction, default=True,
+        help="store sub-cell offset and depth ratio too",
+    )  # fmt: skip
+    group.add_argument(
+        "--drawn", action="store_true",
+        help="store what the memory shows as drawings, for --side-features drawn,...; with "
+        "--embedded-codec only",
+    )  # fmt: skip
+
+
+def _add_work(group: Group) -> None:
+    group.add_argument(
+        "--workers", type=int, default=0,
+        help="processes, run by Ray; 0 (default) works in this process and needs no Ray",
+    )  # fmt: skip
+    group.add_argument("--address", help="a running Ray cluster; default: this machine alone")
+    group.add_argument(
+        "--gpus-per-worker", type=float, default=0.0,
+        help="what Ray gives to each worker, also less than 1; default: none, workers use the CPU",
+    )  # fmt: skip
+    group.add_argument("--retry", action="store_true", help="try again what was skipped before")
+
+
+def run_make(arguments: argparse.Namespace) -> int:
+    """Make clips; 0 also when some footage was skipped, which is reported."""
+    _expect_paths(
+        arguments, ("footage", "cameras", "geometry", "vae", "text_encoder", "depth_model")
+    )
+    job = job_of(arguments)
+    open_pool: Callable[[Path, DataJob], Pool] = LocalPool
+    if arguments.workers:
+        open_pool = partial(
+            RayPool, workers=arguments.workers, address=arguments.address,
+            gpus=arguments.gpus_per_worker,
+        )  # fmt: skip
+    elif arguments.address:
+        raise ModelMismatchError(
+            "A cluster needs workers", got="--workers 0", fix="Say how many with --workers"
+        )
+    with _Bar() as bar:
+        try:
+            progress = make_data(
+                arguments.out, job, open_pool, retry=arguments.retry, on_progress=bar
+            )
+        except KeyboardInterrupt:
+            sys.stderr.write("\nFinished clips are stored. Run the same command to go on.\n")
+            raise
+    sys.stdout.write(
+        f"{progress.clips} clips made in {arguments.out}; {progress.done} of {progress.total} "
+        f"items are done, {progress.skipped} items or shots were skipped\n"
+    )
+    return 0
+
+
+def run_import(arguments: argparse.Namespace) -> int:
+    """Import released samples; 0 also when some were skipped, which is reported."""
+    _expect_paths(arguments, ("folder", "text_encoder"))
+    text, encoder = _text(arguments, _device(arguments))
+    with _Bar() as bar:
+        progress = import_lmdb(
+            arguments.folder, arguments.out,
+            text=text, text_name=encoder, retry=arguments.retry, on_progress=bar,
+        )  # fmt: skip
+    sys.stdout.write(
+        f"{progress.clips} clips made in {arguments.out}; {progress.done} of {progress.total} "
+        f"samples are done, {progress.skipped} samples or shards were skipped\n"
+    )
+    return 0
+
+
+def job_of(arguments: argparse.Namespace) -> DataJob:
+    """What the arguments ask for."""
+    device = _device(arguments)
+    loop = GenerationSettings.released() if arguments.released else GenerationSettings()
+    given = {name: getattr(arguments, name) for name in ("policy", "references", "preceding")}
+    loop = dataclasses.replace(loop, **{k: v for k, v in given.items() if v is not None})
+    noise = DepthNoise(*arguments.depth_noise)
+    settings = ClipSettings(loop, noise, arguments.planes, arguments.drawn)
+    codec: Callable[[], Any] = EmbeddedCodec
+    name = CODEC_NAME
+    if arguments.vae is not None:
+        from ..models.vae import WanCodec, load_vae
+
+        codec, name = partial(load_vae, arguments.vae.absolute(), device=device), WanCodec.name
+    text, encoder = _text(arguments, device)
+    return DataJob(_source(arguments, device), codec, name, settings, text, encoder)
+
+
+def _device(arguments: argparse.Namespace) -> str:
+    """Where models compute. Ray hides GPUs from workers that are given none."""
+    workers = getattr(arguments, "workers", 0)
+    shares = bool(workers) and arguments.gpus_per_worker > 0
+    if arguments.device == "auto":
+        return "cuda" if shares or (not workers and torch.cuda.is_available()) else "cpu"
+    if workers and not shares and arguments.device.startswith("cuda"):
+        raise ValueRangeError(
+            "Workers have to be given a part of a GPU to use one",
+            got=f"--device {arguments.device} --gpus-per-worker 0",
+            expected="GPUs for each worker, such as 1, or 0.5 for two workers on each GPU",
+            fix="Add --gpus-per-worker 0.5, or use --device cpu",
+        )
+    return str(arguments.device)
+
+
+def _text(arguments: argparse.Namespace, device: str) -> tuple[Callable[[], Any] | None, str]:
+    """What loads the text encoder, and its name; None and nothing without one."""
+    path: Path | None = arguments.text_encoder
+    if path is None:
+        return None, ""
+    from ..models.text import load_text_encoder
+
+    return partial(load_text_encoder, path.absolute(), device=device), path.name
+
+
+def _source(arguments: argparse.Namespace, device: str) -> ShotSource:
+    width, height = arguments.size
+    if arguments.procedural is not None:
+        rooms = range(arguments.first_room, arguments.first_room + arguments.procedural)
+        return ProceduralSource(
+            rooms, width, height, arguments.shots, arguments.shot_frames, device=device
+        )
+    estimator = None
+    if arguments.depth_model is not None:
+        from ..models.providers import load_provider
+
+        estimator = partial(
+            load_provider, arguments.depth_kind, arguments.depth_model.absolute(), device=device
+        )
+    return FootageSource(
+        arguments.footage.absolute(), width, height,
+        cameras=_absolute(arguments.cameras),
+        geometry=_absolute(arguments.geometry),
+        estimator=estimator,
+        shot_frames=arguments.shot_frames,
+        stride=arguments.stride,
+        exact_depth=arguments.exact_depth,
+        caption=arguments.caption,
+    )  # fmt: skip
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()
+
+
+def _expect_paths(arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    for name in names:
+        path = getattr(arguments, name)
+        if path is not None and not path.exists():
+            raise CacheFormatError(
+                "The folder is not there" if name == "folder"
+                else f"What --{name.replace('_', '-')} names is not there",
+                got=path,
+                expected="a file or folder on this machine; nothing is downloaded",
+                fix="Check the path",
+            )
+
+
+def run_info(arguments: argparse.Namespace) -> int:
+    """Print what a data set holds."""
+    folder: Path = arguments.folder
+    manifest, store, skipped = read_manifest(folder), ClipStore(folder), read_skipped(folder)
+    numbers = range(0, len(store), max(1, len(store) // 200))
+    shown = [float(store[number].visible.float().mean()) for number in numbers]
+    entries = [store.entry(number) for number in range(len(store))]
+    texts = sum(entry.sizes.text > 0 for entry in entries)
+    lines = [
+        f"{len(store)} clips of {manifest.width} x {manifest.height} in {len(store.shards)} shards",
+        f"codec {manifest.codec}; memory {manifest.settings}",
+        f"the memory shows {statistics.mean(shown):.0%} of a clip on average "
+        f"({min(shown):.0%} to {max(shown):.0%}, {len(shown)} clips looked at)",
+        f"references {_spread([entry.sizes.references for entry in entries])}, preceding frames "
+        f"{_spread([entry.sizes.preceding for entry in entries])}, "
+        f"{texts} clips with embedded text",
+    ]
+    lines += [f"damaged: {reason}" for reason in store.damaged.values()]
+    lines += [f"skipped: {name}: {reason}" for name, reason in skipped.items()]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+def _spread(values: list[int]) -> str:
+    return f"{min(values)} to {max(values)} (mean {statistics.mean(values):.1f})"
+
+
+class _Bar:
+    """A bar over all items, with the time that is left."""
+
+    def __enter__(self) -> _Bar:
+        self._bar: Any = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, progress: DataProgress) -> None:
+        if self._bar is None:
+            self._bar = tqdm(
+                total=progress.total, file=sys.stderr, dynamic_ncols=True,
+                bar_format="{n_fmt} of {total_fmt} |{bar}| {postfix}",
+            )  # fmt: skip
+        self._bar.n = progress.done
+        left = progress.seconds_left
+        text = f"{progress.clips} clips, {progress.skipped} skipped"
+        text += "" if left is None else f", {tqdm.format_interval(left)} left"
+        self._bar.set_postfix_str(text, refresh=True)

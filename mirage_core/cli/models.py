@@ -1,0 +1,181 @@
+"""The models of a shot, from files, placed on the device."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..embedded.codec import EmbeddedCodec
+from ..errors import ModelMismatchError
+from ..geometry.frame_geometry import FrameGeometry
+from ..log import logger
+from ..models.load import load_transformer
+from ..models.lora import apply_lora
+from ..models.offload import OffloadPreset, apply_offload, find_preset
+from ..models.providers import load_provider
+from ..models.text import load_text_encoder
+from ..models.vae import WanCodec, load_vae
+from ..rollout.denoisers import TransformerDenoisers, scene_source
+from ..rollout.depth import DepthSource, EstimatedDepth, KnownDepth
+from ..rollout.generate import GenerationModels
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+WEIGHTS = (".safetensors", ".gguf", ".json", ".model")
+"""Files of a model folder that its results depend on."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where models compute, and how they share the memory.
+
+    Attributes:
+        device: The device.
+        dtype: Type of the transformer's parameters.
+        preset: How weights are moved; None keeps all of them on the device.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    preset: OffloadPreset | None
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Place:
+        """The place that the arguments ask for; ``auto`` is CUDA if there is one."""
+        name = arguments.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise ModelMismatchError(
+                "There is no such device", got=name, expected="auto, cpu, cuda or cuda:1"
+            ) from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ModelMismatchError(
+                "There is no CUDA device that torch can use", got=name, fix="Use --device cpu"
+            )
+        fitting = "bfloat16" if device.type == "cuda" else "float32"
+        dtype = DTYPES[arguments.dtype or fitting]
+        preset = None if arguments.offload == "none" else find_preset(arguments.offload)
+        return cls(device, dtype, preset)
+
+    @property
+    def load_device(self) -> torch.device:
+        """Where weights are read to; presets place them afterwards."""
+        return self.device if self.preset is None else torch.device("cpu")
+
+    @property
+    def steady(self) -> torch.dtype:
+        """Type for the models that overflow in float16."""
+        return torch.bfloat16 if self.dtype == torch.float16 else self.dtype
+
+    def arrange(self, **pieces: Any) -> None:
+        """Put a model that was just read where the preset wants it."""
+        if self.preset is not None:
+            for sentence in apply_offload(self.preset, self.device, **pieces):
+                logger.info(sentence)
+
+
+def load_codec(arguments: argparse.Namespace, place: Place) -> WanCodec | EmbeddedCodec:
+    """The codec that ``--vae`` or ``--embedded-codec`` names."""
+    if arguments.embedded_codec:
+        return EmbeddedCodec()
+    codec = load_vae(arguments.vae, dtype=place.steady, device=place.load_device)
+    place.arrange(codec=codec)
+    return codec
+
+
+def load_depth(
+    arguments: argparse.Namespace, geometry: FrameGeometry, frames: int, place: Place
+) -> DepthSource:
+    """Where depth of new frames comes from: the geometry, if it has all frames, or a model."""
+    if len(geometry) >= frames:
+        return KnownDepth(geometry, scaled=arguments.depth_alignment in (None, "none"))
+    if arguments.depth_model is None:
+        raise ModelMismatchError(
+            "Nothing gives depth of the frames that are generated",
+            got=f"geometry of {len(geometry)} frames for a shot of {frames}",
+            expected="a depth model, or geometry of the whole shot",
+            fix="Give a depth model's folder with --depth-model",
+        )
+    provider = load_provider(
+        arguments.depth_kind, arguments.depth_model, device=place.device, fov=arguments.fov
+    )
+    return EstimatedDepth(provider)
+
+
+def load_models(
+    arguments: argparse.Namespace,
+    codec: WanCodec | EmbeddedCodec,
+    depth: DepthSource,
+    place: Place,
+) -> GenerationModels:
+    """Read text encoder and transformer, one after the other: both at once need not fit."""
+    text, negative = _encode_prompts(arguments, place)
+    transformer = load_transformer(
+        arguments.transformer,
+        branch=arguments.branch,
+        dtype=place.dtype,
+        device=place.load_device,
+    )
+    for path in arguments.lora:
+        apply_lora(transformer, path, arguments.lora_scale)
+    place.arrange(transformer=transformer)
+    denoisers = TransformerDenoisers(
+        transformer.eval(),
+        text,
+        negative,
+        white=_embedded_white(codec) if isinstance(codec, EmbeddedCodec) else codec.white_latent,
+        guidance=arguments.guidance,
+        side_scale=arguments.side_scale,
+    )
+    scene = scene_source(transformer, codec)
+    return GenerationModels(codec, denoisers, depth, place.device, scene=scene)
+
+
+def describe_models(arguments: argparse.Namespace, place: Place) -> str:
+    """Text that differs whenever the models, or what they are told, do."""
+    files = [arguments.transformer, arguments.branch, *arguments.lora, arguments.text_encoder]
+    files += [arguments.vae, arguments.depth_model]
+    parts: list[object] = [_stamp(path) for path in files]
+    parts += [arguments.prompt, arguments.negative, arguments.guidance, arguments.side_scale]
+    parts += [arguments.lora_scale, place.dtype, arguments.depth_kind]
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+
+
+def _encode_prompts(
+    arguments: argparse.Namespace, place: Place
+) -> tuple[Tensor, Tensor | None]:
+    encoder = load_text_encoder(
+        arguments.text_encoder, dtype=place.steady, device=place.load_device
+    )
+    place.arrange(text=encoder)
+    text = encoder.encode(arguments.prompt)
+    negative = None if arguments.guidance == 1 else encoder.encode(arguments.negative)
+    encoder.release()
+    return text, negative
+
+
+def _embedded_white(codec: EmbeddedCodec) -> Any:
+    def white(frames: int, height: int, width: int) -> Tensor:
+        return codec.encode(torch.ones(1, 1, 1, 1).expand(frames, height, width, 3))
+
+    return white
+
+
+def _stamp(path: Path | None) -> str:
+    """Name, size and time of a model's files."""
+    if path is None:
+        return "none"
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in WEIGHTS)
+    return ";".join(f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in files)

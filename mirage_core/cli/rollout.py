@@ -1,0 +1,283 @@
+"""``mirage rollout``: a whole shot on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..cache.io import save_cache
+from ..constants import DEFAULT_FPS
+from ..errors import CacheFormatError
+from ..evaluation.report import describe
+from ..geometry.align import ALIGN_MODES
+from ..geometry.presets import EASINGS, MAX_AMOUNT, PRESETS
+from ..rollout.generate import Progress, begin, generate
+from ..rollout.policy import WRITE_POLICIES
+from ..rollout.settings import GenerationSettings
+from ..rollout.spool import VIDEO, finish, open_folder
+from ..rollout.state import RolloutState
+from ..sampling.solve import METHODS
+from . import inputs
+
+MEMORY = "memory.safetensors"
+"""Name of the finished memory in the shot's folder."""
+
+OVERRIDES = (
+    "steps", "shift", "method", "references", "preceding", "carried", "policy", "reencode",
+    "hold_back",
+)  # fmt: skip
+"""Arguments that replace a setting when they are given."""
+
+Group = Any
+
+
+def add_command(commands: Any) -> None:
+    """Add ``rollout`` to the commands of a parser."""
+    parser = commands.add_parser(
+        "rollout",
+        help="generate a shot from a picture, its depth and a camera move",
+        description="Generates a shot chunk by chunk. Every finished chunk is saved; the same "
+        "command goes on after the last one. The folder then holds video.mp4 and "
+        f"{MEMORY}.",
+    )
+    _add_inputs(parser.add_argument_group("picture and camera"))
+    _add_models(parser.add_argument_group("models"))
+    _add_settings(parser.add_argument_group("generation"))
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=Path, required=True, help="folder of the shot")
+    output.add_argument(
+        "--resume", action=argparse.BooleanOptionalAction, default=True,
+        help="go on with the chunks in the folder; --no-resume begins in a new one beside it",
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+
+
+def _add_inputs(group: Group) -> None:
+    group.add_argument("--image", type=Path, required=True, help="the picture")
+    group.add_argument(
+        "--size", type=inputs.parse_size, help="WIDTHxHEIGHT to resize to, multiples of 32"
+    )
+    depth = group.add_mutually_exclusive_group(required=True)
+    depth.add_argument("--depth", type=Path, help="a depth picture")
+    depth.add_argument(
+        "--geometry", type=Path,
+        help="a geometry file (.safetensors, .npz, .exr) of the picture or of the whole shot",
+    )  # fmt: skip
+    group.add_argument(
+        "--depth-encoding", choices=inputs.ENCODINGS, default=inputs.NEAR_WHITE,
+        help="how grey values become distances (default: %(default)s, as 1 / distance)",
+    )  # fmt: skip
+    group.add_argument(
+        "--near", type=float, default=1.0, help="nearest distance of --depth (default: 1)"
+    )
+    group.add_argument(
+        "--far", type=float, default=20.0, help="farthest distance of --depth (default: 20)"
+    )
+    group.add_argument(
+        "--fov", type=float, default=60.0,
+        help="horizontal field of view in degrees, where no file states it (default: 60)",
+    )  # fmt: skip
+    move = group.add_mutually_exclusive_group(required=True)
+    move.add_argument("--trajectory", type=Path, help="a camera file")
+    move.add_argument("--move", choices=PRESETS, metavar="NAME", help=", ".join(PRESETS))
+    group.add_argument(
+        "--frames", type=int, default=97, help="frames of --move, 4n + 1 (default: 97)"
+    )
+    group.add_argument(
+        "--amount", type=float, default=1.0, help=f"size of --move, up to {MAX_AMOUNT:g}"
+    )
+    group.add_argument("--easing", choices=EASINGS, default="smooth", help="of --move")
+    group.add_argument("--there-and-back", action="store_true", help="--move returns")
+    group.add_argument("--fps", type=float, default=DEFAULT_FPS, help="frames per second")
+
+
+def _add_models(group: Group) -> None:
+    group.add_argument(
+        "--transformer", type=Path, required=True,
+        help="Wan2.2-TI2V-5B: a folder, or one .safetensors or .gguf file",
+    )  # fmt: skip
+    group.add_argument("--branch", type=Path, help="side branch, if it is a file of its own")
+    group.add_argument(
+        "--lora", type=Path, action="append", default=[], help="may be given several times"
+    )
+    group.add_argument(
+        "--lora-scale", type=float, default=1.0, help="strength of all LoRAs (default: 1)"
+    )
+    codec = group.add_mutually_exclusive_group(required=True)
+    codec.add_argument("--vae", type=Path, help="Wan2.2 VAE: a folder or a .safetensors file")
+    codec.add_argument(
+        "--embedded-codec", action="store_true",
+        help="the codec without weights; for models that were trained with it",
+    )  # fmt: skip
+    group.add_argument(
+        "--text-encoder", type=Path, required=True,
+        help="UMT5-xxl: a folder or a .safetensors file",
+    )  # fmt: skip
+    group.add_argument("--depth-model", type=Path, help="folder of a depth model for new frames")
+    group.add_argument(
+        "--depth-kind", default="transformers",
+        help="transformers (default), MapAnything or UniDepth V2",
+    )  # fmt: skip
+    group.add_argument(
+        "--depth-alignment", choices=ALIGN_MODES,
+        help="what depth is right up to: scale (default for --depth-model), affine (scale and "
+        "shift of 1 / depth), or none (default for depth of the whole shot)",
+    )  # fmt: skip
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    group.add_argument(
+        "--offload", choices=("none", "8", "16", "24", "80"), default="none",
+        help="fit the models on a card of so many GiB (default: keep all of them on the device)",
+    )  # fmt: skip
+
+
+def _add_settings(group: Group) -> None:
+    group.add_argument("--prompt", default="", help="what the shot shows")
+    group.add_argument("--negative", default="", help="negative prompt, with --guidance")
+    group.add_argument("--guidance", type=float, default=1.0, help="CFG scale (default: 1, off)")
+    group.add_argument("--side-scale", type=float, default=1.0, help="strength of the side branch")
+    group.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    group.add_argument(
+        "--released", action="store_true",
+        help="begin from the settings of the method's released code, for its checkpoints",
+    )  # fmt: skip
+    group.add_argument("--steps", type=int, help="sampling steps (default: 40)")
+    group.add_argument("--shift", type=float, help="shift of the noise levels (default: 5)")
+    group.add_argument("--method", choices=METHODS, help="solver (default: unipc)")
+    group.add_argument("--references", type=int, help="most reference frames (default: 4)")
+    group.add_argument("--preceding", type=int, help="most preceding frames (default: 2)")
+    group.add_argument(
+        "--carried", type=int, help="latents decoded again before each chunk (default: 2)"
+    )
+    group.add_argument("--policy", choices=WRITE_POLICIES, help="what is remembered")
+    group.add_argument(
+        "--reencode", action=argparse.BooleanOptionalAction, default=None,
+        help="remember decoded frames, encoded again (default), or the latents themselves",
+    )  # fmt: skip
+    group.add_argument(
+        "--hold-back", action=argparse.BooleanOptionalAction, default=None,
+        help="keep out of the memory what other views contradict: things that move",
+    )  # fmt: skip
+
+
+def settings_of(arguments: argparse.Namespace) -> GenerationSettings:
+    """Settings from the arguments; those that are not given keep their defaults."""
+    base = GenerationSettings.released() if arguments.released else GenerationSettings()
+    given = {name: getattr(arguments, name) for name in OVERRIDES}
+    if arguments.depth_alignment is not None:
+        given["align"] = dataclasses.replace(base.align, mode=arguments.depth_alignment)
+    return dataclasses.replace(base, **{k: v for k, v in given.items() if v is not None})
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Generate the shot; see `mirage_core.cli.main.main` for the exit codes."""
+    settings = settings_of(arguments)
+    _expect_files(arguments)
+    picture = inputs.load_picture(arguments.image, arguments.size)
+    size = (int(picture.shape[1]), int(picture.shape[0]))
+    geometry = inputs.read_geometry(arguments)
+    trajectory = inputs.read_trajectory(arguments, geometry, size)
+    # Imported late, so that help and typing errors do not wait for diffusers.
+    from . import models
+
+    place = models.Place.of(arguments)
+    depth = models.load_depth(arguments, geometry, len(trajectory), place)
+    codec = models.load_codec(arguments, place)
+    state = begin(
+        picture.to(place.device), geometry, trajectory, codec,
+        settings=settings, seed=arguments.seed, models=models.describe_models(arguments, place),
+        folder=arguments.out if arguments.resume else _unused(arguments.out),
+    )  # fmt: skip
+    state = open_folder(state)
+    try:
+        if not state.complete:
+            parts = models.load_models(arguments, codec, depth, place)
+            with Bar() as bar:
+                state = generate(state, parts, settings, bar)
+    except KeyboardInterrupt:
+        _say_how_to_go_on(state)
+        raise
+    _report(state)
+    return 0
+
+
+def _expect_files(arguments: argparse.Namespace) -> None:
+    """Refuse paths that lead nowhere before the first gigabyte is read."""
+    named = ("transformer", "branch", "vae", "text_encoder", "depth_model")
+    paths = {name: getattr(arguments, name) for name in named}
+    paths |= {f"lora {number}": path for number, path in enumerate(arguments.lora)}
+    for name, path in paths.items():
+        if path is not None and not path.exists():
+            raise CacheFormatError(
+                f"The {name.replace('_', ' ')} is not there",
+                got=path,
+                expected="a file or folder on this machine; nothing is downloaded",
+                fix="Check the path",
+            )
+
+
+def _unused(folder: Path) -> Path:
+    number, candidate = 2, folder
+    while candidate.exists():
+        candidate = folder.with_name(f"{folder.name}-{number}")
+        number += 1
+    return candidate
+
+
+def _say_how_to_go_on(state: RolloutState) -> None:
+    saved = open_folder(state).done
+    sys.stderr.write(
+        f"\n{saved} of {len(state.plan)} chunks are saved in {state.folder}. Run the same "
+        "command to go on.\n"
+    )
+
+
+def _report(state: RolloutState) -> None:
+    if state.folder is None:
+        return
+    video = state.folder / VIDEO
+    video = video if video.exists() else finish(state)
+    save_cache(state.folder / MEMORY, state.cache)
+    sys.stdout.write(f"{describe(state, video)}\nvideo: {video}\n")
+
+
+class Bar:
+    """A progress bar over the whole shot, with the time that is left."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show how far the shot is."""
+        if self._bar is None:
+            self._bar = tqdm(
+                total=progress.total, file=sys.stderr, dynamic_ncols=True, smoothing=0,
+                bar_format="{desc} |{bar}| {percentage:3.0f}%{postfix}",
+            )  # fmt: skip
+        left = progress.seconds_left
+        self._bar.n = progress.done
+        self._bar.set_description_str(
+            f"chunk {progress.chunk + 1} of {progress.chunks}, {_stage(progress)}", refresh=False
+        )
+        self._bar.set_postfix_str(
+            "" if left is None else f"{tqdm.format_interval(left)} left", refresh=False
+        )
+        self._bar.refresh()
+
+
+def _stage(progress: Progress) -> str:
+    if progress.stage == "sampling":
+        return f"step {progress.step} of {progress.steps}"
+    return progress.stage

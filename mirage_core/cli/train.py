@@ -1,0 +1,166 @@
+"""``mirage train``: training of side branch and LoRA on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import MirageError, ResumeError
+from .inputs import parse_size
+
+WAIT_WORTH_SAYING: Final = 0.05
+"""Share of the time spent waiting for clips from which on it is said."""
+
+TINY_DEFAULT: Final = "width=256,heads=2,ffn=1024,layers=6,text=64"
+
+
+def add_command(commands: Any) -> None:
+    """Add ``train`` to the commands of a parser."""
+    parser = commands.add_parser(
+        "train",
+        help="train a side branch, a LoRA, or a small model",
+        description="Trains in a folder that can be gone on from at any time: the same command "
+        "continues after the last checkpoint. With several processes "
+        "(accelerate launch -m mirage_core train ...) the model is shared out over them.",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--out", type=Path, help="folder of the run")
+    parser.add_argument("--data", type=Path, help="training clips, from `mirage data make`")
+    parser.add_argument("--held-out", type=Path, help="clips that the loss is measured on")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--transformer", type=Path, help="Wan2.2-TI2V-5B in bf16, fp16 or fp32")
+    model.add_argument(
+        "--new-transformer", metavar="SIZES", nargs="?", const=TINY_DEFAULT,
+        help=f"begin a small model, for the stage full (default: {TINY_DEFAULT})",
+    )  # fmt: skip
+    parser.add_argument("--branch", type=Path, help="side branch to go on from")
+    codec = parser.add_mutually_exclusive_group()
+    codec.add_argument("--vae", type=Path, help="Wan2.2 VAE: for validation by closed loops")
+    codec.add_argument(
+        "--embedded-codec", action="store_true", help="the clips' codec is the one without weights"
+    )
+    parser.add_argument("--device", default="auto", help="auto or cpu")
+    parser.add_argument(
+        "--plan", type=int, metavar="N",
+        help="train nothing; print what each of N devices would hold. Without --transformer for "
+        "Wan2.2-TI2V-5B, whose weights need not be there",
+    )  # fmt: skip
+    parser.add_argument(
+        "--plan-size", type=parse_size, default=(1280, 704), help="pictures of --plan"
+    )
+    parser.add_argument("--settings", type=Path, help="JSON file with settings to begin from")
+    _add_settings(parser.add_argument_group("settings", "see docs/training.md"))
+
+
+def _add_settings(group: Any) -> None:
+    from ..training.settings import TrainingSettings
+
+    for field in dataclasses.fields(TrainingSettings):
+        name = f"--{field.name.replace('_', '-')}"
+        default: Any = field.default
+        if isinstance(default, bool):
+            group.add_argument(
+                name, action=argparse.BooleanOptionalAction, default=None,
+                help="on by default" if default else "off by default",
+            )  # fmt: skip
+        elif isinstance(default, tuple):
+            text = "x".join(map(str, default))
+            group.add_argument(name, type=parse_size, help=f"default: {text}")
+        else:
+            group.add_argument(
+                name, type=type(default), metavar=type(default).__name__.upper(),
+                help=f"default: {default}",
+            )  # fmt: skip
+
+
+def settings_of(arguments: argparse.Namespace) -> Any:
+    """Settings from a file, from the run that is there, or the defaults; arguments replace them.
+
+    Raises:
+        ResumeError: The file is damaged or holds unknown settings.
+        ValueRangeError: A setting is out of range.
+    """
+    from ..training.settings import SETTINGS, TrainingSettings
+
+    saved = None if arguments.out is None else arguments.out / SETTINGS
+    if arguments.settings is not None:
+        base = TrainingSettings.load(arguments.settings)
+    elif saved is not None and saved.exists():
+        base = TrainingSettings.load(saved)
+    else:
+        base = TrainingSettings()
+    names = [field.name for field in dataclasses.fields(TrainingSettings)]
+    given = {name: getattr(arguments, name) for name in names}
+    return dataclasses.replace(base, **{k: v for k, v in given.items() if v is not None})
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, or plan; see `mirage_core.cli.main.main` for the exit codes."""
+    settings = settings_of(arguments)
+    # Imported late, so that help and typing errors do not wait for diffusers.
+    from . import train_parts as parts
+
+    if arguments.plan is not None:
+        sys.stdout.write(f"{parts.plan(arguments, settings)}\n")
+        return 0
+    _expect_needed(arguments)
+    with parts.deterministic():
+        return _train(parts.make_trainer(arguments, settings))
+
+
+def _train(trainer: Any) -> int:
+    try:
+        trainer.run(_say if trainer.processes.first else None)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nRun the same command to go on after the last checkpoint.\n")
+        raise
+    finally:
+        trainer.processes.close()
+    return 0
+
+
+def _expect_needed(arguments: argparse.Namespace) -> None:
+    """Refuse missing arguments and paths that lead nowhere before the first gigabyte is read."""
+    for name in ("out", "data"):
+        if getattr(arguments, name) is None:
+            raise MirageError(f"The training needs --{name}", fix="See mirage train --help")
+    if arguments.transformer is None and arguments.new_transformer is None:
+        raise MirageError(
+            "There is nothing to train",
+            fix="Give --transformer, or --new-transformer with --stage full",
+        )
+    for name in ("data", "held_out", "transformer", "branch", "vae", "settings"):
+        path = getattr(arguments, name)
+        if path is not None and not path.exists():
+            raise ResumeError(
+                f"The path of --{name.replace('_', '-')} is not there",
+                got=path,
+                expected="a file or folder on this machine; nothing is downloaded",
+                fix="Check the path",
+            )
+
+
+def _say(report: Any) -> None:
+    """One line for a step."""
+    values = report.values
+    line = f"step {report.step} of {report.steps}, loss {values['loss']:.4f}"
+    left = values["seconds"] * (report.steps - report.step)
+    line += f", {values['seconds']:.2f} s a step, {_duration(left)} left"
+    if values["waiting"] > WAIT_WORTH_SAYING:
+        line += f", {values['waiting']:.0%} of the time waiting for clips"
+    for name, unit in (
+        ("held_out/loss", ""), ("closed_loop/closed", " dB"), ("closed_loop/truth", " dB"),
+    ):  # fmt: skip
+        if name in values:
+            line += f", {name.replace('/', ' ').replace('_', ' ')} {values[name]:.3f}{unit}"
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

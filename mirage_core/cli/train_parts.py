@@ -1,0 +1,223 @@
+"""The parts of a training run, from the command line's arguments."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from ..conditioning.features import SideFeature, format_features, parse_features
+from ..constants import MAX_CHUNK_FRAMES, SPATIAL_STRIDE, TEMPORAL_STRIDE
+from ..embedded.codec import EmbeddedCodec
+from ..errors import ModelMismatchError, ValueRangeError
+from ..models.load import load_transformer
+from ..models.transformer import MirageTransformer3DModel
+from ..models.transformer_format import open_transformer, read_format, transformer_folder
+from ..models.vae import load_vae
+from ..rollout.denoisers import WhiteSource
+from ..training.build_clip import DRAWN
+from ..training.flow import pixel_weights
+from ..training.manifest import MANIFEST, read_empty_text, read_manifest
+from ..training.order import WEIGHTS_SEED, mixed_seed
+from ..training.plan import describe_plan, plan_memory, unloaded_model
+from ..training.processes import Processes
+from ..training.settings import TrainingSettings
+from ..training.stages import new_branch, seeded
+from ..training.store import ClipStore
+from ..training.trainer import Trainer, TrainingData
+from ..training.validation import LoopTest
+
+SIZES: Final = {
+    "width": "dim", "heads": "num_attention_heads", "ffn": "ffn_dim", "layers": "num_layers",
+    "text": "text_dim",
+}  # fmt: skip
+FREQUENCIES: Final = 256
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Ask PyTorch for kernels that give the same bits each time; it warns where it has none.
+
+    Otherwise sums on a GPU come in any order, and a run that goes on gives other bits.
+    """
+    # cuBLAS reads this when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+
+
+def make_trainer(arguments: argparse.Namespace, settings: TrainingSettings) -> Trainer:
+    """Read what the arguments name.
+
+    Raises:
+        MirageError: Something does not exist or does not fit together.
+    """
+    processes = Processes(cpu=arguments.device == "cpu")
+    model = load_model(arguments, settings, processes.device)
+    codec = _codec(arguments, processes.device)
+    _expect_same_codec(arguments, codec)
+    _expect_drawn(arguments, settings, model)
+    source = _white_source(codec)
+    width = int(model.config.text_dim)
+    empty = read_empty_text(arguments.data)
+    empty = torch.zeros(1, width) if empty is None else empty
+    weights = None
+    if settings.loss == "pixel":
+        weights = pixel_weights(_expect_codec(codec, "The pixel loss").decode)
+    data = TrainingData(
+        folder=arguments.data,
+        empty_text=empty,
+        held_out=arguments.held_out,
+        white=_white(arguments, settings, model, source),
+        loss_weights=weights,
+    )
+    loops = None
+    if codec is not None and settings.validation_scenes and settings.validate_every:
+        loops = LoopTest(codec, empty, settings, processes.device, source)
+    return Trainer(model, settings, data, arguments.out, processes, loops)
+
+
+def load_model(
+    arguments: argparse.Namespace, settings: TrainingSettings, device: torch.device
+) -> Any:
+    """The video model, read or begun."""
+    dtype = torch.float32 if settings.whole else settings.compute_dtype
+    if arguments.new_transformer is None:
+        return load_transformer(
+            arguments.transformer, branch=arguments.branch, dtype=dtype, device=device
+        )
+    if not settings.whole or arguments.branch is not None:
+        raise ModelMismatchError(
+            "A new video model has to be trained as a whole",
+            got=f"the stage {settings.stage}" + (" and a branch" if arguments.branch else ""),
+            fix="Choose --stage backbone or full, and no --branch",
+        )
+    with seeded(mixed_seed(settings.seed, WEIGHTS_SEED, 1), device):
+        model: Any = MirageTransformer3DModel(**parse_sizes(arguments.new_transformer))
+    return model.to(device)
+
+
+def parse_sizes(text: str) -> dict[str, int]:
+    """``width=256,heads=2,...`` as arguments of the transformer.
+
+    Raises:
+        ValueRangeError: A size is missing, unknown or no number.
+    """
+    found = dict(item.strip().partition("=")[::2] for item in text.split(","))
+    numbers = {name: int(value) for name, value in found.items() if value.isdecimal()}
+    if set(numbers) != set(SIZES) or not all(numbers.values()):
+        raise ValueRangeError(
+            "The sizes of the new model cannot be understood",
+            got=text,
+            expected=f"a number above 0 for each of {', '.join(SIZES)}",
+        )
+    width, heads = numbers["width"], numbers["heads"]
+    if width % heads or width // heads % 2:
+        raise ValueRangeError(
+            "The width cannot be shared out over the attention heads",
+            got=f"{width} channels, {heads} heads",
+            expected="an even number of channels for each head",
+        )
+    sizes = {SIZES[name]: value for name, value in numbers.items()}
+    del sizes["dim"]
+    return {**sizes, "attention_head_dim": width // heads, "freq_dim": FREQUENCIES}
+
+
+def plan(arguments: argparse.Namespace, settings: TrainingSettings) -> str:
+    """What each of ``--plan`` devices would hold, as text."""
+    sizes: dict[str, Any] = {}
+    if arguments.new_transformer is not None:
+        sizes = dict(parse_sizes(arguments.new_transformer))
+    elif arguments.transformer is not None:
+        files = open_transformer(transformer_folder(arguments.transformer))
+        sizes = dict(read_format(files.shapes, files.metadata, files.name).arguments)
+    model = unloaded_model(settings, **sizes)
+    if settings.stage in ("joint", "lora"):
+        # Their branch comes from the stage before; it has the sizes of a new one.
+        model.add_branch(new_branch(model, settings))
+    return describe_plan(plan_memory(model, settings, arguments.plan, arguments.plan_size))
+
+
+def _codec(arguments: argparse.Namespace, device: torch.device) -> Any:
+    if arguments.embedded_codec:
+        return EmbeddedCodec()
+    return None if arguments.vae is None else load_vae(arguments.vae, device=device)
+
+
+def _expect_same_codec(arguments: argparse.Namespace, codec: Any) -> None:
+    """Raise `ModelMismatchError` unless all clips were made with one codec, the given one."""
+    folders = [arguments.data, arguments.held_out]
+    made = [read_manifest(f).codec for f in folders if f is not None and (f / MANIFEST).exists()]
+    wanted = made[0] if codec is None and made else getattr(codec, "name", None)
+    for made_with in made:
+        if made_with != wanted:
+            raise ModelMismatchError(
+                "The clips were made with another codec",
+                got=f"clips of {made_with!r}, and {wanted!r}",
+                fix="Give the codec of the clips: --vae, or --embedded-codec; held-out clips "
+                "need the codec of the others",
+            )
+
+
+def _expect_drawn(arguments: argparse.Namespace, settings: TrainingSettings, model: Any) -> None:
+    """Raise `ModelMismatchError` unless the clips show what the branch takes."""
+    if not settings.with_branch or not (arguments.data / MANIFEST).exists():
+        return
+    own = model.branch_config
+    features = parse_features(settings.side_features) if own is None else own.features
+    drawn = DRAWN in read_manifest(arguments.data).settings.split(";")
+    if drawn != (SideFeature.DRAWN in features):
+        raise ModelMismatchError(
+            "The clips do not show the memory in the way that the side branch takes",
+            got=f"{'drawings' if drawn else 'the tokens themselves'} in the clips",
+            expected=f"clips for {format_features(features)}",
+            fix="Make the clips with mirage data make --drawn exactly if the features begin "
+            "with drawn",
+        )
+
+
+def _expect_codec(codec: Any, what: str) -> Any:
+    if codec is None:
+        raise ModelMismatchError(
+            f"{what} needs the codec of the training clips",
+            got="none",
+            fix="Give --vae, or --embedded-codec if the clips were made with it",
+        )
+    return codec
+
+
+def _white_source(codec: Any) -> WhiteSource | None:
+    if isinstance(codec, EmbeddedCodec):
+        return lambda frames, height, width: codec.encode(
+            torch.ones(1, 1, 1, 1).expand(frames, height, width, 3)
+        )
+    return None if codec is None else codec.white_latent
+
+
+def _white(
+    arguments: argparse.Namespace,
+    settings: TrainingSettings,
+    model: Any,
+    source: WhiteSource | None,
+) -> Tensor | None:
+    """Latent of a white video that is long enough, for branches that take one."""
+    own = model.branch_config
+    features = parse_features(settings.side_features) if own is None else own.features
+    if SideFeature.WHITE not in features:
+        return None
+    _expect_codec(source, "A side branch that takes the latent of a white video")
+    sizes = ClipStore(arguments.data).entry(0).sizes
+    main = (MAX_CHUNK_FRAMES - 1) // TEMPORAL_STRIDE + 1 + settings.preceding
+    frames = (max(main, sizes.target + settings.preceding) - 1) * TEMPORAL_STRIDE + 1
+    height, width = sizes.height * SPATIAL_STRIDE, sizes.width * SPATIAL_STRIDE
+    return None if source is None else source(frames, height, width).float().cpu()

@@ -1,0 +1,1 @@
+"""What the denoiser is told beside the noise: segments, side input, branch files."""

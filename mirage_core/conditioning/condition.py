@@ -1,0 +1,129 @@
+"""All that the denoiser is told about one chunk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..constants import LATENT_CHANNELS
+from ..errors import ShapeError
+from ..readout.detail import point_planes
+from ..readout.render import Readout
+from ..validate import expect_shape
+from .features import SideFeature, stack_features
+from .segments import Segments
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What the memory shows to a chunk, and the clean frames that go with it.
+
+    Everything is in model space.
+
+    Attributes:
+        scene: (C, T, h, w) what the memory shows to the target's cameras, 0 where nothing; its
+            drawing, for branches that take that.
+        visible: (T, h, w) bool, where it shows something.
+        references: (C, R, h, w) clean frames of the same place, best first.
+        preceding: (C, P, h, w) clean frames right before the first target frame, in order.
+        preceding_scene: (C, P, h, w) what the memory showed when they were made.
+        preceding_visible: (P, h, w) bool, where it showed something then.
+        offset: (2, T, h, w) where in its cell the winning point falls, from the cell's middle
+            in cells, x then y. The four planes from here on are for branches that take them.
+        log_depth: (T, h, w) ln(depth now / depth in the frame that saw the point).
+        preceding_offset: (2, P, h, w) the same for the preceding frames, as it was then.
+        preceding_log_depth: (P, h, w) the same.
+
+    Raises:
+        ShapeError: Sizes differ, or planes of the target come without those of the preceding
+            frames.
+    """
+
+    scene: Tensor
+    visible: Tensor
+    references: Tensor
+    preceding: Tensor
+    preceding_scene: Tensor
+    preceding_visible: Tensor
+    offset: Tensor | None = None
+    log_depth: Tensor | None = None
+    preceding_offset: Tensor | None = None
+    preceding_log_depth: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        sizes = expect_shape("The scene", self.scene, "C T h w", C=LATENT_CHANNELS)
+        grid = {"h": sizes["h"], "w": sizes["w"]}
+        frame = {"C": LATENT_CHANNELS, **grid}
+        expect_shape("The visibility", self.visible, "T h w", T=sizes["T"], **grid)
+        expect_shape("The references", self.references, "C R h w", **frame)
+        count = expect_shape("The preceding frames", self.preceding, "C P h w", **frame)["P"]
+        expect_shape("What they showed", self.preceding_scene, "C P h w", P=count, **frame)
+        expect_shape("Where they showed it", self.preceding_visible, "P h w", P=count, **grid)
+        for now, then, pattern in (
+            (self.offset, self.preceding_offset, "2 F h w"),
+            (self.log_depth, self.preceding_log_depth, "F h w"),
+        ):
+            if (now is None) != (then is None):
+                raise ShapeError(
+                    "Target and preceding frames do not have the same planes",
+                    expected="planes for both, or for none",
+                )
+            if now is not None and then is not None:
+                expect_shape("The target's extra plane", now, pattern, F=sizes["T"], **grid)
+                expect_shape("The preceding frames' plane", then, pattern, F=count, **grid)
+
+    @classmethod
+    def of_scene(cls, scene: Tensor, visible: Tensor) -> Condition:
+        """A condition without reference or preceding frames."""
+        none = scene[:, :0]
+        return cls(scene, visible, none, none, none, visible[:0])
+
+    @classmethod
+    def of_readout(cls, readout: Readout) -> Condition:
+        """A condition without reference or preceding frames, with the readout's planes."""
+        offset, log_depth = point_planes(readout)
+        return dataclasses.replace(
+            cls.of_scene(readout.tokens.float(), readout.visible),
+            offset=offset,
+            log_depth=log_depth,
+            preceding_offset=offset[:, :0],
+            preceding_log_depth=log_depth[:0],
+        )
+
+    @property
+    def segments(self) -> Segments:
+        """How many frames of each kind there are."""
+        return Segments(
+            target=self.scene.shape[1],
+            references=self.references.shape[1],
+            preceding=self.preceding.shape[1],
+        )
+
+    def side_input(self, features: Sequence[SideFeature], white: Tensor | None = None) -> Tensor:
+        """Input of a side branch: (channels, T + P, h, w), target first.
+
+        Args:
+            features: What the branch was made for.
+            white: (C, T + P, h, w) latent of a white video, for branches that take one.
+
+        Raises:
+            ShapeError: The white latent or a plane is missing, or has another size.
+        """
+        before = self.preceding if SideFeature.DRAWN in features else self.preceding_scene
+        return stack_features(
+            features,
+            torch.cat([self.scene, before], dim=1),
+            torch.cat([self.visible, self.preceding_visible]),
+            white,
+            _joined(self.offset, self.preceding_offset, 1),
+            _joined(self.log_depth, self.preceding_log_depth, 0),
+        )
+
+
+def _joined(now: Tensor | None, then: Tensor | None, axis: int) -> Tensor | None:
+    """Planes of target and preceding frames in one; None where there are none."""
+    return None if now is None or then is None else torch.cat([now, then], dim=axis)

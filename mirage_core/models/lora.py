@@ -1,0 +1,188 @@
+"""LoRA on the video model: as PEFT layers, or added to the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelMismatchError
+from .lora_format import LoraFile, read_lora
+
+_WIDE: Final = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class LoraInfo:
+    """What was applied.
+
+    Attributes:
+        name: Of the PEFT adapter; empty when the weights were changed instead.
+        layers: Names of the layers, as diffusers calls them.
+        ranks: All ranks that occur, ascending.
+        scales: All factors alpha / rank that occur in the file, ascending.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    ranks: tuple[int, ...]
+    scales: tuple[float, ...]
+
+
+def apply_lora(
+    transformer: Any,
+    path: Path | str,
+    scale: float | None = None,
+    *,
+    name: str | None = None,
+    fuse: bool = False,
+) -> LoraInfo:
+    """Apply a LoRA: W + scale * (alpha / rank) * B A.
+
+    Rank, layers and alpha come from the file; released files store no alpha, which means
+    alpha = rank. Everything is checked before the model is changed. A second LoRA goes on top of
+    the first. What was trainable stays so; the adapter is not.
+
+    Args:
+        transformer: A `MirageTransformer3DModel`.
+        path: A ``.safetensors`` file under the names of the released training code, ComfyUI,
+            diffusers, PEFT or kohya.
+        scale: Strength; 1 by default.
+        name: Of the PEFT adapter; the file's name by default.
+        fuse: Change the weights instead of adding layers: as fast as without a LoRA, but it
+            cannot be taken back, and 8-bit and GGUF weights cannot be changed.
+
+    Raises:
+        ModelMismatchError: The file is damaged or no LoRA, a layer is not in this model or of
+            another size (the first such is named), or the weights cannot be changed.
+    """
+    lora = read_lora(Path(path))
+    modules = _targets(transformer, lora)
+    strength = 1.0 if scale is None else float(scale)
+    if fuse:
+        _fuse(transformer, modules, lora, strength)
+        used = ""
+    else:
+        used = _free_name(transformer, name or lora.path.stem)
+        _add_adapter(transformer, lora, strength, used)
+    return LoraInfo(
+        used,
+        tuple(sorted(modules)),
+        tuple(sorted({lora.rank(layer) for layer in modules})),
+        tuple(sorted({lora.scale(layer) for layer in modules})),
+    )
+
+
+def _targets(transformer: Any, lora: LoraFile) -> dict[str, nn.Module]:
+    """The layers that the file changes, all of them in the model and of the right size."""
+    modules = dict(transformer.named_modules())
+    for layer in lora.down:
+        module = modules.get(layer)
+        into, out = getattr(module, "in_features", None), getattr(module, "out_features", None)
+        if into is None or out is None:
+            raise _foreign(lora, f"{layer}, which this model does not have")
+        found = (int(lora.up[layer].shape[0]), int(lora.down[layer].shape[1]))
+        if found != (out, into):
+            raise _foreign(lora, f"{layer} of {found} instead of {(out, into)}")
+    parameters = dict(transformer.named_parameters())
+    for parameter, change in lora.changes.items():
+        own = parameters.get(parameter)
+        if own is None or own.shape != change.shape:
+            size = "none" if own is None else tuple(own.shape)
+            raise _foreign(lora, f"{parameter} of {tuple(change.shape)} instead of {size}")
+    return {layer: modules[layer] for layer in lora.down}
+
+
+def _foreign(lora: LoraFile, got: str) -> ModelMismatchError:
+    return ModelMismatchError(
+        f"The LoRA {lora.path.name} was made for another model",
+        got=got,
+        expected="a LoRA for Wan2.2-TI2V-5B",
+        fix="Use the LoRA that belongs to the model, or load the model that it belongs to",
+    )
+
+
+def _add_adapter(transformer: Any, lora: LoraFile, strength: float, name: str) -> None:
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise ModelMismatchError(
+            "LoRA needs the package peft",
+            got="it is not installed",
+            fix="Install it with: pip install peft, or fuse the LoRA into the weights",
+        ) from error
+    if lora.changes:
+        raise ModelMismatchError(
+            f"The LoRA {lora.path.name} also changes whole tensors",
+            got=next(iter(lora.changes)),
+            expected="matrices only",
+            fix="Apply it with fuse=True, which changes the weights",
+        )
+    state: dict[str, Tensor] = {}
+    for layer, down in lora.down.items():
+        # All factors go into B: PEFT takes alpha = rank where it is told nothing.
+        factor = strength * lora.scale(layer)
+        state[f"{layer}.lora_A.weight"] = down
+        state[f"{layer}.lora_B.weight"] = (lora.up[layer].float() * factor).to(down.dtype)
+    # Adapters that were switched off stay so.
+    active = [*transformer.active_adapters()] if hasattr(transformer, "peft_config") else []
+    trainable = {id(own): own.requires_grad for own in transformer.parameters()}
+    transformer.load_lora_adapter(state, prefix=None, adapter_name=name)
+    transformer.set_adapters([*active, name], weights=1.0)
+    _settle(transformer, lora, name)
+    # PEFT makes adapters trainable and freezes all else.
+    for own in transformer.parameters():
+        own.requires_grad_(trainable.get(id(own), False))
+
+
+def _settle(transformer: Any, lora: LoraFile, name: str) -> None:
+    """The adapter in the type of the layers that it stands in."""
+    modules = dict(transformer.named_modules())
+    for layer in lora.down:
+        weight = modules[layer].base_layer.weight
+        dtype = weight.dtype if weight.dtype in _WIDE else torch.bfloat16
+        for part in (modules[layer].lora_A[name], modules[layer].lora_B[name]):
+            part.to(weight.device, dtype)
+
+
+def _fuse(
+    transformer: Any, modules: dict[str, nn.Module], lora: LoraFile, strength: float
+) -> None:
+    weights = {layer: _weight(module) for layer, module in modules.items()}
+    parameters = dict(transformer.named_parameters())
+    changed = [*weights.items(), *((name, parameters[name]) for name in lora.changes)]
+    narrow = [name for name, weight in changed if weight.dtype not in _WIDE]
+    if narrow:
+        raise ModelMismatchError(
+            "The LoRA cannot be added to these weights",
+            got=f"{narrow[0]} is stored in few bits",
+            expected="bf16, fp16 or fp32 weights",
+            fix="Apply it with fuse=False, or load the bf16 model",
+        )
+    with torch.no_grad():
+        for layer, weight in weights.items():
+            up, down = (part[layer].to(weight.device).float() for part in (lora.up, lora.down))
+            change = strength * lora.scale(layer) * (up @ down)
+            weight.copy_(weight.float() + change)
+        for name, change in lora.changes.items():
+            own = parameters[name]
+            own.copy_(own.float() + strength * change.to(own.device).float())
+
+
+def _weight(module: Any) -> Tensor:
+    """The weight of a layer, under adapters too."""
+    weight: Tensor = getattr(module, "base_layer", module).weight
+    return weight
+
+
+def _free_name(transformer: Any, wanted: str) -> str:
+    """A name that no adapter has; PEFT takes no dots."""
+    plain, known = wanted.replace(".", "_"), getattr(transformer, "peft_config", {})
+    number, name = 1, plain
+    while name in known:
+        number += 1
+        name = f"{plain}_{number}"
+    return name

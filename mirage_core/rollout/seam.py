@@ -1,0 +1,65 @@
+"""Decoding a chunk with the latents before it, so that no seam shows where it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..constants import TEMPORAL_STRIDE
+from ..validate import expect_range, expect_shape
+from .context import MOST_FRAMES, history_latents, preceding_frames
+from .state import RolloutState
+
+Decode = Callable[[Tensor], Tensor]
+"""Decodes (C, T, h, w) model-space latents of a video to (4T - 3, H, W, 3) frames in 0..1."""
+
+
+def context_latents(state: RolloutState, count: int) -> Tensor:
+    """The finished latents right before the overlapping one, to be carried into the decoding.
+
+    Args:
+        state: The state before the chunk.
+        count: Most latents; fewer while the shot is young, none for its first chunk.
+
+    Returns:
+        (C, K, h, w) float32 on the CPU, in order.
+
+    Raises:
+        ResumeError: Earlier chunks are needed, and the rollout has no folder.
+        CacheFormatError: The file of an earlier chunk is damaged.
+    """
+    expect_range("The number of carried latents", count, 0, MOST_FRAMES)
+    return history_latents(state, preceding_frames(state, count))
+
+
+def decode_with_context(decode: Decode, before: Tensor, latents: Tensor) -> Tensor:
+    """Decode a chunk behind the latents that precede it, and keep the chunk's frames.
+
+    The decoder is causal in time: a frame depends on the latents before it. Decoded alone, a
+    chunk would begin as if nothing had been before, and its first latent, which stands for
+    four frames, would be taken for a single picture.
+
+    Args:
+        decode: The codec's decoder.
+        before: (C, K, h, w) latents right before the first of the chunk; K may be 0.
+        latents: (C, T, h, w) latents of the chunk, the overlapping one first.
+
+    Returns:
+        (4T - 3, H, W, 3) frames: the last of the overlapping latent, and all after it.
+
+    Raises:
+        ShapeError: Sizes differ, or the decoder returned another number of frames.
+    """
+    sizes = expect_shape("The chunk's latents", latents, "C T h w")
+    grid = {name: sizes[name] for name in ("C", "h", "w")}
+    carried = expect_shape("The carried latents", before, "C K h w", **grid)["K"]
+    frames = decode(torch.cat([before.to(latents), latents], dim=1) if carried else latents)
+    count = _frames_of(sizes["T"] + carried)
+    expect_shape("The decoded frames", frames, "F H W 3", F=count)
+    return frames[count - _frames_of(sizes["T"]) :]
+
+
+def _frames_of(latents: int) -> int:
+    return (latents - 1) * TEMPORAL_STRIDE + 1

@@ -1,0 +1,1 @@
+"""Samplers over the released noise schedule."""
