@@ -1,0 +1,1 @@
+"""Training of the side branch, and the data that feeds it."""

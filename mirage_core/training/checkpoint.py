@@ -1,0 +1,173 @@
+"""States to go on from: written whole, kept in pairs, found again after a kill.
+
+A state is a folder with the weights, their average and the optimizer's moments as safetensors,
+and ``state.json``. That file is written last and removed first, so a state that has it is whole.
+Tensors are stored put together: a run can go on with another number of processes.
+
+There is no state of random generators. Everything random follows from the run's seed and the
+number of the step.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from torch import Tensor
+
+from ..conditioning.branch_file import shapes_of
+from ..errors import MirageError, ResumeError
+from ..files import atomic_write, discard_unfinished, storage_error
+from ..log import logger
+from ..tensor_files import expect_tensors, read_tensors, write_tensors
+from .order import Position
+
+STATES: Final = "state"
+STATE: Final = "state.json"
+PARTS: Final = ("weights", "average", "moments")
+FORMAT: Final = "mirage-training-state"
+VERSION: Final = 1
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingState:
+    """Everything that a run goes on from.
+
+    Attributes:
+        step: Steps that are done.
+        position: Where the data set is read next.
+        weights: Trained parameters by name, float32 on the CPU.
+        average: Their running average; empty without one.
+        moments: The optimizer's, as ``exp_avg.<name>``.
+    """
+
+    step: int
+    position: Position
+    weights: Mapping[str, Tensor]
+    average: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
+
+    def expect_fits(self, parameters: Mapping[str, Tensor]) -> None:
+        """Raise `ModelMismatchError` unless these are the parameters of the model."""
+        expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        fix = "Give the same model and settings, or another folder"
+        expect_tensors("The saved training state", shapes_of(self.weights), expected, fix)
+        if self.average:
+            expect_tensors("The saved average", shapes_of(self.average), expected, fix)
+
+
+def save_state(folder: Path, state: TrainingState, keep: int) -> Path:
+    """Write a state, then remove the oldest ones above ``keep``.
+
+    Args:
+        folder: Of the run.
+        state: What to write.
+        keep: How many to keep.
+
+    Raises:
+        StorageError: The disk is full, or the folder cannot be written. Older states stay.
+    """
+    place = folder / STATES / f"step_{state.step:07d}"
+    _remove(place)
+    lengths = {}
+    for part in PARTS:
+        path = place / f"{part}.safetensors"
+        tensors = {name: tensor.contiguous() for name, tensor in getattr(state, part).items()}
+        write_tensors(path, tensors)
+        lengths[part] = path.stat().st_size
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "step": state.step,
+        "position": state.position.to_json(),
+        "lengths": lengths,
+    }
+    with atomic_write(place / STATE, "w") as file:
+        json.dump(content, file, indent=1)
+    for old in _states(folder)[keep:]:
+        _remove(old)
+    return place
+
+
+def load_state(folder: Path) -> TrainingState | None:
+    """The newest whole state of a run; None when there is none.
+
+    A damaged state is reported, and the one before it is taken.
+
+    Raises:
+        ResumeError: There are states, and all of them are damaged.
+    """
+    states = _states(folder)
+    for place in states:
+        try:
+            return _read(place)
+        except MirageError as error:
+            logger.warning("The state %s is left out: %s", place.name, error)
+    if states:
+        raise ResumeError(
+            "No state of this run can be read",
+            got=f"{len(states)} damaged states in {folder / STATES}",
+            fix="Begin a new run from the last finished weights, in another folder",
+        )
+    return None
+
+
+def has_state(folder: Path) -> bool:
+    """True when a run has a state to go on from, even a damaged one."""
+    return bool(_states(folder))
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a killed program left half-written in a run's folder."""
+    for part in (folder, *(folder / name for name in ("vace", "lora", "model"))):
+        if part.is_dir():
+            discard_unfinished(part)
+    for place in (folder / STATES).glob("step_*"):
+        if not (place / STATE).exists():
+            _remove(place)
+
+
+def _states(folder: Path) -> list[Path]:
+    """Folders of whole states, the newest first."""
+    found = [path.parent for path in (folder / STATES).glob(f"step_*/{STATE}")]
+    return sorted(found, key=lambda place: place.name, reverse=True)
+
+
+def _read(place: Path) -> TrainingState:
+    header = _header(place / STATE)
+    parts: dict[str, Any] = {}
+    for part in PARTS:
+        path = place / f"{part}.safetensors"
+        length = path.stat().st_size if path.is_file() else 0
+        if length != header["lengths"].get(part):
+            raise ResumeError(f"{path.name} is cut short", got=f"{length} bytes")
+        parts[part] = read_tensors(path)
+    return TrainingState(int(header["step"]), Position.from_json(header["position"]), **parts)
+
+
+def _header(path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+        ours = header["format"] == FORMAT and header["version"] <= VERSION
+        whole = isinstance(header["step"], int) and isinstance(header["lengths"], dict)
+        position = isinstance(header["position"], dict)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ResumeError("The saved state is damaged", got=f"{path.name}: {error}") from error
+    if not (ours and whole and position):
+        raise ResumeError("The saved state is of another kind or a newer version", got=path)
+    return dict(header)
+
+
+def _remove(place: Path) -> None:
+    """Remove a state, its mark of being whole first."""
+    if not place.exists():
+        return
+    try:
+        (place / STATE).unlink(missing_ok=True)
+        shutil.rmtree(place)
+    except OSError as error:
+        raise storage_error(place, error) from error

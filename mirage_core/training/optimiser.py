@@ -1,0 +1,184 @@
+"""The optimizer, and the average of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ValueRangeError
+from .processes import like, local, whole
+from .settings import TrainingSettings
+
+MOMENTS: Final = ("exp_avg", "exp_avg_sq")
+"""Tensors that AdamW keeps for each parameter."""
+
+MOMENTUM: Final = "momentum_buffer"
+"""Tensor that Muon keeps for each matrix."""
+
+_MATRIX: Final = 2
+_Part = tuple[list[str], torch.optim.Optimizer, tuple[str, ...]]
+"""Names of parameters, what moves them, and the moments that it keeps."""
+
+MUON_MOMENTUM: Final = 0.95
+
+
+class Optimiser:
+    """AdamW on float32 weights, with the run's learning rates; Muon for matrices where asked.
+
+    Matrices are decayed. Vectors are not: norms, biases, and the tables of the modulation.
+
+    Args:
+        parameters: Trained parameters by name, as they are shared out.
+        settings: Of the run.
+
+    Raises:
+        ValueRangeError: Muon is asked for, and the weights are shared out over processes.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], settings: TrainingSettings) -> None:
+        self._settings = settings
+        self._parameters = dict(parameters)
+        turned = [name for name, p in parameters.items() if _is_turned(name, p, settings)]
+        rest = [name for name in parameters if name not in set(turned)]
+        decayed = [name for name in rest if _is_matrix(name, parameters[name])]
+        groups = [(decayed, settings.weight_decay)]
+        groups += [([name for name in rest if name not in set(decayed)], 0.0)]
+        self._adam = torch.optim.AdamW(
+            self._groups(groups),
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+        )
+        self._parts: list[_Part] = [
+            ([name for names, _ in groups for name in names], self._adam, MOMENTS)
+        ]
+        if turned:
+            self._expect_whole(turned)
+            muon = torch.optim.Muon(
+                self._groups([(turned, settings.weight_decay)]),
+                lr=settings.learning_rate,
+                momentum=MUON_MOMENTUM,
+                adjust_lr_fn="match_rms_adamw",
+            )
+            self._parts.append((turned, muon, (MOMENTUM,)))
+
+    def step(self, number: int) -> Tensor:
+        """Clip the gradients, take step ``number`` (from 0), and forget the gradients.
+
+        Returns:
+            Norm of the whole gradient before it was clipped.
+        """
+        norm = whole(
+            nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.clip_norm)
+        )
+        for _, optimiser, _ in self._parts:
+            if bool(torch.isfinite(norm)):
+                for group in optimiser.param_groups:
+                    group["lr"] = self._settings.rate(number)
+                optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        return norm
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Moments as ``exp_avg.<parameter>``, shared out as they are."""
+        for names, optimiser, moments in self._parts:
+            for moment in moments:
+                for name in names:
+                    state = optimiser.state.get(self._parameters[name])
+                    if state:
+                        yield f"{moment}.{name}", state[moment]
+
+    def load(self, tensors: Mapping[str, Tensor], steps: int) -> None:
+        """Take up whole moments after so many steps."""
+        for names, optimiser, moments in self._parts:
+            state: dict[int, dict[str, Any]] = {}
+            for number, name in enumerate(names):
+                if f"{moments[0]}.{name}" not in tensors:
+                    continue
+                parameter = self._parameters[name]
+                state[number] = {m: like(tensors[f"{m}.{name}"], parameter.data) for m in moments}
+                if optimiser is self._adam:
+                    state[number]["step"] = torch.tensor(float(steps))
+            groups = optimiser.state_dict()["param_groups"]
+            optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+    def _groups(self, groups: list[tuple[list[str], float]]) -> list[dict[str, Any]]:
+        return [
+            {"params": [self._parameters[name] for name in names], "weight_decay": decay}
+            for names, decay in groups
+            if names
+        ]
+
+    def _expect_whole(self, names: list[str]) -> None:
+        shared = [n for n in names if local(self._parameters[n]) is not self._parameters[n]]
+        if shared:
+            raise ValueRangeError(
+                "Muon needs whole matrices, and the weights are shared out over processes",
+                got=f"{len(shared)} matrices in parts",
+                fix="Train in one process, or choose the optimiser adamw",
+            )
+
+
+class Ema:
+    """A running average of weights: ``e = d e + (1 - d) w`` after every step.
+
+    In the first steps d is ``(1 + step) / (10 + step)``, so that the average does not hang on
+    to the beginning.
+
+    Args:
+        parameters: Trained parameters by name, as they are shared out.
+        decay: d.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        self._decay = decay
+        self._parameters = dict(parameters)
+        self._average = {name: p.detach().clone() for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after step ``step``, counted from 0."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(
+            [local(self._average[name]) for name in self._parameters],
+            [local(parameter.detach()) for parameter in self._parameters.values()],
+            1 - decay,
+        )
+
+    @torch.no_grad()
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the averaged weights inside, and its own ones, bit for bit, outside."""
+        own = {name: local(p.detach()).clone() for name, p in self._parameters.items()}
+        self._write({name: local(average) for name, average in self._average.items()})
+        try:
+            yield
+        finally:
+            self._write(own)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The averages by parameter, shared out as they are."""
+        yield from self._average.items()
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up whole averages."""
+        self._average = {
+            name: like(tensors[name], parameter.data)
+            for name, parameter in self._parameters.items()
+        }
+
+    def _write(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self._parameters.items():
+            local(parameter.detach()).copy_(values[name])
+
+
+def _is_turned(name: str, parameter: Tensor, settings: TrainingSettings) -> bool:
+    """Whether Muon takes it: matrices between hidden states, and none that touch data or time."""
+    return settings.optimiser == "muon" and parameter.ndim == _MATRIX and "blocks." in name
+
+
+def _is_matrix(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim > 1 and not name.endswith("scale_shift_table")

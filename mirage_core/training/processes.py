@@ -1,0 +1,104 @@
+"""One process or many: who this one is, and tensors that are shared out.
+
+accelerate starts the processes and knows the devices. Weights are shared out by PyTorch's own
+``fully_shard``: each process holds a part of every parameter, its gradient and its optimizer
+state, and blocks are put together while they compute. With one process nothing is shared out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ..errors import ValueRangeError
+
+
+class Processes:
+    """The processes of a run, as one of them sees them.
+
+    Args:
+        cpu: Compute on the CPU even where there is another device.
+    """
+
+    def __init__(self, *, cpu: bool = False) -> None:
+        self._state = PartialState(cpu=cpu)
+        self.rank: int = self._state.process_index
+        self.count: int = self._state.num_processes
+        self.device: torch.device = self._state.device
+
+    @property
+    def first(self) -> bool:
+        """True in the process that writes files."""
+        return self.rank == 0
+
+    def share(self, micro_batches: int) -> range:
+        """Which of a step's micro-batches are this process's.
+
+        Raises:
+            ValueRangeError: They cannot be shared out evenly.
+        """
+        if micro_batches % self.count:
+            raise ValueRangeError(
+                "A batch cannot be shared out evenly over the processes",
+                got=f"{micro_batches} micro-batches, {self.count} processes",
+                expected="a multiple of the number of processes",
+            )
+        part = micro_batches // self.count
+        return range(self.rank * part, (self.rank + 1) * part)
+
+    def shard(self, model: nn.Module) -> None:
+        """Share out a model's parameters; each block is a unit of its own."""
+        if self.count == 1:
+            return
+        for block in sharded_blocks(model):
+            fully_shard(block)
+        fully_shard(model)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Mean of a number over all processes."""
+        if self.count == 1:
+            return value
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total / self.count
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        self._state.wait_for_everyone()
+
+    def close(self) -> None:
+        """End the talk between processes."""
+        self._state.destroy_process_group()
+
+
+def sharded_blocks(model: nn.Module) -> list[nn.Module]:
+    """The modules that are put together one at a time."""
+    kinds = set(getattr(model, "_no_split_modules", []))
+    return [module for module in model.modules() if type(module).__name__ in kinds]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be shared out, put together; all processes must call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def like(full: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor shared out as a parameter is; every process has the whole one."""
+    full = full.to(parameter.device, parameter.dtype)
+    if not isinstance(parameter, DTensor):
+        return full
+    placed: Any = distribute_tensor(
+        full, parameter.device_mesh, parameter.placements, src_data_rank=None
+    )
+    return placed
