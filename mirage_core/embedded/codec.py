@@ -67,7 +67,12 @@ class EmbeddedCodec:
     Tokens are roughly zero mean and of comparable scale over the channels. Arithmetic is
     float32 on the device of the input; every frame and every group is coded on its own, so
     the result does not depend on what else is in the batch.
+
+    Attributes:
+        name: Under which a memory remembers whose tokens it holds.
     """
+
+    name: Final = CODEC_NAME
 
     def __init__(self) -> None:
         self._bases: dict[torch.device, _Basis] = {}
@@ -105,6 +110,8 @@ class EmbeddedCodec:
         analysis = self._basis(frames.device).image_analysis
         latents = [_to_cells(frames[k : k + 1]) @ analysis for k in range(len(frames))]
         return torch.stack(latents).permute(3, 0, 1, 2).contiguous()
+
+    encode_each = encode_images
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Decode (48, T, h, w) tokens of a video to (4T - 3, H, W, 3) frames in 0..1.

@@ -54,7 +54,8 @@ def shade(
     footprint = footprint * density * surface.slant
     albedo = _texture(tables, surface, footprint)
     light = _stored_light(tables.light, faces, surface)
-    return _display(albedo * light)[:, :3].reshape(*depth.shape, 3)
+    albedo *= light
+    return _display(albedo)[:, :3].reshape(*depth.shape, 3)
 
 
 def _locate(tables: SceneTables, rays: Rays, depth: Tensor, seen: Tensor) -> _Surface:
@@ -193,12 +194,19 @@ def _stored_light(light: Tensor, faces: FaceTables, surface: _Surface) -> Tensor
 
 
 def _weighted_rows(table: Tensor, rows: list[Tensor], weights: list[Tensor]) -> Tensor:
+    # On a CPU torch joins columns of integers three times faster than those of floats.
+    amounts = torch.stack([weight.view(torch.int32) for weight in weights], 1).view(torch.float32)
     return functional.embedding_bag(
-        torch.stack(rows, 1), table, mode="sum", per_sample_weights=torch.stack(weights, 1)
+        torch.stack(rows, 1), table, mode="sum", per_sample_weights=amounts
     )
 
 
 def _display(linear: Tensor) -> Tensor:
     """Soft shoulder towards white, then the square root that displays undo."""
     bright = linear * EXPOSURE
-    return torch.sqrt((bright * (1 + bright * (1 / WHITE**2)) / (1 + bright)).clamp(0, 1))
+    shown = bright * (1 / WHITE**2)
+    shown += 1
+    shown *= bright
+    bright += 1
+    shown /= bright
+    return shown.clamp_(0, 1).sqrt_()

@@ -92,7 +92,7 @@ def complete_depth(depth: Tensor, filled: Tensor) -> Tensor:
     return torch.where(depth > 0, depth, coarse[:, 0])
 
 
-def uncertain_pixels(depth: Tensor) -> Tensor:
+def uncertain_pixels(depth: Tensor, remembered: Tensor | None = None) -> Tensor:
     """Pixels of drawn depth maps that do not show one known surface throughout their cell.
 
     A cell that is partly unknown, or holds the outline of something, carries colours that
@@ -100,6 +100,8 @@ def uncertain_pixels(depth: Tensor) -> Tensor:
 
     Args:
         depth: (T, H, W) z-depth, 0 where nothing was drawn; H and W multiples of 16.
+        remembered: (T, h, w) bool, cells that the memory shows by itself. They count as well:
+            written back, a drawing of the memory would be a copy of less quality.
 
     Returns:
         (T, H, W) bool, the same for all pixels of a cell.
@@ -108,6 +110,8 @@ def uncertain_pixels(depth: Tensor) -> Tensor:
     farthest = F.max_pool2d(depth[:, None], SPATIAL_STRIDE)[:, 0]
     nearest = -F.max_pool2d(-depth[:, None], SPATIAL_STRIDE)[:, 0]
     uncertain = (nearest <= 0) | (farthest > nearest * (1 + ONE_SURFACE))
+    if remembered is not None:
+        uncertain = uncertain | remembered.to(uncertain.device)
     return uncertain.repeat_interleave(SPATIAL_STRIDE, 1).repeat_interleave(SPATIAL_STRIDE, 2)
 
 

@@ -31,7 +31,7 @@ _RADII: Final = (6, 10, 14, 20, 32, LARGEST_RADIUS)
 
 @dataclass(frozen=True, eq=False)
 class PlacedPatches:
-    """Patches on the plane of one picture.
+    """Patches on the planes of one picture or several.
 
     Attributes:
         pixels: (N, S, S, 3) decoded patches.
@@ -42,6 +42,7 @@ class PlacedPatches:
         lean: (N, 2) float32, change of the inverse depth along the two axes.
         rank: (N,) int64, on one surface the lowest rank covers the others; all alike when
             missing.
+        picture: (N,) int64, which picture each patch lies on; the first when missing.
     """
 
     pixels: Tensor
@@ -50,11 +51,15 @@ class PlacedPatches:
     inverse_depth: Tensor
     lean: Tensor
     rank: Tensor | None = None
+    picture: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """Pixels that patches touch: flat pixel, patch number, place inside, inverse depth."""
+    """Pixels that patches touch.
+
+    Pixel number, counted through all pictures, patch number, place inside, inverse depth.
+    """
 
     pixel: Tensor
     patch: Tensor
@@ -63,33 +68,33 @@ class _Samples:
 
 
 def draw(patches: PlacedPatches, background: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw patches over a background, nearest surface in front.
+    """Draw patches over backgrounds, nearest surface in front.
 
-    Sums are made in fixed point, so that the picture has the same bits whatever the order of
-    the patches and on every device.
+    Sums are made in fixed point, so that a picture has the same bits whatever the order of
+    the patches, whatever else is drawn with it, and on every device.
 
     Args:
         patches: What to draw.
-        background: (H, W, 3) shown where no patch lies.
+        background: (H, W, 3) or (B, H, W, 3) shown where no patch lies.
 
     Returns:
-        (H, W, 3) float32 picture, not clamped, and (H, W) float32 z-depth, 0 where no patch
-        lies.
+        float32 pictures like the background, not clamped, and z-depth (H, W) or (B, H, W), 0
+        where no patch lies.
     """
-    height, width = background.shape[:2]
+    height, width = background.shape[-3:-1]
     samples = list(_touched(patches, height, width))
-    nearest = torch.zeros(height * width, device=background.device)
+    nearest = torch.zeros(background.shape[:-1].numel(), device=background.device)
     for part in samples:
         nearest.scatter_reduce_(0, part.pixel, part.inverse_depth, "amax")
     samples = _lowest_rank([_in_front(part, nearest) for part in samples], patches, len(nearest))
-    total = torch.zeros(height * width, 4, dtype=torch.int32, device=background.device)
+    total = torch.zeros(len(nearest), 4, dtype=torch.int32, device=background.device)
     for part in samples:
         _accumulate(total, part, patches)
     summed = total.float() / _FIXED_POINT
     colour = summed[:, :3] + BACKGROUND_WEIGHT * background.reshape(-1, 3).float()
     picture = colour / (summed[:, 3:] + BACKGROUND_WEIGHT)
     depth = torch.where(nearest > 0, 1 / nearest, 0.0)
-    return picture.view(height, width, 3), depth.view(height, width)
+    return picture.view(background.shape), depth.view(background.shape[:-1])
 
 
 def _touched(patches: PlacedPatches, height: int, width: int) -> Iterator[_Samples]:
@@ -127,8 +132,9 @@ def _touched_class(
     which, row, col = inside.nonzero(as_tuple=True)
     patch = number[which]
     local = torch.stack([px[which, row, col], py[which, row, col]], dim=1)
+    first_row = 0 if patches.picture is None else patches.picture[patch] * height
     return _Samples(
-        pixel=y[which, row] * width + x[which, col],
+        pixel=(first_row + y[which, row]) * width + x[which, col],
         patch=patch,
         local=local,
         inverse_depth=patches.inverse_depth[patch] + (local * patches.lean[patch]).sum(dim=1),

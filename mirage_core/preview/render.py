@@ -10,19 +10,25 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ..cache.sampling import source_cameras
 from ..cache.types import LatentCache
 from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..embedded.codec import EmbeddedCodec
+from ..errors import ModelMismatchError
 from ..geometry.camera import latent_size
 from ..geometry.trajectory import Trajectory
 from ..geometry.transform import invert_rigid
-from ..readout.render import grid_intrinsics, read_winners
+from ..readout.render import Readout, grid_intrinsics, read_winners
+from ..validate import expect_shape
 from .fill import fill_tokens_and_depth
 from .placement import PlacedPatches, draw
 
 FINER = 2
 """Points are chosen on a grid this many times finer than the latent grid, so that patches
 which became smaller than a cell still cover it."""
+
+BATCH_PIXELS = 1 << 18
+"""About so many pixels are drawn in one go: small pictures together, large ones alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +49,7 @@ def render_preview(
     trajectory: Trajectory,
     codec: EmbeddedCodec,
     on_frame: Callable[[int, int], None] | None = None,
+    background: Tensor | None = None,
 ) -> Preview:
     """Draw what the memory holds for every camera; holes are filled with smooth colour.
 
@@ -50,54 +57,104 @@ def render_preview(
         cache: A memory of tokens that ``codec`` made from single pictures.
         trajectory: F = 4T - 3 cameras at picture size.
         codec: The codec of the tokens.
-        on_frame: Called with (done, total) after each frame; may raise to cancel.
+        on_frame: Called with (done, total) after each frame or few; may raise to cancel.
+        background: (F, H, W, 3) frames in 0..1 that show in holes in place of smooth colour, such
+            as those of a video model.
+
+    Raises:
+        ShapeError: The background has another size than the shot.
     """
+    if background is not None:
+        expect_shape(
+            "The background", background, "F H W 3",
+            F=len(trajectory), H=trajectory.height, W=trajectory.width,
+        )  # fmt: skip
     frames, depths = [], []
-    for number in range(len(trajectory)):
-        frame, depth = _render_frame(cache, trajectory.select([number]), codec)
-        frames.append(frame)
-        if number % TEMPORAL_STRIDE == 0:
-            depths.append(depth)
+    size = trajectory.width * trajectory.height
+    for start in range(0, len(trajectory), max(1, BATCH_PIXELS // size)):
+        numbers = range(start, min(len(trajectory), start + max(1, BATCH_PIXELS // size)))
+        behind = None if background is None else background[numbers.start : numbers.stop]
+        pictures, maps = _render_frames(cache, trajectory.select(list(numbers)), codec, behind)
+        frames.append(pictures)
+        depths.append(maps[-start % TEMPORAL_STRIDE :: TEMPORAL_STRIDE])
         if on_frame is not None:
-            on_frame(number + 1, len(trajectory))
-    return Preview(torch.stack(frames), torch.stack(depths))
+            on_frame(numbers.stop, len(trajectory))
+    return Preview(torch.cat(frames), torch.cat(depths))
 
 
-def _render_frame(
-    cache: LatentCache, camera: Trajectory, codec: EmbeddedCodec
+def drawn_latents(readout: Readout, codec: EmbeddedCodec) -> Tensor:
+    """What a readout shows, with every token at its place inside its cell instead of filling it.
+
+    One picture near the middle of the frames of each latent is drawn from the readout's memory,
+    holes filled with smooth colour, and encoded again, as if nothing moved meanwhile.
+
+    Args:
+        readout: What the memory shows to T latent cameras.
+        codec: The codec of the memory's tokens.
+
+    Returns:
+        (48, T, h, w) float32 model-space latents.
+
+    Raises:
+        ModelMismatchError: The memory was made with another codec, whose tokens cannot be drawn.
+    """
+    if readout.cache.codec != codec.name:
+        raise ModelMismatchError(
+            "Tokens of this memory cannot be drawn one by one",
+            got=f"a memory of {readout.cache.codec!r}",
+            expected=f"one of {codec.name!r}",
+            fix="Use the embedded codec for picture and memory, or another side branch",
+        )
+    middle = torch.arange(len(readout.visible)) * TEMPORAL_STRIDE - 1
+    cameras = readout.trajectory.select(middle.clamp_min(0).tolist())
+    tokens = codec.encode_images(render_preview(readout.cache, cameras, codec).frames)
+    return torch.cat([tokens[:, :1], codec.static_tokens(tokens[:, 1:])], dim=1)
+
+
+def _render_frames(
+    cache: LatentCache, cameras: Trajectory, codec: EmbeddedCodec, behind: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    rows, cols = latent_size(camera.width, camera.height)
+    """(B, H, W, 3) pictures in 0..1 and (B, H, W) depth of some cameras."""
+    rows, cols = latent_size(cameras.width, cameras.height)
     fine = (rows * FINER, cols * FINER)
-    winner, _ = read_winners(cache, camera.world_to_camera, grid_intrinsics(camera, fine), fine)
-    points = winner[winner >= 0].unique()
-    background = _background(cache, camera, codec)
-    if len(points) == 0:
+    winner, _ = read_winners(cache, cameras.world_to_camera, grid_intrinsics(cameras, fine), fine)
+    if behind is None:
+        background = _backgrounds(cache, cameras, codec)
+    else:
+        background = behind.to(winner.device, torch.float32)
+    view = torch.arange(len(winner), device=winner.device)[:, None, None].expand_as(winner)
+    seen = winner >= 0
+    # Each point once for each camera that sees it.
+    pairs = (view[seen] * len(cache) + winner[seen]).unique() if len(cache) else winner[seen]
+    if len(pairs) == 0:
         return background.clamp(0, 1), torch.zeros_like(background[..., 0])
-    picture, depth = draw(place(cache, points, camera, codec), background)
+    views, points = pairs // len(cache), pairs % len(cache)
+    picture, depth = draw(place(cache, points, cameras, codec, views), background)
     return picture.clamp(0, 1), depth
 
 
-def _background(cache: LatentCache, camera: Trajectory, codec: EmbeddedCodec) -> Tensor:
-    """(H, W, 3): mean colours of the cells, completed and interpolated."""
-    size = latent_size(camera.width, camera.height)
-    winner, depth = read_winners(cache, camera.world_to_camera, grid_intrinsics(camera, size), size)
+def _backgrounds(cache: LatentCache, cameras: Trajectory, codec: EmbeddedCodec) -> Tensor:
+    """(B, H, W, 3): mean colours of the cells, completed and interpolated."""
+    size = latent_size(cameras.width, cameras.height)
+    lens = grid_intrinsics(cameras, size)
+    winner, depth = read_winners(cache, cameras.world_to_camera, lens, size)
     tokens = cache.gather(winner, [block.tokens for block in cache.blocks])
-    colour = codec.decode_patches(rearrange(tokens, "1 h w c -> (h w) c")).mean(dim=(1, 2))
-    colour = rearrange(colour, "(h w) c -> c 1 h w", h=size[0])
+    colour = codec.decode_patches(rearrange(tokens, "b h w c -> (b h w) c")).mean(dim=(1, 2))
+    colour = rearrange(colour, "(b h w) c -> c b h w", b=len(winner), h=size[0])
     filled, _ = fill_tokens_and_depth(colour, depth, winner >= 0)
     smooth = F.interpolate(
-        rearrange(filled, "c 1 h w -> 1 c h w"),
-        size=(camera.height, camera.width),
+        rearrange(filled, "c b h w -> b c h w"),
+        size=(cameras.height, cameras.width),
         mode="bilinear",
         align_corners=False,
     )
-    return rearrange(smooth, "1 c h w -> h w c")
+    return rearrange(smooth, "b c h w -> b h w c")
 
 
 def place(
-    cache: LatentCache, points: Tensor, camera: Trajectory, codec: EmbeddedCodec
+    cache: LatentCache, points: Tensor, cameras: Trajectory, codec: EmbeddedCodec, views: Tensor
 ) -> PlacedPatches:
-    """Decode the tokens of points and place them on a camera's picture.
+    """Decode the tokens of points and place them on the pictures of cameras.
 
     A token covers one cell of the camera that observed it, on a plane through the point that
     leans as the surface did there. The projection of its edges gives position, size and
@@ -106,13 +163,13 @@ def place(
     Args:
         cache: The memory.
         points: (N,) int64 point indices.
-        camera: One camera at picture size.
+        cameras: Cameras at picture size.
         codec: The codec of the tokens.
+        views: (N,) int64, on which camera's picture each point is placed.
     """
     blocks = cache.blocks
     position = cache.gather(points, [block.points for block in blocks]).double()
-    projection = camera.intrinsics[0] @ camera.world_to_camera[0, :3]
-    projection = projection.to(position.device)
+    projection = (cameras.intrinsics @ cameras.world_to_camera[:, :3]).to(position.device)[views]
     centre, depth = _project(position, projection)
     drawn_at = centre + (0.5 - cache.convention.centre) * SPATIAL_STRIDE
     axes, leans = [], []
@@ -120,25 +177,23 @@ def place(
         place_of_edge, depth_of_edge = _project(edge, projection)
         axes.append(place_of_edge - centre)
         leans.append(1 / depth_of_edge - 1 / depth)
-    tokens = cache.gather(points, [block.tokens for block in blocks])
+    once, back = points.unique(return_inverse=True)
+    tokens = cache.gather(once, [block.tokens for block in blocks])
     return PlacedPatches(
-        pixels=codec.decode_patches(tokens.float()),
+        pixels=codec.decode_patches(tokens.float())[back],
         centre=drawn_at.float(),
         axes=torch.stack(axes, dim=2).float(),
         inverse_depth=(1 / depth).float(),
         lean=torch.stack(leans, dim=1).float(),
-        # What was seen first stays: later blocks show only where earlier ones do not reach.
-        rank=torch.bucketize(points, torch.tensor(cache.offsets[1:]).to(points), right=True),
+        # What was seen first stays: later cameras show only where earlier ones do not reach.
+        rank=source_cameras(cache, points),
+        picture=views,
     )
 
 
 def _edges(cache: LatentCache, points: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
     """(N, 3) points of the world in the middle of each token's right and lower edge."""
-    first, sources = 0, []
-    for block in cache.blocks:
-        sources.append(block.source.long() + first)
-        first += len(block.frames)
-    source = cache.gather(points, sources)
+    source = source_cameras(cache, points)
     slope = cache.gather(points, [block.slope for block in cache.blocks]).double()
     poses = torch.cat([block.world_to_camera for block in cache.blocks]).to(points.device)
     lens = torch.cat([block.intrinsics for block in cache.blocks]).to(points.device)[source]
@@ -155,6 +210,6 @@ def _edges(cache: LatentCache, points: Tensor, position: Tensor) -> tuple[Tensor
 
 
 def _project(points: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, 2) pixel positions and (N,) z-depth of points (N, 3)."""
-    x, y, z = (points @ projection[:, :3].T + projection[:, 3]).unbind(1)
-    return torch.stack([x / z, y / z], dim=1), z
+    """(N, 2) pixel positions and (N,) z-depth of points (N, 3) under matrices (N, 3, 4)."""
+    here = (projection[:, :, :3] @ points[:, :, None])[:, :, 0] + projection[:, :, 3]
+    return here[:, :2] / here[:, 2:], here[:, 2]
