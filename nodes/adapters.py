@@ -176,6 +176,12 @@ def encode_images(
     return torch.cat(tokens, dim=1)
 
 
+def encode_video(vae: comfy.sd.VAE, frames: Tensor) -> Tensor:
+    """Encode one video (4T - 3, H, W, 3): model-space tokens (48, T, h, w) on the CPU."""
+    raw = vae.encode(frames)
+    return to_model_space(raw.reshape(-1, *raw.shape[-4:]).cpu())[0]
+
+
 def decode_video(vae: comfy.sd.VAE, latent: Latent) -> Tensor:
     """Frames (F, H, W, 3) in 0..1 of the one video in a LATENT, as VAE Decode makes them."""
     images = vae.decode(latent["samples"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -11,20 +10,26 @@ from comfy_api.latest import Types, io
 from torch import Tensor
 from typing_extensions import override
 
-from ..mirage_core.cache.build import WriteConfig, append_all, observe
+from ..mirage_core.cache.build import WriteConfig, observe
 from ..mirage_core.cache.io import load_cache, save_cache
 from ..mirage_core.cache.ply import point_cloud_ply
 from ..mirage_core.cache.types import LatentCache
 from ..mirage_core.geometry.camera import PixelConvention
 from ..mirage_core.geometry.depth import DEPTH_MODES
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
+from ..mirage_core.geometry.masks import with_mask
+from ..mirage_core.geometry.sources import views_to_begin
 from ..mirage_core.readout.render import Readout
-from ..mirage_core.rollout.policy import WRITE_POLICIES, write
+from ..mirage_core.rollout.align_chunk import with_masks
+from ..mirage_core.rollout.contradiction import ContradictionConfig
+from ..mirage_core.rollout.policy import WRITE_POLICIES, WriteLimits, WriteRules, write
+from ..mirage_core.rollout.prepare import hold_back as contradicted
+from ..mirage_core.rollout.prepare import without_gone
 from ..mirage_core.rollout.spool import commit
 from ..mirage_core.rollout.state import RolloutState
 from ..mirage_core.rollout.update import chunk_observation
-from ..mirage_core.validate import expect_frame_size, expect_shape
-from . import adapters
+from ..mirage_core.validate import expect_frame_size
+from . import adapters, adapters_view
 from .readout_nodes import expect_same_codec
 from .types import CacheType, GeometryType, ReadoutType, StateType
 
@@ -33,6 +38,9 @@ if TYPE_CHECKING:
 
 TOKEN_DTYPE = torch.float16
 """Storage type of remembered tokens: model-space latents are of order one."""
+
+TOKEN_STORAGES = {"float16": torch.float16, "int8": torch.int8}
+"""In which types a memory may hold its tokens."""
 
 STAGES = 3
 """An update encodes, writes to the memory and saves; each is a third of the node's bar."""
@@ -48,7 +56,7 @@ FLYING_TIP = (
 
 
 class MirageCacheInit(io.ComfyNode):
-    """The memory of one picture."""
+    """The memory of one picture, or of several photographs of one place."""
 
     @classmethod
     @override
@@ -57,10 +65,17 @@ class MirageCacheInit(io.ComfyNode):
             node_id="MirageCacheInit",
             display_name="Mirage Cache Init",
             category="Mirage/memory",
-            description="Lifts the latent of a picture to 3D points with its depth: the memory.",
+            description=(
+                "Lifts the latent of a picture, or of several photographs of one place, to 3D "
+                "points with their depth: the memory."
+            ),
             search_aliases=["memory", "latent cache", "point cloud", "start"],
             inputs=[
-                io.Image.Input("image", tooltip="The picture; both sizes divisible by 32."),
+                io.Image.Input(
+                    "image",
+                    tooltip="The picture; both sizes divisible by 32. Of a batch, all of up to 16 "
+                    "photographs of one place are taken when the geometry has their cameras.",
+                ),
                 GeometryType.Input("geometry", tooltip="Depth and field of view of the picture."),
                 io.Vae.Input("vae", tooltip="Wan2.2 VAE, or Mirage Embedded Codec."),
                 io.Combo.Input(
@@ -77,6 +92,12 @@ class MirageCacheInit(io.ComfyNode):
                 io.Mask.Input(
                     "exclude", optional=True,
                     tooltip="White is left out of the memory: sky, people, anything that moves.",
+                ),
+                io.Combo.Input(
+                    "token_storage", options=list(TOKEN_STORAGES), default="float16",
+                    optional=True, advanced=True,
+                    tooltip="How the memory keeps its tokens, for the whole shot. int8: 40 % "
+                    "smaller, with rounding to 8 bits.",
                 ),
             ],
             outputs=[
@@ -96,40 +117,56 @@ class MirageCacheInit(io.ComfyNode):
         drop_flying: bool,
         pixel_convention: str,
         exclude: Tensor | None = None,
+        token_storage: str = "float16",
     ) -> io.NodeOutput:
         adapters.expect_vae(vae)
         height, width = int(image.shape[1]), int(image.shape[2])
         expect_frame_size(width, height)
         geometry.expect_aspect(width, height)
-        first = geometry.select([0])
-        first = with_exclusion(first, None if exclude is None else exclude[:1])
-        tokens = adapters.encode_images(vae, image[:1])
+        views = views_to_begin(len(image), geometry)
+        seen = geometry.select(list(range(views)))
+        if exclude is not None and len(exclude) == len(image):
+            exclude = exclude[:views]
+        seen = with_mask(seen, exclude, (height, width))
+        tokens = adapters.encode_images(vae, image[:views])
         convention = PixelConvention(pixel_convention)
-        pose = first.world_to_camera
+        pose = seen.world_to_camera
         observation = observe(
             tokens.to(TOKEN_DTYPE),
-            first,
+            seen,
             world_to_camera=torch.eye(4, dtype=torch.float64)[None] if pose is None else pose,
-            frames=torch.zeros(1, dtype=torch.int64),
+            frames=torch.zeros(views, dtype=torch.int64),
             convention=convention,
             config=WriteConfig(depth_mode, drop_flying),
         )
         cache = LatentCache((), convention, adapters.codec_name(vae))
-        return io.NodeOutput(append_all(cache, observation), adapters.make_latent(tokens))
+        # Where photographs overlap, the first one of a surface speaks for it.
+        cache = write(cache, observation, "append" if views == 1 else "novelty")
+        cache = cache.to(cache.device, TOKEN_STORAGES[token_storage])
+        return io.NodeOutput(cache, adapters.make_latent(tokens[:, :1]))
 
 
-def with_exclusion(geometry: FrameGeometry, mask: Tensor | None) -> FrameGeometry:
-    """The geometry with a MASK (F, H, W) added to what is left out."""
-    if mask is None:
-        return geometry
-    resized = torch.nn.functional.interpolate(mask[:, None].float(), size=geometry.size)[:, 0]
-    sizes = {"H": geometry.size[0], "W": geometry.size[1]}
-    resized = resized.expand(len(geometry), -1, -1) if len(mask) == 1 else resized
-    expect_shape("The exclusion mask", resized, "F H W", F=len(geometry), **sizes)
-    dropped = resized > 0.5  # noqa: PLR2004
-    if geometry.exclude is not None:
-        dropped = dropped | (geometry.exclude > 0.5)  # noqa: PLR2004
-    return dataclasses.replace(geometry, exclude=dropped)
+def _limits_and_doubts() -> list[io.Input]:
+    """Inputs of what is written at most, and of what is not believed."""
+    return [
+        io.Int.Input(
+            "max_points", default=0, min=0, max=100_000_000, step=1000, optional=True,
+            advanced=True,
+            tooltip="Most points in the memory; 0 is no limit. Above it the densest parts "
+            "are thinned, and no place is forgotten.",
+        ),
+        io.Boolean.Input(
+            "hold_back", default=False, optional=True,
+            tooltip="Also leave out what other frames or the memory contradict: motion "
+            "that no mask names. With append, remembered things that left are forgotten.",
+        ),
+        io.Float.Input(
+            "token_change", default=0.0, min=0.0, max=100.0, step=0.1, optional=True,
+            advanced=True,
+            tooltip="With hold_back: distance of tokens from which a place counts as "
+            "changed although its depth is the same, such as a screen. 0: depth alone.",
+        ),
+    ]
 
 
 class MirageCacheUpdate(io.ComfyNode):
@@ -155,13 +192,14 @@ class MirageCacheUpdate(io.ComfyNode):
                 io.Image.Input("images", tooltip="The chunk's decoded frames."),
                 GeometryType.Input(
                     "geometry",
-                    tooltip="Depth of the chunk's frames: all of them, or every fourth.",
+                    tooltip="Depth of the chunk's frames: all of them, every fourth, or of the "
+                    "whole shot, from a renderer.",
                 ),
                 io.Vae.Input("vae", tooltip="The VAE that the memory was made with."),
                 io.Combo.Input(
                     "policy", options=list(WRITE_POLICIES), default="novelty",
-                    tooltip="novelty: only what the memory does not show yet; what was seen "
-                    "first stays. append: everything, as in the paper.",
+                    tooltip="novelty: only what the memory does not show yet, and what it "
+                    "shows wrongly goes. append: everything, as in the paper.",
                 ),
                 io.Combo.Input(
                     "tokens", options=["reencode", "direct"], default="reencode",
@@ -177,8 +215,12 @@ class MirageCacheUpdate(io.ComfyNode):
                     "exclude", optional=True,
                     tooltip="White is left out of the memory: sky, people, anything that moves.",
                 ),
+                *_limits_and_doubts(),
             ],
-            outputs=[StateType.Output(display_name="state")],
+            outputs=[
+                StateType.Output(display_name="state"),
+                io.String.Output(display_name="report"),
+            ],
         )
 
     @classmethod
@@ -196,15 +238,20 @@ class MirageCacheUpdate(io.ComfyNode):
         depth_mode: str,
         drop_flying: bool,
         exclude: Tensor | None = None,
+        max_points: int = 0,
+        hold_back: bool = False,
+        token_change: float = 0.0,
     ) -> io.NodeOutput:
         expect_same_codec(state.cache, vae)
         chunk_tokens = adapters.latent_tokens(latent, "The chunk's latent")
+        geometry = with_masks(state, geometry, {"The exclusion mask": exclude})
+        rules = WriteRules(policy, limits=WriteLimits(max_points))
         steps = adapters.progress(STAGES)
         observation = chunk_observation(
             state,
             chunk_tokens,
             images,
-            with_exclusion(geometry, exclude),
+            geometry,
             encode=None
             if tokens == "direct"
             else lambda pictures: adapters.encode_images(
@@ -213,22 +260,28 @@ class MirageCacheUpdate(io.ComfyNode):
             config=WriteConfig(depth_mode, drop_flying),
             dtype=TOKEN_DTYPE,
         )
+        known, report = state.cache, "nothing was held back"
+        if hold_back:
+            config = ContradictionConfig(token=token_change or None)
+            held = contradicted(state, observation, chunk_tokens, geometry, config)
+            observation, report = held.observation, held.describe()
+            known = without_gone(known, held.gone, rules)
         cache = write(
-            state.cache,
-            observation,
-            policy,
-            lambda done, total: steps(1 + done / total, STAGES),
+            known, observation, rules, lambda done, total: steps(1 + done / total, STAGES)
         )
-        return io.NodeOutput(
-            commit(
-                state,
-                latents=chunk_tokens,
-                frames=images,
-                readout=readout,
-                cache=cache,
-                on_frame=lambda done, total: steps(2 + done / total, STAGES),
-            )
+        report = (
+            f"{float((observation.depth > 0).float().mean()):.1%} of the cells may be written; "
+            f"{report}; {len(state.cache):,} points became {len(cache):,}"
         )
+        after = commit(
+            state,
+            latents=chunk_tokens,
+            frames=images,
+            readout=readout,
+            cache=cache,
+            on_frame=lambda done, total: steps(2 + done / total, STAGES),
+        )
+        return io.NodeOutput(adapters_view.announce_chunk(after), report)
 
 
 class MirageCacheInfo(io.ComfyNode):
@@ -254,7 +307,7 @@ class MirageCacheInfo(io.ComfyNode):
     @classmethod
     @override
     def execute(cls, cache: LatentCache) -> io.NodeOutput:
-        colours = [adapters.token_colours(block.tokens, cache.codec) for block in cache.blocks]
+        colours = [adapters.token_colours(block.values, cache.codec) for block in cache.blocks]
         cloud = point_cloud_ply(cache, torch.cat(colours or [torch.zeros(0, 3)]))
         report = (
             f"{len(cache):,} points in {len(cache.blocks)} blocks, "
@@ -262,7 +315,9 @@ class MirageCacheInfo(io.ComfyNode):
             f"{cache.convention.value} pixel convention"
         )
         return io.NodeOutput(
-            report, Types.File3D(BytesIO(cloud), "ply"), ui={"text": (report,)}
+            report,
+            Types.File3D(BytesIO(cloud), "ply"),
+            ui={"text": (report,), "mirage_memory": (adapters_view.memory_view(cache),)},
         )
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from comfy_api.latest import io
 from typing_extensions import override
 
 from ..mirage_core.constants import SIZE_MULTIPLE
+from ..mirage_core.embedded.model import branch_path, empty_text, model_path
 from ..mirage_core.embedded.scene import ProceduralScene
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from ..mirage_core.geometry.transform import invert_rigid
 from ..mirage_core.validate import expect_frame_size
 from . import adapters
-from .types import GeometryType
+from .adapters_model import branch_from_file, embedded_video_model
+from .types import BranchType, GeometryType, TrajectoryType
 
 
 class MirageEmbeddedCodec(io.ComfyNode):
@@ -40,6 +44,46 @@ class MirageEmbeddedCodec(io.ComfyNode):
     @override
     def execute(cls) -> io.NodeOutput:
         return io.NodeOutput(adapters.EmbeddedVAE())
+
+
+class MirageEmbeddedModel(io.ComfyNode):
+    """The small video model that ships, with all that goes with it."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageEmbeddedModel",
+            display_name="Mirage Embedded Model",
+            category="Mirage/embedded",
+            description=(
+                "A small video model with Wan2.2's layout, its side branch, codec and empty "
+                "prompt: everything that sampling needs, without a download. It was trained on "
+                "procedural rooms only, and paints soft pictures. Swap it for Load Diffusion "
+                "Model, Mirage Load Branch, Load VAE and CLIP Text Encode to use the real model."
+            ),
+            search_aliases=["demo model", "small model", "no download", "load model"],
+            inputs=[],
+            outputs=[
+                io.Model.Output(display_name="model"),
+                io.Vae.Output(display_name="VAE"),
+                io.Conditioning.Output(
+                    display_name="conditioning",
+                    tooltip="The empty prompt, for positive and negative: the model knows no text.",
+                ),
+                BranchType.Output(display_name="branch"),
+            ],
+        )
+
+    @classmethod
+    @override
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(
+            embedded_video_model(model_path()),
+            adapters.EmbeddedVAE(),
+            [[empty_text(), {}]],
+            branch_from_file(branch_path()),
+        )
 
 
 class MirageEmbeddedScene(io.ComfyNode):
@@ -94,3 +138,55 @@ class MirageEmbeddedScene(io.ComfyNode):
             camera, device=torch.device("cpu"), on_frame=adapters.progress(1)
         )
         return io.NodeOutput(image, FrameGeometry(depth, intrinsics, metric=True))
+
+
+class MirageEmbeddedShot(io.ComfyNode):
+    """A procedural room along a camera move: how it truly looks, with exact depth."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageEmbeddedShot",
+            display_name="Mirage Embedded Shot",
+            category="Mirage/embedded",
+            description=(
+                "Renders a room of Mirage Embedded Scene for every camera of a move. Its depth "
+                "stands in for a depth model in the chunk loop, and its frames are what a "
+                "perfect shot would look like."
+            ),
+            search_aliases=["ground truth", "render room", "exact depth", "procedural"],
+            inputs=[
+                io.Int.Input(
+                    "seed", default=16, min=0, max=2**31 - 1,
+                    tooltip="Which room: the seed of Mirage Embedded Scene.",
+                ),
+                TrajectoryType.Input(
+                    "trajectory", tooltip="The camera move, from the room's start on."
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images"),
+                GeometryType.Output(
+                    display_name="geometry",
+                    tooltip="Depth of every frame, for geometry of Mirage Cache Update.",
+                ),
+            ],
+        )
+
+    @classmethod
+    @override
+    def execute(cls, seed: int, trajectory: Trajectory) -> io.NodeOutput:
+        scene = ProceduralScene.from_seed(seed)
+        start = invert_rigid(scene.start_camera_to_world.double())
+        poses = trajectory.world_to_camera @ start
+        cameras = dataclasses.replace(trajectory, world_to_camera=poses)
+        images, depth = scene.render(
+            cameras, device=torch.device("cpu"), on_frame=adapters.progress(len(cameras))
+        )
+        return io.NodeOutput(
+            images,
+            FrameGeometry(
+                depth, trajectory.intrinsics, trajectory.world_to_camera, metric=True
+            ),
+        )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 from typing_extensions import override
 
 from ..mirage_core.geometry.frame_geometry import FrameGeometry, depth_from_picture
+from ..mirage_core.geometry.masks import with_mask
+from ..mirage_core.geometry.sources import describe_geometry
 from ..mirage_core.geometry.trajectory import intrinsics_from_fov
 from .types import GeometryType
 
@@ -82,18 +83,9 @@ class MirageGeometry(io.ComfyNode):
     ) -> io.NodeOutput:
         values = depth[..., :3].mean(dim=-1)
         values = 1 - values if encoding == NEAR_LINEAR else values
-        metric = depth_from_picture(values, near, far, inverse=encoding == NEAR_INVERSE)
-        frames, height, width = metric.shape
-        mask = None
-        if exclude is not None:
-            mask = torch.nn.functional.interpolate(exclude[:, None], size=(height, width))[:, 0]
-            mask = mask.expand(frames, -1, -1) > 0.5  # noqa: PLR2004
-        geometry = FrameGeometry(
-            metric, intrinsics_from_fov(width, height, fov).expand(frames, 3, 3), exclude=mask
-        )
-        excluded = 0.0 if mask is None else float(mask.float().mean())
-        report = (
-            f"{frames} frames of {width} x {height}, field of view {fov:g} degrees, "
-            f"typical depth {geometry.typical_depth():.3g}, {excluded:.1%} left out"
-        )
-        return io.NodeOutput(geometry, report)
+        distance = depth_from_picture(values, near, far, inverse=encoding == NEAR_INVERSE)
+        frames, height, width = distance.shape
+        lens = intrinsics_from_fov(width, height, fov).expand(frames, 3, 3)
+        geometry = with_mask(FrameGeometry(distance, lens), exclude)
+        report = describe_geometry(geometry)
+        return io.NodeOutput(geometry, report, ui={"text": (report,)})

@@ -18,7 +18,7 @@ from ..mirage_core.cache.types import LatentCache
 from ..mirage_core.errors import MirageError
 from ..mirage_core.evaluation.contact_sheet import contact_sheet
 from ..mirage_core.evaluation.report import describe
-from ..mirage_core.geometry.trajectory import Trajectory
+from ..mirage_core.geometry.trajectory import Trajectory, fov_of
 from ..mirage_core.rollout.plan import expect_rollout_length
 from ..mirage_core.rollout.progress import time_left
 from ..mirage_core.rollout.spool import all_latents, finish, open_folder
@@ -187,6 +187,7 @@ class MirageLoopOpen(io.ComfyNode):
                 io.Latent.Output(display_name="first_latent"),
                 io.Int.Output(display_name="seed"),
                 io.Int.Output(display_name="chunk"),
+                io.Float.Output(display_name="fov"),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -197,7 +198,7 @@ class MirageLoopOpen(io.ComfyNode):
         state = state.state if isinstance(state, BoxedState) else state
         if state.complete:
             # Previews that hang off the body would run it once more: there is no chunk for them.
-            return io.NodeOutput(Flow(state), *[ExecutionBlocker(None)] * 6)
+            return io.NodeOutput(Flow(state), *[ExecutionBlocker(None)] * 7)
         text = f"Chunk {state.done + 1} of {len(state.plan)}"
         left = time_left(state)
         adapters.show_text(text + (f", {left} left" if left else ""), cls.hidden.unique_id)
@@ -209,7 +210,13 @@ class MirageLoopOpen(io.ComfyNode):
             adapters.make_latent(state.overlap_latent),
             chunk_seed(state.seed, state.done),
             state.done,
+            _field_of_view(state.latent_cameras),
         )
+
+
+def _field_of_view(cameras: Trajectory) -> float:
+    """Horizontal, in degrees, of the middle camera: a zoom has no single one."""
+    return fov_of(cameras.intrinsics[len(cameras) // 2], cameras.width)
 
 
 class MirageLoopClose(io.ComfyNode):

@@ -104,6 +104,11 @@ class MiragePreviewFill(io.ComfyNode):
                     "first_latent", optional=True,
                     tooltip="Clean first latent of the chunk, from Mirage Loop Open.",
                 ),
+                io.Image.Input(
+                    "background", optional=True,
+                    tooltip="Frames that show where the memory knows nothing, such as those of a "
+                    "video model, in place of smooth colour. With Mirage Embedded Codec only.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent"),
@@ -119,16 +124,25 @@ class MiragePreviewFill(io.ComfyNode):
         readout: Readout,
         vae: comfy.sd.VAE,
         first_latent: adapters.Latent | None = None,
+        background: Tensor | None = None,
     ) -> io.NodeOutput:
         expect_same_codec(readout.cache, vae)
+        codec, images = adapters.embedded_codec(vae), None
+        if background is not None and codec is None:
+            raise ModelMismatchError(
+                "Only tokens of the embedded codec can be drawn over a background",
+                got=f"a memory of {readout.cache.codec!r}",
+                fix="Disconnect background, or use the frames of the video model themselves",
+            )
         tokens, depth = fill_readout(readout)
         unknown = ~readout.visible
-        codec, images = adapters.embedded_codec(vae), None
         if codec is not None:
             update = adapters.progress(len(readout.trajectory))
-            preview = render_preview(readout.cache, readout.trajectory, codec, update)
+            preview = render_preview(
+                readout.cache, readout.trajectory, codec, update, background
+            )
             images, tokens = preview.frames, codec.encode(preview.frames)
-            unknown = uncertain_pixels(preview.depth)
+            unknown = uncertain_pixels(preview.depth, readout.visible)
             depth = complete_depth(preview.depth, depth)
         if first_latent is not None:
             first = adapters.latent_tokens(first_latent, "The first latent")

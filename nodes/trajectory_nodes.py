@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 from typing_extensions import override
 
+from ..mirage_core.cache.types import LatentCache
 from ..mirage_core.errors import MirageError
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.keyboard import keyboard_trajectory
@@ -15,8 +16,8 @@ from ..mirage_core.geometry.trajectory import Trajectory
 from ..mirage_core.geometry.trajectory_io import load_trajectory, save_trajectory
 from ..mirage_core.geometry.transform import invert_rigid
 from ..mirage_core.validate import expect_frame_count, expect_frame_size, expect_range
-from . import adapters
-from .types import GeometryType, TrajectoryType
+from . import adapters, adapters_view
+from .types import CacheType, GeometryType, TrajectoryType
 
 MIN_FRAMES = 5
 MAX_FRAMES = 100_001
@@ -76,6 +77,10 @@ class MirageTrajectory(io.ComfyNode):
                     tooltip="Replaces preset and keys by keyframes, as JSON with the format "
                     "mirage-keyframes.",
                 ),
+                CacheType.Input(
+                    "cache", optional=True,
+                    tooltip="The memory to draw; without it the picture's own depth is drawn.",
+                ),
             ],
             outputs=[TrajectoryType.Output(display_name="trajectory")],
         )
@@ -109,6 +114,7 @@ class MirageTrajectory(io.ComfyNode):
         fps: float,
         keys: str,
         keyframes: str,
+        cache: LatentCache | None = None,
     ) -> io.NodeOutput:
         height, width = int(image.shape[1]), int(image.shape[2])
         expect_frame_size(width, height)
@@ -119,7 +125,8 @@ class MirageTrajectory(io.ComfyNode):
         start = None if pose is None else invert_rigid(pose[:1])[0]
         depth = geometry.typical_depth()
         if keyframes.strip():
-            path = keyframe_trajectory(keyframes_from_json(keyframes), frames, **lens)
+            keys_at = keyframes_from_json(keyframes, scene_depth=depth, start=start)
+            path = keyframe_trajectory(keys_at, frames, **lens)
         elif keys.strip():
             path = keyboard_trajectory(keys, scene_depth=depth, start=start, **lens)
         else:
@@ -133,7 +140,8 @@ class MirageTrajectory(io.ComfyNode):
                 start=start,
                 **lens,
             )
-        return io.NodeOutput(path)
+        view = adapters_view.trajectory_view(path, image, geometry, start, cache)
+        return io.NodeOutput(path, ui={"mirage_view": (view,)})
 
 
 class MirageTrajectorySave(io.ComfyNode):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from bootstrap import find_chromium
-from comfy_client import ComfyClient
 from comfy_server import ComfyServer
 from comfy_source import SetupError, check_comfyui, comfyui_location
+
+if TYPE_CHECKING:
+    from comfy_client import ComfyClient
 
 # Tiny pictures gain nothing from threads, and spinning ones starve each other on a busy machine.
 SERVER_ENV = {"OMP_NUM_THREADS": "1"}
@@ -43,15 +47,24 @@ def comfyui_path() -> Path:
 def comfy_server(
     comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ComfyServer]:
-    """A running server with the pack linked in, shared by all tests of the run."""
+    """A running server with the pack linked in, shared by all tests of the run.
+
+    MIRAGE_FRONTEND_ROOT names the folder of another frontend than the one ComfyUI requires: the
+    ``static`` of another comfyui-frontend-package.
+    """
     base = tmp_path_factory.mktemp("comfy")
-    with ComfyServer(base, comfyui=comfyui_path, env=SERVER_ENV) as server:
+    frontend = os.environ.get("MIRAGE_FRONTEND_ROOT")
+    options = ["--front-end-root", frontend] if frontend else []
+    with ComfyServer(base, comfyui=comfyui_path, env=SERVER_ENV, extra_args=options) as server:
         yield server
 
 
 @pytest.fixture
 def comfy_client(comfy_server: ComfyServer) -> ComfyClient:
     """A client of the shared server."""
+    # Its package is one that a machine with only the GPU tests' needs does not have.
+    from comfy_client import ComfyClient
+
     return ComfyClient(comfy_server.url)
 
 

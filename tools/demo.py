@@ -15,7 +15,9 @@ from comfy_client import ComfyClient, Progress, RunResult
 from comfy_server import PACK, ComfyServer
 from workflow_flatten import flatten
 
-WORKFLOW = PACK / "workflows" / "mirage_first_shot.json"
+SHOTS = {"preview": "first_shot", "model": "embedded_model"}
+"""Shipped workflows that need no download, by what fills the unknown."""
+
 BAR_WIDTH = 32
 DRAWING = "MiragePreviewFill"
 CHUNK_FRAMES = 32
@@ -51,16 +53,23 @@ class Bar:
         print(f"\r{text}" if sys.stderr.isatty() else text, file=sys.stderr, end=end, flush=True)
 
 
-def run_shipped_workflow(server: ComfyServer) -> tuple[dict[str, Any], RunResult]:
-    """Queue the shipped workflow; returns the prompt and what the server did."""
+def workflow_path(shot: str) -> Path:
+    """The shipped file of a workflow."""
+    return PACK / "workflows" / f"mirage_{shot}.json"
+
+
+def run_shipped_workflow(server: ComfyServer, shot: str) -> tuple[dict[str, Any], RunResult]:
+    """Queue a shipped workflow; returns the prompt and what the server did."""
     client = ComfyClient(server.url)
-    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    workflow = json.loads(workflow_path(shot).read_text(encoding="utf-8"))
     prompt = flatten(workflow, client.object_info())
     extra = {"extra_pnginfo": {"workflow": workflow}}
     return prompt, client.run(prompt, on_progress=Bar(prompt), timeout=1800, extra_data=extra)
 
 
-def collect(server: ComfyServer, prompt: dict[str, Any], result: RunResult, target: Path) -> str:
+def collect(
+    server: ComfyServer, prompt: dict[str, Any], result: RunResult, shot: str, target: Path
+) -> str:
     """Copy what the workflow saved to ``target``; returns the report."""
     target.mkdir(parents=True, exist_ok=True)
     kept = {"SaveVideo": "shot.mp4", "SaveImage": "contact_sheet.png"}
@@ -69,7 +78,7 @@ def collect(server: ComfyServer, prompt: dict[str, Any], result: RunResult, targ
         if name:
             (entry,) = result.files(number)[:1]
             shutil.copy2(server.output / entry["subfolder"] / entry["filename"], target / name)
-    memory = max((server.output / "mirage").glob("first_shot_memory*.safetensors"))
+    memory = max((server.output / "mirage").glob(f"{shot}_memory*.safetensors"))
     shutil.copy2(memory, target / "memory.safetensors")
     texts = [
         text
@@ -84,12 +93,17 @@ def collect(server: ComfyServer, prompt: dict[str, Any], result: RunResult, targ
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=PACK / "out" / "demo", help="result folder")
-    target = parser.parse_args().out.resolve()
+    parser.add_argument(
+        "--fill", choices=SHOTS, default="preview",
+        help="what shows where nothing is known: smooth colour (default), or the small model",
+    )  # fmt: skip
+    given = parser.parse_args()
+    target, shot = given.out.resolve(), SHOTS[given.fill]
     print("Starting ComfyUI ...", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="mirage-demo-") as base, ComfyServer(base) as server:
-        print(f"Running {WORKFLOW.name} at {server.url}", file=sys.stderr)
-        prompt, result = run_shipped_workflow(server)
-        report = collect(server, prompt, result, target)
+        print(f"Running {workflow_path(shot).name} at {server.url}", file=sys.stderr)
+        prompt, result = run_shipped_workflow(server, shot)
+        report = collect(server, prompt, result, shot, target)
     print(f"\n{report}\nmade in {result.seconds:.0f} s")
     for name in ("shot.mp4", "contact_sheet.png", "memory.safetensors"):
         print(f"  {target / name}")

@@ -37,6 +37,13 @@ def widget_names(info: Mapping[str, Any]) -> list[str]:
     return names
 
 
+def model_files(workflow: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Model files that the nodes of a workflow name: name, url and directory of each."""
+    inside = [item["nodes"] for item in workflow.get("definitions", {}).get("subgraphs", [])]
+    nodes = [node for level in (workflow["nodes"], *inside) for node in level]
+    return [file for node in nodes for file in node.get("properties", {}).get("models", [])]
+
+
 def flatten(workflow: Mapping[str, Any], object_info: Mapping[str, Any]) -> dict[str, Any]:
     """The prompt of a workflow.
 

@@ -13,6 +13,8 @@ import pytest
 
 from comfy_server import PACK
 
+from .sampling_kit import Kit
+
 NAME = "mirage_pack"
 
 
@@ -35,3 +37,20 @@ def pack(comfyui_path: Path) -> Iterator[ModuleType]:
     for name in [name for name in sys.modules if name.partition(".")[0] == NAME]:
         del sys.modules[name]
     sys.path.remove(str(comfyui_path))
+
+
+@pytest.fixture(scope="session")
+def kit(pack: ModuleType) -> Iterator[Kit]:
+    """A tiny video model, and ComfyUI's samplers."""
+    kit = Kit(pack)
+    yield kit
+    kit.close()
+
+
+@pytest.fixture
+def inference() -> Iterator[None]:
+    """As ComfyUI runs nodes."""
+    import torch
+
+    with torch.inference_mode():
+        yield

@@ -23,6 +23,7 @@ from mirage_core.geometry.presets import EASINGS, PRESETS
 LOCALE = PACK / "locales" / "en" / "nodeDefs.json"
 README = PACK / "README.md"
 IMAGE_BYTES, ALL_IMAGES_BYTES = 400 * 1024, 2 * 1024 * 1024
+HELP_IMAGE_BYTES = 70 * 1024
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 UNTRACKED = {".venv", "out", "build", "dist", "node_modules"}
 
@@ -98,6 +99,19 @@ class TestNodes:
         served = ComfyClient(comfy_server.url).get_json("/i18n")
         assert served["en"]["nodeDefs"] == locale
 
+    def test_every_help_page_shows_its_node(self, nodes, comfy_server):
+        drawn = {path.stem for path in (PACK / "js" / "docs" / "images").iterdir()}
+        assert drawn == set(nodes) - {"MirageTrajectory"}, "run tools/make_node_pictures.py"
+        for name in nodes:
+            page = PACK / "js" / "docs" / f"{name}.md"
+            (target,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+            assert Path(target).name == f"{name}.jpg"
+            picture = (page.parent / target).read_bytes()
+            address = f"{comfy_server.url}/extensions/{PACK_NAME}/docs/{target}"
+            with DIRECT.open(address, timeout=30) as reply:
+                assert reply.read() == picture, name
+            assert len(picture) < HELP_IMAGE_BYTES, name
+
     def test_the_locale_has_the_same_nodes_inputs_and_outputs(self, nodes, locale):
         assert set(locale) == set(nodes)
         for name, node in nodes.items():
@@ -154,9 +168,9 @@ class TestLinks:
 class TestFacts:
     def test_make_commands_are_targets(self):
         makefile = (PACK / "Makefile").read_text(encoding="utf-8")
-        targets = set(re.findall(r"^([a-z]+):", makefile, re.M))
+        targets = set(re.findall(r"^([a-z-]+):", makefile, re.M))
         for path in documents():
-            named = re.findall(r"(?:^|`)make ([a-z]+)", path.read_text(encoding="utf-8"), re.M)
+            named = re.findall(r"(?:^|`)make ([a-z-]+)", path.read_text(encoding="utf-8"), re.M)
             assert set(named) <= targets, name_of(path)
 
     def test_the_readme_opens_with_the_commands(self):

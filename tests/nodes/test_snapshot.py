@@ -19,7 +19,15 @@ from comfy_client import ComfyClient
 
 SNAPSHOT = Path(__file__).with_name("snapshot.json")
 RULES = ("default", "min", "max", "step", "options", "multiline", "control_after_generate")
-FILE_CHOICES = {("MirageCacheLoad", "file"), ("MirageTrajectoryLoad", "file")}
+FILE_CHOICES = {
+    ("MirageCacheLoad", "file"),
+    ("MirageTrajectoryLoad", "file"),
+    ("MirageTrajectoryImport", "file"),
+    ("MirageGeometryLoad", "file"),
+    ("MirageLoadEstimator", "folder"),
+    ("MirageLoadBranch", "branch_name"),
+    ("MirageSplitCheckpoint", "model_name"),
+}
 """Choices that list what is on the machine."""
 
 Snapshot = dict[str, dict[str, Any]]

@@ -312,7 +312,7 @@ def test_files_of_other_formats(refuse: Any, inputs: Path, content: bytes) -> No
     ("changes", "words"),
     [
         ({"format": "weights"}, ("not a mirage-cache file", "'weights'")),
-        ({"version": 2}, ("newer Mirage", "version 2", "Update Mirage")),
+        ({"version": 3}, ("newer Mirage", "version 3", "Update Mirage")),
         ({"blocks": 10**9}, ("impossible number of blocks",)),
         ({"points": 3}, ("incomplete", "16 points")),
         ({"channels": 16}, ("does not fit",)),

@@ -16,13 +16,16 @@ from build_workflows import as_text, build
 from comfy_client import ComfyClient, RunResult
 from comfy_server import PACK, ComfyServer
 from mirage_core.cache.io import load_cache
-from workflow_flatten import flatten
+from workflow_flatten import flatten, model_files
 
 from .prompts import Prompt
 
 pytestmark = pytest.mark.server
 
-WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
+ALL = sorted((PACK / "workflows").glob("*.json"))
+WORKFLOWS = [path for path in ALL if not model_files(json.loads(path.read_text("utf-8")))]
+"""Those that need no download; `test_sampling_workflows` has the others."""
+
 BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
 SMALL = {"width": 192, "height": 128, "frames": 33}
 
@@ -56,7 +59,7 @@ def made(
 
 def test_shipped_files_are_up_to_date(object_info: dict[str, Any]) -> None:
     expected = build(object_info)
-    shipped = {path.relative_to(PACK).as_posix(): path for path in (*WORKFLOWS, *BLUEPRINTS)}
+    shipped = {path.relative_to(PACK).as_posix(): path for path in (*ALL, *BLUEPRINTS)}
     assert set(shipped) == set(expected)
     for name, path in shipped.items():
         assert path.read_text(encoding="utf-8") == as_text(expected[name]), (
@@ -67,7 +70,7 @@ def test_shipped_files_are_up_to_date(object_info: dict[str, Any]) -> None:
 def test_workflows_use_the_shipped_blueprints() -> None:
     shipped = [json.loads(path.read_text(encoding="utf-8")) for path in BLUEPRINTS]
     known = {item["id"]: item for file in shipped for item in file["definitions"]["subgraphs"]}
-    for path in WORKFLOWS:
+    for path in ALL:
         used = json.loads(path.read_text(encoding="utf-8"))["definitions"]["subgraphs"]
         assert used and all(known[item["id"]] == item for item in used)
 

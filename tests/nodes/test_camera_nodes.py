@@ -1,0 +1,129 @@
+"""Camera moves between ComfyUI's nodes and ours."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+
+def module(pack: ModuleType, name: str) -> ModuleType:
+    return importlib.import_module(f"{pack.__name__}.{name}")
+
+
+@pytest.fixture
+def output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    return tmp_path
+
+
+def orbit(pack: ModuleType, frames: int = 17):
+    path = module(pack, "mirage_core.geometry.trajectory")
+    presets = module(pack, "mirage_core.geometry.presets")
+    return presets.preset_trajectory(
+        "orbit", frames, scene_depth=3.0,
+        intrinsics=path.intrinsics_from_fov(96, 64, 60), width=96, height=64,
+    )  # fmt: skip
+
+
+IMAGE = torch.zeros(1, 64, 96, 3)
+
+
+@pytest.mark.parametrize("form", ["glTF binary", "COLMAP text", "Blender transforms.json"])
+def test_a_move_goes_out_and_comes_back(pack: ModuleType, output: Path, form: str) -> None:
+    nodes, adapters = module(pack, "nodes.camera_nodes"), module(pack, "nodes.adapters")
+    before = orbit(pack)
+    written = Path(
+        nodes.MirageTrajectoryExport.execute(before, form, "shots/a").ui["text"][0]
+    )
+    (name,) = [
+        name
+        for suffix in ("json", "txt", "glb")
+        for name in adapters.list_files(suffix)
+        if adapters.resolve_file(name) == written
+    ]
+    after, report = nodes.MirageTrajectoryImport.execute(
+        IMAGE, name, 0, 1.0, False, 24.0
+    ).result
+    torch.testing.assert_close(after.world_to_camera, before.world_to_camera, atol=1e-6, rtol=0)
+    assert "17 frames in the file, 17 in the shot" in report
+    longer, _ = nodes.MirageTrajectoryImport.execute(IMAGE, name, 33, 2.0, True, 24.0).result
+    assert len(longer) == 33
+    assert torch.equal(longer.world_to_camera[0], torch.eye(4, dtype=torch.float64))
+    reach = (longer.positions[-1] - longer.positions[0]).norm()
+    assert float(reach) == pytest.approx(
+        2 * float((before.positions[-1] - before.positions[0]).norm()), rel=1e-5
+    )
+
+
+def test_frames_of_a_file_are_cut_to_the_time_grid(pack: ModuleType, output: Path) -> None:
+    nodes, adapters = module(pack, "nodes.camera_nodes"), module(pack, "nodes.adapters")
+    nodes.MirageTrajectoryExport.execute(orbit(pack).select(slice(16)), "glTF binary", "b")
+    (name,) = adapters.list_files("glb")
+    path, _ = nodes.MirageTrajectoryImport.execute(IMAGE, name, 0, 1.0, True, 24.0).result
+    assert len(path) == 13
+    assert nodes.MirageTrajectoryImport.validate_inputs(frames=12) is not True
+
+
+def test_cameras_of_comfyui_make_a_path(pack: ModuleType) -> None:
+    """Create Camera Info is the real node; its cameras are passed in order."""
+    from comfy_extras.nodes_gaussian_splat import CreateCameraInfo
+
+    nodes = module(pack, "nodes.camera_nodes")
+    places = [(0.0, 0.0, 0.0), (1.0, 0.5, 0.0)]
+    cameras = [
+        CreateCameraInfo.execute(
+            {"mode": "look_at", "position_x": x, "position_y": y, "position_z": z},
+            0.0, 0.0, -4.0, 0.0, 40.0,
+        ).result[0]
+        for x, y, z in places
+    ]  # fmt: skip
+    (path,) = nodes.MirageTrajectoryFromCameras.execute([IMAGE], cameras, [9], [24.0]).result
+    # y is up there and down here.
+    expected = torch.tensor([[0.0, 0.0, 0.0], [1.0, -0.5, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(path.positions[[0, -1]], expected, atol=1e-6, rtol=0)
+    target = torch.tensor([0.0, 0.0, 4.0, 1.0], dtype=torch.float64)
+    for frame in (0, -1):
+        seen = path.world_to_camera[frame] @ target
+        assert seen[:2].abs().max() < 1e-5
+        assert float(seen[2]) > 0
+    vertical = 2 * torch.atan(64 / (2 * path.intrinsics[0, 1, 1])) * 180 / torch.pi
+    assert float(vertical) == pytest.approx(40.0, abs=1e-4)
+
+
+def test_a_frame_becomes_a_camera_that_comfyui_reads_alike(pack: ModuleType) -> None:
+    """ComfyUI's own splat renderer takes the same right, down and forward from it."""
+    from comfy_extras.nodes_gaussian_splat import _camera_basis
+
+    nodes = module(pack, "nodes.camera_nodes")
+    before = orbit(pack)
+    camera, cameras = nodes.MirageTrajectoryCamera.execute(before, -1).result
+    assert len(cameras) == 5 and cameras[-1] == camera
+    (back,) = nodes.MirageTrajectoryFromCameras.execute([IMAGE], cameras, [17], [24.0]).result
+    torch.testing.assert_close(
+        back.world_to_camera[::4], before.world_to_camera[::4], atol=1e-6, rtol=0
+    )
+    eye, _, right, down, forward = _camera_basis(camera, "cpu")
+    pose = before.camera_to_world[-1].float()
+    torch.testing.assert_close(torch.stack([right, down, forward], dim=1), pose[:3, :3])
+    torch.testing.assert_close(eye, pose[:3, 3])
+
+
+def test_photographs_make_a_path(pack: ModuleType) -> None:
+    nodes = module(pack, "nodes.camera_nodes")
+    core = module(pack, "mirage_core.geometry.frame_geometry")
+    errors = module(pack, "mirage_core.errors")
+    path = orbit(pack, 5)
+    depth = torch.ones(5, 64, 96)
+    geometry = core.FrameGeometry(depth, path.intrinsics, world_to_camera=path.world_to_camera)
+    (made,) = nodes.MirageTrajectoryFromGeometry.execute(IMAGE, geometry, 17, 24.0).result
+    torch.testing.assert_close(made.world_to_camera[::4], path.world_to_camera)
+    bare = core.FrameGeometry(depth, path.intrinsics)
+    with pytest.raises(errors.GeometryError, match="multiview"):
+        nodes.MirageTrajectoryFromGeometry.execute(IMAGE, bare, 17, 24.0)

@@ -1,0 +1,60 @@
+"""Draw the picture of the blueprint Mirage Moving Things, as ComfyUI's own frontend shows it.
+
+Run it with ``python tools/make_dynamics_images.py`` after a change of the graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import sync_playwright
+
+from bootstrap import find_chromium
+from comfy_client import ComfyClient
+from comfy_server import PACK, ComfyServer
+from dynamics_graphs import FILES, MOVING_THINGS
+from make_sampling_images import GRAPH_WIDTH, LOAD, READY, picture, save
+
+
+def name_files(base: Path) -> None:
+    """Empty files under the names that the graph asks for: it is drawn, never run."""
+    for file in FILES:
+        folder = base / "models" / file.directory
+        folder.mkdir(parents=True)
+        (folder / file.name).touch()
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
+    browser = find_chromium()
+    if browser is None:
+        raise SystemExit("needs Chromium")
+    content = json.loads((PACK / "subgraphs" / f"{MOVING_THINGS.name}.json").read_text("utf-8"))
+    with tempfile.TemporaryDirectory(prefix="mirage-docs-") as base:
+        name_files(Path(base))
+        draw(base, browser, content)
+
+
+def draw(base: str, browser: str, content: dict[str, Any]) -> None:
+    """Save the picture of the graph inside the blueprint."""
+    with ComfyServer(base) as server, sync_playwright() as playwright:
+        ComfyClient(server.url).post_json("/settings/Comfy.TutorialCompleted", True)
+        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": 1920, "height": 1080})
+        page.goto(server.url)
+        page.wait_for_function(READY, timeout=60_000)
+        page.evaluate(LOAD, [content, MOVING_THINGS.name])
+        page.wait_for_timeout(2000)
+        page.keyboard.press("Escape")
+        page.wait_for_timeout(500)
+        target = PACK / "docs" / "images" / "moving_things_graph.jpg"
+        save(picture(page, inside=True), GRAPH_WIDTH, target)
+        chromium.close()
+
+
+if __name__ == "__main__":
+    main()
