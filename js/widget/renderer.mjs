@@ -1,0 +1,125 @@
+/** Points on the graphics card: one WebGL2 context for all widgets of a page. */
+
+const VERTEX = `#version 300 es
+layout(location = 0) in vec3 position;
+layout(location = 1) in vec4 colour;
+layout(location = 2) in float width;
+uniform mat4 project;
+uniform vec2 size;  // pixels of a unit at distance 1, least size in pixels
+out vec3 shade;
+void main() {
+  gl_Position = project * vec4(position, 1.0);
+  gl_PointSize = clamp(1.2 * size.x * width / max(gl_Position.w, 1e-6), size.y, 40.0);
+  shade = colour.rgb;
+}`;
+
+const FRAGMENT = `#version 300 es
+precision mediump float;
+in vec3 shade;
+out vec4 pixel;
+void main() { pixel = vec4(shade, 1.0); }`;
+
+/** @type {Renderer | null | undefined} undefined until the first use, null without WebGL2 */
+let shared;
+
+/** The page's renderer; null where the browser has no WebGL2. */
+export function sharedRenderer() {
+  if (shared === undefined) {
+    const canvas = document.createElement("canvas");
+    const gl = canvas.getContext("webgl2", { antialias: false, alpha: true });
+    shared = gl ? new Renderer(canvas, gl) : null;
+  }
+  return shared;
+}
+
+class Renderer {
+  constructor(canvas, gl) {
+    this.canvas = canvas;
+    this.gl = gl;
+    /** @type {WeakMap<Uint8Array, {array: WebGLVertexArrayObject, buffers: WebGLBuffer[]}>} */
+    this.uploads = new WeakMap();
+    this.program = null;
+    canvas.addEventListener("webglcontextlost", (event) => {
+      event.preventDefault();
+      this.uploads = new WeakMap();
+      this.program = null;
+    });
+    // Colours that no widget holds any more take their buffers with them.
+    this.finished = new FinalizationRegistry(({ array, buffers }) => {
+      gl.deleteVertexArray(array);
+      for (const buffer of buffers) gl.deleteBuffer(buffer);
+    });
+  }
+
+  /**
+   * Draw points on a transparent background and copy them to a canvas.
+   *
+   * @param {CanvasRenderingContext2D} context where to
+   * @param {import("./points.mjs").PointSet} points
+   * @param {Uint8Array} colours 4 per point
+   * @param {{matrix: Float32Array, size: number, least: number}} view
+   */
+  draw(context, points, colours, { matrix, size, least }) {
+    const { gl, canvas } = this;
+    const { width, height } = context.canvas;
+    if (gl.isContextLost() || !width || !height) return;
+    if (canvas.width !== width || canvas.height !== height) {
+      canvas.width = width;
+      canvas.height = height;
+    }
+    this.program ??= this.#link();
+    gl.viewport(0, 0, width, height);
+    gl.clearColor(0, 0, 0, 0);
+    gl.enable(gl.DEPTH_TEST);
+    gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
+    gl.useProgram(this.program.handle);
+    gl.uniformMatrix4fv(this.program.project, false, matrix);
+    gl.uniform2f(this.program.size, size, least);
+    gl.bindVertexArray(this.#upload(points, colours));
+    gl.drawArrays(gl.POINTS, 0, points.count);
+    gl.bindVertexArray(null);
+    context.drawImage(canvas, 0, 0);
+  }
+
+  #link() {
+    const { gl } = this;
+    const handle = gl.createProgram();
+    for (const [kind, source] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
+      const shader = gl.createShader(kind);
+      gl.shaderSource(shader, source);
+      gl.compileShader(shader);
+      gl.attachShader(handle, shader);
+    }
+    gl.linkProgram(handle);
+    return {
+      handle,
+      project: gl.getUniformLocation(handle, "project"),
+      size: gl.getUniformLocation(handle, "size"),
+    };
+  }
+
+  /** The points in the card's memory. */
+  #upload(points, colours) {
+    const { gl } = this;
+    const known = this.uploads.get(colours);
+    if (known) return known.array;
+    const array = gl.createVertexArray();
+    const buffers = [gl.createBuffer(), gl.createBuffer(), gl.createBuffer()];
+    gl.bindVertexArray(array);
+    gl.bindBuffer(gl.ARRAY_BUFFER, buffers[0]);
+    gl.bufferData(gl.ARRAY_BUFFER, points.position, gl.STATIC_DRAW);
+    gl.enableVertexAttribArray(0);
+    gl.vertexAttribPointer(0, 3, gl.FLOAT, false, 0, 0);
+    gl.bindBuffer(gl.ARRAY_BUFFER, buffers[1]);
+    gl.bufferData(gl.ARRAY_BUFFER, colours, gl.STATIC_DRAW);
+    gl.enableVertexAttribArray(1);
+    gl.vertexAttribPointer(1, 4, gl.UNSIGNED_BYTE, true, 0, 0);
+    gl.bindBuffer(gl.ARRAY_BUFFER, buffers[2]);
+    gl.bufferData(gl.ARRAY_BUFFER, points.size, gl.STATIC_DRAW);
+    gl.enableVertexAttribArray(2);
+    gl.vertexAttribPointer(2, 1, gl.FLOAT, false, 0, 0);
+    this.uploads.set(colours, { array, buffers });
+    this.finished.register(colours, { array, buffers });
+    return array;
+  }
+}

@@ -1,0 +1,287 @@
+"""A page with a small graph around the widgets, in ComfyUI's own frontend."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from comfy_client import ComfyClient
+from comfy_server import ComfyServer
+
+TIMEOUT = 180_000
+"""Milliseconds: for a machine with much else to do. Nothing that works waits that long."""
+
+OPTIONS = (
+    "--no-sandbox",
+    # Drawing in software: the same on every machine, with or without a graphics card.
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+READY = """() => window.LiteGraph?.registered_node_types?.MirageLoopClose
+    && window.app?.extensionManager?.workflow?.activeWorkflow && app.graph.nodes.length"""
+
+BUILD = """async ({ id, width, height, values }) => {
+    const empty = { id, last_node_id: 0, last_link_id: 0, nodes: [], links: [], version: 0.4 };
+    await app.loadGraphData(empty, true, true, "studio");
+    const add = (type, x, y) => {
+        const node = LiteGraph.createNode(type);
+        node.pos = [x, y];
+        app.graph.add(node);
+        return node;
+    };
+    const scene = add("MirageEmbeddedScene", 0, 0);
+    const codec = add("MirageEmbeddedCodec", 0, 320);
+    const init = add("MirageCacheInit", 0, 450);
+    const move = add("MirageTrajectory", 360, 0);
+    const info = add("MirageCacheInfo", 900, 0);
+    const keep = add("MirageCacheSave", 900, 500);
+    const save = add("MirageTrajectorySave", 900, 620);
+    const set = (node, wanted) => {
+        for (const w of node.widgets) if (w.name in wanted) w.value = wanted[w.name];
+    };
+    set(scene, { width, height, seed: 16, control_after_generate: "fixed" });
+    set(keep, { filename_prefix: "widget" });
+    set(save, { filename_prefix: "widget" });
+    set(move, { frames: 33, amount: 0.5, ...values });
+    for (const node of [move, init]) {
+        scene.connect(0, node, 0);
+        scene.connect(1, node, 1);
+    }
+    codec.connect(0, init, 2);
+    init.connect(0, move, move.inputs.findIndex((input) => input.name === "cache"));
+    init.connect(0, info, 0);
+    init.connect(0, keep, 0);
+    move.connect(0, save, 0);
+    // As opened from a file: ComfyUI gives a node without inputs an empty list of values when it
+    // loads it, and not before. Undo would take that for a change, and forget what can be redone.
+    await app.loadGraphData(app.graph.serialize(), true, false, "studio");
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset = [-300, 60];
+    app.canvas.setDirty(true, true);
+}"""
+
+SETTLED = """async ([kind, patience]) => {
+    const frame = () => new Promise(requestAnimationFrame);
+    const look = () => {
+        const { ds } = app.canvas;
+        const node = app.graph.nodes.find((n) => n.type === kind);
+        const place = node?.widgets?.find((w) => w.name === "mirage_view")?.element?.mirage?.place;
+        if (!place?.isConnected || !place.offsetWidth) return { shown: false, right: false };
+        const { left, top, width, height } = place.getBoundingClientRect();
+        const wanted = app.canvas.canvas.getBoundingClientRect().left
+            + (node.pos[0] + ds.offset[0]) * ds.scale;
+        const right = Math.abs(width / place.offsetWidth - ds.scale) < 0.02
+            && Math.abs(left - wanted) < 30 * ds.scale
+            && Math.abs(width - node.size[0] * ds.scale) < 40 * ds.scale;
+        return { shown: true, right, box: [left, top, width, height], wanted, size: node.size };
+    };
+    const until = performance.now() + patience;
+    let [seen, still] = ["", 0];
+    while (still < 2) {
+        app.canvas.draw(true, true);
+        await frame();
+        const found = look();
+        const now = JSON.stringify(found);
+        still = found.right && now === seen ? still + 1 : 0;
+        seen = now;
+        if (performance.now() > until) throw new Error(`The display does not come to rest: ${now}`);
+    }
+}"""
+"""Waits until a widget is drawn where, and as large as, the graph says, and stands still.
+
+Not for ``wait_for_function``, which takes the promise of an asynchronous function for a yes.
+"""
+
+WIDGET = """type => {
+    const node = app.graph.nodes.find((n) => n.type === type);
+    return node?.widgets?.find((w) => w.name === "mirage_view")?.element?.mirage;
+}"""
+
+RESET = """() => {
+    const wanted = { frames: 33, amount: 0.5, there_and_back: false, easing: "smooth" };
+    const node = app.graph.nodes.find((n) => n.type === "MirageTrajectory");
+    for (const w of node.widgets) if (w.name in wanted) w.value = wanted[w.name];
+    node.setSize([480, 760]);
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset = [-300, 60];
+    app.canvas.setDirty(true, true);
+}"""
+
+LISTEN = """() => {
+    window.runs ??= [];
+    for (const kind of ["execution_success", "execution_error", "execution_interrupted"])
+        comfyAPI.api.api.addEventListener(kind, (e) => window.runs.push([kind, e.detail]));
+    window.finite = (array) => Array.from(array, (v) => (Number.isFinite(v) ? v : null));
+}"""
+
+SETTING = "async ([id, value]) => await app.extensionManager.setting.set(id, value)"
+
+
+@dataclass
+class Studio:
+    """The page, and shorthands for what the tests do with it."""
+
+    page: Page
+    server: ComfyServer
+    console: list[str] = field(default_factory=list)
+    graph: str = field(default_factory=lambda: str(uuid.uuid4()))
+    """Id of the workflow: of its own, since the server remembers what a workflow reported."""
+
+    def build(self, width: int = 640, height: int = 352, **values: Any) -> None:
+        """A graph anew: a scene, its memory, a move, and what saves them."""
+        options = {"id": self.graph, "width": width, "height": height, "values": values}
+        self.page.evaluate(BUILD, options)
+        self.wait("(w) => w?.model")
+        self.wait("(w) => w?.viewport", kind="MirageCacheInfo")
+
+    def widget(self, code: str, argument: Any = None, kind: str = "MirageTrajectory") -> Any:
+        """The value of ``(widget, argument) => ...`` in the page."""
+        return self.page.evaluate(
+            f"([kind, argument]) => (({code}))(({WIDGET})(kind), argument)", [kind, argument]
+        )
+
+    def wait(self, code: str, argument: Any = None, kind: str = "MirageTrajectory") -> None:
+        """Wait until ``(widget, argument) => ...`` is true."""
+        self.page.wait_for_function(
+            f"([kind, argument]) => (({code}))(({WIDGET})(kind), argument)", arg=[kind, argument]
+        )
+
+    def value(self, name: str, kind: str = "MirageTrajectory") -> Any:
+        """What an input of a node holds."""
+        return self.page.evaluate(
+            """([kind, name]) => app.graph.nodes.find((n) => n.type === kind)
+                .widgets.find((w) => w.name === name).value""",
+            [kind, name],
+        )
+
+    def set_value(self, name: str, value: Any) -> None:
+        """Set an input of the trajectory node, as a person does."""
+        self.page.evaluate(
+            """([name, value]) => {
+                const node = app.graph.nodes.find((n) => n.type === "MirageTrajectory");
+                const widget = node.widgets.find((w) => w.name === name);
+                widget.value = value;
+                widget.callback?.(value);
+            }""",
+            [name, value],
+        )
+
+    def settle(self, kind: str = "MirageTrajectory") -> None:
+        """Wait until the display has followed the graph: a slow machine draws few pictures."""
+        self.page.evaluate(SETTLED, [kind, TIMEOUT])
+
+    def run(self) -> tuple[str, Any]:
+        """Queue, and wait until the prompt has run; what became of it."""
+        before = self.page.evaluate("() => window.runs.length")
+        assert self.page.evaluate("async () => await app.queuePrompt(0, 1)")
+        self.page.wait_for_function("count => window.runs.length > count", arg=before)
+        kind, detail = self.page.evaluate("() => window.runs.at(-1)")
+        return kind, detail
+
+    def see(self) -> None:
+        """Run, and wait until the points are there."""
+        kind, detail = self.run()
+        assert kind == "execution_success", detail
+        self.wait("(w) => w.points.count > 0")
+
+    def setting(self, name: str, value: Any) -> None:
+        self.page.evaluate(SETTING, [name, value])
+
+    def renderer(self, modern: bool) -> None:
+        """Nodes 2.0, or the classic renderer."""
+        self.setting("Comfy.VueNodes.Enabled", modern)
+        # The widget's element moves to the other renderer's container when that is ready.
+        found = "document.querySelector('[data-testid=node-widgets] .mirage-widget') !== null"
+        self.page.wait_for_function(f"wanted => ({found}) === wanted", arg=modern)
+
+    def import_module(self, name: str) -> str:
+        """Code that imports a module of the widget."""
+        return f"await import('/extensions/mirage/widget/{name}.mjs')"
+
+    def newest(self, pattern: str) -> Path:
+        """The newest file that the server saved."""
+        files = (self.server.output / "mirage").glob(pattern)
+        return max(files, key=lambda path: path.stat().st_mtime_ns)
+
+
+def open_page(studio_page: Page, server: ComfyServer, console: list[str]) -> None:
+    studio_page.set_default_timeout(TIMEOUT)
+    studio_page.on("pageerror", lambda error: console.append(f"pageerror {error.stack or error}"))
+    studio_page.on(
+        "console",
+        lambda message: (
+            console.append(f"{message.type} {message.text} {message.location.get('url', '')}")
+            if message.type in ("error", "warning")
+            else None
+        ),
+    )
+    studio_page.goto(server.url, wait_until="domcontentloaded")
+    studio_page.wait_for_function(READY)
+    studio_page.evaluate(LISTEN)
+
+
+@pytest.fixture(scope="module")
+def studio(chromium: str, comfy_server: ComfyServer) -> Iterator[Studio]:
+    """A page of its own for a module of tests."""
+    # Without this the frontend greets a new user with a dialog.
+    client = ComfyClient(comfy_server.url)
+    client.post_json("/settings/Comfy.TutorialCompleted", True)
+    client.post_json("/settings/Comfy.VueNodes.Enabled", False)
+    # The server remembers that other tests opened it.
+    client.post_json("/settings/Comfy.RightSidePanel.IsOpen", False)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(OPTIONS))
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        made = Studio(page, comfy_server)
+        open_page(page, comfy_server, made.console)
+        yield made
+        made.renderer(False)
+        browser.close()
+
+
+@pytest.fixture
+def reload_page() -> Callable[[Studio], None]:
+    """Open the page anew, as F5 does."""
+
+    def again(made: Studio) -> None:
+        made.page.reload(wait_until="domcontentloaded")
+        made.page.wait_for_function(READY)
+        made.page.evaluate(LISTEN)
+
+    return again
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])
+def renderer(request: pytest.FixtureRequest, studio: Studio) -> bool:
+    """A graph whose picture is known, in one of the renderers."""
+    studio.build()
+    studio.renderer(request.param)
+    studio.see()
+    return request.param
+
+
+@pytest.fixture
+def modern(renderer: bool, studio: Studio) -> bool:
+    """The graph of `renderer` with the move as it was at first."""
+    studio.page.evaluate(RESET)
+    studio.widget(
+        """(w) => {
+            w.model.usePreset("orbit");
+            w.model.scrub(0);
+            w.viewport.setView("orbit");
+        }"""
+    )
+    studio.settle()
+    return renderer

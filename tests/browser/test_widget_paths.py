@@ -1,0 +1,219 @@
+"""What the widget draws against what the server makes: keyframes, presets, walks, readouts."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mirage_core.cache.io import load_cache
+from mirage_core.constants import TEMPORAL_STRIDE
+from mirage_core.geometry.keyboard import keyboard_trajectory
+from mirage_core.geometry.keyframes import (
+    Keyframe,
+    keyframe_trajectory,
+    keyframes_from_json,
+    keyframes_to_json,
+)
+from mirage_core.geometry.presets import EASINGS, PRESETS, preset_trajectory
+from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
+from mirage_core.geometry.trajectory_io import load_trajectory
+from mirage_core.geometry.transform import rigid, rotation_about
+from mirage_core.readout.render import read
+
+pytestmark = [pytest.mark.browser, pytest.mark.server]
+
+WIDTH, HEIGHT, FOV, DEPTH = 832, 480, 64.0, 2.7
+LENS = {"intrinsics": intrinsics_from_fov(WIDTH, HEIGHT, FOV), "width": WIDTH, "height": HEIGHT}
+
+PATH = """async ({{ scene, argument }}) => {{
+    {imports}
+    const path = {path};
+    const array = (values) => Array.from(values);
+    return path && [path.length, array(path.position), array(path.rotation), array(path.focal)];
+}}"""
+
+
+def start_camera() -> torch.Tensor:
+    turn = rotation_about("y", torch.tensor(0.7, dtype=torch.float64))
+    turn = turn @ rotation_about("x", torch.tensor(-0.3, dtype=torch.float64))
+    return rigid(turn, torch.tensor([0.4, -1.2, 3.0], dtype=torch.float64))
+
+
+def scene(start: torch.Tensor | None = None) -> dict[str, Any]:
+    pose = torch.eye(4, dtype=torch.float64) if start is None else start
+    k = LENS["intrinsics"]
+    return {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "intrinsics": [float(k[0, 0]), float(k[1, 1]), float(k[0, 2]), float(k[1, 2])],
+        "depth": DEPTH,
+        "start": {
+            "rotation": pose[:3, :3].flatten().tolist(),
+            "position": pose[:3, 3].tolist(),
+        },
+        "known": True,
+    }
+
+
+def drawn(studio: Any, imports: str, path: str, start: Any, argument: Any) -> Any:
+    """A path that the widget's code makes."""
+    modules = {name: studio.import_module(name) for name in ("keyframes", "presets", "walk")}
+    code = PATH.format(imports=imports.format(**modules), path=path)
+    return studio.page.evaluate(code, {"scene": scene(start), "argument": argument})
+
+
+def expect_same(found: Any, wanted: Trajectory, tolerance: float = 1e-5) -> None:
+    length, position, rotation, focal = found
+    assert length == len(wanted)
+    made = wanted.camera_to_world
+    focals = wanted.intrinsics[:, 0, 0] / LENS["intrinsics"][0, 0]
+    for ours, theirs in (
+        (position, made[:, :3, 3].flatten()),
+        (rotation, made[:, :3, :3].flatten()),
+        (focal, focals),
+    ):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=tolerance)
+
+
+def random_keyframes(seed: int) -> list[Keyframe]:
+    dice = np.random.default_rng(seed)
+    count = int(dice.integers(1, 9))
+    frames = sorted(int(f) for f in dice.choice(97, size=count, replace=False))
+    still = dice.random() < 0.3
+    return [
+        Keyframe(
+            frame,
+            tuple(dice.normal(size=3) * (0 if still else 1)),
+            tuple(dice.normal(size=4) * 10.0 ** dice.integers(-3, 4)),
+            float(dice.uniform(20, 110)) if dice.random() < 0.5 else None,
+            str(dice.choice(EASINGS)),
+        )
+        for frame in frames
+    ]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_keyframes_are_interpolated_as_on_the_server(studio: Any, seed: int) -> None:
+    keys = random_keyframes(seed)
+    imports = "const {{ parseKeyframes, keyframePath }} = {keyframes};"
+    path = "keyframePath(parseKeyframes(argument, scene).keyframes, 97, scene)"
+    found = drawn(studio, imports, path, None, keyframes_to_json(keys))
+    expect_same(found, keyframe_trajectory(keys, 97, **LENS))
+
+
+def test_monotone_and_turning_values(studio: Any) -> None:
+    """Plateaus, reversals and steep ends: where the slopes have their special cases."""
+    xs = [0, 0, 1, 5, 5, 4.9, -8, -8.001, 20]
+    keys = [
+        Keyframe(f, (x, -x, x * x), (0, math.sin(x), 0, math.cos(x)), easing="linear")
+        for f, x in zip([0, 1, 9, 10, 40, 41, 60, 95, 96], xs, strict=True)
+    ]
+    imports = "const {{ parseKeyframes, keyframePath }} = {keyframes};"
+    path = "keyframePath(parseKeyframes(argument, scene).keyframes, 97, scene)"
+    found = drawn(studio, imports, path, None, keyframes_to_json(keys))
+    expect_same(found, keyframe_trajectory(keys, 97, **LENS))
+
+
+@pytest.mark.parametrize("space", ["world", "start_camera"])
+def test_what_the_widget_writes_means_the_same_on_the_server(studio: Any, space: str) -> None:
+    keys, start = random_keyframes(3), start_camera()
+    imports = "const {{ parseKeyframes, keyframePath, writeKeyframes }} = {keyframes};"
+    imports += "const {{ keyframes }} = parseKeyframes(argument.text, scene);"
+    argument = {"text": keyframes_to_json(keys), "space": space}
+    found = drawn(studio, imports, "keyframePath(keyframes, 97, scene)", start, argument)
+    text = studio.page.evaluate(
+        f"""async ([scene, argument]) => {{
+            const {{ parseKeyframes, writeKeyframes }} = {studio.import_module("keyframes")};
+            const {{ keyframes }} = parseKeyframes(argument.text, scene);
+            return writeKeyframes(keyframes, scene, argument.space);
+        }}""",
+        [scene(start), argument],
+    )
+    assert json.loads(text)["convention"]["space"] == space
+    read_back = keyframes_from_json(text, scene_depth=DEPTH, start=start)
+    expect_same(found, keyframe_trajectory(read_back, 97, **LENS))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_drawn_as_on_the_server(studio: Any, preset: str) -> None:
+    for number, (amount, back, easing) in enumerate(
+        [(1.0, False, "smooth"), (-2.5, True, "ease_in"), (0.3, True, "linear")]
+    ):
+        start = start_camera() if number else None
+        move = {"preset": preset, "amount": amount, "easing": easing, "thereAndBack": back}
+        imports = "const {{ presetPath }} = {presets};"
+        found = drawn(studio, imports, "presetPath(argument, 41, scene)", start, move)
+        wanted = preset_trajectory(
+            preset, 41, scene_depth=DEPTH, amount=amount, there_and_back=back,
+            easing=easing, start=start, **LENS,
+        )  # fmt: skip
+        expect_same(found, wanted)
+
+
+@pytest.mark.parametrize("keys", ["w*16 l*24", "wd*3, .*5 jk*12 s sj*7", "i*90", "W*2\nA"])
+def test_walks_are_drawn_as_on_the_server(studio: Any, keys: str) -> None:
+    imports = "const {{ walkPath }} = {walk};"
+    found = drawn(studio, imports, "walkPath(argument, scene)", start_camera(), keys)
+    wanted = keyboard_trajectory(keys, scene_depth=DEPTH, start=start_camera(), **LENS)
+    expect_same(found, wanted)
+
+
+@pytest.mark.parametrize("keys", ["", "x", "ww", "w*0", "i*91", "w*999999", "w*16l*3", "w" * 50])
+def test_keys_that_the_server_refuses_are_no_walk(studio: Any, keys: str) -> None:
+    imports = "const {{ walkPath }} = {walk};"
+    assert drawn(studio, imports, "walkPath(argument, scene)", None, keys) is None
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_become_few_keyframes_that_follow_them(studio: Any, preset: str) -> None:
+    move = {"preset": preset, "amount": 1.0, "easing": "smooth", "thereAndBack": True}
+    imports = """const {{ presetPath, fitKeyframes }} = {presets};
+        const {{ keyframePath }} = {keyframes};
+        const wanted = presetPath(argument, 97, scene);
+        const keys = fitKeyframes(wanted, scene, {{ turning: [48] }});"""
+    found = drawn(studio, imports, "keyframePath(keys, 97, scene)", None, move)
+    wanted = preset_trajectory(preset, 97, scene_depth=DEPTH, there_and_back=True, **LENS)
+    away = np.reshape(found[1], (97, 3)) - wanted.positions.numpy()
+    assert np.linalg.norm(away, axis=1).max() < 0.013 * DEPTH
+    code = imports.format(**{n: studio.import_module(n) for n in ("keyframes", "presets", "walk")})
+    count = studio.page.evaluate(
+        f"async ({{ scene, argument }}) => {{ {code} return keys.length }}",
+        {"scene": scene(), "argument": move},
+    )
+    assert count <= (40 if preset in ("spiral", "lemniscate") else 12)
+
+
+def test_the_lens_shows_what_the_server_reads(studio: Any) -> None:
+    """Through the lens, on the grid of the latents: cells, depths, and the strip below."""
+    studio.build(width=640, height=384, preset="arc", amount=1.5, frames=33)
+    studio.see()
+    studio.wait("(w) => w.coverage.values.every(Number.isFinite)")
+    cache = load_cache(studio.newest("widget_*.safetensors"))
+    wanted = read(cache, load_trajectory(studio.newest("widget_*.json")))
+    same_cells = same_winners = 0.0
+    for number in range(len(wanted.visible)):
+        winner, depth = studio.widget(
+            """(w, frame) => {
+                w.model.scrub(frame);
+                const { winner, depth } = w.lens.grid;
+                return [Array.from(winner), Array.from(depth, (z) => (z < Infinity ? z : 0))];
+            }""",
+            TEMPORAL_STRIDE * number,
+        )
+        known = np.array(winner) >= 0
+        truth = wanted.visible[number].flatten().numpy()
+        depths = wanted.depth[number].flatten().numpy()
+        close = np.isclose(depth, depths, rtol=2e-3)
+        same_cells += float(np.mean((known == truth) & close))
+        same_winners += float(np.mean(np.array(winner) == wanted.winner[number].flatten().numpy()))
+    frames = len(wanted.visible)
+    assert same_cells / frames >= 0.99
+    assert same_winners / frames >= 0.99
+    strip = studio.widget("(w) => Array.from(w.coverage.values)")
+    truth = wanted.visible.float().mean(dim=(1, 2)).tolist()
+    np.testing.assert_allclose(strip, truth, atol=0.01)
