@@ -9,7 +9,16 @@ export PYTHONDONTWRITEBYTECODE := 1
 export OMP_WAIT_POLICY := PASSIVE
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup test demo comfy lint bench clean
+# Programs that end within about a minute each on two cores; the others take many minutes.
+QUICK_BENCH := aloe bench_readout bench_scene data denoise references seam training
+
+# GPU_PYTHON=python3 runs the GPU targets with an interpreter that has all they need: nothing is
+# installed or fetched, so no network is needed. Only mirage_core becomes importable, by a link.
+GPU_PYTHON ?=
+GPU_PATH := $(CURDIR)/out/gpu
+WITHOUT_SETUP := PYTHONPATH="$(GPU_PATH)$${PYTHONPATH:+:$$PYTHONPATH}" $(GPU_PYTHON)
+
+.PHONY: help setup test demo comfy lint bench bench-all gpu-ready gpu-test gpu-bench clean
 
 help:
 	@echo "make setup   create .venv, fetch ComfyUI and a browser (other targets do it by themselves)"
@@ -17,7 +26,11 @@ help:
 	@echo "make demo    a first video, without any download of weights"
 	@echo "make comfy   ComfyUI with the pack at http://127.0.0.1:8188 (COMFY_PORT=n for another)"
 	@echo "make lint    ruff and mypy"
-	@echo "make bench   every benchmark, one JSON report each"
+	@echo "make bench   the benchmarks that are done soon, one JSON report each"
+	@echo "make bench-all  every benchmark; some of them take many minutes"
+	@echo "make gpu-test   the tests that need a CUDA device"
+	@echo "make gpu-bench  the readout on a CUDA device, one JSON report"
+	@echo "                (both: GPU_PYTHON=python3 to use that Python as it is, without any setup)"
 	@echo "make clean   remove caches and build output; .venv and out stay"
 
 setup:
@@ -37,11 +50,31 @@ lint: setup
 	@$(VENV) -m ruff check .
 	@$(VENV) -m mypy
 
-bench: setup
-	@set -e; for program in benchmarks/[!_]*.py; do \
-		test -e "$$program" || { echo "benchmarks/ holds no program"; exit 1; }; \
-		echo "== $$program"; $(VENV) "$$program"; \
-	done
+bench: BENCHMARKS := $(QUICK_BENCH:%=benchmarks/%.py)
+bench-all: BENCHMARKS := $(wildcard benchmarks/[!_]*.py)
+
+bench bench-all: setup
+	@set -e; for program in $(BENCHMARKS); do echo "== $$program"; $(VENV) "$$program"; done
+
+ifeq ($(GPU_PYTHON),)
+gpu-ready:
+	@$(SETUP) --no-browser
+
+gpu-test: gpu-ready
+	@.venv/bin/pytest -m gpu $(PYTEST_ARGS)
+
+gpu-bench: gpu-ready
+	@$(VENV) benchmarks/readout.py $(BENCH_ARGS)
+else
+gpu-ready:
+	@mkdir -p "$(GPU_PATH)" && ln -sfn "$(CURDIR)/mirage_core" "$(GPU_PATH)/mirage_core"
+
+gpu-test: gpu-ready
+	@PYTHONSAFEPATH=1 $(WITHOUT_SETUP) -m pytest -m gpu tests/gpu $(PYTEST_ARGS)
+
+gpu-bench: gpu-ready
+	@$(WITHOUT_SETUP) benchmarks/readout.py $(BENCH_ARGS)
+endif
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

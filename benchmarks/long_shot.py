@@ -1,26 +1,54 @@
-"""Memory of the server while the shipped workflow makes a long shot.
+"""Memory and speed over a long shot, on the server or in the library alone.
 
-Prints one JSON object: resident memory of the server every few seconds, seconds in all and the
-shot's report. ``python benchmarks/long_shot.py --frames 641`` or, with ComfyUI's own setting for
-how much memory to leave free, ``--cache-ram 18``.
+Prints one JSON object. On the server, with the shipped workflow: its resident memory every few
+seconds, seconds in all and the shot's report. ``python benchmarks/long_shot.py --frames 641`` or,
+with ComfyUI's own setting for how much memory to leave free, ``--cache-ram 18``.
+
+``--library`` makes a hundred chunks in this process: resident memory and seconds after every
+chunk, what the memory holds, and whether the joined video plays.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import platform
+import random
+import statistics
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
+from _preview_loop import (  # noqa: E402
+    Made,
+    advance,
+    begin,
+    figure_eight,
+    previewed,
+    rendered,
+)
+from _walk import path  # noqa: E402
+from bench_readout import processor  # noqa: E402
+
 from comfy_client import ComfyClient  # noqa: E402
 from comfy_server import PACK, ComfyServer  # noqa: E402
+from mirage_core.embedded.scene import ProceduralScene  # noqa: E402
+from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov  # noqa: E402
+from mirage_core.geometry.transform import invert_rigid  # noqa: E402
+from mirage_core.readout.render import read  # noqa: E402
+from mirage_core.rollout.spool import finish, open_folder  # noqa: E402
+from mirage_core.rollout.state import RolloutState  # noqa: E402
+from mirage_core.rollout.video import read_frames  # noqa: E402
 from workflow_flatten import flatten  # noqa: E402
 
 SAMPLE_SECONDS = 5.0
@@ -43,11 +71,90 @@ class Watch(threading.Thread):
             self.samples.append((round(time.monotonic() - started), round(gib, 2)))
 
 
+def in_library(chunks: int, size: int) -> dict[str, Any]:
+    """The chunk loop with the embedded codec, first with the preview and then with true frames."""
+    torch.set_num_threads(1)
+    scene = ProceduralScene.from_seed(16, texture_size=256)
+    frames = 1 + 32 * chunks
+    walk = path(scene, frames, random.Random(16), per_latent=4)
+    lens = intrinsics_from_fov(size, size, 70.0).expand(frames, 3, 3)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": processor(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "chunks": chunks,
+        "size": size,
+        "preview of a figure eight": loop(
+            scene, figure_eight(scene, frames, size, size), previewed
+        ),
+        "true frames of a walk": loop(
+            scene,
+            Trajectory(invert_rigid(walk), lens, size, size),
+            lambda state: rendered(scene, state),
+        ),
+    }
+
+
+def loop(
+    scene: ProceduralScene, cameras: Trajectory, make: Callable[[RolloutState], Made]
+) -> dict[str, Any]:
+    """From the first chunk to the joined video; measured after every chunk."""
+    process = psutil.Process()
+    resident, seconds, reading, cpu, reading_cpu = [], [], [], [], []
+    with tempfile.TemporaryDirectory() as base:
+        state = open_folder(begin(scene, cameras, Path(base) / "shot"))
+        while not state.complete:
+            start, busy = time.perf_counter(), time.process_time()
+            read(state.cache, state.frame_cameras)
+            reading.append(time.perf_counter() - start)
+            reading_cpu.append(time.process_time() - busy)
+            start, busy = time.perf_counter(), time.process_time()
+            state = advance(state, make(state))
+            seconds.append(time.perf_counter() - start)
+            cpu.append(time.process_time() - busy)
+            resident.append(process.memory_info().rss / 2**20)
+        video = finish(state)
+        frames = sum(1 for _ in read_frames(video))
+        written = sorted(path.stat().st_size for path in video.parent.glob("chunk_*.safetensors"))
+    later = resident[min(9, len(resident) - 1) :]
+    return {
+        "frames_expected": len(cameras),
+        "frames_in_the_video": frames,
+        "resident_mib": [round(value, 1) for value in resident],
+        "resident_most_over_chunk_10": round(max(later) / later[0], 4),
+        "seconds_per_chunk": [round(value, 3) for value in seconds],
+        "seconds_last_tenth_over_second_tenth": _last_over_second(seconds),
+        "read_seconds_last_tenth_over_second_tenth": _last_over_second(reading),
+        # Unlike the wall's seconds, those of the CPU do not count what else the machine does.
+        "cpu_seconds_per_chunk": [round(value, 3) for value in cpu],
+        "cpu_seconds_last_tenth_over_second_tenth": _last_over_second(cpu),
+        "read_cpu_seconds_last_tenth_over_second_tenth": _last_over_second(reading_cpu),
+        "points": [entry.points for entry in state.statistics],
+        "memory_bytes": state.cache.nbytes,
+        "blocks": len(state.cache.blocks),
+        "chunk_file_kib": {"median": written[len(written) // 2] / 1024, "most": written[-1] / 1024},
+    }
+
+
+def _last_over_second(values: list[float]) -> float:
+    """Ratio of medians; the first tenth warms up."""
+    tenth = max(1, len(values) // 10)
+    late, early = statistics.median(values[-tenth:]), statistics.median(values[tenth : 2 * tenth])
+    return round(late / early, 3)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=641)
     parser.add_argument("--cache-ram", type=float, help="GB that ComfyUI's cache leaves free")
+    parser.add_argument("--library", action="store_true", help="in this process, no server")
+    parser.add_argument("--chunks", type=int, default=100, help="with --library")
+    parser.add_argument("--size", type=int, default=64, help="with --library: pixels per side")
     arguments = parser.parse_args()
+    if arguments.library:
+        print(json.dumps(in_library(arguments.chunks, arguments.size), indent=1))
+        return
     extra = ["--cache-ram", str(arguments.cache_ram)] if arguments.cache_ram else []
     with tempfile.TemporaryDirectory() as base, ComfyServer(base, extra_args=extra) as server:
         client = ComfyClient(server.url)
