@@ -38,7 +38,7 @@ setup:
 
 test: setup
 	@$(VENV) -m ruff check --quiet .
-	@.venv/bin/pytest $(PYTEST_ARGS)  # python -m pytest would put the checkout on sys.path
+	@$(VENV) tools/run_tests.py $(PYTEST_ARGS)
 
 demo: setup
 	@$(VENV) tools/demo.py $(DEMO_ARGS)
