@@ -23,7 +23,7 @@ from .scene_shade import shade
 from .scene_tables import SceneTables, build_tables
 from .scene_types import Layout
 
-CPU_BLOCK: Final = 1 << 17
+CPU_BLOCK: Final = 1 << 16
 """Pixels per block on a CPU: a balance of cached temporaries and calls per frame."""
 
 GPU_BLOCK: Final = 1 << 21

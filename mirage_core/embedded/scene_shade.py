@@ -136,16 +136,19 @@ def _texture(tables: SceneTables, surface: _Surface, footprint: Tensor) -> Tenso
     # The bits of a float32 hold its exponent and, as a fraction, nearly its logarithm.
     level = (bits >> 23) - 127
     blend = (bits & 0x7FFFFF).to(torch.float32) * 2.0**-23
-    u = surface.s * faces.u_scale.index_select(0, face) + faces.u_shift.index_select(0, face)
-    v = surface.t * faces.v_scale.index_select(0, face) + faces.v_shift.index_select(0, face)
+    u = faces.u_scale.index_select(0, face).mul_(surface.s)
+    u += faces.u_shift.index_select(0, face)
+    v = faces.v_scale.index_select(0, face).mul_(surface.t)
+    v += faces.v_shift.index_select(0, face)
     start = faces.texture.index_select(0, face)
     rows: list[Tensor] = []
     weights: list[Tensor] = []
     for depth, share in ((level, 1 - blend), (level + 1, blend)):
         size = torch.bitwise_right_shift(torch.full_like(depth, tables.size), depth)
-        fraction = size.to(torch.float32) * (1 / tables.size)
-        first = tables.level_starts.index_select(0, depth) + start
-        _bilinear(u * fraction - 0.5, v * fraction - 0.5, size, first, share, rows, weights)
+        fraction = size.to(torch.float32).mul_(1 / tables.size)
+        first = tables.level_starts.index_select(0, depth).add_(start)
+        across, down = (u * fraction).sub_(0.5), fraction.mul_(v).sub_(0.5)
+        _bilinear(across, down, size, first, share, rows, weights)
     return _weighted_rows(tables.texels, rows, weights)
 
 
@@ -158,38 +161,42 @@ def _bilinear(
     rows: list[Tensor],
     weights: list[Tensor],
 ) -> None:
-    """Append the four texels around (u, v) of a periodic level and their weights."""
+    """Append the four texels around (u, v) of a periodic level and their weights.
+
+    Overwrites u and v.
+    """
     left, top = u.floor(), v.floor()
-    right_share, bottom_share = u - left, v - top
+    right_share, bottom_share = u.sub_(left), v.sub_(top)
     mask = size - 1
     i, j = left.to(torch.int32), top.to(torch.int32)
-    columns = (i & mask, (i + 1) & mask)
-    lines = (first + (j & mask) * size, first + ((j + 1) & mask) * size)
-    lower = bottom_share * share
+    columns = (i & mask, i.add_(1).bitwise_and_(mask))
+    lines = ((j & mask).mul_(size).add_(first), j.add_(1).bitwise_and_(mask).mul_(size).add_(first))
+    lower = bottom_share.mul_(share)
     upper = share - lower
     for line, amount in zip(lines, (upper, lower), strict=True):
         second = right_share * amount
-        rows += [line + columns[0], line + columns[1]]
-        weights += [amount - second, second]
+        rows += [line + columns[0], line.add_(columns[1])]
+        weights += [amount.sub_(second), second]
 
 
 def _stored_light(light: Tensor, faces: FaceTables, surface: _Surface) -> Tensor:
     """Bilinear look-up (P, 4) in the stored light."""
     face = surface.face
     stride = faces.light_stride.index_select(0, face)
-    u = surface.s * faces.light_u_scale.index_select(0, face)
-    v = surface.t * faces.light_v_scale.index_select(0, face)
+    u = faces.light_u_scale.index_select(0, face).mul_(surface.s)
+    v = faces.light_v_scale.index_select(0, face).mul_(surface.t)
     u += faces.light_u_shift.index_select(0, face)
     v += faces.light_v_shift.index_select(0, face)
-    u = torch.minimum(u, faces.light_u_max.index_select(0, face) - 1e-3).clamp_min(0)
-    v = torch.minimum(v, faces.light_v_max.index_select(0, face) - 1e-3).clamp_min(0)
+    u = torch.minimum(u, faces.light_u_max.index_select(0, face).sub_(1e-3)).clamp_min_(0)
+    v = torch.minimum(v, faces.light_v_max.index_select(0, face).sub_(1e-3)).clamp_min_(0)
     left, top = u.floor(), v.floor()
-    right, lower = u - left, v - top
-    corner = faces.light_start.index_select(0, face) + left.to(torch.int32)
-    corner += top.to(torch.int32) * stride
+    right, lower = u.sub_(left), v.sub_(top)
+    corner = faces.light_start.index_select(0, face).add_(left.to(torch.int32))
+    corner += top.to(torch.int32).mul_(stride)
     below = corner + stride
     both = right * lower
-    weights = [1 - right - lower + both, right - both, lower - both, both]
+    rest = (1 - right).sub_(lower).add_(both)
+    weights = [rest, right.sub_(both), lower.sub_(both), both]
     return _weighted_rows(light, [corner, corner + 1, below, below + 1], weights)
 
 

@@ -43,6 +43,14 @@ def test_shapes_that_do_not_fit(make, change) -> None:
         geometry(make, **change)
 
 
+@pytest.mark.parametrize("place", [(0, 0), (17, 5), (39, 49)])
+def test_one_valid_pixel_is_enough_wherever_it_is(make, place: tuple[int, int]) -> None:
+    depth = torch.zeros(2, 40, 50)
+    depth[0], depth[(1, *place)] = 1.0, 2.0
+    made = geometry(make, depth=depth, intrinsics=make.lens(40, 50, 2))
+    assert made.depth[(1, *place)] == 2.0
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 def test_a_frame_without_valid_depth_is_named(make, value: float) -> None:
     depth = torch.ones(3, 6, 8)
