@@ -17,7 +17,7 @@ from ..ops.splat import BOUNDS_RUN
 from .build import merge_blocks
 from .types import CacheBlock, LatentCache
 
-BLOCK_POINTS: Final = 64 * BOUNDS_RUN
+BLOCK_POINTS: Final = 256 * BOUNDS_RUN
 """Neighbouring blocks are joined up to this many points. A write that changes a block saves it
 again, so larger blocks would make larger files of chunks."""
 

@@ -41,7 +41,7 @@ class CacheBlock:
         world_to_camera: (S, 4, 4) float64 poses of these cameras.
         intrinsics: (S, 3, 3) float64 latent intrinsics of these cameras.
         frames: (S,) int64, the pixel frame of the shot that each camera stands for.
-        bounds: (ceil(N / 512), 6) float32 boxes of consecutive points; made when missing.
+        bounds: (ceil(N / BOUNDS_RUN), 6) float32 boxes of consecutive points; made when missing.
         scale: (N,) float16, there if and only if the tokens are int8.
     """
 

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from .splat import BOUNDS_RUN
 
-SPLAT_THREADS: Final = 128
+SPLAT_THREADS: Final = BOUNDS_RUN
+SPLAT_RUNS: Final = 4
+SPLAT_POINTS: Final = SPLAT_RUNS * BOUNDS_RUN
 TABLE_BLOCKS: Final = 80
 FUSED_BLOCKS: Final = 16
 FUSED_THREADS: Final = 512
@@ -90,7 +92,7 @@ class Memory(NamedTuple):
 
     Attributes:
         points: (N_b, 3) float32; fastest where each axis is contiguous.
-        bounds: (ceil(N_b / 512), 6) float32.
+        bounds: (ceil(N_b / BOUNDS_RUN), 6) float32.
         tokens: (N_b, C), of one type: float32, bfloat16, float16, or int8 with scales.
         scales: (N_b,) float32 or float16 factors of int8 tokens; none for other types.
     """
@@ -222,12 +224,12 @@ def _splat(
     keys = torch.empty(views, grid.height * grid.width, dtype=torch.int64, device=projection.device)
     memory, projection = _prepared(memory), projection.contiguous()
     table = _table(launch, memory, keys)
-    runs = sum(_ceil(len(points), BOUNDS_RUN) for points in memory.points)
-    if runs and keys.numel():
+    portions = sum(_ceil(len(points), SPLAT_POINTS) for points in memory.points)
+    if portions and keys.numel():
         arguments = (
             _u64(table), _int(len(memory.points)), _u64(projection), _int(views), grid, _u64(keys),
         )  # fmt: skip
-        launch("mirage_splat", (runs, _ceil(views, VIEW_GROUP)), SPLAT_THREADS, arguments)
+        launch("mirage_splat", (portions, _ceil(views, VIEW_GROUP)), SPLAT_THREADS, arguments)
     return keys, table
 
 
@@ -264,7 +266,7 @@ def _table(launch: Launcher, memory: Memory, keys: Tensor | None) -> Tensor:
 
 def _entries(memory: Memory) -> bytes:
     """The block table as bytes: struct ``Block`` of the kernel source for each block."""
-    entries, first, run = bytearray(), 0, 0
+    entries, first, portion = bytearray(), 0, 0
     for number, points in enumerate(memory.points):
         entries += _BLOCK.pack(
             points.data_ptr(),
@@ -273,11 +275,11 @@ def _entries(memory: Memory) -> bytes:
             memory.scales[number].data_ptr() if memory.scales else 0,
             first,
             len(points),
-            run,
+            portion,
             points.stride(1),
         )
         first += len(points)
-        run += _ceil(len(points), BOUNDS_RUN)
+        portion += _ceil(len(points), SPLAT_POINTS)
     return bytes(entries)
 
 

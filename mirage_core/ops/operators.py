@@ -99,7 +99,7 @@ def _expect_fitting(memory: Memory, projection: Tensor) -> None:
             raise ShapeError(
                 "The points of a memory and their boxes do not fit together",
                 got=f"{tuple(points.shape)} and {tuple(boxes.shape)}",
-                expected="(N, 3) and (ceil(N / 512), 6)",
+                expected=f"(N, 3) and (ceil(N / {BOUNDS_RUN}), 6)",
             )
     held = (*memory.points, *memory.bounds, *memory.tokens, *memory.scales)
     if any(tensor.device != projection.device for tensor in held):

@@ -8,22 +8,25 @@ the same bits on every device and for every number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 EMPTY_KEY: Final = torch.iinfo(torch.int64).max
 """Key of a cell that no point falls into."""
 
-BOUNDS_RUN: Final = 512
-"""Consecutive points that share one bounding box."""
+_RUN_BITS: Final = 7
 
-CHUNK_POINTS: Final = 128 * BOUNDS_RUN
+BOUNDS_RUN: Final = 1 << _RUN_BITS
+"""Consecutive points that share one bounding box: a run."""
+
+CHUNK_POINTS: Final = 512 * BOUNDS_RUN
 """Points that are projected at once; bounds the extra memory whatever the size of a memory."""
 
-GROUP_POINTS: Final = 256 * BOUNDS_RUN
+GROUP_POINTS: Final = 1024 * BOUNDS_RUN
 """Points that all views look at before the next ones, so that they stay in a CPU's cache."""
 
 _INDEX_MASK: Final = 0xFFFFFFFF
@@ -46,9 +49,7 @@ def point_bounds(points: Tensor) -> Tensor:
     missing = -len(points) % BOUNDS_RUN
     corners = []
     for fill, reduce in ((torch.inf, torch.amin), (-torch.inf, torch.amax)):
-        padded = torch.nn.functional.pad(
-            torch.where(finite, points, fill), (0, 0, 0, missing), value=fill
-        )
+        padded = functional.pad(torch.where(finite, points, fill), (0, 0, 0, missing), value=fill)
         corners.append(reduce(padded.view(-1, BOUNDS_RUN, 3), dim=1))
     return torch.cat(corners, dim=1)
 
@@ -135,117 +136,99 @@ def splat_blocks(
         first_index: Index of the first point of the first block.
         nearest_centre: Round to the nearest integer centre instead of flooring.
     """
-    if not any(len(block) for block in points):
-        return
-    boxes = bounds[0] if len(bounds) == 1 else torch.cat(list(bounds))
-    runs = visible_runs(boxes, projection, height, width).tolist()
     matrices = projection.cpu().tolist()
-    for group in _groups(points, first_index):
+    for parts in _groups(points, bounds, first_index):
+        visible = visible_runs(
+            torch.cat([part.bounds for part in parts]), projection, height, width
+        )
+        if not bool(visible.any()):
+            continue
+        runs = _Runs.of(parts)
         for view, matrix in enumerate(matrices):
             # Cut after culling: a call costs as much for a few points as for many.
-            seen = (span for part in group for span in part.visible(runs[view]))
-            for spans in _chunks(seen):
-                _splat_view(keys[view], spans, matrix, height, width, nearest_centre)
-
-
-class _Span(NamedTuple):
-    """Consecutive points of one block.
-
-    Attributes:
-        axes: x, y and z of all points of the block.
-        begin: First point, within the block.
-        end: One past the last point.
-        first: Index of the first point, within the memory.
-    """
-
-    axes: tuple[Tensor, ...]
-    begin: int
-    end: int
-    first: int
-
-    def __len__(self) -> int:
-        return self.end - self.begin
-
-    def cut(self, count: int) -> tuple[_Span, _Span]:
-        """The first ``count`` points, and the others."""
-        middle, first = self.begin + count, self.first + count
-        return (
-            _Span(self.axes, self.begin, middle, self.first),
-            _Span(self.axes, middle, self.end, first),
-        )
+            for some in visible[view].nonzero()[:, 0].split(max(1, CHUNK_POINTS // BOUNDS_RUN)):
+                _splat_view(keys[view], runs.select(some), matrix, height, width, nearest_centre)
 
 
 class _Part(NamedTuple):
-    """A span that begins with a run.
+    """Consecutive points of one block that begin with a run.
 
     Attributes:
-        span: The points.
-        run: Number of the run that begins with the first point, within the memory.
+        points: (n, 3).
+        bounds: (ceil(n / BOUNDS_RUN), 6) boxes.
+        first: Index of the first point, within the memory.
     """
 
-    span: _Span
-    run: int
-
-    def visible(self, runs: list[bool]) -> Iterator[_Span]:
-        """Maximal spans of points whose runs are chosen."""
-        number, last = self.run, self.run - (-len(self.span) // BOUNDS_RUN)
-        while number < last:
-            if not runs[number]:
-                number += 1
-                continue
-            start = number
-            while number < last and runs[number]:
-                number += 1
-            _, span = self.span.cut((start - self.run) * BOUNDS_RUN)
-            yield span.cut(min(len(span), (number - start) * BOUNDS_RUN))[0]
+    points: Tensor
+    bounds: Tensor
+    first: int
 
 
-def _groups(points: Sequence[Tensor], index: int) -> Iterator[list[_Part]]:
+class _Runs(NamedTuple):
+    """Whole runs, so that any of them are taken at the cost of a copy.
+
+    Attributes:
+        axes: x, y and z, each (R, BOUNDS_RUN); NaN where the points of a block end.
+        first: (R,) int64 index of each run's first point, within the memory.
+    """
+
+    axes: tuple[Tensor, ...]
+    first: Tensor
+
+    @classmethod
+    def of(cls, parts: Sequence[_Part]) -> _Runs:
+        """All runs of some parts."""
+        missing = [-len(part.points) % BOUNDS_RUN for part in parts]
+        axes = []
+        for axis in range(3):
+            rows = [
+                functional.pad(part.points[:, axis], (0, room), value=torch.nan) if room else
+                part.points[:, axis]
+                for part, room in zip(parts, missing, strict=True)
+            ]  # fmt: skip
+            axes.append((rows[0] if len(rows) == 1 else torch.cat(rows)).reshape(-1, BOUNDS_RUN))
+        device = parts[0].points.device
+        first = [
+            part.first + torch.arange(0, len(part.points), BOUNDS_RUN, device=device)
+            for part in parts
+        ]
+        return cls(tuple(axes), torch.cat(first))
+
+    def select(self, some: Tensor) -> _Runs:
+        """The runs of the given numbers."""
+        axes = tuple(axis.index_select(0, some) for axis in self.axes)
+        return _Runs(axes, self.first.index_select(0, some))
+
+
+def _groups(
+    points: Sequence[Tensor], bounds: Sequence[Tensor], index: int
+) -> Iterator[list[_Part]]:
     """Parts of up to `GROUP_POINTS` points: large blocks cut, small ones joined."""
     group: list[_Part] = []
-    run = 0
-    for block in points:
-        axes = block.unbind(1)
+    room = GROUP_POINTS
+    for block, boxes in zip(points, bounds, strict=True):
         for begin in range(0, len(block), GROUP_POINTS):
             end = min(len(block), begin + GROUP_POINTS)
-            part = _Part(_Span(axes, begin, end, index + begin), run + begin // BOUNDS_RUN)
-            if group and sum(len(held.span) for held in group) + end - begin > GROUP_POINTS:
+            if end - begin > room:
                 yield group
-                group = []
-            group.append(part)
+                group, room = [], GROUP_POINTS
+            runs = slice(begin // BOUNDS_RUN, -(-end // BOUNDS_RUN))
+            group.append(_Part(block[begin:end], boxes[runs], index + begin))
+            room -= end - begin
         index += len(block)
-        run -= -len(block) // BOUNDS_RUN
-    yield group
-
-
-def _chunks(spans: Iterable[_Span]) -> Iterator[list[_Span]]:
-    """The same points, `CHUNK_POINTS` at a time."""
-    chunk: list[_Span] = []
-    room = CHUNK_POINTS
-    for span in spans:
-        rest = span
-        while len(rest):
-            head, rest = rest.cut(min(len(rest), room))
-            chunk.append(head)
-            room -= len(head)
-            if room == 0:
-                yield chunk
-                chunk, room = [], CHUNK_POINTS
-    if chunk:
-        yield chunk
+    if group:
+        yield group
 
 
 def _splat_view(
     keys: Tensor,
-    spans: list[_Span],
+    runs: _Runs,
     matrix: list[list[float]],
     height: int,
     width: int,
     nearest_centre: bool,
 ) -> None:
-    kept = [
-        torch.cat([span.axes[axis][span.begin : span.end] for span in spans]) for axis in range(3)
-    ]
+    kept = [axis.flatten() for axis in runs.axes]
     x, y, z = (_row(kept, row) for row in matrix)
     u, v = x.div_(z), y.div_(z)
     if nearest_centre:
@@ -260,21 +243,11 @@ def _splat_view(
     u, v, z = (values.index_select(0, hits) for values in (u, v, z))
     cell = v.long().mul_(width).add_(u.long())
     key = z.view(torch.int32).long().bitwise_left_shift_(32)
-    key += _INDEX_MASK - _index_of(hits, spans)
+    key += _INDEX_MASK - runs.first.index_select(0, hits >> _RUN_BITS)
+    key -= hits.bitwise_and_(BOUNDS_RUN - 1)
     better = (key < keys.index_select(0, cell)).nonzero()[:, 0]
     cell, key = cell.index_select(0, better), key.index_select(0, better)
     keys.scatter_reduce_(0, cell, key, "amin")
-
-
-def _index_of(kept: Tensor, spans: list[_Span]) -> Tensor:
-    """Indices within the memory of points of the joined spans."""
-    if len(spans) == 1:
-        return kept + spans[0].first
-    ends = torch.tensor([len(span) for span in spans]).cumsum(0)
-    starts = ends - ends.diff(prepend=ends.new_zeros(1))
-    shift = torch.tensor([span.first for span in spans]) - starts
-    owner = torch.bucketize(kept, ends.to(kept.device), right=True)
-    return kept + shift.to(kept.device).index_select(0, owner)
 
 
 def _row(chunk: list[Tensor], row: list[float]) -> Tensor:

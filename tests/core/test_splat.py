@@ -197,10 +197,11 @@ def test_culling_and_chunks_never_change_the_result(make, monkeypatch, nearest: 
 
 def test_chunks_of_many_blocks(make, monkeypatch) -> None:
     """Blocks that end within runs, so that chunks are cut there: as if they were one block."""
-    cloud = walk(make, 9 * BOUNDS_RUN)
+    lengths = [700, 1, 0, 1500, 511, 1026, 870]
+    cloud = walk(make, sum(lengths))
     views = projection_matrices(make.poses(4, reach=3, seed=2), make.lens(HEIGHT, WIDTH, 4))
     expected = run(cloud, views, False)
-    blocks = cloud.split([700, 1, 0, 1500, 511, 1026, 870])
+    blocks = cloud.split(lengths)
     for chunk in (1, 100, BOUNDS_RUN, CHUNK_POINTS):
         monkeypatch.setattr(ops, "CHUNK_POINTS", chunk)
         keys = torch.full((4, HEIGHT * WIDTH), EMPTY_KEY)

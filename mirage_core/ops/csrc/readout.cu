@@ -12,8 +12,10 @@ typedef unsigned long long u64;
 typedef long long i64;
 
 #define EMPTY_KEY 0x7fffffffffffffffull
-#define BOUNDS_RUN 512   // consecutive points that share one box, as in splat.py
-#define SPLAT_THREADS 128
+#define BOUNDS_RUN 128   // consecutive points that share one box, as in splat.py
+#define SPLAT_THREADS BOUNDS_RUN
+#define SPLAT_RUNS 4     // runs that one thread block serves
+#define SPLAT_POINTS (SPLAT_RUNS * BOUNDS_RUN)
 #define TABLE_BLOCKS 80  // as many as fit into the 4 KB of arguments that every driver takes
 #define FUSED_BLOCKS 16
 #define FUSED_THREADS 512
@@ -26,7 +28,7 @@ typedef long long i64;
 #define INFINITE __int_as_float(0x7f800000)
 #define NOT_A_NUMBER __int_as_float(0x7fc00000)
 
-// One block of a memory. The table of blocks is ordered, so `first` and `run` ascend.
+// One block of a memory. The table of blocks is ordered, so `first` and `portion` ascend.
 struct Block {
   u64 points;   // const float*: x, y and z each contiguous, `stride` apart
   u64 bounds;   // const float*: boxes of runs
@@ -34,7 +36,7 @@ struct Block {
   u64 scales;   // one factor per row of int8 values
   u32 first;    // index of the first point
   u32 count;    // number of points
-  u32 run;      // number of the first run
+  u32 portion;  // number of the first thread block of mirage_splat
   u32 stride;   // from x to y and from y to z
 };
 struct Table { Block block[TABLE_BLOCKS]; };
@@ -275,58 +277,61 @@ extern "C" __global__ void __launch_bounds__(SPLAT_THREADS) mirage_bounds(
   ((float*)bounds)[6ull * blockIdx.x + threadIdx.x] = value;
 }
 
-// One thread block per run of points and group of views: the points are read once, and not at
-// all where their box lies outside of every view.
+// One thread block per SPLAT_RUNS runs of points and group of views: the points are read once,
+// and not at all where their box lies outside of every view.
 extern "C" __global__ void __launch_bounds__(SPLAT_THREADS) mirage_splat(
     u64 table, int blocks, u64 projection, int views, Grid grid, u64 keys) {
   __shared__ float matrices[VIEW_GROUP * 12];
-  __shared__ u32 reached;
+  __shared__ u32 reached[SPLAT_RUNS];
   __shared__ int owner;
-  const u32 run = blockIdx.x;
   const int first_view = blockIdx.y * VIEW_GROUP;
   const int here = min(views - first_view, VIEW_GROUP);
   const Block* entries = (const Block*)table;
   const float* source = (const float*)projection + 12ll * first_view;
-  if (threadIdx.x == 0) reached = 0u;
+  if (threadIdx.x < SPLAT_RUNS) reached[threadIdx.x] = 0u;
   for (int i = threadIdx.x; i < here * 12; i += SPLAT_THREADS) matrices[i] = source[i];
   for (int i = threadIdx.x; i < blocks; i += SPLAT_THREADS) {
-    const u32 begin = entries[i].run, runs = (entries[i].count + BOUNDS_RUN - 1) / BOUNDS_RUN;
-    if (run - begin < runs) owner = i;
+    const u32 portions = (entries[i].count + SPLAT_POINTS - 1) / SPLAT_POINTS;
+    if (blockIdx.x - entries[i].portion < portions) owner = i;
   }
   __syncthreads();
   const Block* block = entries + owner;
-  const u32 number = run - block->run;
-  if ((int)threadIdx.x < here) {
-    const float* box = (const float*)block->bounds + 6ull * number;
-    if (box_reaches(matrices + 12 * threadIdx.x, box, 0.f, (float)grid.height, (float)grid.width))
-      atomicOr(&reached, 1u << threadIdx.x);
+  const u32 count = block->count, stride = block->stride;
+  const u32 begin = (blockIdx.x - block->portion) * SPLAT_RUNS;
+  for (u32 i = threadIdx.x; i < SPLAT_RUNS * VIEW_GROUP; i += SPLAT_THREADS) {
+    const u32 run = i / VIEW_GROUP, view = i % VIEW_GROUP;
+    if ((int)view >= here || (begin + run) * BOUNDS_RUN >= count) continue;
+    const float* box = (const float*)block->bounds + 6ull * (begin + run);
+    if (box_reaches(matrices + 12 * view, box, 0.f, (float)grid.height, (float)grid.width))
+      atomicOr(reached + run, 1u << view);
   }
   __syncthreads();
-  u32 left = reached;
-  if (!left) return;
-  const u32 count = block->count, stride = block->stride;
   const float* axis = (const float*)block->points;
-  float x[4], y[4], z[4];
+  float x[SPLAT_RUNS], y[SPLAT_RUNS], z[SPLAT_RUNS];
+  u32 wanted[SPLAT_RUNS], left = 0u;
 #pragma unroll
-  for (int i = 0; i < 4; i++) {
-    const u32 at = number * BOUNDS_RUN + i * SPLAT_THREADS + threadIdx.x;
+  for (int i = 0; i < SPLAT_RUNS; i++) {
+    const u32 at = (begin + i) * BOUNDS_RUN + threadIdx.x;
+    wanted[i] = reached[i];
+    left |= wanted[i];
     x[i] = y[i] = z[i] = NOT_A_NUMBER;
-    if (at < count) {
+    if (wanted[i] && at < count) {
       x[i] = __ldg(axis + at);
       y[i] = __ldg(axis + stride + at);
       z[i] = __ldg(axis + 2ull * stride + at);
     }
   }
-  const u32 first = block->first + number * BOUNDS_RUN + threadIdx.x;
+  const u32 first = block->first + begin * BOUNDS_RUN + threadIdx.x;
   for (; left; left &= left - 1) {
     const int view = __ffs(left) - 1;
     u64* buffer = (u64*)keys + (i64)(first_view + view) * grid.height * grid.width;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < SPLAT_RUNS; i++) {
+      if (!(wanted[i] >> view & 1u)) continue;
       float depth;
       const int cell = cell_of(matrices + 12 * view, x[i], y[i], z[i], grid, &depth);
       if (cell < 0) continue;
-      const u64 key = key_of(depth, first + i * SPLAT_THREADS);
+      const u64 key = key_of(depth, first + i * BOUNDS_RUN);
       // The value read may be old, and is then too high, so no winner is lost.
       if (key < __ldcg(buffer + cell)) atomicMin(buffer + cell, key);
     }
