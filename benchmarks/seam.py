@@ -24,15 +24,8 @@ from mirage_core.embedded.scene import ProceduralScene
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid
 from mirage_core.models.vae import WanCodec
+from mirage_core.models.vae_format import wan22_config
 from mirage_core.rollout.seam import decode_with_context
-
-WAN22 = {
-    "z_dim": 48, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [],
-    "temperal_downsample": [False, True, True], "is_residual": True, "in_channels": 12,
-    "out_channels": 12, "patch_size": 2, "scale_factor_temporal": 4, "scale_factor_spatial": 16,
-    "latents_mean": [0.0] * 48, "latents_std": [1.0] * 48,
-}  # fmt: skip
-"""Everything about the Wan2.2 VAE but its width."""
 
 CHUNK = 9
 """Latent frames of a chunk; the second one shares its first with the first one's last."""
@@ -77,20 +70,24 @@ def measure(decode: Callable[[Tensor], Tensor], latents: Tensor) -> dict[str, di
     return found
 
 
-def random_wan(base: int, seed: int) -> WanCodec:
-    """A Wan2.2 VAE of the real structure with diffusers' own random weights, narrower."""
+def random_wan(encoder: int, decoder: int, seed: int) -> WanCodec:
+    """A Wan2.2 VAE of the real structure and these widths, with diffusers' own random weights."""
     torch.manual_seed(seed)
-    return WanCodec(AutoencoderKLWan(**{**WAN22, "base_dim": base, "decoder_base_dim": base}))
+    return WanCodec(AutoencoderKLWan(**wan22_config(encoder, decoder)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--base", type=int, default=16, help="width of the VAE; 160 is real")
+    parser.add_argument(
+        "--widths", type=int, nargs=2, default=(16, 16), metavar=("ENCODER", "DECODER"),
+        help="of the VAE; 160 256 is real",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=3)
     chosen = parser.parse_args()
     frames = video(chosen.size, chosen.seed)
-    embedded, wan = EmbeddedCodec(), random_wan(chosen.base, chosen.seed)
+    embedded, wan = EmbeddedCodec(), random_wan(*chosen.widths, chosen.seed)
+    name = "wan2.2, random weights, widths {} and {}".format(*chosen.widths)
     report = {
         "program": "benchmarks/seam.py",
         "date": date.today().isoformat(),
@@ -99,7 +96,7 @@ def main() -> None:
         "diffusers": diffusers.__version__,
         "size": chosen.size,
         "embedded": measure(embedded.decode, embedded.encode(frames)),
-        f"wan2.2, random weights, width {chosen.base}": measure(wan.decode, wan.encode(frames)),
+        name: measure(wan.decode, wan.encode(frames)),
     }
     print(json.dumps(report, indent=1))
 

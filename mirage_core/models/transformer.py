@@ -181,14 +181,7 @@ class MirageTransformer3DModel(SideBranchMixin, WanTransformer3DModel):
         tokens = self._run_blocks(
             tokens, side, text, modulation, angles, num_reference_frames, side_scale
         )
-        output = rearrange(
-            self._project(tokens, temb),
-            "b f (h w) (ph pw c) -> b c f (h ph) (w pw)",
-            h=height,
-            w=width,
-            ph=PATCH_SIZE,
-            pw=PATCH_SIZE,
-        )
+        output = _from_patches(self._project(tokens, temb), height, width)
         return Transformer2DModelOutput(sample=output) if return_dict else (output,)
 
     def _run_blocks(
@@ -289,6 +282,18 @@ def _expect_family(patch: tuple[int, ...], *picture_encoder: int | None) -> None
 def _by_frame(embedded: Tensor) -> Tensor:
     """(B, D, F, h, w) as (B, F, h * w, D)."""
     return rearrange(embedded, "b d f h w -> b f (h w) d")
+
+
+def _from_patches(patches: Tensor, height: int, width: int) -> Tensor:
+    """(B, F, n, 4 * 48) of height * width = n patches, as (B, 48, F, h, w)."""
+    return rearrange(
+        patches,
+        "b f (h w) (ph pw c) -> b c f (h ph) (w pw)",
+        h=height,
+        w=width,
+        ph=PATCH_SIZE,
+        pw=PATCH_SIZE,
+    )
 
 
 def _rotary(angles: list[Tensor]) -> Rotary:

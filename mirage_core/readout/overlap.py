@@ -203,19 +203,15 @@ def best_overlaps(
     maybe_shared = (partly * shared).sum(1)
     wanted = int(target.sum())
     # Of a / b with a among the target's voxels, b is least when the frame sees nothing else.
-    bound = (sure_shared + maybe_shared) / (sure - sure_shared + wanted).clamp_min(1)
-    bounds = bound.tolist()
+    bounds = ((sure_shared + maybe_shared) / (sure - sure_shared + wanted).clamp_min(1)).tolist()
     best: list[tuple[float, int]] = []
-    for frame in sorted(range(len(times)), key=lambda index: (-bounds[index], index)):
+    allowed = set(range(len(times))) - exclude
+    for frame in sorted(allowed, key=lambda index: (-bounds[index], index)):
         worst = -best[-1][0] if len(best) == most else threshold
         if bounds[frame] < worst - _SLACK:
             break
-        if frame in exclude:
-            continue
         found = memory.among(behind, frame, partly[frame])
-        found = torch.unique_consecutive(
-            memory.voxel[found[memory.born[found] <= times[frame]]]
-        )
+        found = torch.unique_consecutive(memory.voxel[found[memory.born[found] <= times[frame]]])
         both = int(sure_shared[frame]) + int(target[found].sum())
         union = int(sure[frame]) + len(found) + wanted - both
         score = both / union if union else 0.0

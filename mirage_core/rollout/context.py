@@ -89,15 +89,18 @@ def chunk_condition(
         preceding_visible=history.visible(before).to(device),
     )
     planes = history.planes(before)
-    if planes is None:
-        return condition
+    return condition if planes is None else _with_planes(condition, readout, planes.to(device))
+
+
+def _with_planes(condition: Condition, readout: Readout, preceding: Tensor) -> Condition:
+    """The condition with sub-cell offsets and log depth, and those (3, P, h, w) from before."""
     offset, log_depth = point_planes(readout)
     return dataclasses.replace(
         condition,
         offset=offset,
         log_depth=log_depth,
-        preceding_offset=planes[:2].to(device),
-        preceding_log_depth=planes[2].to(device),
+        preceding_offset=preceding[:2],
+        preceding_log_depth=preceding[2],
     )
 
 

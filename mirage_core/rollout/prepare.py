@@ -140,11 +140,7 @@ def prepare_observation(
         encode=encode, config=config.write, dtype=dtype, with_first=with_first,
     )  # fmt: skip
     start = 0 if with_first else 1
-    held = Held(
-        observation,
-        torch.zeros_like(observation.depth, dtype=torch.bool),
-        torch.zeros(0, dtype=torch.int64, device=state.cache.device),
-    )
+    held = Held.nothing(observation, state.cache.device)
     if config.contradiction is not None:
         held = hold_back(state, observation, latents, aligned.geometry, config.contradiction)
     return PreparedObservation(
@@ -169,6 +165,15 @@ class Held:
     observation: Observation
     held_back: Tensor
     gone: Tensor
+
+    @classmethod
+    def nothing(cls, observation: Observation, device: torch.device) -> Held:
+        """The whole observation."""
+        return cls(
+            observation,
+            torch.zeros_like(observation.depth, dtype=torch.bool),
+            torch.zeros(0, dtype=torch.int64, device=device),
+        )
 
     def describe(self) -> str:
         """A line for people."""

@@ -39,10 +39,9 @@ def chunk_observation(
         state: The state before the chunk is finished.
         latents: (C, T, h, w) model-space latents of the chunk.
         frames: (4T - 3, H, W, 3) decoded frames of the chunk in 0..1.
-        geometry: Depth of all 4T - 3 frames, of the T frames whose cameras the latent frames
-            take, or of the whole shot.
-        encode: Encodes decoded frames again, as the paper does; None writes the latents
-            themselves, as the released code does.
+        geometry: Depth of all 4T - 3 frames, of the T whose cameras latent frames take, or of
+            the whole shot.
+        encode: Encodes decoded frames again (paper); None writes the latents (released code).
         config: How depth becomes points.
         dtype: Type of the stored tokens.
         with_first: Take the first latent frame as well, as the released code does with the
@@ -62,9 +61,7 @@ def chunk_observation(
         F=chunk.model_frames, H=state.trajectory.height, W=state.trajectory.width,
     )
     geometry.expect_aspect(state.trajectory.width, state.trajectory.height)
-    depth = at_latent_frames(
-        of_chunk(geometry, state), chunk.model_frames, chunk.latent_frames
-    )
+    depth = at_latent_frames(of_chunk(geometry, state), chunk.model_frames, chunk.latent_frames)
     start = 0 if with_first else 1
     tokens = latents[:, start:]
     if encode is not None:

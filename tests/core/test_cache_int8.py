@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from mirage_core.cache.io import load_cache, read_safetensors, save_cache
 from mirage_core.cache.quantise import dequantise, quantise
 from mirage_core.cache.types import CacheBlock, LatentCache
 from mirage_core.errors import CacheFormatError, ShapeError
+from mirage_core.ops.splat import BOUNDS_RUN
 from mirage_core.readout.render import read
 from mirage_core.rollout.policy import WriteRules, write
 
@@ -167,7 +169,7 @@ def test_the_footprint_counts_every_byte(make) -> None:
         assert cost.parts["tokens"] == 620 * (48 * width + (2 if storage == torch.int8 else 0))
         assert cost.parts["coordinates"] == 620 * 12
         assert cost.parts["origin"] == 620 * 8
-        assert cost.parts["culling"] == 3 * 24
+        assert cost.parts["culling"] == (math.ceil(600 / BOUNDS_RUN) + 1) * 24
         assert cost.parts["cameras"] == 4 * (16 * 8 + 9 * 8 + 8)
         assert cost.bytes_per_point == pytest.approx(cost.total / 620)
         assert cost.mebibytes == pytest.approx(cost.total / 2**20)
