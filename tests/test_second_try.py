@@ -1,4 +1,4 @@
-"""`make test` tries again what drives other programs, and nothing else."""
+"""`make test` tries again what drives the browser, and nothing else."""
 
 from __future__ import annotations
 
@@ -46,15 +46,16 @@ def test_a_browser_has_a_second_try_that_is_told(tmp_path: Path) -> None:
 
 
 def test_a_test_that_fails_twice_has_failed(tmp_path: Path) -> None:
-    status, output = run(tmp_path, {"server/test_a.py": FAILS, "core/test_b.py": PASSES})
+    status, output = run(tmp_path, {"browser/test_a.py": FAILS, "core/test_b.py": PASSES})
     assert status == 1
     assert "Once more, in a new process" in output
     assert "passed when run again" not in output
 
 
+@pytest.mark.parametrize("folder", ["core", "nodes", "server"])
 @pytest.mark.parametrize("beside", [FAILS, PASSES])
-def test_other_tests_have_one_try(tmp_path: Path, beside: str) -> None:
-    files = {"core/test_a.py": PASSES_WHEN_RUN_AGAIN, "browser/test_b.py": beside}
+def test_other_tests_have_one_try(tmp_path: Path, folder: str, beside: str) -> None:
+    files = {f"{folder}/test_a.py": PASSES_WHEN_RUN_AGAIN, "browser/test_b.py": beside}
     status, output = run(tmp_path, files)
     assert status == 1
     assert "Once more" not in output

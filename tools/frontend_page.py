@@ -1,12 +1,12 @@
-"""ComfyUI's own frontend in Chromium, for programs that take pictures of it."""
+"""ComfyUI's own frontend in Chromium: for tests, and for programs that take pictures of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 
 from bootstrap import find_chromium
 from comfy_client import ComfyClient
@@ -15,8 +15,21 @@ from comfy_server import ComfyServer
 READY = """() => window.LiteGraph?.registered_node_types?.MirageLoopClose
     && window.app?.extensionManager?.workflow?.activeWorkflow && app.graph.nodes.length"""
 
-OPTIONS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
-"""Drawing in software: the same on every machine, with or without a graphics card."""
+TIMEOUT = 180_000
+"""Milliseconds: for a machine with much else to do. Nothing that works waits that long."""
+
+OPTIONS = (
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+NO_GRAPHICS = ("--disable-gpu",)
+SOFTWARE_GRAPHICS = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+"""WebGL drawn the same on every machine, with or without a graphics card."""
 
 QUIET = {
     "Comfy.TutorialCompleted": True,
@@ -47,6 +60,42 @@ class FrontendError(Exception):
 
 
 @contextmanager
+def open_page(
+    chromium: str,
+    url: str,
+    console: list[str] | None = None,
+    size: tuple[int, int] = (1920, 1080),
+    graphics: Sequence[str] = NO_GRAPHICS,
+) -> Iterator[Page]:
+    """A page on which the frontend is ready to be used.
+
+    Args:
+        chromium: Path of the browser.
+        url: Address of a running server.
+        console: Takes what the page complains of, a line each; None for nowhere.
+        size: Width and height of the page, in pixels.
+        graphics: Options of the browser that say what draws.
+    """
+    said: list[str] = [] if console is None else console
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=[*OPTIONS, *graphics])
+        page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+        page.set_default_timeout(TIMEOUT)
+        page.on("pageerror", lambda error: said.append(f"pageerror {error.stack or error}"))
+        page.on("console", lambda message: said.extend(_complaint(message)))
+        page.goto(url, wait_until="domcontentloaded")
+        page.wait_for_function(READY)
+        yield page
+        browser.close()
+
+
+def _complaint(message: ConsoleMessage) -> list[str]:
+    if message.type not in ("error", "warning"):
+        return []
+    return [f"{message.type} {message.text} {message.location.get('url', '')}"]
+
+
+@contextmanager
 def open_frontend(server: ComfyServer, width: int, height: int) -> Iterator[Page]:
     """A page with the frontend of a running server.
 
@@ -64,14 +113,9 @@ def open_frontend(server: ComfyServer, width: int, height: int) -> Iterator[Page
     client = ComfyClient(server.url)
     for name, value in QUIET.items():
         client.post_json(f"/settings/{name}", value)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser, args=list(OPTIONS))
-        page = chromium.new_page(viewport={"width": width, "height": height})
-        page.set_default_timeout(60_000)
-        page.goto(server.url, wait_until="domcontentloaded")
-        page.wait_for_function(READY)
+    size = width, height
+    with open_page(browser, server.url, size=size, graphics=SOFTWARE_GRAPHICS) as page:
         yield page
-        chromium.close()
 
 
 def run(page: Page) -> None:

@@ -11,13 +11,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import sync_playwright
-
 from bootstrap import find_chromium
 from comfy_client import ComfyClient
 from comfy_server import PACK, ComfyServer
 from dynamics_graphs import FILES, MOVING_THINGS
-from make_sampling_images import GRAPH_WIDTH, LOAD, READY, picture, save
+from frontend_page import open_page
+from make_sampling_images import GRAPH_WIDTH, LOAD, picture, save
 
 
 def name_files(base: Path) -> None:
@@ -41,19 +40,15 @@ def main() -> None:
 
 def draw(base: str, browser: str, content: dict[str, Any]) -> None:
     """Save the picture of the graph inside the blueprint."""
-    with ComfyServer(base) as server, sync_playwright() as playwright:
+    with ComfyServer(base) as server:
         ComfyClient(server.url).post_json("/settings/Comfy.TutorialCompleted", True)
-        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        page = chromium.new_page(viewport={"width": 1920, "height": 1080})
-        page.goto(server.url)
-        page.wait_for_function(READY, timeout=60_000)
-        page.evaluate(LOAD, [content, MOVING_THINGS.name])
-        page.wait_for_timeout(2000)
-        page.keyboard.press("Escape")
-        page.wait_for_timeout(500)
-        target = PACK / "docs" / "images" / "moving_things_graph.jpg"
-        save(picture(page, inside=True), GRAPH_WIDTH, target)
-        chromium.close()
+        with open_page(browser, server.url) as page:
+            page.evaluate(LOAD, [content, MOVING_THINGS.name])
+            page.wait_for_timeout(2000)
+            page.keyboard.press("Escape")
+            page.wait_for_timeout(500)
+            target = PACK / "docs" / "images" / "moving_things_graph.jpg"
+            save(picture(page, inside=True), GRAPH_WIDTH, target)
 
 
 if __name__ == "__main__":

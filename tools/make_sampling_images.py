@@ -13,11 +13,12 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from bootstrap import find_chromium
 from comfy_client import ComfyClient
 from comfy_server import PACK, ComfyServer
+from frontend_page import open_page
 from tiny_install import SERVER_ARGS, install
 
 NAMES = ("rollout", "training_free")
@@ -28,8 +29,6 @@ BAR = 110
 
 GRAPH_WIDTH, THUMBNAIL_WIDTH, QUALITY = 1800, 900, 82
 
-READY = """() => window.LiteGraph?.registered_node_types?.MirageLoopClose
-    && window.app?.extensionManager?.workflow?.activeWorkflow && app.graph.nodes.length"""
 LOAD = """async ([content, name]) => {
     // Text is drawn at every zoom.
     await app.extensionManager.setting.set("LiteGraph.Canvas.MinFontSizeForLOD", 0);
@@ -79,23 +78,24 @@ def main() -> None:
         raise SystemExit("needs Chromium")
     with tempfile.TemporaryDirectory(prefix="mirage-docs-") as base:
         install(Path(base), PICTURE)
-        with ComfyServer(base, extra_args=SERVER_ARGS) as server, sync_playwright() as playwright:
+        with ComfyServer(base, extra_args=SERVER_ARGS) as server:
             ComfyClient(server.url).post_json("/settings/Comfy.TutorialCompleted", True)
             ComfyClient(server.url).post_json("/settings/Comfy.Minimap.Visible", False)
-            chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-            page = chromium.new_page(viewport={"width": 1920, "height": 1080})
-            page.goto(server.url)
-            page.wait_for_function(READY, timeout=60_000)
-            for name in NAMES:
-                path = PACK / "workflows" / f"mirage_{name}.json"
-                page.evaluate(LOAD, [json.loads(path.read_text("utf-8")), path.stem])
-                page.wait_for_timeout(2000)
-                if name == NAMES[0]:
-                    # The other one looks alike.
-                    target = PACK / "docs" / "images" / f"{name}_graph.jpg"
-                    save(picture(page, inside=False), GRAPH_WIDTH, target)
-                save(picture(page, inside=True), THUMBNAIL_WIDTH, path.with_suffix(".jpg"))
-            chromium.close()
+            with open_page(browser, server.url) as page:
+                for name in NAMES:
+                    draw(page, name)
+
+
+def draw(page: Page, name: str) -> None:
+    """Save the pictures of a workflow."""
+    path = PACK / "workflows" / f"mirage_{name}.json"
+    page.evaluate(LOAD, [json.loads(path.read_text("utf-8")), path.stem])
+    page.wait_for_timeout(2000)
+    if name == NAMES[0]:
+        # The other one looks alike.
+        target = PACK / "docs" / "images" / f"{name}_graph.jpg"
+        save(picture(page, inside=False), GRAPH_WIDTH, target)
+    save(picture(page, inside=True), THUMBNAIL_WIDTH, path.with_suffix(".jpg"))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Runs pytest; tests that drive other programs get a second try, in a new process.
+"""Runs pytest; tests in the browser get a second try, in a new process.
 
-A browser, a server or a cluster on a busy machine can miss what a test waits for, and what one
-test leaves in them can trip the next. Those tests, and no others, are run once more, with new
-servers and pages; a test that fails twice has failed. What passed only then is named at the end.
+Chromium that draws in software on a busy machine can miss what a test waits for, and what one
+test leaves on the page can trip the next. Those tests, and no others, are run once more, with a
+new server and page; a test that fails twice has failed. What passed only then is named at the
+end, since it may be a fault that people meet as well.
 
     python tools/run_tests.py [options of pytest]
 """
@@ -15,16 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-DRIVING = (
-    "tests/browser/",
-    "tests/server/",
-    "tests/core/test_cli.py",
-    "tests/core/test_training_data_pipeline.py",
-    "tests/core/test_training_processes.py",
-    "tests/core/test_training_resume.py",
-    "tests/core/test_transformer_parallel.py",
-)
-"""Where the tests are that start other programs and wait for them."""
+BROWSER = "tests/browser/"
+"""Where the tests are that drive the frontend."""
 
 FAILED = 1
 """Pytest's exit status for tests that failed; others tell that it could not run them."""
@@ -45,8 +38,8 @@ def failed_tests() -> list[str]:
 
 
 def may_be_tried_again(failed: Sequence[str]) -> bool:
-    """Whether there are some, and all of them drive other programs."""
-    return bool(failed) and all(name.startswith(DRIVING) for name in failed)
+    """Whether there are some, and all of them drive the frontend."""
+    return bool(failed) and all(name.startswith(BROWSER) for name in failed)
 
 
 def main(options: Sequence[str]) -> int:

@@ -9,28 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from comfy_client import ComfyClient
 from comfy_server import ComfyServer
-
-TIMEOUT = 180_000
-"""Milliseconds: for a machine with much else to do. Nothing that works waits that long."""
-
-OPTIONS = (
-    "--no-sandbox",
-    # Drawing in software: the same on every machine, with or without a graphics card.
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-READY = """() => window.LiteGraph?.registered_node_types?.MirageLoopClose
-    && window.app?.extensionManager?.workflow?.activeWorkflow && app.graph.nodes.length"""
+from frontend_page import READY, SOFTWARE_GRAPHICS, TIMEOUT, open_page
 
 BUILD = """async ({ id, width, height, values }) => {
     const empty = { id, last_node_id: 0, last_link_id: 0, nodes: [], links: [], version: 0.4 };
@@ -216,22 +199,6 @@ class Studio:
         return max(files, key=lambda path: path.stat().st_mtime_ns)
 
 
-def open_page(studio_page: Page, server: ComfyServer, console: list[str]) -> None:
-    studio_page.set_default_timeout(TIMEOUT)
-    studio_page.on("pageerror", lambda error: console.append(f"pageerror {error.stack or error}"))
-    studio_page.on(
-        "console",
-        lambda message: (
-            console.append(f"{message.type} {message.text} {message.location.get('url', '')}")
-            if message.type in ("error", "warning")
-            else None
-        ),
-    )
-    studio_page.goto(server.url, wait_until="domcontentloaded")
-    studio_page.wait_for_function(READY)
-    studio_page.evaluate(LISTEN)
-
-
 @pytest.fixture(scope="module")
 def studio(chromium: str, comfy_server: ComfyServer) -> Iterator[Studio]:
     """A page of its own for a module of tests."""
@@ -241,14 +208,12 @@ def studio(chromium: str, comfy_server: ComfyServer) -> Iterator[Studio]:
     client.post_json("/settings/Comfy.VueNodes.Enabled", False)
     # The server remembers that other tests opened it.
     client.post_json("/settings/Comfy.RightSidePanel.IsOpen", False)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=list(OPTIONS))
-        page = browser.new_page(viewport={"width": 1600, "height": 1000})
-        made = Studio(page, comfy_server)
-        open_page(page, comfy_server, made.console)
+    console: list[str] = []
+    with open_page(chromium, comfy_server.url, console, (1600, 1000), SOFTWARE_GRAPHICS) as page:
+        page.evaluate(LISTEN)
+        made = Studio(page, comfy_server, console)
         yield made
         made.renderer(False)
-        browser.close()
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from comfy_client import ComfyClient
 from comfy_server import PACK, ComfyServer
+from frontend_page import open_page
 from workflow_flatten import flatten, model_files
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
@@ -27,24 +28,9 @@ WORKFLOWS = [
 BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
 SCREENS = PACK / "out" / "screens"
 SMALL = {"width": 192, "height": 128, "frames": 37}
-TIMEOUT = 180_000
-"""Milliseconds: for a machine with much else to do. Nothing that works waits that long."""
-
 ABOVE = 50
 """Height of a node's title bar and of the badge with the pack's name on top of it."""
 
-OPTIONS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-READY = """() => window.LiteGraph?.registered_node_types?.MirageLoopClose
-    && window.app?.extensionManager?.workflow?.activeWorkflow && app.graph.nodes.length"""
 LOAD = "async ([content, name]) => { await app.loadGraphData(content, true, true, name) }"
 PROMPT = "async () => (await app.graphToPrompt()).output"
 SET_WIDGETS = """values => { for (const node of app.graph.nodes) for (const w of node.widgets ?? [])
@@ -79,23 +65,8 @@ def console() -> list[str]:
 def page(chromium: str, comfy_server: ComfyServer, console: list[str]) -> Iterator[Page]:
     # Without this the frontend greets a new user with a dialog.
     ComfyClient(comfy_server.url).post_json("/settings/Comfy.TutorialCompleted", True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=list(OPTIONS))
-        page = browser.new_page(viewport={"width": 1920, "height": 1080})
-        page.set_default_timeout(TIMEOUT)
-        page.on("pageerror", lambda error: console.append(f"pageerror {error}"))
-        page.on(
-            "console",
-            lambda message: (
-                console.append(f"{message.type} {message.text} {message.location.get('url', '')}")
-                if message.type in ("error", "warning")
-                else None
-            ),
-        )
-        page.goto(comfy_server.url, wait_until="domcontentloaded")
-        page.wait_for_function(READY)
+    with open_page(chromium, comfy_server.url, console) as page:
         yield page
-        browser.close()
 
 
 def load(page: Page, path: Path) -> dict[str, Any]:

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from comfy_client import ComfyClient
 from comfy_server import PACK, ComfyServer
 from dynamics_graphs import FILES, MOVING_THINGS
+from frontend_page import READY, TIMEOUT, open_page
 
-from .test_frontend import LISTEN, OPTIONS, READY, TIMEOUT, load, screenshot
+from .test_frontend import LISTEN, load, screenshot
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
@@ -62,14 +63,8 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def page(chromium: str, server: ComfyServer) -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=list(OPTIONS))
-        page = browser.new_page(viewport={"width": 1920, "height": 1080})
-        page.set_default_timeout(TIMEOUT)
-        page.goto(server.url, wait_until="domcontentloaded")
-        page.wait_for_function(READY)
+    with open_page(chromium, server.url) as page:
         yield page
-        browser.close()
 
 
 def test_the_blueprint_runs_with_native_estimators(page: Page) -> None:
