@@ -2,7 +2,7 @@
 # that creates .venv: all work happens inside .venv.
 PYTHON ?= python3
 VENV := .venv/bin/python
-SETUP := $(PYTHON) tools/bootstrap.py
+SETUP := $(PYTHON) tools dev.bootstrap
 
 export PYTHONDONTWRITEBYTECODE := 1
 # Waiting threads that spin make everything slower on a machine that has other work.
@@ -38,13 +38,13 @@ setup:
 
 test: setup
 	@$(VENV) -m ruff check --quiet .
-	@$(VENV) tools/run_tests.py $(PYTEST_ARGS)
+	@$(VENV) tools dev.run_tests $(PYTEST_ARGS)
 
 demo: setup
-	@$(VENV) tools/demo.py $(DEMO_ARGS)
+	@$(VENV) tools dev.demo $(DEMO_ARGS)
 
 comfy: setup
-	@$(VENV) tools/comfy_run.py $(COMFY_ARGS)
+	@$(VENV) tools dev.comfy_run $(COMFY_ARGS)
 
 lint: setup
 	@$(VENV) -m ruff check .

@@ -14,26 +14,26 @@ from torch import Tensor
 
 from mirage_core.cache.build import append_all, observe
 from mirage_core.cache.types import LatentCache
+from mirage_core.codecs.dct import CODEC_NAME, EmbeddedCodec
 from mirage_core.constants import TEMPORAL_STRIDE
-from mirage_core.embedded.codec import CODEC_NAME, EmbeddedCodec
-from mirage_core.embedded.model import SHIFT
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory
+from mirage_core.models.bundled import SHIFT
 from mirage_core.preview.fill import fill_holes, fill_readout
 from mirage_core.preview.render import drawn_latents, render_preview
 from mirage_core.readout.pixel_memory import RgbCache
-from mirage_core.readout.render import Readout, read
+from mirage_core.readout.readout import Readout, read
 from mirage_core.rollout.context import chunk_condition
+from mirage_core.rollout.decode import context_latents, decode_with_context
 from mirage_core.rollout.denoisers import TransformerDenoisers
 from mirage_core.rollout.generate import begin, seeded_noise
-from mirage_core.rollout.policy import WriteRules, write
 from mirage_core.rollout.remember import ChunkMasks, remember_chunk
-from mirage_core.rollout.seam import context_latents, decode_with_context
+from mirage_core.rollout.run_folder import commit
 from mirage_core.rollout.settings import GenerationSettings
-from mirage_core.rollout.spool import commit
 from mirage_core.rollout.state import RolloutState
 from mirage_core.sampling.schedule import sigma_grid
 from mirage_core.sampling.solve import sample
+from mirage_core.writing.policy import WriteRules, write
 
 CODEC = EmbeddedCodec()
 

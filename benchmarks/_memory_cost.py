@@ -13,14 +13,14 @@ from _walk import FOV, PER_CHUNK, STEP, Walk, estimated, grid_lens, path
 from mirage_core.cache.build import WriteConfig, observe
 from mirage_core.cache.footprint import Footprint, footprint
 from mirage_core.cache.types import LatentCache
-from mirage_core.embedded.codec import CODEC_NAME, EmbeddedCodec
-from mirage_core.embedded.scene import ProceduralScene
+from mirage_core.codecs.dct import CODEC_NAME, EmbeddedCodec
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid
 from mirage_core.readout.pixel_memory import FeatureCache, PixelCache, RgbCache
-from mirage_core.readout.render import Readout, read
-from mirage_core.rollout.policy import write
+from mirage_core.readout.readout import Readout, read
+from mirage_core.scenes.scene import ProceduralScene
+from mirage_core.writing.policy import write
 
 PAPER_MIB_PER_CHUNK = 0.45
 """Growth that the method's publication reports."""

@@ -9,19 +9,19 @@ import torch
 
 from mirage_core.cache.build import WriteConfig, append_all, observe
 from mirage_core.cache.types import LatentCache
+from mirage_core.codecs.dct import CODEC_NAME, EmbeddedCodec
 from mirage_core.constants import TEMPORAL_STRIDE
-from mirage_core.embedded.codec import CODEC_NAME, EmbeddedCodec
-from mirage_core.embedded.scene import ProceduralScene
 from mirage_core.geometry.frame_geometry import FrameGeometry
-from mirage_core.geometry.presets import preset_trajectory
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.preview.fill import complete_depth, fill_readout, uncertain_pixels
 from mirage_core.preview.render import render_preview
-from mirage_core.readout.render import Readout, grid_intrinsics, read
-from mirage_core.rollout.policy import WriteRules, write
-from mirage_core.rollout.spool import commit
+from mirage_core.readout.readout import Readout, grid_intrinsics, read
+from mirage_core.rollout.run_folder import commit
 from mirage_core.rollout.state import RolloutState, rollout_id
 from mirage_core.rollout.update import chunk_observation
+from mirage_core.scenes.scene import ProceduralScene
+from mirage_core.trajectories.presets import preset_trajectory
+from mirage_core.writing.policy import WriteRules, write
 
 CODEC = EmbeddedCodec()
 

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mirage_core.cache.build import Observation, WriteConfig, observe
-from mirage_core.embedded.codec import EmbeddedCodec
-from mirage_core.embedded.scene import ProceduralScene
+from mirage_core.codecs.dct import EmbeddedCodec
 from mirage_core.geometry.depth import downsample_depth
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.lift import lift
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid, look_at
+from mirage_core.scenes.scene import ProceduralScene
 
 STEP = 0.12
 """Metres between latent frames."""

@@ -24,11 +24,11 @@ from torch import Tensor
 
 from mirage_core.cache.build import append_all, observe
 from mirage_core.cache.types import LatentCache
+from mirage_core.codecs.dct import EmbeddedCodec
 from mirage_core.constants import SIZE_MULTIPLE
-from mirage_core.embedded.codec import EmbeddedCodec
-from mirage_core.evaluation.metrics import psnr
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory
+from mirage_core.metrics import psnr
 from mirage_core.preview.render import render_preview
 
 FOCAL = 3740.0

@@ -30,7 +30,7 @@ from mirage_core.constants import LATENT_CHANNELS, TEMPORAL_STRIDE
 from mirage_core.geometry.camera import PixelConvention, cell_centres, scale_intrinsics
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid, rigid, rotation_about
-from mirage_core.readout.render import Readout, read
+from mirage_core.readout.readout import Readout, read
 
 WIDTH, HEIGHT, GRID = 1280, 704, (44, 80)
 VIEWS = 9

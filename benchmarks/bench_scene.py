@@ -15,9 +15,9 @@ import time
 
 import torch
 
-from mirage_core.embedded.scene import ProceduralScene
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid
+from mirage_core.scenes.scene import ProceduralScene
 
 SIZES = ((128, 192, 33), (192, 320, 33), (352, 640, 9))
 """Height, width and frames of each measurement."""

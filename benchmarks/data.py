@@ -26,13 +26,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from mirage_core.codecs.dct import EmbeddedCodec
 from mirage_core.constants import LATENT_CHANNELS
-from mirage_core.embedded.codec import EmbeddedCodec
-from mirage_core.training.build_clip import ClipSettings, build_clips
-from mirage_core.training.clip import TrainingClip
-from mirage_core.training.procedural import ProceduralSource
-from mirage_core.training.shards import FIELDS
-from mirage_core.training.store import ClipStore, ClipWriter
+from mirage_core.training.data.build_clip import ClipSettings, build_clips
+from mirage_core.training.data.clip import TrainingClip
+from mirage_core.training.data.procedural import ProceduralSource
+from mirage_core.training.data.shards import FIELDS
+from mirage_core.training.data.store import ClipStore, ClipWriter
 
 FILES = 2000
 """Clips of the baseline, each a file of its own."""

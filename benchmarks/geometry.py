@@ -27,21 +27,21 @@ from torch import Tensor
 
 from mirage_core.cache.build import append_all, make_block, observe
 from mirage_core.cache.types import CacheBlock, LatentCache
-from mirage_core.embedded.codec import CODEC_NAME, EmbeddedCodec
-from mirage_core.embedded.scene import ProceduralScene
-from mirage_core.embedded.scene_movers import MovingScene, add_movers
+from mirage_core.codecs.dct import CODEC_NAME, EmbeddedCodec
 from mirage_core.geometry.align import AlignConfig
 from mirage_core.geometry.camera import PixelConvention
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.masks import MaskGrowth, mask_to_grid
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid, rotation_about
-from mirage_core.readout.agreement import depth_pairs
-from mirage_core.readout.render import grid_intrinsics, read_winners
-from mirage_core.rollout.contradiction import ContradictionConfig
-from mirage_core.rollout.policy import write
+from mirage_core.readout.depth_pairs import depth_pairs
+from mirage_core.readout.readout import grid_intrinsics, read_winners
 from mirage_core.rollout.prepare import PrepareConfig, PreparedObservation, prepare_observation
 from mirage_core.rollout.state import ChunkRecord, ChunkStatistics, RolloutState
+from mirage_core.scenes.movers import MovingScene, add_movers
+from mirage_core.scenes.scene import ProceduralScene
+from mirage_core.writing.consistency import ContradictionConfig
+from mirage_core.writing.policy import write
 
 WIDTH, HEIGHT = 320, 192
 FIELD_OF_VIEW = 70.0

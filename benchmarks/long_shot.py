@@ -40,16 +40,16 @@ from _preview_loop import (  # noqa: E402
 from _walk import path  # noqa: E402
 from bench_readout import processor  # noqa: E402
 
-from comfy_client import ComfyClient  # noqa: E402
-from comfy_server import PACK, ComfyServer  # noqa: E402
-from mirage_core.embedded.scene import ProceduralScene  # noqa: E402
+from dev.comfy_client import ComfyClient  # noqa: E402
+from dev.comfy_server import PACK, ComfyServer  # noqa: E402
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov  # noqa: E402
 from mirage_core.geometry.transform import invert_rigid  # noqa: E402
-from mirage_core.readout.render import read  # noqa: E402
-from mirage_core.rollout.spool import finish, open_folder  # noqa: E402
+from mirage_core.readout.readout import read  # noqa: E402
+from mirage_core.rollout.run_folder import finish, open_folder  # noqa: E402
 from mirage_core.rollout.state import RolloutState  # noqa: E402
 from mirage_core.rollout.video import read_frames  # noqa: E402
-from workflow_flatten import flatten  # noqa: E402
+from mirage_core.scenes.scene import ProceduralScene  # noqa: E402
+from workflows.flatten import flatten  # noqa: E402
 
 SAMPLE_SECONDS = 5.0
 WORKFLOW = PACK / "workflows" / "mirage_first_shot.json"

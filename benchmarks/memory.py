@@ -25,12 +25,12 @@ from bench_readout import processor
 
 from mirage_core.cache.footprint import footprint
 from mirage_core.cache.types import LatentCache
-from mirage_core.embedded.codec import CODEC_NAME
+from mirage_core.codecs.dct import CODEC_NAME
 from mirage_core.geometry.camera import projection_matrices
 from mirage_core.geometry.trajectory import Trajectory
-from mirage_core.readout.render import read, read_winners
-from mirage_core.rollout.policy import WriteLimits, WriteRules, write
-from mirage_core.rollout.policy_novelty import NoveltyRule
+from mirage_core.readout.readout import read, read_winners
+from mirage_core.writing.novelty import NoveltyRule
+from mirage_core.writing.policy import WriteLimits, WriteRules, write
 
 ROOT = Path(__file__).resolve().parents[1]
 PEAK = 8.0

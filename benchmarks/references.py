@@ -18,13 +18,13 @@ from datetime import date
 import torch
 from bench_readout import processor
 
-from mirage_core.embedded.scene import ProceduralScene
 from mirage_core.geometry.camera import projection_matrices
 from mirage_core.geometry.lift import lift
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid, look_at
 from mirage_core.readout.overlap import Views, best_overlaps
 from mirage_core.readout.references import select_references, voxel_keys, voxel_overlap
+from mirage_core.scenes.scene import ProceduralScene
 
 GRID = (44, 80)
 TARGET = 9

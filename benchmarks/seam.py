@@ -19,13 +19,13 @@ from bench_readout import processor
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from mirage_core.embedded.codec import EmbeddedCodec
-from mirage_core.embedded.scene import ProceduralScene
+from mirage_core.checkpoints.vae_format import wan22_config
+from mirage_core.codecs.dct import EmbeddedCodec
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid
 from mirage_core.models.vae import WanCodec
-from mirage_core.models.vae_format import wan22_config
-from mirage_core.rollout.seam import decode_with_context
+from mirage_core.rollout.decode import decode_with_context
+from mirage_core.scenes.scene import ProceduralScene
 
 CHUNK = 9
 """Latent frames of a chunk; the second one shares its first with the first one's last."""

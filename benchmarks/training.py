@@ -24,10 +24,10 @@ from typing import Any
 import torch
 
 from mirage_core.models.transformer import MirageTransformer3DModel
-from mirage_core.training.clip import TrainingClip
+from mirage_core.training.data.clip import TrainingClip
+from mirage_core.training.data.store import ClipWriter
 from mirage_core.training.processes import Processes
 from mirage_core.training.settings import TrainingSettings
-from mirage_core.training.store import ClipWriter
 from mirage_core.training.trainer import StepReport, Trainer, TrainingData
 
 CLIPS = 64

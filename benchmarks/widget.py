@@ -74,7 +74,7 @@ MEASURE = """async ({ file, runs, size, module }) => {
     const draw = (points) => {
         viewport.points = points;
         viewport.colours = points.colour;
-        viewport.eye.orbit(2, 0);
+        viewport.controls.orbit(2, 0);
         viewport.render();
         // Reading a pixel waits until everything is drawn.
         viewport.context.getImageData(0, 0, 1, 1);
@@ -157,9 +157,9 @@ def main() -> None:
     sys.path.insert(0, str(TOOLS))
     from playwright.sync_api import sync_playwright
 
-    from bootstrap import find_chromium
-    from comfy_client import ComfyClient
-    from comfy_server import ComfyServer
+    from dev.bootstrap import find_chromium
+    from dev.comfy_client import ComfyClient
+    from dev.comfy_server import ComfyServer
 
     chromium = find_chromium()
     if chromium is None:

@@ -10,8 +10,8 @@ import { app } from "../../scripts/app.js";
 
 /** Node classes, the module that fills their widget, its least height, and a new node's size. */
 const WIDGETS = {
-  MirageTrajectory: { module: "./widget/trajectory.mjs", least: 400, size: [480, 760] },
-  MirageCacheInfo: { module: "./widget/memory.mjs", least: 320, size: [420, 420] },
+  MirageTrajectory: { module: "./trajectory/widget.mjs", least: 400, size: [480, 760] },
+  MirageCacheInfo: { module: "./memory/widget.mjs", least: 320, size: [420, 420] },
 };
 
 /** Remember the graph for undo, after an edit that ComfyUI did not make itself. */
@@ -22,7 +22,7 @@ function capture() {
 }
 
 /** @type {{app: object, api: object, capture: () => void}} */
-const host = { app, api, capture };
+const bridge = { app, api, capture };
 
 async function fill(place, node, path) {
   let gone = false;
@@ -31,10 +31,10 @@ async function fill(place, node, path) {
     gone = true;
     return onRemoved?.apply(this, values);
   };
-  const [{ attach }, { loadTexts }] = await Promise.all([import(path), import("./widget/text.mjs")]);
-  const text = await loadTexts(host);
+  const [{ attach }, { loadTexts }] = await Promise.all([import(path), import("./page/text.mjs")]);
+  const text = await loadTexts(bridge);
   // Loading may make a node and take it out again before this is here.
-  if (!gone) attach(place, node, host, text);
+  if (!gone) attach(place, node, bridge, text);
 }
 
 app.registerExtension({

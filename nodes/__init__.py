@@ -5,46 +5,41 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
-from .align_nodes import MirageAlignGeometry
-from .cache_nodes import (
+from .branch import MirageApply, MirageLoadBranch, MirageSplitCheckpoint
+from .chunk_geometry import MirageAlignGeometry
+from .dynamics import MirageDynamicMask, MirageEntities
+from .embedded import (
+    MirageEmbeddedCodec,
+    MirageEmbeddedModel,
+    MirageEmbeddedScene,
+    MirageEmbeddedShot,
+)
+from .estimator import MirageEstimateGeometry, MirageLoadEstimator
+from .geometry import (
+    MirageGeometry,
+    MirageGeometryDA3,
+    MirageGeometryLoad,
+    MirageGeometryMoGe,
+    MirageGeometrySave,
+)
+from .loop import MirageLoopClose, MirageLoopOpen, MirageRolloutResult, MirageRolloutStart
+from .memory import (
     MirageCacheInfo,
     MirageCacheInit,
     MirageCacheLoad,
     MirageCacheSave,
     MirageCacheUpdate,
 )
-from .camera_nodes import (
+from .readout import MiragePreviewFill, MirageReadout
+from .sampling import MirageChunkDecode, MirageTrainingFree, MirageUniPC
+from .trajectory import MirageTrajectory, MirageTrajectoryLoad, MirageTrajectorySave
+from .trajectory_exchange import (
     MirageTrajectoryCamera,
     MirageTrajectoryExport,
     MirageTrajectoryFromCameras,
     MirageTrajectoryFromGeometry,
     MirageTrajectoryImport,
 )
-from .dynamics_nodes import MirageDynamicMask, MirageEntities
-from .embedded_nodes import (
-    MirageEmbeddedCodec,
-    MirageEmbeddedModel,
-    MirageEmbeddedScene,
-    MirageEmbeddedShot,
-)
-from .estimator_nodes import MirageEstimateGeometry, MirageLoadEstimator
-from .geometry_nodes import MirageGeometry
-from .geometry_source_nodes import (
-    MirageGeometryDA3,
-    MirageGeometryLoad,
-    MirageGeometryMoGe,
-    MirageGeometrySave,
-)
-from .loop_nodes import (
-    MirageLoopClose,
-    MirageLoopOpen,
-    MirageRolloutResult,
-    MirageRolloutStart,
-)
-from .readout_nodes import MiragePreviewFill, MirageReadout
-from .sampler_nodes import MirageChunkDecode, MirageSplitCheckpoint, MirageUniPC
-from .sampling_nodes import MirageApply, MirageLoadBranch, MirageTrainingFree
-from .trajectory_nodes import MirageTrajectory, MirageTrajectoryLoad, MirageTrajectorySave
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     MirageTrajectory,

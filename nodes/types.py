@@ -13,16 +13,16 @@ GeometryType = io.Custom("MIRAGE_GEOMETRY")
 # mirage_core.cache.types.LatentCache: the memory, immutable.
 CacheType = io.Custom("MIRAGE_CACHE")
 
-# mirage_core.readout.render.Readout: what the memory shows to cameras.
+# mirage_core.readout.readout.Readout: what the memory shows to cameras.
 ReadoutType = io.Custom("MIRAGE_READOUT")
 
-# nodes.adapters_model.Branch: side-branch weights, managed by ComfyUI, and what they are made for.
+# nodes.comfy.model.Branch: side-branch weights, managed by ComfyUI, and what they are made for.
 BranchType = io.Custom("MIRAGE_BRANCH")
 
 # mirage_core.rollout.state.RolloutState: the one value that the chunk loop carries.
 StateType = io.Custom("MIRAGE_STATE")
 
-# nodes.loop_nodes.Flow: ties a Loop Close to its Loop Open.
+# nodes.loop.Flow: ties a Loop Close to its Loop Open.
 FlowType = io.Custom("MIRAGE_FLOW")
 
 # ComfyUI's own: dictionaries of tensors, described where Run MoGe Inference and Run Depth
@@ -30,5 +30,5 @@ FlowType = io.Custom("MIRAGE_FLOW")
 MoGeGeometryType = io.Custom("MOGE_GEOMETRY")
 DA3GeometryType = io.Custom("DA3_GEOMETRY")
 
-# nodes.adapters_estimator.Estimator: a geometry estimator with a package of its own.
+# nodes.estimator.Estimator: a geometry estimator with a package of its own.
 EstimatorType = io.Custom("MIRAGE_ESTIMATOR")

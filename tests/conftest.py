@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bootstrap import find_chromium
-from comfy_server import ComfyServer
-from comfy_source import SetupError, check_comfyui, comfyui_location
+from dev.bootstrap import find_chromium
+from dev.comfy_server import ComfyServer
+from dev.comfy_source import SetupError, check_comfyui, comfyui_location
 
 if TYPE_CHECKING:
-    from comfy_client import ComfyClient
+    from dev.comfy_client import ComfyClient
 
 # Tiny pictures gain nothing from threads, and spinning ones starve each other on a busy machine.
 SERVER_ENV = {"OMP_NUM_THREADS": "1"}
@@ -63,7 +63,7 @@ def comfy_server(
 def comfy_client(comfy_server: ComfyServer) -> ComfyClient:
     """A client of the shared server."""
     # Its package is one that a machine with only the GPU tests' needs does not have.
-    from comfy_client import ComfyClient
+    from dev.comfy_client import ComfyClient
 
     return ComfyClient(comfy_server.url)
 

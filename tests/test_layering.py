@@ -17,20 +17,18 @@ LAYERS = (
     ("ops", "geometry"),
     ("cache",),
     ("readout",),
-    ("conditioning",),
-    ("sampling",),
-    ("models",),
-    ("embedded",),
-    ("preview",),
+    ("conditioning", "codecs"),
+    ("checkpoints", "sampling", "trajectories"),
+    ("models", "preview", "scenes"),
+    ("writing",),
     ("rollout",),
-    ("evaluation",),
     ("training",),
     ("cli", "doctor"),
     ("__main__",),
 )
 """Packages of mirage_core from the bottom up; each may import those before it, and itself."""
 
-LEAVES = {"errors", "constants", "validate", "log", "files", "tensor_files"}
+LEAVES = {"errors", "constants", "validate", "log", "files", "tensor_files", "metrics"}
 """Modules of mirage_core that everything may import; they import only each other."""
 
 CORE_PACKAGES = {"torch", "numpy", "einops", "safetensors", "scipy", "av", "PIL"}
@@ -166,10 +164,10 @@ def test_core_imports_of_itself_are_relative() -> None:
 
     assert offences("mirage_core", rule) == []
     assert (
-        offences("nodes", lambda path, item: rule(path, item) * (path.name != "adapters.py")) == []
+        offences("nodes", lambda path, item: rule(path, item) * (path.parent.name != "comfy")) == []
     )
-    adapters = imports(ROOT / "nodes" / "adapters.py")
-    assert not [i for i in adapters if i.module.startswith("mirage_core") and not i.relative]
+    border = [item for path in sources("nodes/comfy") for item in imports(path)]
+    assert not [i for i in border if i.module.startswith("mirage_core") and not i.relative]
 
 
 def test_core_imports_nothing_else() -> None:
@@ -182,13 +180,13 @@ def test_core_imports_nothing_else() -> None:
     assert offences("mirage_core", rule) == []
 
 
-def test_nodes_touch_private_comfyui_in_the_adapters_alone() -> None:
+def test_nodes_touch_private_comfyui_in_nodes_comfy_alone() -> None:
     def rule(path: Path, item: Import) -> str:
         top = item.module.split(".")[0]
         if item.relative or top in CORE_PACKAGES | COMFY_PUBLIC | {"typing_extensions"}:
             return ""
         if top in COMFY_PRIVATE:
-            return "" if path.name.startswith("adapters") or item.for_types else top
+            return "" if path.parent.name == "comfy" or item.for_types else top
         return "" if top in sys.stdlib_module_names else top
 
     assert offences("nodes", rule) == []
@@ -316,7 +314,7 @@ def test_the_rules_notice_offences(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     bad.parent.mkdir(parents=True)
     bad.write_text(
         "import comfy.sd\nfrom mirage_core import errors\nfrom ..rollout import plan\n"
-        "from ...nodes import adapters\nimport pickle\nprint(eval('1'))\n"
+        "from ...nodes import comfy\nimport pickle\nprint(eval('1'))\n"
         "try:\n    pass\nexcept:\n    assert torch.load\n"
     )
     sources.cache_clear()

@@ -146,7 +146,7 @@ def test_the_library_imports_by_itself() -> None:
 
 
 def test_the_library_imports_without_a_gpu() -> None:
-    code = "import torch, mirage_core.readout.render; print(torch.cuda.is_initialized())"
+    code = "import torch, mirage_core.readout.readout; print(torch.cuda.is_initialized())"
     assert run_python(code, CUDA_VISIBLE_DEVICES="").strip() == "False"
 
 

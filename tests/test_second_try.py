@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).resolve().parents[1] / "tools" / "run_tests.py"
+PROGRAM = Path(__file__).resolve().parents[1] / "tools" / "dev" / "run_tests.py"
 
 PASSES_WHEN_RUN_AGAIN = """
 from pathlib import Path

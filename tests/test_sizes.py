@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mirage_core.conditioning.branch_file import expected_shapes
+from mirage_core.checkpoints.branch_file import expected_shapes
 from tiny_weights import Backbone, Shapes, backbone_shapes, branch_config, vae_shapes
 
 README = Path(__file__).resolve().parents[1] / "README.md"

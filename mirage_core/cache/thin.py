@@ -8,7 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from .sampling import sample_size
+from .footprints import sample_size
 from .types import LatentCache
 
 SLACK: Final = 0.9

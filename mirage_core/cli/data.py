@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..embedded.codec import CODEC_NAME, EmbeddedCodec
+from ..codecs.dct import CODEC_NAME, EmbeddedCodec
 from ..errors import CacheFormatError, ModelMismatchError, ValueRangeError
-from ..rollout.policy import WRITE_POLICIES
 from ..rollout.settings import GenerationSettings
-from ..training.build_clip import CHUNK_STEP, ClipSettings, DepthNoise
-from ..training.footage import FootageSource
-from ..training.lmdb_import import import_lmdb
-from ..training.manifest import read_manifest, read_skipped
-from ..training.pipeline import DataJob, DataProgress, LocalPool, Pool, ShotSource, make_data
-from ..training.procedural import ProceduralSource
-from ..training.ray_pool import RayPool
-from ..training.store import ClipStore
+from ..training.data.build_clip import CHUNK_STEP, ClipSettings, DepthNoise
+from ..training.data.footage import FootageSource
+from ..training.data.manifest import read_manifest, read_skipped
+from ..training.data.pipeline import DataJob, DataProgress, LocalPool, Pool, ShotSource, make_data
+from ..training.data.procedural import ProceduralSource
+from ..training.data.ray_pool import RayPool
+from ..training.data.released.lmdb_import import import_lmdb
+from ..training.data.store import ClipStore
+from ..writing.policy import WRITE_POLICIES
 from . import inputs
 
 Group = Any
@@ -248,7 +248,7 @@ def _source(arguments: argparse.Namespace, device: str) -> ShotSource:
         )
     estimator = None
     if arguments.depth_model is not None:
-        from ..models.providers import load_provider
+        from ..models.geometry_estimators import load_provider
 
         estimator = partial(
             load_provider, arguments.depth_kind, arguments.depth_model.absolute(), device=device

@@ -11,12 +11,12 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import CacheFormatError, ShapeError
-from ..geometry.exchange.files import import_trajectory
 from ..geometry.frame_geometry import ASPECT_TOLERANCE, FrameGeometry, depth_from_picture
 from ..geometry.geometry_io import load_geometry
-from ..geometry.presets import preset_trajectory
 from ..geometry.trajectory import Trajectory, intrinsics_from_fov
 from ..geometry.transform import invert_rigid
+from ..trajectories.exchange.files import import_trajectory
+from ..trajectories.presets import preset_trajectory
 from ..validate import expect_frame_size
 
 NEAR_WHITE, NEAR_WHITE_LINEAR, FAR_WHITE = "near-white", "near-white-linear", "far-white"

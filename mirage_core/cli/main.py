@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from ..conditioning.branch_file import split_merged
+from ..checkpoints.branch_file import split_merged
+from ..checkpoints.lora_format import read_lora, write_for_comfyui
 from ..errors import MirageError, StorageError
-from ..models.lora_format import read_lora, write_for_comfyui
 from .data import add_command as add_data_command
 from .rollout import add_command
 from .train import add_command as add_train_command

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..embedded.codec import EmbeddedCodec
+from ..codecs.dct import EmbeddedCodec
 from ..errors import ModelMismatchError
 from ..geometry.frame_geometry import FrameGeometry
 from ..log import logger
+from ..models.geometry_estimators import load_provider
 from ..models.load import load_transformer
 from ..models.lora import apply_lora
 from ..models.offload import OffloadPreset, apply_offload, find_preset
-from ..models.providers import load_provider
 from ..models.text import load_text_encoder
 from ..models.vae import WanCodec, load_vae
 from ..rollout.denoisers import TransformerDenoisers, scene_source
-from ..rollout.depth import DepthSource, EstimatedDepth, KnownDepth
+from ..rollout.depth_source import DepthSource, EstimatedDepth, KnownDepth
 from ..rollout.generate import GenerationModels
 
 DTYPES = {

@@ -13,15 +13,15 @@ from tqdm import tqdm
 from ..cache.io import save_cache
 from ..constants import DEFAULT_FPS
 from ..errors import CacheFormatError
-from ..evaluation.report import describe
 from ..geometry.align import ALIGN_MODES
-from ..geometry.presets import EASINGS, MAX_AMOUNT, PRESETS
 from ..rollout.generate import Progress, begin, generate
-from ..rollout.policy import WRITE_POLICIES
+from ..rollout.report import describe
+from ..rollout.run_folder import VIDEO, finish, open_folder
 from ..rollout.settings import GenerationSettings
-from ..rollout.spool import VIDEO, finish, open_folder
 from ..rollout.state import RolloutState
 from ..sampling.solve import METHODS
+from ..trajectories.presets import EASINGS, MAX_AMOUNT, PRESETS
+from ..writing.policy import WRITE_POLICIES
 from . import inputs
 
 MEMORY = "memory.safetensors"

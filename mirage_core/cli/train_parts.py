@@ -11,24 +11,24 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from ..checkpoints.transformer_format import open_transformer, read_format, transformer_folder
+from ..codecs.dct import EmbeddedCodec
 from ..conditioning.features import SideFeature, format_features, parse_features
 from ..constants import MAX_CHUNK_FRAMES, SPATIAL_STRIDE, TEMPORAL_STRIDE
-from ..embedded.codec import EmbeddedCodec
 from ..errors import ModelMismatchError, ValueRangeError
 from ..models.load import load_transformer
 from ..models.transformer import MirageTransformer3DModel
-from ..models.transformer_format import open_transformer, read_format, transformer_folder
 from ..models.vae import load_vae
 from ..rollout.denoisers import WhiteSource
-from ..training.build_clip import DRAWN
+from ..training.data.build_clip import DRAWN
+from ..training.data.manifest import MANIFEST, read_empty_text, read_manifest
+from ..training.data.store import ClipStore
 from ..training.flow import pixel_weights
-from ..training.manifest import MANIFEST, read_empty_text, read_manifest
+from ..training.memory_estimate import describe_plan, plan_memory, unloaded_model
 from ..training.order import WEIGHTS_SEED, mixed_seed
-from ..training.plan import describe_plan, plan_memory, unloaded_model
 from ..training.processes import Processes
 from ..training.settings import TrainingSettings
 from ..training.stages import new_branch, seeded
-from ..training.store import ClipStore
 from ..training.trainer import Trainer, TrainingData
 from ..training.validation import LoopTest
 

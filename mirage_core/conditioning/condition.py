@@ -12,7 +12,7 @@ from torch import Tensor
 from ..constants import LATENT_CHANNELS
 from ..errors import ShapeError
 from ..readout.detail import point_planes
-from ..readout.render import Readout
+from ..readout.readout import Readout
 from ..validate import expect_shape
 from .features import SideFeature, stack_features
 from .segments import Segments

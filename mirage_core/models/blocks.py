@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from torch import Tensor, nn
 
-from ..conditioning.branch import BranchConfig
+from ..checkpoints.branch import BranchConfig
 from ..constants import LATENT_CHANNELS, PATCH_SIZE
 
 PATCH = (1, PATCH_SIZE, PATCH_SIZE)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..conditioning.branch import HEADS_KEY, Shape
+from ..checkpoints.branch import HEADS_KEY, Shape
 from ..errors import ModelMismatchError
 
 

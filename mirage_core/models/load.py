@@ -12,22 +12,22 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor
 
-from ..conditioning.branch import BranchConfig
-from ..conditioning.branch_file import BranchWeights, load_branch, shapes_of
-from ..conditioning.features import format_features
-from ..conditioning.names import is_branch, to_diffusers
-from ..errors import ModelMismatchError
-from ..tensor_files import expect_tensors
-from .gguf_file import read_gguf_header, read_gguf_tensors
-from .transformer import MirageTransformer3DModel
-from .transformer_format import (
+from ..checkpoints.branch import BranchConfig
+from ..checkpoints.branch_file import BranchWeights, load_branch, shapes_of
+from ..checkpoints.names import is_branch, to_diffusers
+from ..checkpoints.transformer_format import (
     TransformerFormat,
     open_transformer,
     plain_name,
     read_format,
     transformer_folder,
 )
-from .weight_files import keep_float32_words, load_into, parameter_type
+from ..checkpoints.weight_files import keep_float32_words, load_into, parameter_type
+from ..conditioning.features import format_features
+from ..errors import ModelMismatchError
+from ..tensor_files import expect_tensors
+from .gguf_file import read_gguf_header, read_gguf_tensors
+from .transformer import MirageTransformer3DModel
 
 SideInit = Literal["zero", "copy"]
 """How a new side branch begins: random with outputs of zero, or as copies of the backbone's

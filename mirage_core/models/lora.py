@@ -9,8 +9,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.lora_format import LoraFile, read_lora
 from ..errors import ModelMismatchError
-from .lora_format import LoraFile, read_lora
 
 _WIDE: Final = (torch.float32, torch.bfloat16, torch.float16)
 

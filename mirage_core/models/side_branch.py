@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, cast
 import torch
 from torch import nn
 
-from ..conditioning.branch import BranchConfig
+from ..checkpoints.branch import BranchConfig
 from ..conditioning.features import format_features, parse_features
 from ..errors import ModelMismatchError, ValueRangeError
 from .blocks import BlockOptions, side_modules

@@ -12,10 +12,16 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor
 
-from ..conditioning.branch import Shape
+from ..checkpoints.branch import Shape
+from ..checkpoints.weight_files import (
+    WeightFiles,
+    load_into,
+    open_weights,
+    read_config,
+    weight_paths,
+)
 from ..errors import MirageError, ModelMismatchError
 from ..tensor_files import read_tensors
-from .weight_files import WeightFiles, load_into, open_weights, read_config, weight_paths
 
 MAX_TOKENS: Final = 512
 """Tokens of a prompt; longer ones are cut, shorter ones are followed by zeros."""

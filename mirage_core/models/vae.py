@@ -13,11 +13,11 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
+from ..checkpoints.vae_format import infer_config, not_wan22, to_diffusers
+from ..checkpoints.weight_files import load_into, open_weights, read_config, weight_paths
 from ..constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, WAN_CODEC
 from ..errors import ShapeError, ValueRangeError
 from ..validate import expect_frame_count, expect_frame_size, expect_shape, expect_token_channels
-from .vae_format import infer_config, not_wan22, to_diffusers
-from .weight_files import load_into, open_weights, read_config, weight_paths
 
 OnPart = Callable[[int], None]
 """Gets the number of parts done; may raise to cancel."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..constants import SPATIAL_STRIDE
-from ..readout.render import Readout
+from ..readout.readout import Readout
 from ..validate import expect_shape
 
 RELAXATION_STEPS: Final = 24

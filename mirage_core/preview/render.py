@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ..cache.sampling import source_cameras
+from ..cache.footprints import source_cameras
 from ..cache.types import LatentCache
+from ..codecs.dct import EmbeddedCodec
 from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE
-from ..embedded.codec import EmbeddedCodec
 from ..errors import ModelMismatchError
 from ..geometry.camera import latent_size
 from ..geometry.trajectory import Trajectory
 from ..geometry.transform import invert_rigid
-from ..readout.render import Readout, grid_intrinsics, read_winners
+from ..readout.readout import Readout, grid_intrinsics, read_winners
 from ..validate import expect_shape
 from .fill import fill_tokens_and_depth
 from .placement import PlacedPatches, draw

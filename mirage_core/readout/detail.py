@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..geometry.camera import projection_matrices
-from .render import Readout, grid_intrinsics
+from .readout import Readout, grid_intrinsics
 
 
 def point_planes(readout: Readout) -> tuple[Tensor, Tensor]:

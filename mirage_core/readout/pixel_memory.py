@@ -24,7 +24,7 @@ from ..geometry.camera import PixelConvention, latent_size
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.trajectory import Trajectory
 from ..validate import expect_frame_count, expect_shape
-from .render import Readout, read_winners
+from .readout import Readout, read_winners
 
 SEEN_SHARE: Final = 0.5
 """A latent cell counts as visible when at least this share of its pixels was seen."""

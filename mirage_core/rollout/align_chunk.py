@@ -13,14 +13,14 @@ from torch import Tensor
 
 from ..cache.build import WriteConfig
 from ..errors import GeometryError
-from ..geometry.agreement import expect_same_lens, expect_same_path
 from ..geometry.align import AlignConfig, Alignment, align_depth, depth_edges
 from ..geometry.depth import downsample_depth, flying_points
+from ..geometry.expect_cameras import expect_same_lens, expect_same_path
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.masks import MaskGrowth, exclusion, expect_not_all
-from ..readout.agreement import depth_pairs
-from ..readout.render import grid_intrinsics
-from .contradiction import ContradictionConfig
+from ..readout.depth_pairs import depth_pairs
+from ..readout.readout import grid_intrinsics
+from ..writing.consistency import ContradictionConfig
 from .state import RolloutState
 from .update import at_latent_frames, of_chunk
 

@@ -16,11 +16,11 @@ from ..geometry.camera import projection_matrices
 from ..geometry.trajectory import Trajectory
 from ..readout.detail import point_planes
 from ..readout.overlap import Views, best_overlaps
+from ..readout.readout import Readout, grid_intrinsics
 from ..readout.references import MAX_REFERENCES, MIN_OVERLAP
-from ..readout.render import Readout, grid_intrinsics
 from ..validate import expect_range, expect_shape
 from .plan import Chunk
-from .spool import load_record
+from .run_folder import load_record
 from .state import ChunkRecord, RolloutState
 
 PRECEDING: Final = 2

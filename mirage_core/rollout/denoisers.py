@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
+from ..codecs.base import LatentCodec
+from ..codecs.dct import EmbeddedCodec
 from ..conditioning.condition import Condition
 from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE
-from ..embedded.codec import EmbeddedCodec
 from ..errors import ModelMismatchError
 from ..models.denoiser import MirageDenoiser
 from ..preview.render import drawn_latents
-from .generate import LatentCodec, SceneSource
+from .generate import SceneSource
 
 WhiteSource = Callable[[int, int, int], Tensor]
 """Latent (C, n + 1, h, w) of a white video, from 4n + 1 pixel frames, height and width, such as

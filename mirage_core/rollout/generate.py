@@ -7,49 +7,36 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from ..cache.build import append_all, observe
 from ..cache.types import LatentCache
+from ..codecs.base import LatentCodec
 from ..conditioning.condition import Condition
 from ..constants import TEMPORAL_STRIDE
 from ..errors import ModelMismatchError, ResumeError
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.trajectory import Trajectory
 from ..log import logger
-from ..readout.render import Readout, read
+from ..readout.readout import Readout, read
 from ..sampling.noise import chunk_noise
 from ..sampling.schedule import sigma_grid
 from ..sampling.solve import Denoise, sample
 from ..validate import expect_frame_size, expect_shape
 from .context import chunk_condition
-from .depth import DepthSource
+from .decode import context_latents, decode_with_context
+from .depth_source import DepthSource
 from .progress import seconds_left
 from .remember import ChunkMasks, remember_chunk
-from .seam import context_latents, decode_with_context
+from .run_folder import commit, finish, open_folder
 from .settings import GenerationSettings
-from .spool import commit, finish, open_folder
 from .state import RolloutState, chunk_seed, rollout_id
 
 STAGES: Final = ("decoding", "depth", "memory", "saving")
 """What follows the sampling of a chunk; each counts as one step in the estimate of time."""
-
-
-class LatentCodec(Protocol):
-    """Pixels to model-space latents and back, such as `mirage_core.models.vae.WanCodec`."""
-
-    @property
-    def name(self) -> str:
-        """Under which a memory remembers whose tokens it holds."""
-
-    def encode_each(self, frames: Tensor, /) -> Tensor:
-        """Pictures (F, H, W, 3) in 0..1, each alone, to (C, F, h, w)."""
-
-    def decode(self, latents: Tensor, /) -> Tensor:
-        """Latents (C, T, h, w) of a video to (4T - 3, H, W, 3) frames in 0..1."""
 
 
 DenoiserFactory = Callable[[Condition], Denoise]

@@ -11,13 +11,13 @@ from torch import Tensor
 from ..cache.build import Observation
 from ..cache.types import LatentCache
 from ..geometry.frame_geometry import FrameGeometry
-from ..readout.render import grid_intrinsics
+from ..readout.readout import grid_intrinsics
+from ..writing.consistency import ContradictionConfig, find_contradictions, forget
+from ..writing.policy import WriteRules
+from ..writing.views import DETAIL, Witnesses, cell_range
 from .align_chunk import AlignedGeometry, PrepareConfig, align_to_memory, hidden_cells
-from .contradiction import ContradictionConfig, find_contradictions, forget
-from .policy import WriteRules
 from .state import RolloutState
 from .update import Encoder, chunk_observation
-from .witnesses import DETAIL, Witnesses, cell_range
 
 
 @dataclass(frozen=True)

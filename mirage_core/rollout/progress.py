@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .spool import chunk_path
+from .run_folder import chunk_path
 from .state import RolloutState
 
 LOOK_BACK = 5

@@ -9,9 +9,9 @@ from torch import Tensor
 from ..cache.types import LatentCache
 from ..geometry.align import AlignConfig
 from ..geometry.frame_geometry import FrameGeometry
+from ..writing.consistency import ContradictionConfig
+from ..writing.policy import WriteRules, write
 from .align_chunk import PrepareConfig
-from .contradiction import ContradictionConfig
-from .policy import WriteRules, write
 from .prepare import ObservationReport, prepare_observation, without_gone
 from .settings import GenerationSettings
 from .state import RolloutState

@@ -11,7 +11,7 @@ from ..cache.build import Observation, WriteConfig, observe
 from ..constants import TEMPORAL_STRIDE
 from ..errors import ShapeError
 from ..geometry.frame_geometry import FrameGeometry
-from ..readout.render import grid_intrinsics
+from ..readout.readout import grid_intrinsics
 from ..validate import expect_shape
 from .state import RolloutState
 

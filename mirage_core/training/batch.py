@@ -18,7 +18,7 @@ from ..conditioning.condition import Condition
 from ..conditioning.features import Features
 from ..conditioning.segments import Segments
 from ..errors import ShapeError
-from .clip import TrainingClip
+from .data.clip import TrainingClip
 from .flow import draw_sigmas, noisy, timesteps
 from .settings import TrainingSettings
 

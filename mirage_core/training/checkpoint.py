@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from ..conditioning.branch_file import shapes_of
+from ..checkpoints.branch_file import shapes_of
 from ..errors import MirageError, ResumeError
 from ..files import atomic_write, discard_unfinished, storage_error
 from ..log import logger

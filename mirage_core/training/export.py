@@ -9,9 +9,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from ..conditioning.branch import HEADS_KEY
-from ..conditioning.branch_file import save_branch
-from ..conditioning.names import is_branch, to_released
+from ..checkpoints.branch import HEADS_KEY
+from ..checkpoints.branch_file import save_branch
+from ..checkpoints.names import is_branch, to_released
 from ..tensor_files import write_tensors
 from .stages import ADAPTER
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from .batch import BatchMaker, TrainingBatch
+from .data.store import ClipStore
 from .order import BATCH_SEED, ClipOrder, Position, mixed_seed
-from .store import ClipStore
 
 
 @dataclass(frozen=True, eq=False)

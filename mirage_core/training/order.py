@@ -13,8 +13,8 @@ from typing import Any, Final
 import torch
 
 from ..errors import ResumeError, ShapeError
-from .shards import ClipSizes
-from .store import ClipStore
+from .data.shards import ClipSizes
+from .data.store import ClipStore
 
 WEIGHTS_SEED: Final = 0
 ORDER_SEED: Final = 1

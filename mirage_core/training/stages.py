@@ -10,9 +10,9 @@ import torch
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from ..conditioning.branch import BranchConfig
+from ..checkpoints.branch import BranchConfig
+from ..checkpoints.names import is_branch
 from ..conditioning.features import parse_features
-from ..conditioning.names import is_branch
 from ..errors import ModelMismatchError
 from ..models.transformer import BACKBONE_ATTENTION
 from .order import WEIGHTS_SEED, mixed_seed

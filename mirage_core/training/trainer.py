@@ -18,6 +18,7 @@ from ..files import ensure_writable_folder
 from ..log import logger
 from .batch import BatchMaker
 from .checkpoint import TrainingState, has_state, load_state, save_state, tidy
+from .data.store import ClipStore
 from .export import export_weights
 from .feed import Feed
 from .flow import flow_loss
@@ -27,7 +28,6 @@ from .order import ClipOrder, Position
 from .processes import Processes, like, local, whole
 from .settings import DTYPES, SETTINGS, TrainingSettings
 from .stages import prepare_model, seeded
-from .store import ClipStore
 from .validation import LoopTest, describe, held_out_loss
 
 LOGS: Final = "logs"

@@ -16,31 +16,26 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from ..codecs.base import LatentCodec
 from ..conditioning.condition import Condition
-from ..embedded.scene import ProceduralScene
-from ..evaluation.metrics import psnr
 from ..geometry.frame_geometry import FrameGeometry
-from ..geometry.presets import preset_trajectory
 from ..geometry.trajectory import Trajectory, intrinsics_from_fov
+from ..metrics import psnr
 from ..rollout.denoisers import TransformerDenoisers, WhiteSource, scene_source
-from ..rollout.depth import KnownDepth
-from ..rollout.generate import (
-    DenoiserFactory,
-    GenerationModels,
-    LatentCodec,
-    begin,
-    generate,
-)
+from ..rollout.depth_source import KnownDepth
+from ..rollout.generate import DenoiserFactory, GenerationModels, begin, generate
+from ..rollout.run_folder import all_latents
 from ..rollout.settings import GenerationSettings
-from ..rollout.spool import all_latents
 from ..sampling.solve import Denoise
+from ..scenes.scene import ProceduralScene
+from ..trajectories.presets import preset_trajectory
 from .batch import BatchMaker
+from .data.store import ClipStore
 from .flow import flow_loss, spaced_sigmas
 from .forward import precision, velocity
 from .order import VALIDATION_SEED, mixed_seed
 from .processes import Processes
 from .settings import TrainingSettings
-from .store import ClipStore
 
 LEVELS: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Where on the noise schedule the held-out loss is measured; the same for every clip."""

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from comfy_client import ComfyClient
-from comfy_server import ComfyServer
-from frontend_page import READY, SOFTWARE_GRAPHICS, TIMEOUT, open_page
+from dev.comfy_client import ComfyClient
+from dev.comfy_server import ComfyServer
+from dev.frontend_page import READY, SOFTWARE_GRAPHICS, TIMEOUT, open_page
 
 BUILD = """async ({ id, width, height, values }) => {
     const empty = { id, last_node_id: 0, last_link_id: 0, nodes: [], links: [], version: 0.4 };
@@ -190,8 +190,8 @@ class Studio:
         self.page.wait_for_function(f"wanted => ({found}) === wanted", arg=modern)
 
     def import_module(self, name: str) -> str:
-        """Code that imports a module of the widget."""
-        return f"await import('/extensions/mirage/widget/{name}.mjs')"
+        """Code that imports a module by its path below ``js``."""
+        return f"await import('/extensions/mirage/{name}.mjs')"
 
     def newest(self, pattern: str) -> Path:
         """The newest file that the server saved."""

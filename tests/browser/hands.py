@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 ON_SCREEN = """(w, point) => {
-    const [x, y] = w.viewport.eye.project(point);
+    const [x, y] = w.viewport.controls.project(point);
     const { canvas } = w.viewport;
     const box = canvas.getBoundingClientRect();
     return [box.left + (x / canvas.width) * box.width, box.top + (y / canvas.height) * box.height];

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from comfy_client import ComfyClient
-from comfy_server import PACK, ComfyServer
-from frontend_page import open_page
-from workflow_flatten import flatten, model_files
+from dev.comfy_client import ComfyClient
+from dev.comfy_server import PACK, ComfyServer
+from dev.frontend_page import open_page
+from workflows.flatten import flatten, model_files
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 

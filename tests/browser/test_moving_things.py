@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from comfy_client import ComfyClient
-from comfy_server import PACK, ComfyServer
-from dynamics_graphs import FILES, MOVING_THINGS
-from frontend_page import READY, TIMEOUT, open_page
+from dev.comfy_client import ComfyClient
+from dev.comfy_server import PACK, ComfyServer
+from dev.frontend_page import READY, TIMEOUT, open_page
+from workflows.dynamics import FILES, MOVING_THINGS
 
 from .test_frontend import LISTEN, load, screenshot
 
@@ -53,7 +53,7 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     base = tmp_path_factory.mktemp("moving_things")
     target = base / "custom_nodes" / "tiny_dynamics" / "__init__.py"
     target.parent.mkdir(parents=True)
-    shutil.copyfile(PACK / "tools" / "tiny_dynamics.py", target)
+    shutil.copyfile(PACK / "tests" / "support" / "tiny_dynamics.py", target)
     # ComfyUI's default for attention on a CPU takes many times as long.
     options = ["--use-pytorch-cross-attention"]
     with ComfyServer(base, comfyui=comfyui_path, extra_args=options) as running:

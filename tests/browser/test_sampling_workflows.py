@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from comfy_client import ComfyClient
-from comfy_server import PACK, ComfyServer
-from frontend_page import READY, TIMEOUT, open_page
-from sampling_graphs import FILES
+from dev.comfy_client import ComfyClient
+from dev.comfy_server import PACK, ComfyServer
+from dev.frontend_page import READY, TIMEOUT, open_page
 from tiny_install import SERVER_ARGS, install
-from workflow_flatten import flatten
+from workflows.flatten import flatten
+from workflows.sampling import FILES
 
 from .test_frontend import (
     BOXES,

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from comfy_client import ComfyClient
-from comfy_server import PACK
-from mirage_core.geometry.keyframes import keyframe_trajectory, keyframes_from_json
-from mirage_core.geometry.presets import PRESETS
-from mirage_core.geometry.trajectory_io import load_trajectory
+from dev.comfy_client import ComfyClient
+from dev.comfy_server import PACK
+from mirage_core.trajectories.files import load_trajectory
+from mirage_core.trajectories.keyframes import keyframe_trajectory, keyframes_from_json
+from mirage_core.trajectories.presets import PRESETS
 
 from .hands import KEYFRAMES, at, button, drag, drag_keyframe, press, stored
 
@@ -27,7 +27,7 @@ MOVES = 5
 OFF_MIDDLE = """(w, point) => {
     const { canvas } = w.viewport;
     w.viewport.render();
-    const [x, y] = w.viewport.eye.project(point);
+    const [x, y] = w.viewport.controls.project(point);
     const box = canvas.getBoundingClientRect();
     return [
         box.left + (x / canvas.width) * box.width - 800,
@@ -212,7 +212,7 @@ def test_the_nodes_own_inputs_move_the_drawn_path(studio: Any, modern: bool) -> 
 
 def test_a_path_is_drawn_by_dragging(studio: Any, modern: bool) -> None:
     button(studio, "Draw a path by dragging").click()
-    assert studio.widget("(w) => w.viewport.eye.view") == "top"
+    assert studio.widget("(w) => w.viewport.controls.view") == "top"
     start = studio.widget("(w) => w.model.scene.start.position")
     x, y = press(studio, at(studio, start, beside=(0, -5)))
     for dx, dy in ((10, -7), (22, -20), (30, -33), (24, -45)):

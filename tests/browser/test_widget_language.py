@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from comfy_client import ComfyClient
-from comfy_server import PACK
+from dev.comfy_client import ComfyClient
+from dev.comfy_server import PACK
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 

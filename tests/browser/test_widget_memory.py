@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from comfy_server import PACK
+from dev.comfy_server import PACK
 from mirage_core.cache.io import load_cache
 
 from .conftest import WIDGET, Studio
@@ -129,13 +129,13 @@ def test_two_reports_at_once_bring_all_into_view(studio: Any, kind: str) -> None
     again.widget(
         "async (w, view) => { await Promise.all([w.show(view), w.show({ ...view })]) }", view, kind
     )
-    eye = "(w) => [w.viewport.eye.distance, ...w.viewport.eye.target]"
-    seen = again.widget(eye, kind=kind)
+    controls = "(w) => [w.viewport.controls.distance, ...w.viewport.controls.target]"
+    seen = again.widget(controls, kind=kind)
     place = again.page.locator(".mirage-widget").filter(
         has=again.page.locator(".mirage-facts" if kind == INFO else ".mirage-timeline")
     )
     place.get_by_label("Show everything", exact=True).click()
-    assert again.widget(eye, kind=kind) == seen
+    assert again.widget(controls, kind=kind) == seen
     studio.build()
     studio.see()
 

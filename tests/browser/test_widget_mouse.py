@@ -19,7 +19,7 @@ CORNER = """(w) => {
 """A place of the view where nothing is that could be dragged."""
 
 LOOK = """(w) => {
-    const { view, yaw, pitch, target, distance } = w.viewport.eye;
+    const { view, yaw, pitch, target, distance } = w.viewport.controls;
     return { view, yaw, pitch, target: [...target], distance };
 }"""
 PANEL = "Comfy.RightSidePanel.IsOpen"
@@ -59,7 +59,7 @@ def test_dragging_orbits(studio: Any, untouched: None) -> None:
 @pytest.mark.parametrize("how", ["right", "Shift"])
 def test_the_right_button_or_shift_pans(studio: Any, untouched: None, how: str) -> None:
     before = studio.widget(LOOK)
-    seen = "(w, point) => w.viewport.eye.project(point).slice(0, 2)"
+    seen = "(w, point) => w.viewport.controls.project(point).slice(0, 2)"
     ratio = studio.widget("(w) => w.viewport.ratio")
     start = studio.widget(seen, before["target"])
     if how == "Shift":
@@ -80,10 +80,10 @@ def test_the_wheel_zooms(studio: Any, untouched: None) -> None:
     studio.page.mouse.click(x, y)
     before = studio.widget(LOOK)
     studio.page.mouse.wheel(0, -200)
-    studio.wait("(w, from) => w.viewport.eye.distance < 0.9 * from", before["distance"])
+    studio.wait("(w, from) => w.viewport.controls.distance < 0.9 * from", before["distance"])
     studio.page.mouse.wheel(0, 200)
     studio.wait(
-        "(w, from) => Math.abs(w.viewport.eye.distance / from - 1) < 1e-6", before["distance"]
+        "(w, from) => Math.abs(w.viewport.controls.distance / from - 1) < 1e-6", before["distance"]
     )
     after = studio.widget(LOOK)
     assert [after[k] for k in ("yaw", "pitch", "target")] == [

@@ -12,21 +12,22 @@ import torch
 
 from mirage_core.cache.io import load_cache
 from mirage_core.constants import TEMPORAL_STRIDE
-from mirage_core.geometry.keyboard import keyboard_trajectory
-from mirage_core.geometry.keyframes import (
+from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
+from mirage_core.geometry.transform import rigid, rotation_about
+from mirage_core.readout.readout import read
+from mirage_core.trajectories.files import load_trajectory
+from mirage_core.trajectories.keyboard import keyboard_trajectory
+from mirage_core.trajectories.keyframes import (
     Keyframe,
     keyframe_trajectory,
     keyframes_from_json,
     keyframes_to_json,
 )
-from mirage_core.geometry.presets import EASINGS, PRESETS, preset_trajectory
-from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
-from mirage_core.geometry.trajectory_io import load_trajectory
-from mirage_core.geometry.transform import rigid, rotation_about
-from mirage_core.readout.render import read
+from mirage_core.trajectories.presets import EASINGS, PRESETS, preset_trajectory
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
+MODULES = ("keyframes", "presets", "walk")
 WIDTH, HEIGHT, FOV, DEPTH = 832, 480, 64.0, 2.7
 LENS = {"intrinsics": intrinsics_from_fov(WIDTH, HEIGHT, FOV), "width": WIDTH, "height": HEIGHT}
 
@@ -62,7 +63,7 @@ def scene(start: torch.Tensor | None = None) -> dict[str, Any]:
 
 def drawn(studio: Any, imports: str, path: str, start: Any, argument: Any) -> Any:
     """A path that the widget's code makes."""
-    modules = {name: studio.import_module(name) for name in ("keyframes", "presets", "walk")}
+    modules = {name: studio.import_module(f"trajectory/{name}") for name in MODULES}
     code = PATH.format(imports=imports.format(**modules), path=path)
     return studio.page.evaluate(code, {"scene": scene(start), "argument": argument})
 
@@ -128,7 +129,8 @@ def test_what_the_widget_writes_means_the_same_on_the_server(studio: Any, space:
     found = drawn(studio, imports, "keyframePath(keyframes, 97, scene)", start, argument)
     text = studio.page.evaluate(
         f"""async ([scene, argument]) => {{
-            const {{ parseKeyframes, writeKeyframes }} = {studio.import_module("keyframes")};
+            const {{ parseKeyframes, writeKeyframes }} =
+                {studio.import_module("trajectory/keyframes")};
             const {{ keyframes }} = parseKeyframes(argument.text, scene);
             return writeKeyframes(keyframes, scene, argument.space);
         }}""",
@@ -180,7 +182,7 @@ def test_presets_become_few_keyframes_that_follow_them(studio: Any, preset: str)
     wanted = preset_trajectory(preset, 97, scene_depth=DEPTH, there_and_back=True, **LENS)
     away = np.reshape(found[1], (97, 3)) - wanted.positions.numpy()
     assert np.linalg.norm(away, axis=1).max() < 0.013 * DEPTH
-    code = imports.format(**{n: studio.import_module(n) for n in ("keyframes", "presets", "walk")})
+    code = imports.format(**{n: studio.import_module(f"trajectory/{n}") for n in MODULES})
     count = studio.page.evaluate(
         f"async ({{ scene, argument }}) => {{ {code} return keys.length }}",
         {"scene": scene(), "argument": move},

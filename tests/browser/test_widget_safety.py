@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mirage_core.geometry.keyframes import Keyframe, keyframes_to_json
+from mirage_core.trajectories.keyframes import Keyframe, keyframes_to_json
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
@@ -117,7 +117,7 @@ def test_reports_of_the_wrong_kind(built: Any, view: Any) -> None:
 
 def test_a_damaged_file_of_points_is_refused(built: Any) -> None:
     code = f"""async () => {{
-        const {{ decodePoints }} = {built.import_module("points")};
+        const {{ decodePoints }} = {built.import_module("viewer/points")};
         const bytes = new Uint8Array(200);
         bytes.set([..."MIRPTS01"].map((c) => c.charCodeAt(0)));
         new DataView(bytes.buffer).setUint32(8, 0xffffffff, true);

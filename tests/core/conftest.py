@@ -17,18 +17,18 @@ from torch import Tensor
 
 from mirage_core.cache.build import Observation, WriteConfig, append_all, observe
 from mirage_core.cache.types import CacheBlock, LatentCache
-from mirage_core.conditioning.names import to_diffusers
-from mirage_core.embedded.codec import EmbeddedCodec
+from mirage_core.checkpoints.names import to_diffusers
+from mirage_core.codecs.dct import EmbeddedCodec
 from mirage_core.geometry.camera import PixelConvention
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid, rigid, rotation_about
 from mirage_core.preview.fill import fill_readout
-from mirage_core.readout.render import read
-from mirage_core.rollout.policy import write
-from mirage_core.rollout.spool import commit, open_folder
+from mirage_core.readout.readout import read
+from mirage_core.rollout.run_folder import commit, open_folder
 from mirage_core.rollout.state import RolloutState, rollout_id
 from mirage_core.rollout.update import chunk_observation
+from mirage_core.writing.policy import write
 
 # No deadline, since machines are busy; derandomised, since a failure must show again.
 settings.register_profile("mirage", deadline=None, derandomize=True)

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from mirage_core.errors import ShapeError
-from mirage_core.evaluation.contact_sheet import contact_sheet
-from mirage_core.evaluation.metrics import MAX_PSNR, psnr, returns_to_start
-from mirage_core.evaluation.report import closed_loop_psnr, describe
+from mirage_core.metrics import MAX_PSNR, psnr, returns_to_start
+from mirage_core.rollout.contact_sheet import contact_sheet
 from mirage_core.rollout.progress import seconds_left, time_left
-from mirage_core.rollout.spool import chunk_path, finish
+from mirage_core.rollout.report import closed_loop_psnr, describe
+from mirage_core.rollout.run_folder import chunk_path, finish
 from mirage_core.rollout.state import RolloutState
 from mirage_core.rollout.video import read_frames
 

@@ -17,13 +17,13 @@ from mirage_core.errors import PlanError
 from mirage_core.geometry.camera import PixelConvention, scale_intrinsics
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.transform import invert_rigid
+from mirage_core.readout.readout import read_winners
 from mirage_core.readout.references import (
     points_in_view,
     select_references,
     voxel_keys,
     voxel_overlap,
 )
-from mirage_core.readout.render import read_winners
 from mirage_core.rollout.plan import plan_chunks
 
 RELEASED = PixelConvention.RELEASED

@@ -26,7 +26,7 @@ from mirage_core.ops.kernels import Grid, Memory
 from mirage_core.ops.operators import gather_rows, read_tokens, run_bounds, splat_keys
 from mirage_core.ops.registration import operator
 from mirage_core.ops.splat import point_bounds
-from mirage_core.readout.render import read, read_winners
+from mirage_core.readout.readout import read, read_winners
 from readout_cases import CLOUDS, cloud, memory, noise, same_bits, views
 
 pytestmark = pytest.mark.gpu

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from comfy_server import PACK
+from dev.comfy_server import PACK
 
 from .sampling_kit import Kit
 

@@ -34,9 +34,9 @@ class Kit:
         self.nodes = pack.nodes
         self.core = pack.mirage_core
         self.errors = pack.mirage_core.errors
-        self.sampling = pack.nodes.adapters_sampling
-        self.models = pack.nodes.adapters_model
-        self.adapters = pack.nodes.adapters
+        self.sampling = pack.nodes.comfy.chunk_guide
+        self.models = pack.nodes.comfy.model
+        self.vae_border = pack.nodes.comfy.vae
         self._model: Any = None
         self._branches: dict[Any, Any] = {}
         self.kept: dict[Any, Any] = {}
@@ -75,7 +75,7 @@ class Kit:
 
     def config(self, features: str, shared: bool, **changes: Any) -> Any:
         parse = self.module("conditioning.features").parse_features
-        own = self.module("conditioning.branch").BranchConfig
+        own = self.module("checkpoints.branch").BranchConfig
         plain = branch_config(SIZE)
         known = {"layers": plain.layers, "dim": plain.dim, "ffn_dim": plain.ffn_dim}
         known |= {"heads": plain.heads, "features": parse(features), "shared_embedding": shared}
@@ -91,7 +91,7 @@ class Kit:
         tokens = torch.randn(48, 1, rows, columns, generator=dice).half()
         holes = torch.rand(1, rows, columns, generator=dice) < 0.2
         cache = self.memory(tokens, trajectory, codec, holes)
-        return self.module("readout.render").read(cache, trajectory)
+        return self.module("readout.readout").read(cache, trajectory)
 
     def memory(self, tokens: Tensor, trajectory: Any, codec: str, holes: Tensor | None) -> Any:
         """A memory of one picture (48, 1, h, w), seen by the first camera at a depth of 2."""
@@ -138,7 +138,7 @@ class Kit:
         """LATENT of the given picture."""
         dice = torch.Generator().manual_seed(seed)
         tokens = torch.randn(48, 1, *grid[1:], generator=dice)
-        return self.adapters.make_latent(tokens)
+        return self.vae_border.make_latent(tokens)
 
     def condition(self, references: int = 0, preceding: int = 0, seed: int = 3) -> Any:
         """A readout with clean frames beside it."""
@@ -164,7 +164,7 @@ class Kit:
     ) -> tuple[Any, dict[str, Tensor]]:  # fmt: skip
         """What Mirage Apply does once it has a condition."""
         model = model or self.model
-        first = self.adapters.latent_tokens(self.first_latent(), "x")
+        first = self.vae_border.latent_tokens(self.first_latent(), "x")
         side = None
         if branch is not None:
             config = branch.fitted(model.model.diffusion_model)

@@ -22,21 +22,21 @@ class Shot:
 
     def __init__(self, pack: ModuleType, folder: Path) -> None:
         self.pack = pack
-        self.vae = self.module("nodes.adapters").EmbeddedVAE()
-        scene_node = self.module("nodes.embedded_nodes").MirageEmbeddedScene
+        self.vae = self.module("nodes.comfy.vae").EmbeddedVAE()
+        scene_node = self.module("nodes.embedded").MirageEmbeddedScene
         image, geometry = scene_node.execute(16, WIDTH, HEIGHT, 70.0).result
-        cache, first = self.module("nodes.cache_nodes").MirageCacheInit.execute(
+        cache, first = self.module("nodes.memory").MirageCacheInit.execute(
             image, geometry, self.vae, "bilinear", True, "paper"
         ).result
-        path = self.module("mirage_core.geometry.presets").preset_trajectory(
+        path = self.module("mirage_core.trajectories.presets").preset_trajectory(
             "truck", FRAMES, intrinsics=geometry.intrinsics[0], width=WIDTH, height=HEIGHT,
             scene_depth=geometry.typical_depth(), amount=0.2,
         )  # fmt: skip
-        tokens = self.module("nodes.adapters").latent_tokens(first, "first")
+        tokens = self.module("nodes.comfy.vae").latent_tokens(first, "first")
         states = self.module("mirage_core.rollout.state")
         state = states.RolloutState(path, cache, tokens, 0, "a" * 64, folder)
-        self.state = self.module("mirage_core.rollout.spool").open_folder(state)
-        reading = self.module("nodes.readout_nodes")
+        self.state = self.module("mirage_core.rollout.run_folder").open_folder(state)
+        reading = self.module("nodes.readout")
         self.readout = reading.MirageReadout.execute(cache, self.state.frame_cameras).result[0]
         self.images, depth = self.render(self.state.frame_cameras)
         self.latent = {"samples": self.vae.encode(self.images)}
@@ -48,7 +48,7 @@ class Shot:
 
     def render(self, cameras: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures and exact depth of the room, for cameras of the shot."""
-        room = self.module("mirage_core.embedded.scene").ProceduralScene.from_seed(16)
+        room = self.module("mirage_core.scenes.scene").ProceduralScene.from_seed(16)
         start = self.module("mirage_core.geometry.transform").invert_rigid(
             room.start_camera_to_world.double()
         )
@@ -64,7 +64,7 @@ class Shot:
 
     def align(self, geometry: Any = None, mode: str = "scale", **masks: Any) -> tuple[Any, str]:
         strict = masks.pop("strict", False)
-        node = self.module("nodes.align_nodes").MirageAlignGeometry
+        node = self.module("nodes.chunk_geometry").MirageAlignGeometry
         # ComfyUI runs a copy of the class that knows where it stands.
         placed = type("Placed", (node,), {"hidden": SimpleNamespace(unique_id="1")})
         geometry = self.geometry if geometry is None else geometry
@@ -72,9 +72,9 @@ class Shot:
 
     def update(self, geometry: Any, folder: Path | None = None, **changes: Any) -> Any:
         state = self.state if folder is None else dataclasses.replace(self.state, folder=folder)
-        state = self.module("mirage_core.rollout.spool").open_folder(state)
+        state = self.module("mirage_core.rollout.run_folder").open_folder(state)
         given = {"policy": "append", "tokens": "reencode", **changes}
-        return self.module("nodes.cache_nodes").MirageCacheUpdate.execute(
+        return self.module("nodes.memory").MirageCacheUpdate.execute(
             state, self.readout, self.latent, self.images, geometry, self.vae,
             given.pop("policy"), given.pop("tokens"), "bilinear", True, **given,
         ).result  # fmt: skip
@@ -141,8 +141,8 @@ def test_nodes_and_library_write_the_same_memory(
     after, report = shot.update(geometry, tmp_path / "nodes", policy=policy, hold_back=hold)
     prepare = shot.module("mirage_core.rollout.prepare")
     align = shot.module("mirage_core.rollout.align_chunk")
-    rules = shot.module("mirage_core.rollout.policy")
-    adapters = shot.module("nodes.adapters")
+    rules = shot.module("mirage_core.writing.policy")
+    adapters = shot.module("nodes.comfy.vae")
     config = align.PrepareConfig()
     if not hold:
         config = dataclasses.replace(config, contradiction=None)
@@ -165,7 +165,7 @@ def test_a_thing_that_left_is_forgotten_on_request(shot: Shot, tmp_path: Path) -
     freed, report = shot.update(far, tmp_path / "freed", hold_back=True)
     assert len(freed.cache) < len(kept.cache)
     assert " 0 remembered points" not in report
-    again = shot.module("mirage_core.rollout.spool").open_folder(
+    again = shot.module("mirage_core.rollout.run_folder").open_folder(
         dataclasses.replace(shot.state, folder=tmp_path / "freed")
     )
     assert again.cache.fingerprint() == freed.cache.fingerprint()
@@ -242,7 +242,7 @@ class TestBadInput:
         self, shot: Shot, errors: ModuleType, value: float
     ) -> None:
         """As MoGe and Depth Anything 3 hand them over."""
-        sources = shot.module("nodes.geometry_source_nodes")
+        sources = shot.module("nodes.geometry")
         depth = torch.full((LATENT, 64, 64), 2.0)
         depth[3] = value
         lens = torch.tensor([[0.7, 0, 0.5], [0, 0.7, 0.5], [0, 0, 1]]).repeat(LATENT, 1, 1)

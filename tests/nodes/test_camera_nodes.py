@@ -25,7 +25,7 @@ def output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def orbit(pack: ModuleType, frames: int = 17):
     path = module(pack, "mirage_core.geometry.trajectory")
-    presets = module(pack, "mirage_core.geometry.presets")
+    presets = module(pack, "mirage_core.trajectories.presets")
     return presets.preset_trajectory(
         "orbit", frames, scene_depth=3.0,
         intrinsics=path.intrinsics_from_fov(96, 64, 60), width=96, height=64,
@@ -37,7 +37,7 @@ IMAGE = torch.zeros(1, 64, 96, 3)
 
 @pytest.mark.parametrize("form", ["glTF binary", "COLMAP text", "Blender transforms.json"])
 def test_a_move_goes_out_and_comes_back(pack: ModuleType, output: Path, form: str) -> None:
-    nodes, adapters = module(pack, "nodes.camera_nodes"), module(pack, "nodes.adapters")
+    nodes, files = module(pack, "nodes.trajectory_exchange"), module(pack, "nodes.comfy.files")
     before = orbit(pack)
     written = Path(
         nodes.MirageTrajectoryExport.execute(before, form, "shots/a").ui["text"][0]
@@ -45,8 +45,8 @@ def test_a_move_goes_out_and_comes_back(pack: ModuleType, output: Path, form: st
     (name,) = [
         name
         for suffix in ("json", "txt", "glb")
-        for name in adapters.list_files(suffix)
-        if adapters.resolve_file(name) == written
+        for name in files.list_files(suffix)
+        if files.resolve_file(name) == written
     ]
     after, report = nodes.MirageTrajectoryImport.execute(
         IMAGE, name, 0, 1.0, False, 24.0
@@ -63,9 +63,9 @@ def test_a_move_goes_out_and_comes_back(pack: ModuleType, output: Path, form: st
 
 
 def test_frames_of_a_file_are_cut_to_the_time_grid(pack: ModuleType, output: Path) -> None:
-    nodes, adapters = module(pack, "nodes.camera_nodes"), module(pack, "nodes.adapters")
+    nodes, files = module(pack, "nodes.trajectory_exchange"), module(pack, "nodes.comfy.files")
     nodes.MirageTrajectoryExport.execute(orbit(pack).select(slice(16)), "glTF binary", "b")
-    (name,) = adapters.list_files("glb")
+    (name,) = files.list_files("glb")
     path, _ = nodes.MirageTrajectoryImport.execute(IMAGE, name, 0, 1.0, True, 24.0).result
     assert len(path) == 13
     assert nodes.MirageTrajectoryImport.validate_inputs(frames=12) is not True
@@ -75,7 +75,7 @@ def test_cameras_of_comfyui_make_a_path(pack: ModuleType) -> None:
     """Create Camera Info is the real node; its cameras are passed in order."""
     from comfy_extras.nodes_gaussian_splat import CreateCameraInfo
 
-    nodes = module(pack, "nodes.camera_nodes")
+    nodes = module(pack, "nodes.trajectory_exchange")
     places = [(0.0, 0.0, 0.0), (1.0, 0.5, 0.0)]
     cameras = [
         CreateCameraInfo.execute(
@@ -101,7 +101,7 @@ def test_a_frame_becomes_a_camera_that_comfyui_reads_alike(pack: ModuleType) -> 
     """ComfyUI's own splat renderer takes the same right, down and forward from it."""
     from comfy_extras.nodes_gaussian_splat import _camera_basis
 
-    nodes = module(pack, "nodes.camera_nodes")
+    nodes = module(pack, "nodes.trajectory_exchange")
     before = orbit(pack)
     camera, cameras = nodes.MirageTrajectoryCamera.execute(before, -1).result
     assert len(cameras) == 5 and cameras[-1] == camera
@@ -116,7 +116,7 @@ def test_a_frame_becomes_a_camera_that_comfyui_reads_alike(pack: ModuleType) -> 
 
 
 def test_photographs_make_a_path(pack: ModuleType) -> None:
-    nodes = module(pack, "nodes.camera_nodes")
+    nodes = module(pack, "nodes.trajectory_exchange")
     core = module(pack, "mirage_core.geometry.frame_geometry")
     errors = module(pack, "mirage_core.errors")
     path = orbit(pack, 5)

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from comfy_client import ComfyClient
-from comfy_server import PACK, PACK_NAME, ComfyServer
+from dev.comfy_client import ComfyClient
+from dev.comfy_server import PACK, PACK_NAME, ComfyServer
 from mirage_core import errors
-from mirage_core.geometry.presets import EASINGS, PRESETS
+from mirage_core.trajectories.presets import EASINGS, PRESETS
 
 LOCALE = PACK / "locales" / "en" / "nodeDefs.json"
 README = PACK / "README.md"
@@ -101,7 +101,8 @@ class TestNodes:
 
     def test_every_help_page_shows_its_node(self, nodes, comfy_server):
         drawn = {path.stem for path in (PACK / "js" / "docs" / "images").iterdir()}
-        assert drawn == set(nodes) - {"MirageTrajectory"}, "run tools/make_node_pictures.py"
+        again = "python tools pictures.make_node_pictures"
+        assert drawn == set(nodes) - {"MirageTrajectory"}, again
         for name in nodes:
             page = PACK / "js" / "docs" / f"{name}.md"
             (target,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page.read_text(encoding="utf-8"))

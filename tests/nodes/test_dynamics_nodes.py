@@ -19,13 +19,13 @@ def test_comfyui_reads_the_prompt_as_it_is_meant(pack: ModuleType) -> None:
     parse = next(
         value for name, value in vars(sam3_clip).items() if "parse" in name and callable(value)
     )
-    nodes = module(pack, "nodes.dynamics_nodes")
+    nodes = module(pack, "nodes.dynamics")
     (prompt,) = nodes.MirageEntities.execute("1. A red car\n2. two (small) dogs", 8, 3, "").result
     assert parse(prompt) == [("red car", 3), ("small dogs", 3)]
 
 
 def test_what_is_always_looked_for_comes_first(pack: ModuleType) -> None:
-    nodes = module(pack, "nodes.dynamics_nodes")
+    nodes = module(pack, "nodes.dynamics")
     (prompt,) = nodes.MirageEntities.execute("dog, cat", 2, 1, "sea").result
     assert prompt == "sea: 1, dog: 1"
     (prompt,) = nodes.MirageEntities.execute("none", 2, 1, "").result
@@ -33,7 +33,7 @@ def test_what_is_always_looked_for_comes_first(pack: ModuleType) -> None:
 
 
 def test_the_segmentation_runs_only_when_something_may_move(pack: ModuleType) -> None:
-    nodes = module(pack, "nodes.dynamics_nodes")
+    nodes = module(pack, "nodes.dynamics")
     errors = module(pack, "mirage_core.errors")
     image = torch.zeros(5, 8, 12, 3)
     lazy = nodes.MirageDynamicMask.check_lazy_status
@@ -50,9 +50,9 @@ def test_the_segmentation_runs_only_when_something_may_move(pack: ModuleType) ->
 
 
 def test_the_estimators_of_the_node_are_those_of_the_library(pack: ModuleType) -> None:
-    from mirage_core.models.providers import PROVIDERS
+    from mirage_core.models.geometry_estimators import PROVIDERS
 
-    assert module(pack, "nodes.estimator_nodes").PROVIDERS == PROVIDERS
+    assert module(pack, "nodes.estimator").PROVIDERS == PROVIDERS
 
 
 def test_an_estimator_from_a_folder(
@@ -80,7 +80,7 @@ def test_an_estimator_from_a_folder(
     DepthAnythingForDepthEstimation(config).save_pretrained(folder)
     DPTImageProcessor(size={"height": 28, "width": 28}).save_pretrained(folder)
     monkeypatch.setattr(folder_paths, "get_folder_paths", lambda _: [str(tmp_path)])
-    nodes = module(pack, "nodes.estimator_nodes")
+    nodes = module(pack, "nodes.estimator")
     estimator = nodes.MirageLoadEstimator.execute("transformers", "tiny", 70.0).result[0]
     geometry, report = nodes.MirageEstimateGeometry.execute(
         estimator, torch.rand(2, 32, 64, 3)

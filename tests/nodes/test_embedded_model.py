@@ -26,10 +26,10 @@ def shipped(kit: Kit) -> tuple[Any, Any, list, Any]:
 
 
 def test_the_files_are_small_and_say_what_they_are(kit: Kit) -> None:
-    model = kit.module("embedded.model")
+    model = kit.module("models.bundled")
     paths = model.model_path(), model.branch_path()
     assert sum(path.stat().st_size for path in paths) <= MOST_BYTES
-    kinds = [kit.module("conditioning.branch_file").inspect(path) for path in paths]
+    kinds = [kit.module("checkpoints.branch_file").inspect(path) for path in paths]
     assert kinds == ["backbone", "branch"]
 
 
@@ -39,14 +39,14 @@ def test_comfyui_takes_it_for_wan22(kit: Kit, shipped: Any) -> None:
     assert (backbone.dim, backbone.num_heads, backbone.out_dim) == (256, 2, 48)
     assert backbone.dim // backbone.num_heads == 128
     assert branch.fitted(backbone).layers == (0, 2)
-    assert model.get_model_object("model_sampling").shift == kit.module("embedded.model").SHIFT
-    assert vae.codec.name == kit.module("embedded.codec").CODEC_NAME
+    assert model.get_model_object("model_sampling").shift == kit.module("models.bundled").SHIFT
+    assert vae.codec.name == kit.module("codecs.dct").CODEC_NAME
     (token, _), = conditioning
     assert not token.any() and token.shape == (1, 1, 4096)
 
 
 def by_graph(kit: Kit, model: Any, latent: dict[str, Tensor], conditioning: list) -> Tensor:
-    shift = kit.module("embedded.model").SHIFT
+    shift = kit.module("models.bundled").SHIFT
     sampler, sigmas = kit.nodes.MirageUniPC.execute(STEPS, shift).args
     guider = kit.comfy.samplers.CFGGuider(model)
     guider.inner_set_conds({"positive": conditioning})
@@ -56,11 +56,11 @@ def by_graph(kit: Kit, model: Any, latent: dict[str, Tensor], conditioning: list
         noise, samples, sampler, sigmas, denoise_mask=latent["noise_mask"], disable_pbar=True,
         seed=SEED,
     )  # fmt: skip
-    return kit.adapters.to_model_space(made)[0]
+    return kit.vae_border.to_model_space(made)[0]
 
 
 def by_library(kit: Kit, readout: Any, latent: dict[str, Tensor]) -> Tensor:
-    own, codec = kit.module("embedded.model"), kit.module("embedded.codec").EmbeddedCodec()
+    own, codec = kit.module("models.bundled"), kit.module("codecs.dct").EmbeddedCodec()
     transformer = own.load_embedded_transformer()
     source = kit.module("rollout.denoisers").scene_source(transformer, codec)
     of_scene = kit.module("conditioning.condition").Condition.of_scene
@@ -71,14 +71,14 @@ def by_library(kit: Kit, readout: Any, latent: dict[str, Tensor]) -> Tensor:
     return kit.module("sampling.solve").sample(
         denoise,
         kit.module("sampling.noise").chunk_noise(tuple(latent["samples"].shape[1:]), SEED),
-        kit.adapters.latent_tokens(latent, "x")[:, :1],
+        kit.vae_border.latent_tokens(latent, "x")[:, :1],
         kit.module("sampling.schedule").sigma_grid(STEPS, own.SHIFT),
     )
 
 
 def test_graph_and_library_make_the_same_chunk(kit: Kit, shipped: Any) -> None:
     model, vae, conditioning, branch = shipped
-    readout = kit.readout(codec=kit.module("embedded.codec").CODEC_NAME)
+    readout = kit.readout(codec=kit.module("codecs.dct").CODEC_NAME)
     patched, latent = kit.apply(
         model=model, readout=readout, branch=branch, vae=vae, references=0
     )
@@ -97,7 +97,7 @@ def test_its_branch_refuses_a_memory_of_another_codec(kit: Kit, shipped: Any) ->
 
 
 def test_a_missing_file_says_what_to_do(kit: Kit, monkeypatch: Any, tmp_path: Any) -> None:
-    monkeypatch.setattr(kit.module("embedded.model"), "FOLDER", tmp_path)
+    monkeypatch.setattr(kit.module("models.bundled"), "FOLDER", tmp_path)
     with pytest.raises(kit.errors.ModelMismatchError, match="Install the pack again"):
         kit.nodes.MirageEmbeddedModel.execute()
 
@@ -115,8 +115,8 @@ def test_a_rendered_shot_continues_its_picture(kit: Kit) -> None:
 
 
 def test_a_background_needs_tokens_that_can_be_drawn(kit: Kit) -> None:
-    codec = kit.module("embedded.codec").CODEC_NAME
-    vae, behind = kit.adapters.EmbeddedVAE(), torch.full((9, 64, 96, 3), 0.25)
+    codec = kit.module("codecs.dct").CODEC_NAME
+    vae, behind = kit.vae_border.EmbeddedVAE(), torch.full((9, 64, 96, 3), 0.25)
     readout = kit.readout(codec=codec)
     _, _, images = kit.nodes.MiragePreviewFill.execute(readout, vae, None, behind).args
     _, _, smooth = kit.nodes.MiragePreviewFill.execute(readout, vae).args

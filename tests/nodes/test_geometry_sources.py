@@ -26,7 +26,7 @@ def test_moge_pixels_keep_their_points(pack: ModuleType) -> None:
         torch.tensor([0.8, 1.1]), torch.tensor([0.8, 1.1]) * width / height, half, half
     )
     points = depth_map_to_point_map(depth, intrinsics=intrinsics)
-    nodes = module(pack, "nodes.geometry_source_nodes")
+    nodes = module(pack, "nodes.geometry")
     result = nodes.MirageGeometryMoGe.execute({"depth": depth, "intrinsics": intrinsics}).result
     geometry, report = result
     assert "not metric" in report
@@ -52,7 +52,7 @@ def test_depth_anything_cameras_fit_its_own_decoder(pack: ModuleType) -> None:
         "intrinsics": intrinsics,
         "extrinsics": poses,
     }
-    nodes = module(pack, "nodes.geometry_source_nodes")
+    nodes = module(pack, "nodes.geometry")
     geometry, _ = nodes.MirageGeometryDA3.execute(
         da3, fov=60.0, metric=True, sky_threshold=0.5, least_confidence=0.0
     ).result
@@ -78,7 +78,7 @@ def two_views(pack: ModuleType):
 
 
 def begin(pack: ModuleType, images: torch.Tensor, geometry):
-    nodes = module(pack, "nodes.cache_nodes")
+    nodes = module(pack, "nodes.memory")
     vae = module(pack, "nodes.adapters").EmbeddedVAE()
     return nodes.MirageCacheInit.execute(
         images, geometry, vae, "bilinear", True, "paper", None
@@ -107,7 +107,7 @@ def test_pictures_and_views_must_belong_together(pack: ModuleType) -> None:
 @pytest.mark.parametrize("views", [1, 16])
 def test_a_room_from_all_sides_is_one_surface(pack: ModuleType, views: int) -> None:
     """Photographs around a room: every remembered point lies on what all cameras agree on."""
-    room = module(pack, "mirage_core.embedded.scene").ProceduralScene.from_seed(
+    room = module(pack, "mirage_core.scenes.scene").ProceduralScene.from_seed(
         16, texture_size=64
     )
     transform = module(pack, "mirage_core.geometry.transform")
@@ -122,7 +122,7 @@ def test_a_room_from_all_sides_is_one_surface(pack: ModuleType, views: int) -> N
         depth, lens, world_to_camera=cameras.world_to_camera
     )
     cache, first = begin(pack, images, geometry)
-    reading = module(pack, "mirage_core.readout.render")
+    reading = module(pack, "mirage_core.readout.readout")
     lenses = reading.grid_intrinsics(cameras, (6, 10))
     winner, shown = reading.read_winners(cache, cameras.world_to_camera, lenses, (6, 10))
     assert float((winner >= 0).float().mean()) > 0.9
@@ -155,9 +155,9 @@ def test_pictures_without_poses_are_not_dropped_in_silence(
 def test_masks_of_other_pictures_are_refused(pack: ModuleType) -> None:
     errors = module(pack, "mirage_core.errors")
     images, geometry = two_views(pack)
-    init = module(pack, "nodes.cache_nodes").MirageCacheInit.execute
+    init = module(pack, "nodes.memory").MirageCacheInit.execute
     vae = module(pack, "nodes.adapters").EmbeddedVAE()
-    depth = module(pack, "nodes.geometry_nodes").MirageGeometry.execute
+    depth = module(pack, "nodes.geometry").MirageGeometry.execute
     for mask in (torch.zeros(1, 48, 64), torch.zeros(3, 64, 64)):
         with pytest.raises(errors.ShapeError, match="exclusion mask has another"):
             init(images, geometry, vae, "bilinear", True, "paper", mask)
@@ -174,7 +174,7 @@ def test_saved_geometry_comes_back(pack: ModuleType, monkeypatch, tmp_path) -> N
 
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
-    nodes = module(pack, "nodes.geometry_source_nodes")
+    nodes = module(pack, "nodes.geometry")
     _, geometry = two_views(pack)
     nodes.MirageGeometrySave.execute(geometry, "wall")
     (name,) = [n for n in module(pack, "nodes.adapters").list_files("safetensors") if "wall" in n]

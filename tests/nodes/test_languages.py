@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from comfy_client import ComfyClient
-from comfy_server import PACK, ComfyServer
+from dev.comfy_client import ComfyClient
+from dev.comfy_server import PACK, ComfyServer
 
 LOCALES = sorted(path for path in (PACK / "locales").iterdir() if path.is_dir())
 OTHERS = [path for path in LOCALES if path.name != "en"]

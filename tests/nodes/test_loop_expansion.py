@@ -49,11 +49,11 @@ class State:
 @pytest.fixture
 def loops(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(
-        pack.nodes.loop_nodes.adapters,
+        pack.nodes.comfy.loop_body,
         "is_output_node",
         lambda kind: kind in ("SaveVideo", "PreviewImage", "MirageRolloutResult"),
     )
-    return pack.nodes.loop_nodes
+    return pack.nodes.comfy.loop_body
 
 
 def dynamic(prompt: dict[str, Any]) -> Any:

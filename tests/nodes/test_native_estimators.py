@@ -87,7 +87,7 @@ def test_depth_anything_of_single_pictures(pack: ModuleType, estimators: Path) -
     assert {"depth", "sky", "mode"} <= set(da3)
     # Random weights call all of it sky or nothing; a threshold between keeps some.
     middle = float(da3["sky"].median().clamp(0.01, 1))
-    geometry, report = module(pack, "nodes.geometry_source_nodes").MirageGeometryDA3.execute(
+    geometry, report = module(pack, "nodes.geometry").MirageGeometryDA3.execute(
         da3, 60.0, True, middle, 0.0
     ).result
     assert geometry.size == (HEIGHT, WIDTH) and len(geometry) == 2
@@ -104,7 +104,7 @@ def test_depth_anything_of_single_pictures(pack: ModuleType, estimators: Path) -
 def test_depth_anything_of_several_views(pack: ModuleType, estimators: Path) -> None:
     da3 = run_da3(estimators, "multiview", torch.rand(3, HEIGHT, WIDTH, 3))
     assert da3["extrinsics"].shape == (1, 3, 3, 4)
-    geometry, report = module(pack, "nodes.geometry_source_nodes").MirageGeometryDA3.execute(
+    geometry, report = module(pack, "nodes.geometry").MirageGeometryDA3.execute(
         da3, 60.0, False, 0.5, 0.0
     ).result
     assert geometry.world_to_camera.shape == (3, 4, 4)
@@ -124,7 +124,7 @@ def test_depth_anything_of_several_views_by_rays(pack: ModuleType, estimators: P
     da3 = run_da3(estimators, "multiview", torch.rand(2, HEIGHT, WIDTH, 3), "ray_pose")
     middle = 2 * da3["intrinsics"][0, :, :2, 2]
     assert not torch.allclose(middle, middle.round(), atol=1e-3)
-    geometry, report = module(pack, "nodes.geometry_source_nodes").MirageGeometryDA3.execute(
+    geometry, report = module(pack, "nodes.geometry").MirageGeometryDA3.execute(
         da3, 60.0, False, 0.5, 0.0
     ).result
     poses = geometry.world_to_camera
@@ -138,7 +138,7 @@ def test_depth_anything_of_one_picture_as_several_views(
     pack: ModuleType, estimators: Path
 ) -> None:
     da3 = run_da3(estimators, "multiview", torch.rand(1, HEIGHT, WIDTH, 3))
-    geometry, report = module(pack, "nodes.geometry_source_nodes").MirageGeometryDA3.execute(
+    geometry, report = module(pack, "nodes.geometry").MirageGeometryDA3.execute(
         da3, 75.0, False, 0.5, 0.0
     ).result
     assert geometry.world_to_camera is None
@@ -159,7 +159,7 @@ def test_moge(
         model, torch.rand(2, HEIGHT, WIDTH, 3), resolution_level=0, fov_x_degrees=50.0,
         batch_size=4, force_projection=True, apply_mask=True,
     ).result[0]  # fmt: skip
-    geometry, report = module(pack, "nodes.geometry_source_nodes").MirageGeometryMoGe.execute(
+    geometry, report = module(pack, "nodes.geometry").MirageGeometryMoGe.execute(
         result
     ).result
     assert len(geometry) == 2 and geometry.size == (HEIGHT, WIDTH)
@@ -213,7 +213,7 @@ def test_sam3_tracks_into_a_mask(pack: ModuleType, monkeypatch: pytest.MonkeyPat
         ).result[0]  # fmt: skip
         mask = SAM3_TrackToMask.execute(track).result[0]
     assert mask.shape == (1, HEIGHT, WIDTH)
-    kept = module(pack, "nodes.dynamics_nodes").MirageDynamicMask.execute("dog: 2", images, mask)
+    kept = module(pack, "nodes.dynamics").MirageDynamicMask.execute("dog: 2", images, mask)
     assert torch.equal(kept.result[0], mask)
 
 

@@ -142,9 +142,9 @@ def test_strength_0_is_the_plain_model(kit: Kit, plain: Tensor) -> None:
 def test_strength_0_shows_no_earlier_frames(kit: Kit) -> None:
     """In the later chunks of a rollout too, where clean frames would change the result."""
     state = kit.second_chunk()
-    readout = kit.module("readout.render").read(state.cache, state.frame_cameras)
+    readout = kit.module("readout.readout").read(state.cache, state.frame_cameras)
     inputs = {"readout": readout, "state": state}
-    inputs["first_latent"] = kit.adapters.make_latent(state.overlap_latent)
+    inputs["first_latent"] = kit.vae_border.make_latent(state.overlap_latent)
     model, latent = kit.apply(strength=0.0, **inputs)
     plain = kit.ksampler(kit.model, latent)
     assert torch.equal(kit.ksampler(model, latent), plain)
@@ -319,7 +319,7 @@ def test_branch_without_named_layers(kit: Kit) -> None:
 
 
 def test_white_latent_is_encoded_once_per_size(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    vae, codec = kit.adapters.EmbeddedVAE(), kit.module("embedded.codec").CODEC_NAME
+    vae, codec = kit.vae_border.EmbeddedVAE(), kit.module("codecs.dct").CODEC_NAME
     encoded: list[tuple[int, ...]] = []
     encode = type(vae).encode
 

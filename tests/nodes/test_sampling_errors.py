@@ -185,7 +185,7 @@ def test_branch_of_96_channels_without_a_vae(kit: Kit, refuse: Refuse) -> None:
 
 
 def test_vae_that_did_not_make_the_memory(kit: Kit, refuse: Refuse) -> None:
-    inputs = {"branch": kit.branch("scene,white"), "vae": kit.adapters.EmbeddedVAE()}
+    inputs = {"branch": kit.branch("scene,white"), "vae": kit.vae_border.EmbeddedVAE()}
     refuse("ModelMismatchError", "another VAE", call=lambda: kit.apply(**inputs))
 
 
@@ -347,5 +347,5 @@ def test_files_that_are_gone(kit: Kit, refuse: Refuse) -> None:
 
 def test_splitting_what_is_not_merged(kit: Kit, refuse: Refuse, tmp_path: Path) -> None:
     path = write(tmp_path / "model.safetensors", video_model())
-    split = kit.module("conditioning.branch_file").split_merged
+    split = kit.module("checkpoints.branch_file").split_merged
     refuse("ModelMismatchError", "a video model", call=lambda: split(path, *[tmp_path / "x"] * 2))

@@ -36,7 +36,7 @@ def free(kit: Kit, **changes: Any) -> tuple[Any, dict[str, Tensor]]:
 def shown(kit: Kit, samples: Tensor) -> Tensor:
     """Largest distance between samples and readout in visible cells after the first frame."""
     readout = kit.readout()
-    difference = kit.adapters.to_model_space(samples)[0] - readout.tokens.float()
+    difference = kit.vae_border.to_model_space(samples)[0] - readout.tokens.float()
     return difference[:, 1:].abs()[:, readout.visible[1:]].max()
 
 
@@ -84,7 +84,7 @@ def test_until_is_a_share_of_the_steps(kit: Kit) -> None:
 
         def look(executor: Any, *args: Any) -> Tensor:
             clean = executor(*args)
-            raw = kit.adapters.from_model_space(clean)
+            raw = kit.vae_border.from_model_space(clean)
             found.append(bool(shown(kit, raw) < 1e-3))
             return clean
 
@@ -201,7 +201,7 @@ def test_missing_diffusers(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("carried", [0, 1, 2, 8])
 def test_chunk_decode(kit: Kit, carried: int, monkeypatch: pytest.MonkeyPatch) -> None:
     state = kit.second_chunk()
-    vae, decoded = kit.adapters.EmbeddedVAE(), []
+    vae, decoded = kit.vae_border.EmbeddedVAE(), []
     plain = vae.decode
 
     def look(samples: Tensor, *args: Any) -> Tensor:
@@ -210,7 +210,7 @@ def test_chunk_decode(kit: Kit, carried: int, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(vae, "decode", look)
     monkeypatch.setattr(kit.nodes.sampler_nodes, "expect_same_codec", lambda *_: None)
-    latent = kit.adapters.make_latent(
+    latent = kit.vae_border.make_latent(
         torch.cat([state.overlap_latent, torch.randn(48, 8, *GRID[1:])], dim=1)
     )
     images, some = kit.nodes.MirageChunkDecode.execute(latent, vae, state, carried).args
@@ -218,7 +218,7 @@ def test_chunk_decode(kit: Kit, carried: int, monkeypatch: pytest.MonkeyPatch) -
     (samples,) = decoded
     count = min(carried, 8)
     assert samples.shape[2] == 9 + count
-    known = kit.adapters.from_model_space(state.last.latents[None])[:, :, 8 - count :]
+    known = kit.vae_border.from_model_space(state.last.latents[None])[:, :, 8 - count :]
     assert torch.allclose(samples[:, :, : count + 1], known, atol=1e-5)
     assert torch.equal(images, plain(samples)[0, 4 * count :])
 
@@ -257,7 +257,7 @@ def test_load_branch(kit: Kit, folders: Path, named: bool, dtype: torch.dtype) -
     for name, tensor in branch.patcher.model.state_dict().items():
         assert tensor.dtype == tensors[name].dtype
         assert torch.equal(tensor.float(), tensors[name].float())
-    vae, codec = kit.adapters.EmbeddedVAE(), kit.module("embedded.codec").CODEC_NAME
+    vae, codec = kit.vae_border.EmbeddedVAE(), kit.module("codecs.dct").CODEC_NAME
     model, latent = kit.apply(readout=kit.readout(codec=codec), branch=branch, vae=vae)
     samples = kit.ksampler(model, latent)
     plain = kit.ksampler(*kit.apply(strength=0.0))

@@ -54,7 +54,7 @@ def released(kit: Kit, tensors: dict[str, Tensor]) -> tuple[Any, Any]:
     )
     backbone.load_state_dict(part(tensors, "denoiser.dit."))
     weights = part(tensors, "denoiser.vace.")
-    config = kit.module("conditioning.branch").infer_branch(
+    config = kit.module("checkpoints.branch").infer_branch(
         {name: tuple(tensor.shape) for name, tensor in weights.items()},
         {
             "mirage.heads": str(ORACLE["config"]["num_heads"]),
@@ -107,7 +107,7 @@ def transformer(kit: Kit, features: str | None, shared: bool = False) -> Any:
 
 
 def _transformer(kit: Kit, features: str | None, shared: bool) -> Any:
-    rename = kit.module("conditioning.names").to_diffusers
+    rename = kit.module("checkpoints.names").to_diffusers
     weights, options = video_model(), {}
     if features is not None:
         weights |= side_branch(kit.config(features, shared), seed=5)
@@ -133,7 +133,7 @@ def by_library(
     kit: Kit, condition: Any, latent: dict[str, Tensor], model: Any, **settings: Any
 ) -> Tensor:
     """The chunk's latents in model space, as the library samples them."""
-    first = kit.adapters.latent_tokens(latent, "x")[:, :1]
+    first = kit.vae_border.latent_tokens(latent, "x")[:, :1]
     denoise = kit.module("models.denoiser").MirageDenoiser(
         model, condition, conditioning(10)[0][0], conditioning(11)[0][0], **settings
     )
@@ -149,7 +149,7 @@ def by_library(
 def by_graph(kit: Kit, model: Any, latent: dict[str, Tensor], cfg: float | None = None) -> Tensor:
     sampler, sigmas = kit.nodes.MirageUniPC.execute(STEPS, SHIFT).args
     samples = kit.custom(model, latent, sampler, sigmas, cfg=cfg, seed=SEED)
-    return kit.adapters.to_model_space(samples)[0]
+    return kit.vae_border.to_model_space(samples)[0]
 
 
 @pytest.mark.parametrize("preceding", range(3))
@@ -185,7 +185,7 @@ def test_branch_that_sees_where_points_fall(kit: Kit) -> None:
 
 
 def test_branch_of_96_channels(kit: Kit) -> None:
-    vae, codec = kit.adapters.EmbeddedVAE(), kit.module("embedded.codec").CODEC_NAME
+    vae, codec = kit.vae_border.EmbeddedVAE(), kit.module("codecs.dct").CODEC_NAME
     readout = kit.readout(codec=codec)
     branch = kit.branch("scene,white")
     model, latent = kit.apply(readout=readout, branch=branch, vae=vae)
@@ -218,8 +218,8 @@ def test_guidance_and_strength(kit: Kit, strength: float) -> None:
 def test_chunk_of_a_rollout(kit: Kit) -> None:
     """Mirage Apply takes clean frames from the state as the library does."""
     state = kit.second_chunk()
-    readout = kit.module("readout.render").read(state.cache, state.frame_cameras)
-    first = kit.adapters.make_latent(state.overlap_latent)
+    readout = kit.module("readout.readout").read(state.cache, state.frame_cameras)
+    first = kit.vae_border.make_latent(state.overlap_latent)
     model, latent = kit.apply(readout=readout, first_latent=first, state=state)
     condition = kit.module("rollout.context").chunk_condition(state, readout)
     assert (condition.segments.references, condition.segments.preceding) == (4, 2)
@@ -234,7 +234,7 @@ def test_lora_of_the_released_code(kit: Kit, tmp_path: Path) -> None:
     path = write(tmp_path / "step_lora.safetensors", named)
     model, latent = kit.guided(kit.condition(1, 1), kit.branch())
     load, bare = kit.comfy.sd.load_lora_for_models, by_graph(kit, model, latent)
-    form = kit.module("models.lora_format")
+    form = kit.module("checkpoints.lora_format")
     written = form.write_for_comfyui(form.read_lora(path), tmp_path / "comfyui.safetensors")
     found = by_graph(kit, load(model, None, load_file(written), 0.7, 0.0)[0], latent)
     side = _transformer(kit, "scene,visible", False)

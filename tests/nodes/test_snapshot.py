@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from comfy_client import ComfyClient
+from dev.comfy_client import ComfyClient
 
 SNAPSHOT = Path(__file__).with_name("snapshot.json")
 RULES = ("default", "min", "max", "step", "options", "multiline", "control_after_generate")

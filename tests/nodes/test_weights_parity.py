@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import tiny_weights as tiny
+from mirage_core.checkpoints.vae_format import LATENT_MEAN, LATENT_STD
 from mirage_core.models.load import load_transformer
 from mirage_core.models.text import MAX_TOKENS, SPIECE, load_text_encoder
 from mirage_core.models.vae import load_vae
-from mirage_core.models.vae_format import LATENT_MEAN, LATENT_STD
 
 SIZE = tiny.Backbone()
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from comfy_client import ComfyClient
-from comfy_server import ComfyServer
+from dev.comfy_client import ComfyClient
+from dev.comfy_server import ComfyServer
 
 
 @pytest.fixture(scope="session")

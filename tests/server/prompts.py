@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from comfy_client import ComfyClient, Progress, RunResult
+from dev.comfy_client import ComfyClient, Progress, RunResult
 
 Prompt = dict[str, dict[str, Any]]
 

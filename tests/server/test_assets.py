@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfy_client import ComfyClient
-from comfy_server import PACK, ComfyServer
+from dev.comfy_client import ComfyClient
+from dev.comfy_server import PACK, ComfyServer
 
 pytestmark = pytest.mark.server
 

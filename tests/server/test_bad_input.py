@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from comfy_client import ComfyClient, ComfyRunError, ComfyValidationError
-from comfy_server import ComfyServer
+from dev.comfy_client import ComfyClient, ComfyRunError, ComfyValidationError
+from dev.comfy_server import ComfyServer
 from mirage_core.cache.build import append_all, observe
 from mirage_core.cache.io import (
     HEADER_KEY,
@@ -24,7 +24,7 @@ from mirage_core.cache.io import (
 from mirage_core.cache.types import LatentCache
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
-from mirage_core.geometry.trajectory_io import save_trajectory, trajectory_to_json
+from mirage_core.trajectories.files import save_trajectory, trajectory_to_json
 
 from .prompts import BODY, Prompt, looked_at, node, shot
 

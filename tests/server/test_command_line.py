@@ -10,18 +10,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from comfy_client import ComfyClient
-from comfy_server import ComfyServer
+from dev.comfy_client import ComfyClient
+from dev.comfy_server import ComfyServer
 from mirage_core.cache.io import load_cache
 from mirage_core.cli.main import main
-from mirage_core.embedded.scene import ProceduralScene
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.geometry_io import save_geometry
-from mirage_core.geometry.presets import preset_trajectory
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
-from mirage_core.geometry.trajectory_io import save_trajectory
 from mirage_core.geometry.transform import invert_rigid
+from mirage_core.scenes.scene import ProceduralScene
 from mirage_core.tensor_files import read_tensors
+from mirage_core.trajectories.files import save_trajectory
+from mirage_core.trajectories.presets import preset_trajectory
 from tiny_depth import write_depth_folder
 from tiny_install import SERVER_ARGS
 from tiny_models import (

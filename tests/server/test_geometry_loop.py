@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from comfy_client import ComfyClient, ComfyRunError, ComfyValidationError
-from comfy_server import PACK, ComfyServer
-from dynamics_graphs import FILES, MOVING_THINGS
+from dev.comfy_client import ComfyClient, ComfyRunError, ComfyValidationError
+from dev.comfy_server import PACK, ComfyServer
 from mirage_core.cache.io import load_cache
-from mirage_core.embedded.scene import ProceduralScene
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.geometry_io import save_geometry
-from mirage_core.geometry.presets import preset_trajectory
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
-from mirage_core.geometry.trajectory_io import save_trajectory
 from mirage_core.geometry.transform import invert_rigid
-from workflow_flatten import flatten
+from mirage_core.scenes.scene import ProceduralScene
+from mirage_core.trajectories.files import save_trajectory
+from mirage_core.trajectories.presets import preset_trajectory
+from workflows.dynamics import FILES, MOVING_THINGS
+from workflows.flatten import flatten
 
 from .prompts import Prompt, folders, loop, memory, node, scene
 

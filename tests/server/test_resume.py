@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from comfy_client import ComfyClient, ComfyClientError, ComfyRunError
-from comfy_server import ComfyServer
+from dev.comfy_client import ComfyClient, ComfyClientError, ComfyRunError
+from dev.comfy_server import ComfyServer
 from mirage_core.files import TEMPORARY_PREFIX
 
 from .prompts import (

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from comfy_client import ComfyClient
-from comfy_server import ComfyServer
+from dev.comfy_client import ComfyClient
+from dev.comfy_server import ComfyServer
 from mirage_core.cache.io import read_safetensors
-from mirage_core.rollout.spool import FORMAT, VERSION
+from mirage_core.rollout.run_folder import FORMAT, VERSION
 from mirage_core.rollout.video import read_frames
 
 from .prompts import BODY, body_runs, contents, folders, node, runs_of, shot

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from comfy_client import ComfyClient, ComfyRunError, Progress
-from comfy_server import ComfyServer
+from dev.comfy_client import ComfyClient, ComfyRunError, Progress
+from dev.comfy_server import ComfyServer
 from tiny_models import (
     BRANCH,
     LORA,

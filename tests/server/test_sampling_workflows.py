@@ -12,13 +12,13 @@ from typing import Any
 import av
 import pytest
 
-from comfy_client import ComfyClient, RunResult
-from comfy_server import PACK, ComfyServer
+from dev.comfy_client import ComfyClient, RunResult
+from dev.comfy_server import PACK, ComfyServer
 from mirage_core.cache.io import load_cache
-from sampling_graphs import BRANCH, FILES
 from tiny_install import SERVER_ARGS, install
 from tiny_moge import FOV
-from workflow_flatten import flatten
+from workflows.flatten import flatten
+from workflows.sampling import BRANCH, FILES
 
 from .prompts import Prompt, folders
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from comfy_client import (
+from dev.comfy_client import (
     ComfyClient,
     ComfyClientError,
     ComfyRunError,
@@ -18,7 +18,7 @@ from comfy_client import (
     ComfyValidationError,
     Progress,
 )
-from comfy_server import ComfyServer, ServerError
+from dev.comfy_server import ComfyServer, ServerError
 
 pytestmark = pytest.mark.server
 

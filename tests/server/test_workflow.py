@@ -12,11 +12,11 @@ import av
 import pytest
 from PIL import Image
 
-from build_workflows import as_text, build
-from comfy_client import ComfyClient, RunResult
-from comfy_server import PACK, ComfyServer
+from dev.comfy_client import ComfyClient, RunResult
+from dev.comfy_server import PACK, ComfyServer
 from mirage_core.cache.io import load_cache
-from workflow_flatten import flatten, model_files
+from workflows.build import as_text, build
+from workflows.flatten import flatten, model_files
 
 from .prompts import Prompt
 
@@ -63,7 +63,7 @@ def test_shipped_files_are_up_to_date(object_info: dict[str, Any]) -> None:
     assert set(shipped) == set(expected)
     for name, path in shipped.items():
         assert path.read_text(encoding="utf-8") == as_text(expected[name]), (
-            f"{name} is out of date: run tools/build_workflows.py"
+            f"{name} is out of date: run python tools workflows.build"
         )
 
 

@@ -1,0 +1,271 @@
+/** Keyframes under the pointer: move, aim, add, and draw a whole path. */
+
+import {
+  add, distance, forwardOf, lookAt, quaternionOf, rotate, rotationOf, scale, subtract,
+} from "../viewer/math.mjs";
+import { aimPoint, paintFloor, paintFrustum, paintHandle, paintPath, polyline } from "../viewer/paint.mjs";
+import { cameraAt } from "../viewer/scene.mjs";
+
+/** CSS pixels within which a pointer counts as on a handle. */
+const REACH = 11;
+const FRUSTUM = 0.16;
+/** Keyframes that a drawn line becomes at most. */
+const MAX_DRAWN = 12;
+const NUDGE = 0.02;
+
+export class Editor {
+  /** @param {import("./model.mjs").TrajectoryModel} model */
+  constructor(model) {
+    this.model = model;
+    this.drawing = false;
+    /** @type {number[][] | null} the line that is being drawn */
+    this.line = null;
+  }
+
+  /** What is under the pointer. @returns {import("../viewer/viewport.mjs").Gesture | null} */
+  grab(event, x, y, controls, ratio) {
+    const { model } = this;
+    if (this.drawing) return this.#draw(x, y, controls);
+    if (!model.editable || controls.view === "camera" || event.shiftKey) return null;
+    const near = (point) => {
+      const [px, py, z] = controls.project(point);
+      return z > 0 ? Math.hypot(px - x, py - y) / ratio : Infinity;
+    };
+    const chosen = model.keyframes[model.selected];
+    if (chosen && near(this.#aim(chosen)) < REACH) return this.#turn(model.selected, controls);
+    const away = model.keyframes.map((key) => near(key.position));
+    const nearest = away.indexOf(Math.min(...away));
+    if (away[nearest] < REACH) {
+      model.select(nearest);
+      return this.#move(nearest, controls);
+    }
+    const frame = this.#frameUnder(near);
+    if (frame === null) return null;
+    if (event.detail > 1) {
+      model.addKeyframe(frame);
+      return this.#move(model.selected, controls);
+    }
+    model.scrub(frame);
+    return { move: (mx, my) => this.#scrubTo(mx, my, controls) };
+  }
+
+  #aim(key) {
+    return aimPoint(key, rotationOf(key.quaternion), this.model.scene);
+  }
+
+  /** The frame of the path under the pointer. */
+  #frameUnder(near) {
+    const { path } = this.model;
+    const every = Math.max(1, Math.floor(path.length / 1000));
+    let best = { frame: null, away: REACH * 0.8 };
+    for (let frame = 0; frame < path.length; frame += every) {
+      const away = near(path.position.subarray(3 * frame, 3 * frame + 3));
+      if (away < best.away) best = { frame, away };
+    }
+    return best.frame;
+  }
+
+  #scrubTo(x, y, controls) {
+    const { path } = this.model;
+    const every = Math.max(1, Math.floor(path.length / 1000));
+    let best = { frame: this.model.frame, away: Infinity };
+    for (let frame = 0; frame < path.length; frame += every) {
+      const [px, py, z] = controls.project(path.position.subarray(3 * frame, 3 * frame + 3));
+      const away = z > 0 ? Math.hypot(px - x, py - y) : Infinity;
+      if (away < best.away) best = { frame, away };
+    }
+    this.model.scrub(best.frame);
+  }
+
+  #move(index, controls) {
+    const key = this.model.keyframes[index];
+    let moved = false;
+    const [fromX, fromY] = controls.project(key.position);
+    const origin = [...key.position];
+    let [dx, dy] = [0, 0];
+    return {
+      move: (x, y, sx, sy) => {
+        moved = true;
+        dx += sx;
+        dy += sy;
+        const to = controls.unproject(fromX + dx, fromY + dy, origin);
+        this.model.edit(() => (key.position = to), { commit: false });
+        this.model.scrub(key.frame);
+      },
+      end: () => moved && this.model.commit(),
+    };
+  }
+
+  #turn(index, controls) {
+    const key = this.model.keyframes[index];
+    let moved = false;
+    return {
+      move: (x, y) => {
+        moved = true;
+        const target = controls.unproject(x, y, this.#aim(key));
+        if (distance(target, key.position) < 1e-6) return;
+        const quaternion = quaternionOf(lookAt(key.position, target));
+        this.model.edit(() => (key.quaternion = quaternion), { commit: false });
+        this.model.scrub(key.frame);
+      },
+      end: () => moved && this.model.commit(),
+    };
+  }
+
+  /** Draw a path on the level of the start camera; it begins where the shot begins. */
+  #draw(x, y, controls) {
+    const { model } = this;
+    const level = model.scene.start.position[1];
+    const at = (px, py) => controls.onLevel(px, py, level) ?? controls.unproject(px, py, controls.target);
+    this.line = [at(x, y)];
+    return {
+      move: (px, py) => {
+        const point = at(px, py);
+        if (distance(point, this.line.at(-1)) > 0.01 * model.scene.depth) this.line.push(point);
+      },
+      end: () => {
+        const line = this.line;
+        this.line = null;
+        this.drawing = false;
+        if (line.length > 1) model.useKeyframes(drawnKeyframes(line, model));
+      },
+    };
+  }
+
+  /**
+   * Keys on the selected keyframe: arrows move it, Page Up and Down raise and lower it.
+   *
+   * @returns {boolean} whether the key was one of these
+   */
+  key(event) {
+    const { model } = this;
+    const key = model.keyframes[model.selected];
+    if (event.ctrlKey || event.metaKey || event.altKey) return false;
+    if (event.key === "Delete" || event.key === "Backspace") {
+      model.removeKeyframe();
+      return true;
+    }
+    const steps = {
+      ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, 0, 1], ArrowDown: [0, 0, -1],
+      PageUp: [0, -1, 0], PageDown: [0, 1, 0],
+    };
+    const step = steps[event.key];
+    if (!step || !key || !model.editable) return false;
+    const size = NUDGE * model.scene.depth * (event.shiftKey ? 5 : 1);
+    const { rotation } = model.scene.start;
+    const to = add(key.position, rotate(rotation, scale(step, size)));
+    model.edit(() => (key.position = to));
+    model.scrub(key.frame);
+    return true;
+  }
+
+  /** Draw everything that can be edited. */
+  paint(context, controls, theme, ratio, floor) {
+    const { model } = this;
+    const { path, scene, frame } = model;
+    if (floor) paintFloor(context, controls, scene, theme, ratio);
+    if (controls.view === "camera") {
+      context.strokeStyle = theme.muted;
+      context.lineWidth = ratio;
+      context.strokeRect(...controls.picture);
+      return;
+    }
+    paintPath(context, controls, path, frame, theme, ratio);
+    const reach = FRUSTUM * scene.depth;
+    model.keyframes.forEach((key, index) => {
+      const { focal } = cameraAt(path, key.frame);
+      const camera = { position: key.position, rotation: rotationOf(key.quaternion), focal };
+      const colour = index === model.selected ? theme.selected : theme.key;
+      for (const [style, width] of [[theme.outline, 2.5], [colour, 1.25]]) {
+        context.strokeStyle = style;
+        context.lineWidth = width * ratio;
+        paintFrustum(context, controls, camera, scene, reach * 0.45);
+      }
+    });
+    context.strokeStyle = theme.past;
+    context.lineWidth = 2 * ratio;
+    paintFrustum(context, controls, cameraAt(path, frame), scene, reach);
+    this.#paintHandles(context, controls, theme, ratio);
+    if (this.line) {
+      context.strokeStyle = theme.selected;
+      context.lineWidth = 3 * ratio;
+      polyline(context, controls, this.line);
+    }
+  }
+
+  #paintHandles(context, controls, theme, ratio) {
+    const { model } = this;
+    model.keyframes.forEach((key, index) => {
+      const [x, y, z] = controls.project(key.position);
+      const selected = index === model.selected;
+      if (selected) this.#paintAim(context, controls, key, theme, ratio);
+      if (z > 0) {
+        const fill = selected ? theme.selected : theme.key;
+        paintHandle(context, x, y, selected ? 7 : 5, fill, theme.outline, ratio);
+      }
+    });
+    const [x, y, z] = controls.project(cameraAt(model.path, model.frame).position);
+    if (z > 0) paintHandle(context, x, y, 4, theme.past, theme.outline, ratio);
+  }
+
+  #paintAim(context, controls, key, theme, ratio) {
+    const aim = this.#aim(key);
+    for (const [style, width, dash] of [[theme.outline, 3, []], [theme.selected, 1.5, [4, 4]]]) {
+      context.setLineDash(dash.map((length) => length * ratio));
+      context.strokeStyle = style;
+      context.lineWidth = width * ratio;
+      polyline(context, controls, [key.position, aim]);
+    }
+    context.setLineDash([]);
+    const [x, y, z] = controls.project(aim);
+    if (z > 0) paintHandle(context, x, y, 5, theme.outline, theme.selected, ratio);
+  }
+}
+
+/** Keyframes along a drawn line: the start camera, then points that keep the line's shape. */
+function drawnKeyframes(line, model) {
+  const { scene, path } = model;
+  const target = add(scene.start.position, scale(forwardOf(scene.start.rotation), scene.depth));
+  const corners = simplify([scene.start.position, ...line], MAX_DRAWN);
+  const length = [0];
+  for (let i = 1; i < corners.length; i++) length.push(length[i - 1] + distance(corners[i - 1], corners[i]));
+  const last = path.length - 1;
+  let previous = -1;
+  return corners.map((position, i) => {
+    const left = corners.length - 1 - i;
+    const wish = Math.round((length[i] / length.at(-1)) * last);
+    const frame = Math.min(last - left, Math.max(previous + 1, wish));
+    previous = frame;
+    const away = distance(position, target) > 0.05 * scene.depth;
+    const facing = i && away ? lookAt(position, target) : scene.start.rotation;
+    const easing = i === 0 ? "ease_in" : i === corners.length - 2 ? "ease_out" : "linear";
+    return { frame, position: [...position], quaternion: quaternionOf(facing), fov_x: null, easing };
+  });
+}
+
+/** The corners of a line that shape it most (after Ramer, Douglas and Peucker). */
+function simplify(points, most) {
+  const kept = new Set([0, points.length - 1]);
+  while (kept.size < Math.min(most, points.length)) {
+    const order = [...kept].sort((a, b) => a - b);
+    let worst = { index: -1, away: 0 };
+    for (let part = 0; part + 1 < order.length; part++) {
+      for (let i = order[part] + 1; i < order[part + 1]; i++) {
+        const away = fromSegment(points[i], points[order[part]], points[order[part + 1]]);
+        if (away > worst.away) worst = { index: i, away };
+      }
+    }
+    const size = distance(points[0], points.at(-1)) || 1;
+    if (worst.index < 0 || worst.away < 0.01 * size) break;
+    kept.add(worst.index);
+  }
+  return [...kept].sort((a, b) => a - b).map((index) => points[index]);
+}
+
+function fromSegment(point, from, to) {
+  const along = subtract(to, from);
+  const squared = along[0] ** 2 + along[1] ** 2 + along[2] ** 2;
+  const offset = subtract(point, from);
+  const t = squared ? (offset[0] * along[0] + offset[1] * along[1] + offset[2] * along[2]) / squared : 0;
+  return distance(point, add(from, scale(along, Math.min(1, Math.max(0, t)))));
+}

@@ -1,0 +1,257 @@
+/** The camera move of one node: read from the node's own inputs, and written back to them. */
+
+import { DocumentError, keyframePath, parseKeyframes, writeKeyframes } from "./keyframes.mjs";
+import { fitKeyframes, keyframeOn, presetPath } from "./presets.mjs";
+import { guessedScene, MAX_FRAMES, MIN_FRAMES, sceneOf } from "../viewer/scene.mjs";
+import { walkPath } from "./walk.mjs";
+
+const INPUTS = ["preset", "frames", "amount", "there_and_back", "easing", "fps", "keys", "keyframes"];
+/** Keyframes that are shown as handles; a path of more is drawn, and left as it is. */
+const MAX_HANDLES = 400;
+
+/**
+ * @typedef {object} Bridge what the page offers
+ * @property {() => void} capture remember the graph for undo
+ */
+
+export class TrajectoryModel extends EventTarget {
+  /**
+   * @param {object} node the ComfyUI node
+   * @param {Bridge} bridge
+   */
+  constructor(node, bridge) {
+    super();
+    this.node = node;
+    this.bridge = bridge;
+    /** @type {import("../viewer/scene.mjs").Scene} */
+    this.scene = guessedScene();
+    /** @type {"preset" | "keys" | "keyframes"} what the path comes from */
+    this.source = "preset";
+    /** @type {import("./keyframes.mjs").Keyframe[]} */
+    this.keyframes = [];
+    /** Name of a locale text that says what is wrong with the node's value; null when nothing. */
+    this.problem = null;
+    this.space = "start_camera";
+    this.selected = -1;
+    this.frame = 0;
+    this.read();
+  }
+
+  /** The node's input of a name, whatever a shared workflow put into it. */
+  value(name) {
+    return this.#widget(name)?.value;
+  }
+
+  #widget(name) {
+    return this.node.widgets?.find((widget) => widget.name === name);
+  }
+
+  /** True when a link feeds one of the inputs, whose value then is not known here. */
+  get linked() {
+    return (this.node.inputs ?? []).some(
+      (input) => INPUTS.includes(input.widget?.name) && input.link != null,
+    );
+  }
+
+  get fps() {
+    const fps = Number(this.value("fps"));
+    return fps >= 1 && fps <= 120 ? fps : 24;
+  }
+
+  /** Frames that the node's input asks for, brought to 4n + 1. */
+  get frames() {
+    const wish = Number(this.value("frames"));
+    const frames = Number.isFinite(wish) ? Math.min(MAX_FRAMES, Math.max(MIN_FRAMES, wish)) : 97;
+    return Math.floor((frames - 1) / 4) * 4 + 1;
+  }
+
+  /** True when keyframes can be edited here. */
+  get editable() {
+    return !this.linked && this.problem !== "tooLong" && this.keyframes.length <= MAX_HANDLES;
+  }
+
+  /** Take up what the node last reported about its picture. */
+  describe(view) {
+    const scene = sceneOf(view);
+    if (!scene) return;
+    this.scene = scene;
+    this.read();
+  }
+
+  /** Read the node's inputs. */
+  read() {
+    const text = String(this.value("keyframes") ?? "").trim();
+    const keys = String(this.value("keys") ?? "").trim();
+    this.problem = null;
+    this.keyframes = [];
+    this.source = text ? "keyframes" : keys ? "keys" : "preset";
+    if (text) this.#readKeyframes(text);
+    if (this.source === "keys") this.path = walkPath(keys, this.scene) ?? this.#failed("badKeys");
+    if (this.source === "preset") this.path = presetPath(this.move, this.frames, this.scene);
+    this.#changed();
+  }
+
+  #readKeyframes(text) {
+    try {
+      const { keyframes, space } = parseKeyframes(text, this.scene);
+      this.keyframes = keyframes;
+      this.space = space;
+      this.path = keyframePath(keyframes, this.frames, this.scene);
+      if (keyframes.at(-1).frame >= this.frames) this.problem = "afterEnd";
+    } catch (error) {
+      if (!(error instanceof DocumentError)) throw error;
+      this.path = this.#failed(error.code);
+    }
+  }
+
+  #failed(problem) {
+    this.problem = problem;
+    return presetPath({ ...this.move, preset: "static" }, this.frames, this.scene);
+  }
+
+  /** The preset's inputs. */
+  get move() {
+    return {
+      preset: String(this.value("preset")),
+      amount: Number(this.value("amount")),
+      easing: String(this.value("easing")),
+      thereAndBack: this.value("there_and_back") === true,
+    };
+  }
+
+  #changed() {
+    this.frame = Math.min(this.frame, this.path.length - 1);
+    if (this.selected >= this.keyframes.length) this.selected = -1;
+    this.dispatchEvent(new Event("change"));
+  }
+
+  /** Show another frame. */
+  scrub(frame) {
+    this.frame = Math.min(this.path.length - 1, Math.max(0, Math.round(frame)));
+    this.dispatchEvent(new Event("scrub"));
+  }
+
+  select(index) {
+    this.selected = index;
+    if (index >= 0) this.scrub(this.keyframes[index].frame);
+    else this.dispatchEvent(new Event("scrub"));
+  }
+
+  /** Make keyframes of a preset or a walk, so that they can be edited. */
+  bake() {
+    if (this.source === "keyframes" && this.keyframes.length) return;
+    const { thereAndBack, easing } = this.move;
+    const hints = this.source === "preset" && !thereAndBack ? { easing } : {};
+    if (this.source === "preset" && thereAndBack) hints.turning = [(this.path.length - 1) / 2];
+    this.frame = Math.min(this.frame, this.path.length - 1);
+    this.#set("frames", this.path.length);
+    this.keyframes = fitKeyframes(this.path, this.scene, hints);
+    this.space = "start_camera";
+    this.source = "keyframes";
+    this.problem = null;
+  }
+
+  /**
+   * Change keyframes. The path follows at once; the node's value, and undo, when committed.
+   *
+   * @param {(keyframes: import("./keyframes.mjs").Keyframe[]) => void} change edits the list, or a
+   *   keyframe in it
+   * @param {{commit?: boolean}} options
+   */
+  edit(change, { commit = true } = {}) {
+    if (!this.editable) return;
+    this.bake();
+    const chosen = this.keyframes[this.selected];
+    change(this.keyframes);
+    this.keyframes.sort((a, b) => a.frame - b.frame);
+    if (chosen) this.selected = this.keyframes.indexOf(chosen);
+    this.problem = this.keyframes.at(-1).frame >= this.frames ? "afterEnd" : null;
+    this.path = keyframePath(this.keyframes, this.frames, this.scene);
+    this.#changed();
+    if (commit) this.commit();
+  }
+
+  /** Write keyframes to the node's value. */
+  commit() {
+    if (this.source !== "keyframes") return;
+    this.#set("keyframes", writeKeyframes(this.keyframes, this.scene, this.space));
+    this.bridge.capture();
+  }
+
+  /** A keyframe where the path is at a frame; the one that is there already is selected. */
+  addKeyframe(frame = this.frame) {
+    if (!this.editable) return;
+    const camera = keyframeOn(this.path, frame, this.scene);
+    this.bake();
+    const there = this.keyframes.findIndex((key) => key.frame === frame);
+    if (there >= 0) {
+      this.select(there);
+      this.commit();
+      return;
+    }
+    const before = this.keyframes.findLast((key) => key.frame < frame);
+    const added = { ...camera, easing: before?.easing ?? "smooth" };
+    this.edit((keyframes) => keyframes.push(added));
+    this.select(this.keyframes.indexOf(added));
+  }
+
+  /** Delete a keyframe; the last one stays. */
+  removeKeyframe(index = this.selected) {
+    if (this.keyframes.length < 2 || !this.keyframes[index]) return;
+    this.edit((keyframes) => keyframes.splice(index, 1));
+    this.select(Math.min(index, this.keyframes.length - 1));
+  }
+
+  /** Move a keyframe in time, between its neighbours. */
+  retime(index, frame, options) {
+    const [before, after] = [this.keyframes[index - 1], this.keyframes[index + 1]];
+    const low = before ? before.frame + 1 : 0;
+    const high = after ? after.frame - 1 : this.frames - 1;
+    const to = Math.min(high, Math.max(low, Math.round(frame)));
+    this.edit((keyframes) => (keyframes[index].frame = to), options);
+    this.scrub(to);
+  }
+
+  /** Take a preset: keyframes and keys go. */
+  usePreset(preset) {
+    this.#set("preset", preset);
+    this.#set("keyframes", "");
+    this.#set("keys", "");
+    this.selected = -1;
+    this.read();
+    this.bridge.capture();
+  }
+
+  /** Take a recorded walk. */
+  useKeys(text) {
+    this.#set("keyframes", "");
+    this.#set("keys", text);
+    this.selected = -1;
+    this.read();
+    this.bridge.capture();
+  }
+
+  /** Take keyframes that were drawn. */
+  useKeyframes(keyframes, { commit = true } = {}) {
+    if (this.linked) return;
+    this.#set("frames", this.path.length);
+    Object.assign(this, { keyframes, source: "keyframes", space: "start_camera", problem: null });
+    this.selected = -1;
+    this.path = keyframePath(keyframes, this.frames, this.scene);
+    this.#changed();
+    if (commit) this.commit();
+  }
+
+  #set(name, value) {
+    const widget = this.#widget(name);
+    if (!widget || widget.value === value) return;
+    this.writing = true;
+    try {
+      widget.value = value;
+      widget.callback?.(value);
+    } finally {
+      this.writing = false;
+    }
+    this.node.graph?.setDirtyCanvas?.(true, true);
+  }
+}

@@ -1,0 +1,213 @@
+/** The shot in time: coverage, keyframes, and the frame that is shown. */
+
+import { element } from "../page/dom.mjs";
+import { STRIDE } from "../viewer/scene.mjs";
+
+/** Keyframe buttons at most; more could not be told apart. */
+const MAX_BUTTONS = 120;
+
+export class Timeline {
+  /**
+   * @param {import("./model.mjs").TrajectoryModel} model
+   * @param {(key: string, values?: object) => string} text
+   */
+  constructor(model, text) {
+    this.model = model;
+    this.text = text;
+    /** @type {import("../viewer/zbuffer.mjs").Coverage | null} */
+    this.coverage = null;
+    this.strip = element("canvas", { class: "mirage-strip", role: "img" });
+    this.playhead = element("div", { class: "mirage-playhead", "aria-hidden": "true" });
+    this.keys = element("div", { class: "mirage-keys" });
+    this.track = element("div", {
+      class: "mirage-track", role: "slider", tabindex: "0", "aria-label": text("timeline"),
+      "aria-keyshortcuts": "ArrowLeft ArrowRight Home End K Delete", title: text("timelineHint"),
+    });
+    this.track.append(this.playhead);
+    this.body = element("div", { class: "mirage-lane" }, this.track, this.keys);
+    this.element = element(
+      "div", { class: "mirage-timeline", role: "group", "aria-label": text("timeline") },
+      this.strip, this.body,
+    );
+    this.track.addEventListener("pointerdown", (event) => this.#scrub(event, this.track));
+    this.strip.addEventListener("pointerdown", (event) => this.#scrub(event, this.strip));
+    this.track.addEventListener("keydown", (event) => this.#key(event));
+    this.sizes = new ResizeObserver(() => this.paint());
+    this.sizes.observe(this.strip);
+  }
+
+  get last() {
+    return Math.max(1, this.model.path.length - 1);
+  }
+
+  #frameAt(event) {
+    const box = this.track.getBoundingClientRect();
+    return ((event.clientX - box.left) / box.width) * this.last;
+  }
+
+  #scrub(event, target) {
+    if (event.button !== 0) return;
+    event.stopPropagation();
+    event.preventDefault();
+    this.track.focus({ preventScroll: true });
+    const show = (moved) => this.model.scrub(this.#frameAt(moved));
+    show(event);
+    drag(target, event, show);
+  }
+
+  #key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const { model } = this;
+    const step = event.shiftKey ? STRIDE : 1;
+    const goes = {
+      ArrowLeft: model.frame - step, ArrowRight: model.frame + step, Home: 0, End: this.last,
+      PageUp: model.frame + 4 * STRIDE, PageDown: model.frame - 4 * STRIDE,
+    };
+    if (event.key in goes) model.scrub(goes[event.key]);
+    else if (event.key === "k" || event.key === "K" || event.key === "Enter") model.addKeyframe();
+    else if (event.key === "Delete" || event.key === "Backspace") {
+      const here = model.keyframes.findIndex((key) => key.frame === model.frame);
+      if (here >= 0) model.removeKeyframe(here);
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  /** Show the model as it is now. */
+  update() {
+    const { model, text } = this;
+    const shown = model.keyframes.slice(0, MAX_BUTTONS);
+    while (this.keys.childElementCount > shown.length) this.keys.lastChild.remove();
+    while (this.keys.childElementCount < shown.length) this.keys.append(this.#keyButton());
+    shown.forEach((key, index) => {
+      const button = this.keys.children[index];
+      button.style.left = `${(100 * key.frame) / this.last}%`;
+      button.setAttribute("aria-pressed", String(index === model.selected));
+      const label = text("keyframeAt", { number: index + 1, frame: key.frame });
+      button.setAttribute("aria-label", label);
+      button.title = label;
+    });
+    this.track.setAttribute("aria-valuemin", "0");
+    this.track.setAttribute("aria-valuemax", String(this.last));
+    this.scrubbed();
+    this.paint();
+  }
+
+  /** Show another frame. */
+  scrubbed() {
+    const { model, text } = this;
+    this.playhead.style.left = `${(100 * model.frame) / this.last}%`;
+    this.track.setAttribute("aria-valuenow", String(model.frame));
+    const known = this.knownAt(model.frame);
+    const values = { frame: model.frame, last: this.last, known: Math.round(100 * known) };
+    const label = text(Number.isNaN(known) ? "frameOf" : "frameKnown", values);
+    this.track.setAttribute("aria-valuetext", label);
+    [...this.keys.children].forEach((button, index) => {
+      button.setAttribute("aria-pressed", String(index === model.selected));
+    });
+  }
+
+  #keyButton() {
+    const button = element("button", { type: "button", class: "mirage-key" });
+    const index = () => [...this.keys.children].indexOf(button);
+    button.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      event.stopPropagation();
+      button.focus({ preventScroll: true });
+      const number = index();
+      this.model.select(number);
+      let moved = false;
+      drag(
+        button, event,
+        (at) => {
+          moved = true;
+          this.model.retime(number, this.#frameAt(at), { commit: false });
+        },
+        () => moved && this.model.commit(),
+      );
+    });
+    button.addEventListener("click", () => this.model.select(index()));
+    button.addEventListener("keydown", (event) => this.#retimeKey(event, index()));
+    return button;
+  }
+
+  #retimeKey(event, index) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (step) {
+      const { frame } = this.model.keyframes[index];
+      this.model.retime(index, frame + step * (event.shiftKey ? STRIDE : 1));
+    } else if (event.key === "Delete" || event.key === "Backspace") {
+      this.model.removeKeyframe(index);
+      (this.keys.children[this.model.selected] ?? this.track).focus({ preventScroll: true });
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  /** Share of cells known at a frame; NaN while it is not. */
+  knownAt(frame) {
+    const { values = [], frames = [] } = this.coverage ?? {};
+    let best = 0;
+    for (let i = 1; i < frames.length; i++) {
+      if (Math.abs(frames[i] - frame) < Math.abs(frames[best] - frame)) best = i;
+    }
+    return values[best] ?? NaN;
+  }
+
+  /** Draw the strip: height and colour tell how much of a latent frame is known. */
+  paint() {
+    const { strip, coverage } = this;
+    const box = strip.getBoundingClientRect();
+    if (!box.width) return;
+    const ratio = devicePixelRatio || 1;
+    strip.width = Math.round(box.width * ratio);
+    strip.height = Math.round(box.height * ratio);
+    const context = strip.getContext("2d");
+    const style = getComputedStyle(strip);
+    const [known, hole] = ["--mirage-known", "--mirage-hole"].map((n) => style.getPropertyValue(n));
+    const values = coverage?.values ?? [];
+    const { frames = [] } = coverage ?? {};
+    const pixel = (frame) => (frame / this.last) * strip.width;
+    let sum = 0;
+    let count = 0;
+    values.forEach((value, i) => {
+      if (Number.isNaN(value)) return;
+      sum += value;
+      count += 1;
+      const left = i ? pixel((frames[i - 1] + frames[i]) / 2) : 0;
+      const right = i + 1 < frames.length ? pixel((frames[i] + frames[i + 1]) / 2) : strip.width;
+      const height = value * strip.height;
+      context.fillStyle = hole;
+      context.fillRect(left, 0, right - left + 0.5, strip.height - height);
+      context.fillStyle = known;
+      context.fillRect(left, strip.height - height, right - left + 0.5, height);
+    });
+    const mean = Math.round((100 * sum) / Math.max(1, count));
+    const label = count ? this.text("coverage", { mean }) : this.text("noCoverage");
+    strip.setAttribute("aria-label", label);
+    strip.title = label;
+  }
+
+  dispose() {
+    this.sizes.disconnect();
+  }
+}
+
+/** Follow a pointer until it is released. */
+function drag(target, event, onMove, onEnd = () => {}) {
+  target.setPointerCapture(event.pointerId);
+  const move = (moved) => {
+    moved.stopPropagation();
+    onMove(moved);
+  };
+  const end = () => {
+    target.removeEventListener("pointermove", move);
+    target.removeEventListener("pointerup", end);
+    target.removeEventListener("pointercancel", end);
+    onEnd();
+  };
+  target.addEventListener("pointermove", move);
+  target.addEventListener("pointerup", end);
+  target.addEventListener("pointercancel", end);
+}

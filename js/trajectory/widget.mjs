@@ -1,0 +1,330 @@
+/** The widget on Mirage Trajectory: the scene, the path, the timeline and the lens. */
+
+import { Choice, element, iconButton, relabel, select } from "../page/dom.mjs";
+import { Editor } from "./editor.mjs";
+import { EASINGS } from "./keyframes.mjs";
+import { Lens } from "./lens.mjs";
+import { TrajectoryModel } from "./model.mjs";
+import { extentOf, themeOf } from "../viewer/paint.mjs";
+import { loadPoints, noPoints } from "../viewer/points.mjs";
+import { PRESETS } from "./presets.mjs";
+import { Coverage } from "../viewer/zbuffer.mjs";
+import { cameraAt } from "../viewer/scene.mjs";
+import { followNode, lastReport, recall, remember, settleIn, useStyle } from "../page/bridge.mjs";
+import { Timeline } from "./timeline.mjs";
+import { Viewport } from "../viewer/viewport.mjs";
+import { VIEWS } from "../viewer/controls.mjs";
+import { WalkMode } from "./walkmode.mjs";
+
+/**
+ * Fill a widget's place.
+ *
+ * @param {HTMLElement} place
+ * @param {object} node
+ * @param {{app: object, api: object, capture: () => void}} bridge
+ * @param {(key: string, values?: object) => string} text
+ */
+export function attach(place, node, bridge, text) {
+  const content = element("div", { class: "mirage-widget" });
+  const widget = new TrajectoryWidget(content, node, bridge, text);
+  widget.leave = settleIn(node, bridge, place, content);
+  place.mirage = widget;
+  return widget;
+}
+
+class TrajectoryWidget {
+  constructor(place, node, bridge, text) {
+    Object.assign(this, { place, node, bridge, text });
+    useStyle();
+    this.model = new TrajectoryModel(node, bridge);
+    this.editor = new Editor(this.model);
+    this.points = noPoints();
+    this.colouring = "colour";
+    this.playing = 0;
+    /** Nobody has seen the scene yet that is about to be shown: bring all of it into view. */
+    this.unseen = false;
+    this.lensShown = true;
+    this.viewport = new Viewport({
+      paint: (context, controls, ratio) => this.#paint(context, controls, ratio),
+      grab: (event, x, y) => this.editor.grab(event, x, y, this.viewport.controls, this.viewport.ratio),
+      onView: () => this.#viewed(),
+    });
+    this.lens = new Lens(text);
+    this.timeline = new Timeline(this.model, text);
+    this.coverage = new Coverage((coverage) => {
+      this.timeline.coverage = coverage;
+      this.timeline.paint();
+      this.timeline.scrubbed();
+    });
+    this.walk = new WalkMode(this);
+    this.#build();
+    this.model.addEventListener("change", () => this.#changed());
+    this.model.addEventListener("scrub", () => this.#scrubbed());
+    this.place.addEventListener("keydown", (event) => this.#key(event));
+    this.unfollow = followNode(node, bridge, {
+      onInput: () => !this.model.writing && this.model.read(),
+      onOutput: (output) => this.show(output?.mirage_view?.[0]),
+      onChunk: (news) => this.#grown(news),
+      onFinished: (prompt) => this.view ?? this.#recover(prompt),
+      onRemoved: () => this.dispose(),
+    });
+    this.#restore();
+    this.model.read();
+  }
+
+  #build() {
+    const { text } = this;
+    this.preset = select(text("preset"), this.#presetOptions(), (name) => {
+      if (name) this.model.usePreset(name);
+    });
+    this.views = new Choice(text("view"), VIEWS.map((v) => [v, text(`view_${v}`)]), (view) => {
+      this.viewport.setView(view);
+      if (this.viewport.controls.orthographic) this.#fit();
+    });
+    this.colours = select(
+      text("colouring"), [["colour", text("trueColours")], ["feature", text("tokenColours")]],
+      (choice) => this.#recolour(choice),
+    );
+    this.drawButton = iconButton("draw", text("draw"), () => this.#draw());
+    this.walkButton = iconButton("walk", text("walk"), () => this.walk.toggle());
+    this.lensButton = iconButton("lens", text("lens"), () => this.#toggleLens());
+    const fit = iconButton("fit", text("fit"), () => this.#fit());
+    const top = element(
+      "div", { class: "mirage-bar", role: "toolbar", "aria-label": text("tools") },
+      this.preset, this.views.element, this.colours, element("span", { class: "mirage-space" }),
+      element(
+        "div", { class: "mirage-group" }, this.drawButton, this.walkButton, this.lensButton, fit,
+      ),
+    );
+    this.note = element("div", { class: "mirage-note", role: "status" });
+    const stage = element(
+      "div", { class: "mirage-stage" }, this.viewport.canvas, this.lens.element, this.note,
+    );
+    this.viewport.canvas.setAttribute("aria-label", text("viewport"));
+    this.place.append(top, stage, this.timeline.element, this.#transport());
+  }
+
+  #presetOptions() {
+    const offered = this.node.widgets?.find((w) => w.name === "preset")?.options?.values;
+    const names = Array.isArray(offered) ? offered.filter((n) => typeof n === "string") : PRESETS;
+    return [["", this.text("edited")], ...names.map((name) => [name, name])];
+  }
+
+  #transport() {
+    const { text, model } = this;
+    this.playButton = iconButton("play", text("play"), () => this.#togglePlay());
+    this.addButton = iconButton("add", text("addKeyframe"), () => model.addKeyframe());
+    this.removeButton = iconButton("remove", text("removeKeyframe"), () => model.removeKeyframe());
+    this.ease = select(
+      text("easing"), Object.keys(EASINGS).map((name) => [name, text(`easing_${name}`)]),
+      (name) => model.selected >= 0 && model.edit((keys) => (keys[model.selected].easing = name)),
+    );
+    this.clock = element("span", { class: "mirage-clock" });
+    return element(
+      "div", { class: "mirage-bar", role: "toolbar", "aria-label": text("transport") },
+      iconButton("start", text("toStart"), () => model.scrub(0)),
+      this.playButton, this.clock, element("span", { class: "mirage-space" }),
+      this.addButton, this.removeButton, this.ease,
+    );
+  }
+
+  /** Take up what the node reported: lens, distance, and files of points. */
+  async show(view, { fit = true } = {}) {
+    if (!view || typeof view !== "object") return;
+    this.unseen ||= fit && !this.model.scene.known;
+    this.view = view;
+    remember(this.node, "view", view);
+    this.model.describe(view);
+    // Temporary files go when the server restarts: the next run writes them again.
+    const points = await loadPoints(view, (path) => this.bridge.api.fetchApi(path)).catch(noPoints);
+    // What was reported meanwhile has points of its own.
+    if (this.view !== view) return;
+    this.#hold(points);
+    if (this.unseen) this.#fit();
+    this.unseen = false;
+  }
+
+  #hold(points) {
+    this.points = points;
+    this.viewport.points = points;
+    this.#recolour(this.colouring);
+    this.#changed();
+  }
+
+  /** A rollout along this node's path has a larger memory now. */
+  #grown(news) {
+    const ours = this.view?.trajectory && this.view.trajectory === news?.trajectory;
+    if (ours) this.show({ ...this.view, ...news }, { fit: false });
+  }
+
+  #recolour(choice) {
+    this.colouring = choice;
+    this.viewport.colours = this.points[choice];
+    this.#showLens();
+    this.viewport.invalidate();
+    this.#keep();
+  }
+
+  #changed() {
+    const { model } = this;
+    this.coverage.start(this.points, model.path, model.scene);
+    this.timeline.update();
+    this.preset.value = model.source === "preset" ? model.move.preset : "";
+    const busy = !model.editable;
+    for (const button of [this.addButton, this.drawButton, this.walkButton]) button.disabled = busy;
+    this.preset.disabled = model.linked;
+    this.#scrubbed();
+  }
+
+  #scrubbed() {
+    const { model } = this;
+    const key = model.keyframes[model.selected];
+    this.ease.disabled = !key || !model.editable;
+    this.ease.value = key?.easing ?? "smooth";
+    this.removeButton.disabled = !key || model.keyframes.length < 2 || !model.editable;
+    const seconds = (model.frame / model.fps).toFixed(2);
+    const values = { frame: model.frame, last: model.path.length - 1, seconds };
+    this.clock.textContent = this.text("clock", values);
+    this.timeline.scrubbed();
+    this.#noted();
+    this.#showLens();
+    this.viewport.invalidate();
+    this.#keep();
+  }
+
+  #noted() {
+    const { model, text } = this;
+    let note = "";
+    if (this.walk.active) note = text("walking", { frame: model.frame });
+    else if (this.editor.drawing) note = text("drawing");
+    else if (model.linked) note = text("linked");
+    else if (model.problem) note = text(`problem_${model.problem}`);
+    else if (!model.scene.known) note = text("noScene");
+    if (this.note.textContent !== note) this.note.textContent = note;
+    this.note.classList.toggle("mirage-warning", Boolean(model.problem));
+  }
+
+  #showLens() {
+    this.lens.element.classList.toggle("mirage-off", !this.lensShown);
+    this.lensButton.setAttribute("aria-pressed", String(this.lensShown));
+    if (!this.lensShown) return;
+    this.lens.show(this.points, this.points[this.colouring], this.#camera(), this.model.scene);
+  }
+
+  #toggleLens() {
+    this.lensShown = !this.lensShown;
+    this.#showLens();
+    this.#keep();
+  }
+
+  #viewed() {
+    this.views.show(this.viewport.controls.view);
+    this.#keep();
+  }
+
+  #fit() {
+    const { controls } = this.viewport;
+    const { centre, radius } = extentOf(this.model.path, this.model.scene, this.points);
+    if (controls.view === "camera") controls.view = "orbit";
+    controls.frame(centre, radius);
+    this.#viewed();
+    this.viewport.invalidate();
+  }
+
+  #draw() {
+    this.editor.drawing = !this.editor.drawing;
+    if (this.editor.drawing) {
+      this.viewport.setView("top");
+      this.#fit();
+    }
+    this.#noted();
+    this.viewport.invalidate();
+  }
+
+  #paint(context, controls, ratio) {
+    controls.camera = this.#camera();
+    controls.scene = this.model.scene;
+    this.drawButton.setAttribute("aria-pressed", String(this.editor.drawing));
+    this.editor.paint(context, controls, themeOf(this.place), ratio, !this.points.count);
+  }
+
+  #camera() {
+    return this.walk.camera ?? cameraAt(this.model.path, this.model.frame);
+  }
+
+  #togglePlay() {
+    if (this.playing) {
+      this.#pause();
+      return;
+    }
+    const { model } = this;
+    const [begin, from] = [performance.now(), model.frame >= model.path.length - 1 ? 0 : model.frame];
+    const tick = (now) => {
+      const frame = from + Math.floor(((now - begin) / 1000) * model.fps);
+      model.scrub(frame % model.path.length);
+      this.playing = requestAnimationFrame(tick);
+    };
+    this.playing = requestAnimationFrame(tick);
+    relabel(this.playButton, "pause", this.text("pause"));
+  }
+
+  #pause() {
+    cancelAnimationFrame(this.playing);
+    this.playing = 0;
+    relabel(this.playButton, "play", this.text("play"));
+  }
+
+  #key(event) {
+    if (this.walk.key(event)) return;
+    const inView = event.target === this.viewport.canvas;
+    if (event.key === " " && (inView || event.target === this.timeline.track)) this.#togglePlay();
+    else if (event.key === "Escape" && this.editor.drawing) this.#draw();
+    else if (!(inView && this.editor.key(event))) return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  /** Undo makes the node anew: keep what is looked at apart from what the node holds. */
+  #keep() {
+    const { controls } = this.viewport;
+    const { view, yaw, pitch, target, distance } = controls;
+    remember(this.node, "look", {
+      controls: { view, yaw, pitch, target, distance },
+      frame: this.model.frame, selected: this.model.selected,
+      colouring: this.colouring, lensShown: this.lensShown,
+    });
+  }
+
+  #restore() {
+    const { look, view } = recall(this.node);
+    if (look) {
+      Object.assign(this.viewport.controls, structuredClone(look.controls));
+      this.model.frame = look.frame;
+      this.model.selected = look.selected;
+      this.colouring = look.colouring;
+      this.colours.value = look.colouring;
+      this.lensShown = look.lensShown;
+    } else {
+      this.#fit();
+    }
+    this.views.show(this.viewport.controls.view);
+    if (view) this.show(view, { fit: !look });
+    else this.#recover();
+  }
+
+  /** Ask the server what this node reported before the page was opened. */
+  async #recover(finished) {
+    const view = await lastReport(this.node, this.bridge, "mirage_view", finished).catch(() => null);
+    if (view && !this.view) this.show(view);
+  }
+
+  dispose() {
+    this.#pause();
+    this.walk.stop(false);
+    this.coverage.stop();
+    this.timeline.dispose();
+    this.viewport.dispose();
+    this.unfollow();
+    this.leave();
+  }
+}

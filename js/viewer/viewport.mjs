@@ -1,0 +1,186 @@
+/** A canvas that shows points with lines over them, and is looked around in. */
+
+import { OrbitControls } from "./controls.mjs";
+import { noPoints } from "./points.mjs";
+import { sharedRenderer } from "./renderer.mjs";
+
+/** Canvas pixels on each side at most; the rest is scaled up by the browser. */
+const MAX_PIXELS = 1600;
+const KEY_STEP = 24;
+
+/**
+ * What a pointer does after it went down on something.
+ *
+ * @typedef {object} Gesture
+ * @property {(x: number, y: number, dx: number, dy: number, event: PointerEvent) => void} move
+ * @property {(event: PointerEvent) => void} [end]
+ */
+
+export class Viewport {
+  /**
+   * @param {object} options
+   * @param {(context: CanvasRenderingContext2D, controls: OrbitControls, theme: object) => void} options.paint
+   *   draws over the points
+   * @param {(event: PointerEvent, x: number, y: number) => Gesture | null} [options.grab] what is
+   *   under the pointer
+   * @param {() => void} [options.onView] called when the view changed
+   */
+  constructor({ paint, grab = () => null, onView = () => {} }) {
+    this.paint = paint;
+    this.grab = grab;
+    this.onView = onView;
+    this.controls = new OrbitControls();
+    this.points = noPoints();
+    /** @type {Uint8Array} */
+    this.colours = this.points.colour;
+    this.canvas = document.createElement("canvas");
+    this.canvas.className = "mirage-canvas";
+    this.canvas.tabIndex = 0;
+    this.canvas.setAttribute("role", "application");
+    // Nodes 2.0 zooms the graph with every wheel but that over what has this mark and the focus.
+    this.canvas.dataset.captureWheel = "true";
+    this.context = this.canvas.getContext("2d");
+    this.pending = 0;
+    this.#listen();
+    this.sizes = new ResizeObserver(() => this.invalidate());
+    this.sizes.observe(this.canvas);
+  }
+
+  /** Draw soon; many calls make one picture. */
+  invalidate() {
+    this.pending ||= requestAnimationFrame(() => {
+      this.pending = 0;
+      this.render();
+    });
+  }
+
+  /** Draw now. */
+  render() {
+    const { canvas, context, controls } = this;
+    if (!this.#fit()) return;
+    controls.resize(canvas.width, canvas.height);
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    if (this.points.count) {
+      const view = controls.matrix();
+      sharedRenderer()?.draw(context, this.points, this.colours, {
+        matrix: view.matrix,
+        size: view.size,
+        least: this.ratio,
+      });
+    }
+    this.paint(context, controls, this.ratio);
+  }
+
+  /** Canvas pixels per CSS pixel of the widget, zoom of the graph included. */
+  get ratio() {
+    return this.canvas.width / Math.max(1, this.canvas.clientWidth);
+  }
+
+  #fit() {
+    const box = this.canvas.getBoundingClientRect();
+    if (!box.width || !box.height) return false;
+    const dense = Math.min(devicePixelRatio || 1, MAX_PIXELS / Math.max(box.width, box.height));
+    const [width, height] = [box.width, box.height].map((side) => Math.max(1, Math.round(side * dense)));
+    if (this.canvas.width !== width) this.canvas.width = width;
+    if (this.canvas.height !== height) this.canvas.height = height;
+    return true;
+  }
+
+  /** Position of a pointer in canvas pixels. */
+  at(event) {
+    const box = this.canvas.getBoundingClientRect();
+    return [
+      ((event.clientX - box.left) / box.width) * this.canvas.width,
+      ((event.clientY - box.top) / box.height) * this.canvas.height,
+    ];
+  }
+
+  setView(view) {
+    this.controls.view = view;
+    this.onView();
+    this.invalidate();
+  }
+
+  #listen() {
+    const { canvas } = this;
+    canvas.addEventListener("pointerdown", (event) => this.#press(event));
+    canvas.addEventListener("contextmenu", (event) => {
+      event.preventDefault();
+      event.stopPropagation();
+    });
+    canvas.addEventListener(
+      "wheel",
+      (event) => {
+        event.preventDefault();
+        event.stopPropagation();
+        this.controls.dolly(Math.exp(Math.sign(event.deltaY) * Math.min(0.3, Math.abs(event.deltaY) / 500)));
+        this.invalidate();
+      },
+      { passive: false },
+    );
+    canvas.addEventListener("keydown", (event) => this.#key(event));
+  }
+
+  #press(event) {
+    event.stopPropagation();
+    this.canvas.focus({ preventScroll: true });
+    let [x, y] = this.at(event);
+    const gesture = (event.button === 0 && this.grab(event, x, y)) || this.#look(event);
+    this.canvas.setPointerCapture(event.pointerId);
+    const move = (moved) => {
+      moved.stopPropagation();
+      const [nx, ny] = this.at(moved);
+      gesture.move(nx, ny, nx - x, ny - y, moved);
+      [x, y] = [nx, ny];
+      this.invalidate();
+    };
+    const end = (ended) => {
+      this.canvas.removeEventListener("pointermove", move);
+      this.canvas.removeEventListener("pointerup", end);
+      this.canvas.removeEventListener("pointercancel", end);
+      gesture.end?.(ended);
+      this.invalidate();
+    };
+    this.canvas.addEventListener("pointermove", move);
+    this.canvas.addEventListener("pointerup", end);
+    this.canvas.addEventListener("pointercancel", end);
+  }
+
+  /** @returns {Gesture} looking around: orbit, or pan with another button or Shift */
+  #look(event) {
+    const { controls } = this;
+    const pans = event.button !== 0 || event.shiftKey || controls.orthographic;
+    return {
+      move: (x, y, dx, dy) => {
+        const before = controls.view;
+        if (pans) controls.pan(dx, dy);
+        else controls.orbit(dx, dy);
+        if (controls.view !== before) this.onView();
+      },
+    };
+  }
+
+  /** Looking around with the keyboard: Alt and arrows, plus and minus. */
+  #key(event) {
+    if (event.ctrlKey || event.metaKey) return;
+    const turns = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+    const turn = turns[event.key];
+    const zoom = { "+": 0.9, "=": 0.9, "-": 1 / 0.9 }[event.key];
+    if (turn && event.altKey) {
+      const before = this.controls.view;
+      if (this.controls.orthographic) this.controls.pan(-turn[0] * KEY_STEP, -turn[1] * KEY_STEP);
+      else this.controls.orbit(turn[0] * KEY_STEP, turn[1] * KEY_STEP);
+      if (this.controls.view !== before) this.onView();
+    } else if (zoom) this.controls.dolly(zoom);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.invalidate();
+  }
+
+  dispose() {
+    cancelAnimationFrame(this.pending);
+    this.sizes.disconnect();
+  }
+}

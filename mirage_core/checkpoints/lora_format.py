@@ -1,0 +1,194 @@
+"""LoRA files: names of many programs, and the factors that belong to them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from ..errors import ModelMismatchError
+from ..tensor_files import read_header, read_tensors, write_tensors
+from .names import is_branch, strip_wrappers, to_diffusers, to_released
+
+ADAPTER_METADATA: Final = "lora_adapter_metadata"
+"""Entry of the safetensors header in which diffusers keeps an adapter's configuration."""
+
+COMFYUI_PREFIX: Final = "diffusion_model."
+"""What ComfyUI's LoRA loader looks for."""
+
+_PART: Final = re.compile(
+    r"^(?P<module>.+?)\."
+    r"(?:(?P<a>lora_A(?:\.\w+)?\.weight|lora_down\.weight|lora\.down\.weight)"
+    r"|(?P<b>lora_B(?:\.\w+)?\.weight|lora_up\.weight|lora\.up\.weight)"
+    r"|(?P<alpha>alpha)|(?P<diff>diff)|(?P<diff_b>diff_b))$"
+)
+_FLAT_PREFIX: Final = "lora_unet_"
+_FLAT: Final = (
+    (re.compile(r"^((?:vace_)?blocks)_(\d+)_(self_attn|cross_attn|ffn)_(\w+)$"), r"\1.\2.\3.\4"),
+    (re.compile(r"^(text_embedding|time_embedding|time_projection|head)_(\w+)$"), r"\1.\2"),
+)
+
+
+@dataclass
+class LoraFile:
+    """A LoRA as its file holds it, under diffusers' names of the layers.
+
+    Attributes:
+        path: Where it came from.
+        down: (rank, in) matrix of each layer: A.
+        up: (out, rank) matrix of each layer: B.
+        alpha: What B A is multiplied by, times the rank; layers without it count 1 / rank.
+        changes: Whole tensors that are added to parameters, by the parameter's name.
+    """
+
+    path: Path
+    down: dict[str, Tensor] = field(default_factory=dict)
+    up: dict[str, Tensor] = field(default_factory=dict)
+    alpha: dict[str, float] = field(default_factory=dict)
+    changes: dict[str, Tensor] = field(default_factory=dict)
+
+    def rank(self, layer: str) -> int:
+        """Rank of one layer's update."""
+        return int(self.down[layer].shape[0])
+
+    def scale(self, layer: str) -> float:
+        """Factor of one layer's update: alpha / rank."""
+        return self.alpha.get(layer, float(self.rank(layer))) / self.rank(layer)
+
+
+def read_lora(path: Path) -> LoraFile:
+    """Read a LoRA of the video model.
+
+    Names of the released training code, ComfyUI, diffusers, PEFT and kohya are understood.
+
+    Raises:
+        ModelMismatchError: The file is missing, damaged or pickled, is not a LoRA, is of a kind
+            that is not a pair of matrices for each layer, or lacks one of a pair.
+    """
+    header = read_header(path)
+    lora = LoraFile(path)
+    known = {"a": lora.down, "b": lora.up}
+    for name, tensor in read_tensors(path).items():
+        match = _PART.match(name)
+        if match is None:
+            raise _unknown(path, name)
+        layer, kind = _layer(match["module"]), str(match.lastgroup)
+        if kind in known:
+            _put(known[kind], layer, tensor, name)
+        elif kind == "alpha":
+            lora.alpha[layer] = float(tensor)
+        else:
+            lora.changes[f"{layer}.{'bias' if kind == 'diff_b' else 'weight'}"] = tensor
+    _expect_pairs(lora)
+    _add_metadata(lora, header.metadata)
+    return lora
+
+
+def write_for_comfyui(lora: LoraFile, path: Path) -> Path:
+    """Write a LoRA under the names that ComfyUI's loader reads.
+
+    It leaves tensors of other names out, those of the released training code among them.
+
+    Args:
+        lora: What was read.
+        path: Target.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ModelMismatchError: The LoRA changes the side branch, which ComfyUI's loader cannot.
+        StorageError: The file cannot be written.
+    """
+    foreign = next((name for name in (*lora.down, *lora.changes) if is_branch(name)), None)
+    if foreign is not None:
+        raise ModelMismatchError(
+            f"The LoRA {lora.path.name} changes the side branch",
+            got=foreign,
+            expected="a LoRA of the video model alone, which is all that ComfyUI's loader reads",
+            fix="Use it on the command line: mirage rollout --lora",
+        )
+    tensors: dict[str, Tensor] = {}
+    for layer, down in lora.down.items():
+        name = _comfyui_name(layer)
+        tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": lora.up[layer]}
+        if layer in lora.alpha:
+            tensors[f"{name}.alpha"] = torch.tensor(lora.alpha[layer])
+    for parameter, change in lora.changes.items():
+        layer, _, part = parameter.rpartition(".")
+        tensors[f"{_comfyui_name(layer)}.{'diff_b' if part == 'bias' else 'diff'}"] = change
+    return write_tensors(path, tensors)
+
+
+def _comfyui_name(layer: str) -> str:
+    return COMFYUI_PREFIX + to_released(f"{layer}.").removesuffix(".")
+
+
+def _layer(module: str) -> str:
+    plain = strip_wrappers(module)
+    if plain.startswith(_FLAT_PREFIX):
+        plain = plain.removeprefix(_FLAT_PREFIX)
+        for pattern, replacement in _FLAT:
+            plain = pattern.sub(replacement, plain)
+    # The rules of names look for what follows a layer's name.
+    return to_diffusers(f"{plain}.").removesuffix(".")
+
+
+def _put(known: dict[str, Tensor], layer: str, tensor: Tensor, name: str) -> None:
+    if layer in known:
+        raise ModelMismatchError("The LoRA holds one matrix twice", got=f"{layer}, again as {name}")
+    known[layer] = tensor
+
+
+def _expect_pairs(lora: LoraFile) -> None:
+    alone = sorted(set(lora.down) ^ set(lora.up))
+    if alone:
+        raise ModelMismatchError(
+            f"The LoRA {lora.path.name} is not whole",
+            got=f"one matrix of two for {alone[0]}",
+            fix="Fetch the file anew",
+        )
+    if not lora.down:
+        raise _unknown(lora.path, "no matrices")
+    for layer, down in lora.down.items():
+        up = lora.up[layer]
+        if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:  # noqa: PLR2004
+            raise ModelMismatchError(
+                f"The LoRA {lora.path.name} contradicts itself",
+                got=f"{tuple(down.shape)} and {tuple(up.shape)} for {layer}",
+                expected="(rank, in) and (out, rank)",
+                fix="Fetch the file anew",
+            )
+
+
+def _add_metadata(lora: LoraFile, metadata: Mapping[str, str]) -> None:
+    """Alphas from the configuration that diffusers writes; those in tensors come first."""
+    try:
+        content = json.loads(metadata.get(ADAPTER_METADATA, "{}"))
+    except ValueError:
+        content = {}
+    config: dict[str, Any] = {
+        str(key).rpartition("transformer.")[2]: value for key, value in dict(content).items()
+    }
+    if config.get("use_dora") or config.get("use_rslora"):
+        raise _unknown(lora.path, "a DoRA or rank-stabilised LoRA")
+    default, special = config.get("lora_alpha"), config.get("alpha_pattern") or {}
+    for layer in lora.down:
+        value = special.get(layer, default)
+        if isinstance(value, int | float):
+            lora.alpha.setdefault(layer, float(value))
+
+
+def _unknown(path: Path, got: str) -> ModelMismatchError:
+    return ModelMismatchError(
+        f"{path.name} is not a LoRA that can be read",
+        got=got,
+        expected="two matrices for each layer (lora_A and lora_B, or lora_down and lora_up)",
+        fix="Use a LoRA for Wan2.2-TI2V-5B in safetensors; LoHa, LoKr and DoRA are not read",
+    )

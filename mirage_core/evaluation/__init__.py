@@ -1,1 +1,0 @@
-"""Judging finished shots: measures, contact sheets and reports."""

@@ -1,0 +1,252 @@
+"""Geometry estimators that bring their own packages: MapAnything, UniDepth, or any other.
+
+A provider is whatever is called with frames, and with cameras where they are known, and gives
+a `FrameGeometry`. Their packages are not installed with Mirage, and nothing is fetched: who
+has them installed names a folder of weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import ModelMismatchError
+from ..geometry.frame_geometry import FrameGeometry
+from ..geometry.trajectory import Trajectory, intrinsics_from_fov
+from ..geometry.transform import invert_rigid
+from ..validate import expect_shape
+from .depth_model import load_depth_model
+
+STANDING: Final = 1e-6
+"""Cameras that are spread less than this far stand in one place."""
+
+
+class GeometryProvider(Protocol):
+    """Estimates depth, and what it needs not be told of the cameras."""
+
+    def __call__(self, frames: Tensor, cameras: Trajectory | None = None) -> FrameGeometry:
+        """Geometry of pictures.
+
+        Args:
+            frames: (F, H, W, 3) in 0..1.
+            cameras: Their F cameras, where they are known; a provider that cannot use them
+                estimates its own intrinsics all the same.
+
+        Returns:
+            Geometry of the same F frames, at any resolution of the same aspect ratio.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class UniDepthProvider:
+    """Metric depth and field of view of single pictures, by UniDepth V2.
+
+    Attributes:
+        network: ``unidepth.models.UniDepthV2``.
+    """
+
+    network: Any
+
+    def __call__(self, frames: Tensor, cameras: Trajectory | None = None) -> FrameGeometry:
+        """Geometry of each picture by itself; known intrinsics are used."""
+        expect_shape("The frames", frames, "F H W 3")
+        depth, intrinsics = [], []
+        for number, frame in enumerate(frames):
+            picture = (frame.clamp(0, 1) * 255).round().to(torch.uint8).permute(2, 0, 1)
+            known = None if cameras is None else cameras.intrinsics[number].float()
+            with torch.inference_mode():
+                found = self.network.infer(picture, known)
+            depth.append(found["depth"].float().cpu().clone().view(*picture.shape[1:]))
+            estimate = found["intrinsics"].double().cpu().clone().view(3, 3)
+            intrinsics.append(estimate if known is None else cameras.intrinsics[number])  # type: ignore[union-attr]
+        poses = None if cameras is None else cameras.world_to_camera
+        return FrameGeometry(
+            torch.stack(depth), torch.stack(intrinsics), world_to_camera=poses, metric=True
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MapAnythingProvider:
+    """Metric depth and cameras of several views at once, by MapAnything.
+
+    Attributes:
+        network: ``mapanything.models.MapAnything``.
+        prepare: ``mapanything.utils.image.preprocess_inputs``.
+    """
+
+    network: Any
+    prepare: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+
+    def __call__(self, frames: Tensor, cameras: Trajectory | None = None) -> FrameGeometry:
+        """Geometry of all pictures together; known intrinsics and poses are used.
+
+        Depth is in metres, or in the units of known cameras that stand apart.
+        """
+        expect_shape("The frames", frames, "F H W 3")
+        views = [self._view(number, frames, cameras) for number in range(len(frames))]
+        with torch.inference_mode():
+            found = self.network.infer(
+                self.prepare(views), apply_mask=True, mask_edges=True, use_amp=True
+            )
+        depth = torch.cat([view["depth_z"][..., 0].float().cpu().clone() for view in found])
+        masks = [view["mask"].cpu().clone() for view in found if "mask" in view]
+        exclude = ~torch.cat(masks)[..., 0].bool() if len(masks) == len(found) else None
+        intrinsics = torch.cat([view["intrinsics"].double().cpu().clone() for view in found])
+        poses = torch.cat([view["camera_poses"].double().cpu().clone() for view in found])
+        scale = None if cameras is None else _path_scale(poses, cameras.camera_to_world)
+        world_to_camera = invert_rigid(poses) if cameras is None else cameras.world_to_camera
+        geometry = FrameGeometry(
+            depth if scale is None else depth * scale,
+            intrinsics,
+            world_to_camera=world_to_camera,
+            exclude=exclude,
+            metric=scale is None,
+        )
+        return uncropped(geometry, int(frames.shape[2]), int(frames.shape[1]))
+
+    @staticmethod
+    def _view(number: int, frames: Tensor, cameras: Trajectory | None) -> dict[str, Any]:
+        picture = (frames[number].clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+        view: dict[str, Any] = {"img": picture}
+        if cameras is not None:
+            view["intrinsics"] = cameras.intrinsics[number].float()
+            view["camera_poses"] = cameras.camera_to_world[number].float()
+            view["is_metric_scale"] = torch.tensor([False])
+        return view
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformersProvider:
+    """Depth of single pictures by any depth model of transformers, for known cameras.
+
+    Attributes:
+        estimate: `mirage_core.models.depth_model.DepthModel`.
+        fov: Horizontal field of view in degrees where cameras are not known.
+        metric: True when its depth is in metres.
+    """
+
+    estimate: Callable[[Tensor], Tensor]
+    fov: float
+    metric: bool
+
+    def __call__(self, frames: Tensor, cameras: Trajectory | None = None) -> FrameGeometry:
+        """Geometry of each picture by itself."""
+        depth = self.estimate(frames)
+        height, width = int(depth.shape[1]), int(depth.shape[2])
+        if cameras is None:
+            intrinsics = intrinsics_from_fov(width, height, self.fov).expand(len(depth), 3, 3)
+            return FrameGeometry(depth, intrinsics, metric=self.metric)
+        lens = cameras.resized(width, height)
+        return FrameGeometry(
+            depth, lens.intrinsics, world_to_camera=lens.world_to_camera, metric=self.metric
+        )
+
+
+def _path_scale(found: Tensor, known: Tensor) -> float | None:
+    """Units of known cameras (F, 4, 4) to one of the found ones; None where they do not move."""
+    lengths = [
+        float((poses[:, :3, 3] - poses[:, :3, 3].mean(dim=0)).norm()) for poses in (found, known)
+    ]
+    return lengths[1] / lengths[0] if min(lengths) > STANDING else None
+
+
+def uncropped(geometry: FrameGeometry, width: int, height: int) -> FrameGeometry:
+    """Geometry of a picture whose middle was cut out to fit a network's grid.
+
+    What was cut off has no depth. Intrinsics keep their meaning: the principal point moves
+    with the picture's corner.
+
+    Args:
+        geometry: Of the middle of the picture.
+        width: Width of the whole picture.
+        height: Height of the whole picture.
+    """
+    rows, columns = geometry.size
+    whole_rows = max(rows, round(columns * height / width))
+    whole_columns = max(columns, round(rows * width / height))
+    top, left = (whole_rows - rows) // 2, (whole_columns - columns) // 2
+    if (whole_rows, whole_columns) == (rows, columns):
+        return geometry
+    border = (left, whole_columns - columns - left, top, whole_rows - rows - top)
+    intrinsics = geometry.intrinsics.clone()
+    intrinsics[:, 0, 2] += left
+    intrinsics[:, 1, 2] += top
+    exclude = geometry.exclude
+    return dataclasses.replace(
+        geometry,
+        depth=torch.nn.functional.pad(geometry.depth, border),
+        intrinsics=intrinsics,
+        exclude=None if exclude is None else torch.nn.functional.pad(exclude, border),
+    )
+
+
+MAP_ANYTHING, UNIDEPTH, TRANSFORMERS = "MapAnything", "UniDepth V2", "transformers"
+PROVIDERS: Final = (MAP_ANYTHING, UNIDEPTH, TRANSFORMERS)
+"""Names that `load_provider` knows."""
+
+
+def load_provider(
+    name: str, folder: Path, *, device: torch.device | str = "cpu", fov: float = 60.0
+) -> GeometryProvider:
+    """Load an estimator from a folder of weights on this machine.
+
+    Args:
+        name: One of `PROVIDERS`.
+        folder: Its weights, as its own package saved them (``config.json`` and safetensors).
+        device: Where it computes.
+        fov: Horizontal field of view in degrees, for models that do not estimate it.
+
+    Raises:
+        ModelMismatchError: The name is unknown, its package is not installed, or the folder
+            does not hold such a model.
+    """
+    if name not in PROVIDERS:
+        raise ModelMismatchError(
+            "The geometry estimator is unknown", got=name, expected=", ".join(PROVIDERS)
+        )
+    if not (folder / "config.json").is_file():
+        raise ModelMismatchError(
+            f"The folder {folder.name} holds no model",
+            got="no config.json",
+            expected="a whole copy of the model's folder, with config.json and safetensors",
+            fix=f"Put the model into {folder}",
+        )
+    if name == TRANSFORMERS:
+        model = load_depth_model(folder, device=device)
+        return TransformersProvider(model, fov, model.metric)
+    load = _load_unidepth if name == UNIDEPTH else _load_map_anything
+    try:
+        return load(str(folder), device)
+    except ImportError as error:
+        package = "unidepth" if name == UNIDEPTH else "mapanything"
+        raise ModelMismatchError(
+            f"{name} needs its own package",
+            got=str(error),
+            expected=f"an installed package named {package}",
+            fix="Install it as its authors describe, in the environment of ComfyUI",
+        ) from error
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelMismatchError(
+            f"{name} could not be loaded from {folder.name}",
+            got=str(error).splitlines()[0][:300] if str(error) else type(error).__name__,
+            fix="Copy the model's whole folder anew",
+        ) from error
+
+
+def _load_unidepth(folder: str, device: torch.device | str) -> GeometryProvider:
+    from unidepth.models import UniDepthV2  # type: ignore[import-not-found]
+
+    return UniDepthProvider(UniDepthV2.from_pretrained(folder).to(device).eval())
+
+
+def _load_map_anything(folder: str, device: torch.device | str) -> GeometryProvider:
+    from mapanything.models import MapAnything  # type: ignore[import-not-found]
+    from mapanything.utils.image import preprocess_inputs  # type: ignore[import-not-found]
+
+    network = MapAnything.from_pretrained(folder).to(device).eval()
+    return MapAnythingProvider(network, preprocess_inputs)

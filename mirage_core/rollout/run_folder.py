@@ -1,0 +1,286 @@
+"""The folder of a rollout: each finished chunk is saved whole, so that a shot can go on.
+
+A chunk is one MP4 of its new frames and one safetensors file with latents, projections and
+what was written to the memory. The safetensors file is written last: a chunk counts once it
+is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from ..cache.delta import CacheDelta, apply_difference, difference
+from ..cache.io import (
+    MAX_BLOCKS,
+    block_from_tensors,
+    block_tensors,
+    is_count,
+    read_safetensors,
+    write_safetensors,
+)
+from ..cache.types import LatentCache
+from ..errors import CacheFormatError, MirageError, ResumeError
+from ..files import atomic_write, discard_unfinished, ensure_writable_folder
+from ..log import logger
+from ..readout.detail import point_planes
+from ..readout.readout import Readout
+from ..validate import expect_shape
+from .state import ChunkRecord, ChunkStatistics, RolloutState
+from .video import join_clips, write_clip
+
+FORMAT: Final = "mirage-chunk"
+MANIFEST_FORMAT: Final = "mirage-rollout"
+VERSION: Final = 2
+"""Newest version that is read. Chunks with floating point tokens that drop no points are written
+as version 1."""
+
+MANIFEST_VERSION: Final = 1
+MANIFEST: Final = "rollout.json"
+VIDEO: Final = "video.mp4"
+
+
+def chunk_path(folder: Path, index: int) -> Path:
+    """File that holds chunk ``index``."""
+    return folder / f"chunk_{index:04d}.safetensors"
+
+
+def clip_path(folder: Path, index: int) -> Path:
+    """Video of the frames that chunk ``index`` added."""
+    return folder / f"chunk_{index:04d}.mp4"
+
+
+def open_folder(state: RolloutState) -> RolloutState:
+    """Prepare the rollout's folder, and take up the chunks that are saved in it.
+
+    Returns:
+        The state after the last saved chunk; the given state when there is none.
+
+    Raises:
+        StorageError: The folder cannot be written.
+        ResumeError: The folder belongs to another rollout.
+    """
+    folder = _folder(state)
+    ensure_writable_folder(folder)
+    _claim(folder, state)
+    discard_unfinished(folder)
+    while not state.complete and chunk_path(folder, state.done).exists():
+        try:
+            state = _load_chunk(folder, state)
+        except MirageError as error:
+            logger.warning("Chunk %d is made again: %s", state.done + 1, error)
+            break
+    return state
+
+
+def commit(
+    state: RolloutState,
+    *,
+    latents: Tensor,
+    frames: Tensor,
+    readout: Readout,
+    cache: LatentCache,
+    on_frame: Callable[[int, int], None] | None = None,
+) -> RolloutState:
+    """Finish the next chunk: save it, and return the state after it.
+
+    Args:
+        state: The state before the chunk.
+        latents: (C, T, h, w) model-space latents of the chunk, the overlapping one included.
+        frames: (4T - 3, H, W, 3) decoded frames in 0..1, the overlapping one included.
+        readout: What the memory showed to the chunk's T latent cameras.
+        cache: The memory after the chunk.
+        on_frame: Called with (done, total) after each frame of video; may raise to cancel.
+
+    Raises:
+        ShapeError: Latents, frames or readout do not belong to this chunk.
+        StorageError: The disk is full, or the folder cannot be written.
+    """
+    chunk = state.chunk
+    height, width = state.grid
+    channels = state.cache.channels
+    expect_shape(
+        "The chunk's latents", latents, "C T h w",
+        C=channels, T=chunk.latent_frames, h=height, w=width,
+    )
+    expect_shape(
+        "The chunk's decoded frames", frames, "F H W 3",
+        F=chunk.model_frames, H=state.trajectory.height, W=state.trajectory.width,
+    )
+    expect_shape("The chunk's readout", readout.visible, "T h w", T=chunk.latent_frames)
+    added = 0 if chunk.index == 0 else 1
+    record = ChunkRecord(
+        latents=latents[:, added:].detach().float().cpu().clone(),
+        projections=readout.tokens[:, added:].detach().cpu().clone(),
+        visible=readout.visible[added:].detach().cpu().clone(),
+        planes=_planes(readout)[:, added:],
+    )
+    statistics = ChunkStatistics(
+        index=chunk.index,
+        hole_rate=readout.hole_rate,
+        points=len(cache),
+        memory_bytes=cache.nbytes,
+        latent_mean=float(record.latents.mean()),
+        latent_std=float(record.latents.std()),
+    )
+    if state.folder is not None:
+        clip = clip_path(state.folder, chunk.index)
+        write_clip(clip, frames[added:], state.trajectory.fps, on_frame)
+        _save_chunk(state, record, cache, statistics)
+    return state.advanced(record, cache, statistics)
+
+
+def finish(state: RolloutState) -> Path:
+    """Join the clips of a complete rollout into one video and return its path.
+
+    Raises:
+        ResumeError: Chunks are missing.
+        CacheFormatError: A clip is damaged.
+        StorageError: The video could not be written.
+    """
+    folder = _folder(state)
+    if not state.complete:
+        raise ResumeError(
+            "The rollout is not complete",
+            got=f"{state.done} of {len(state.plan)} chunks",
+            fix="Run the chunk loop to its end",
+        )
+    clips = [clip_path(folder, chunk.index) for chunk in state.plan]
+    join_clips(folder / VIDEO, clips, state.trajectory.fps)
+    return folder / VIDEO
+
+
+def load_record(state: RolloutState, index: int) -> ChunkRecord:
+    """What chunk ``index`` left, from memory or from disk.
+
+    Raises:
+        CacheFormatError: The chunk's file is missing or damaged.
+    """
+    if state.last is not None and index == state.done - 1:
+        return state.last
+    tensors, _ = read_safetensors(chunk_path(_folder(state), index), FORMAT, VERSION)
+    return _record(tensors)
+
+
+def all_latents(state: RolloutState) -> Tensor:
+    """(C, T, h, w) model-space latents of all finished chunks, in order."""
+    parts = [load_record(state, index).latents for index in range(state.done)]
+    return torch.cat(parts, dim=1) if parts else state.first_latent
+
+
+def _folder(state: RolloutState) -> Path:
+    if state.folder is None:
+        raise ResumeError(
+            "The rollout has no folder", fix="Give Mirage Rollout Start a name to save under"
+        )
+    return state.folder
+
+
+def _claim(folder: Path, state: RolloutState) -> None:
+    """Note in the folder whose it is, or check that it is ours."""
+    manifest = folder / MANIFEST
+    if manifest.exists():
+        try:
+            found = json.loads(manifest.read_text(encoding="utf-8"))
+            owner = found["run_id"] if found["format"] == MANIFEST_FORMAT else None
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
+            owner = None
+        if owner != state.run_id:
+            raise ResumeError(
+                f"The folder {folder} belongs to another rollout",
+                fix="Choose another name, or remove the folder",
+            )
+        return
+    content = {
+        "format": MANIFEST_FORMAT,
+        "version": MANIFEST_VERSION,
+        "run_id": state.run_id,
+        "frames": len(state.trajectory),
+        "width": state.trajectory.width,
+        "height": state.trajectory.height,
+        "fps": state.trajectory.fps,
+        "seed": state.seed,
+        "chunks": len(state.plan),
+    }
+    with atomic_write(manifest, "w") as file:
+        json.dump(content, file, indent=1)
+
+
+def _save_chunk(
+    state: RolloutState, record: ChunkRecord, cache: LatentCache, statistics: ChunkStatistics
+) -> None:
+    """Save what the chunk changed; blocks that the memory had before are not written again."""
+    delta = difference(state.cache, cache)
+    tensors = {
+        "latents": record.latents,
+        "projections": record.projections,
+        "visible": record.visible,
+    }
+    if record.planes is not None:
+        tensors["planes"] = record.planes
+    dropped = {number: rows for number, rows in enumerate(delta.dropped) if len(rows)}
+    tensors.update({f"dropped.{number}": rows for number, rows in dropped.items()})
+    for number, block in enumerate(delta.added):
+        tensors.update(block_tensors(block, f"block.{number}"))
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION if dropped or not cache.storage.is_floating_point else 1,
+        "run_id": state.run_id,
+        "chunk": state.done,
+        "shared_blocks": len(delta.dropped),
+        "new_blocks": len(delta.added),
+        "statistics": asdict(statistics),
+    }
+    write_safetensors(chunk_path(_folder(state), state.done), tensors, header)
+
+
+def _load_chunk(folder: Path, state: RolloutState) -> RolloutState:
+    path = chunk_path(folder, state.done)
+    tensors, header = read_safetensors(path, FORMAT, VERSION)
+    if header.get("run_id") != state.run_id or header.get("chunk") != state.done:
+        raise CacheFormatError(f"{path.name} belongs to another rollout or chunk")
+    if not clip_path(folder, state.done).exists():
+        raise CacheFormatError(f"The clip of {path.name} is missing")
+    shared, new = header.get("shared_blocks"), header.get("new_blocks")
+    held = len(state.cache.blocks)
+    if not is_count(shared) or not is_count(new) or shared > held or new > MAX_BLOCKS:
+        raise CacheFormatError(f"{path.name} does not say what it added to the memory")
+    nothing = torch.zeros(0, dtype=torch.int32)
+    delta = CacheDelta(
+        tuple(tensors.get(f"dropped.{number}", nothing) for number in range(shared)),
+        tuple(block_from_tensors(tensors, f"block.{number}") for number in range(new)),
+    )
+    cache = apply_difference(state.cache, delta)
+    record = _record(tensors)
+    added = state.chunk.latent_frames - (0 if state.done == 0 else 1)
+    expect_shape("The saved latents", record.latents, "C T h w", T=added)
+    return state.advanced(record, cache, _statistics(header, path))
+
+
+def _record(tensors: dict[str, Tensor]) -> ChunkRecord:
+    try:
+        latents, projections, visible = (
+            tensors[name] for name in ("latents", "projections", "visible")
+        )
+    except KeyError as error:
+        raise CacheFormatError("The chunk file lacks a tensor", got=str(error)) from error
+    return ChunkRecord(latents, projections, visible, tensors.get("planes"))
+
+
+def _planes(readout: Readout) -> Tensor:
+    """(3, T, h, w) float16 on the CPU: what a branch may want to know of preceding frames."""
+    offset, log_depth = point_planes(readout)
+    return torch.cat([offset, log_depth[None]]).half().cpu()
+
+
+def _statistics(header: dict[str, Any], path: Path) -> ChunkStatistics:
+    try:
+        return ChunkStatistics(**header["statistics"])
+    except (KeyError, TypeError) as error:
+        raise CacheFormatError(f"{path.name} has no statistics", got=str(error)) from error

@@ -1,0 +1,1 @@
+"""Clips, data sets, and the pipelines that make them."""

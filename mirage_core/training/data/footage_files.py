@@ -1,0 +1,186 @@
+"""Finding footage and what goes with it, and reading it frame by frame."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import av
+import numpy as np
+import torch
+from av.error import FFmpegError
+from PIL import Image
+from torch import Tensor
+
+from ...errors import CacheFormatError, GeometryError
+from ...geometry.geometry_io import SUFFIXES as GEOMETRY_SUFFIXES
+from ...rollout.video import read_frames
+from ...trajectories.exchange.files import SUFFIXES as CAMERA_SUFFIXES
+from ...trajectories.exchange.text_files import read_text
+
+VIDEOS: Final = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp")
+CAPTION_SUFFIX: Final = ".caption.txt"
+"""Ending of a text file beside footage that says what it shows."""
+
+_TIMED: Final = 19
+"""Words in a line of a RealEstate10K file."""
+
+_DAMAGED: Final = (
+    Image.DecompressionBombError, OSError, SyntaxError, ValueError, LookupError, EOFError,
+    struct.error, zlib.error,
+)  # fmt: skip
+"""What Pillow raises for a damaged picture."""
+
+_BROKEN: Final = (FFmpegError, OSError, ValueError, LookupError, AttributeError)
+"""What PyAV raises for a damaged video; a stream without a codec has no size, for example."""
+
+
+@dataclass(frozen=True)
+class Footage:
+    """A video file, or a folder of pictures, one for each frame.
+
+    Attributes:
+        path: The file or folder.
+    """
+
+    path: Path
+
+    def pictures(self) -> list[Path]:
+        """Pictures of a folder in the order of their names; numbers count by value."""
+        return sorted(
+            (path for path in self.path.iterdir() if path.suffix.lower() in PICTURES),
+            key=lambda path: (int(path.stem) if path.stem.isdecimal() else -1, path.name),
+        )
+
+    def measure(self) -> tuple[int, int, int]:
+        """Number of frames, width and height, without decoding.
+
+        Raises:
+            CacheFormatError: The footage is damaged or empty.
+        """
+        if self.path.is_dir():
+            pictures = self.pictures()
+            size = _open(pictures[0]).size if pictures else (0, 0)
+            return len(pictures), *size
+        try:
+            with av.open(str(self.path)) as container:
+                stream = container.streams.video[0]
+                count = sum(1 for packet in container.demux(stream) if packet.size)
+                return count, stream.width, stream.height
+        except _BROKEN as error:
+            raise _unreadable(self.path, error) from error
+
+    def frames(self) -> Iterator[Tensor]:
+        """Frames in order, (H, W, 3) uint8.
+
+        Raises:
+            CacheFormatError: The footage is damaged.
+        """
+        if not self.path.is_dir():
+            try:
+                yield from read_frames(self.path)
+            except (CacheFormatError, *_BROKEN) as error:
+                raise _unreadable(self.path, error.__cause__ or error) from error
+            return
+        for path in self.pictures():
+            yield torch.from_numpy(np.asarray(_open(path)).copy())
+
+    def expect_times(self, cameras: Path) -> None:
+        """Check the names of pictures against the times of a RealEstate10K file, if it is one.
+
+        Raises:
+            GeometryError: A picture is of another time than its camera.
+        """
+        if cameras.suffix.lower() != ".txt" or not self.path.is_dir():
+            return
+        rows = [line.split() for line in read_text(cameras).splitlines()]
+        times = [row[0] for row in rows if len(row) == _TIMED]
+        names = [path.stem for path in self.pictures()]
+        if not times or not all(name.isdecimal() for name in names):
+            return
+        wrong = [name for name, time in zip(names, times, strict=False) if int(name) != int(time)]
+        # Frames that are numbered from 0 or 1, and not named by their time, tell nothing.
+        if wrong and int(names[-1]) > len(names):
+            raise GeometryError(
+                f"The pictures of {self.path.name} do not belong to the cameras",
+                got=f"a picture of the time {wrong[0]}",
+                expected=f"the times in {cameras.name}",
+                fix="Extract the frames at exactly the listed times",
+            )
+
+
+def _unreadable(path: Path, error: BaseException) -> CacheFormatError:
+    return CacheFormatError(
+        f"The video {path.name} cannot be read",
+        got=str(error)[:200] or type(error).__name__,
+        expected="a whole file with a video stream",
+        fix="The file is damaged: copy it again, or leave it out",
+    )
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except _DAMAGED as error:
+        raise CacheFormatError(
+            f"The picture {path.name} cannot be read",
+            got=str(error)[:200] or type(error).__name__,
+            expected=f"a whole picture ({', '.join(PICTURES)})",
+            fix="The file is damaged: copy it again, or leave this footage out",
+        ) from error
+
+
+def find_footage(root: Path) -> tuple[str, ...]:
+    """Videos and folders of pictures below a folder, as sorted relative paths.
+
+    Raises:
+        CacheFormatError: There are none.
+    """
+    found: set[str] = set()
+    for path in root.rglob("*"):
+        if path.suffix.lower() in VIDEOS and path.is_file():
+            found.add(path.relative_to(root).as_posix())
+        elif path.suffix.lower() in PICTURES and path.parent != root:
+            found.add(path.parent.relative_to(root).as_posix())
+    if not found:
+        raise CacheFormatError(
+            "The folder holds no footage",
+            got=root,
+            expected=f"videos ({', '.join(VIDEOS)}), or folders of pictures, one per frame",
+            fix="Check the path",
+        )
+    return tuple(sorted(found))
+
+
+def base_name(item: str) -> str:
+    """Relative path of an item without the ending of a video."""
+    path = Path(item)
+    return path.with_suffix("").as_posix() if path.suffix.lower() in VIDEOS else item
+
+
+def find_beside(root: Path, item: str, suffixes: tuple[str, ...]) -> Path | None:
+    """The file that goes with an item: of the same relative path, with another ending."""
+    candidates = (root / f"{base_name(item)}{suffix}" for suffix in suffixes)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def find_cameras(root: Path, item: str) -> Path | None:
+    """The camera file of an item."""
+    return find_beside(root, item, CAMERA_SUFFIXES)
+
+
+def find_geometry(root: Path, item: str) -> Path | None:
+    """The geometry file of an item."""
+    return find_beside(root, item, GEOMETRY_SUFFIXES)
+
+
+def read_caption(root: Path, item: str, default: str) -> str:
+    """The caption beside an item."""
+    path = find_beside(root, item, (CAPTION_SUFFIX,))
+    return default if path is None else " ".join(read_text(path).split())

@@ -1,0 +1,320 @@
+"""Making a data set: items in, clips out, on one process or many; stopped and resumed at will."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from torch import Tensor
+
+from ...errors import CacheFormatError, MirageError, StorageError
+from ...files import discard_unfinished
+from ...log import logger
+from .build_clip import ClipSettings, Shot, TrainingCodec, build_clips
+from .clip import TrainingClip
+from .manifest import DataManifest, claim, read_skipped, write_empty_text, write_skipped
+from .store import ClipStore, ClipWriter, expect_storable
+
+ABANDONED: Final = 3600.0
+"""Seconds after which a half-written shard is taken for one that a killed worker left."""
+
+
+@dataclass(frozen=True)
+class BadShot:
+    """A part of an item that cannot be used, while others can.
+
+    Attributes:
+        key: Its name.
+        reason: Why.
+    """
+
+    key: str
+    reason: str
+
+
+class ShotSource(Protocol):
+    """Where shots come from; is sent to the workers."""
+
+    @property
+    def width(self) -> int:
+        """Picture width of all shots."""
+
+    @property
+    def height(self) -> int:
+        """Picture height of all shots."""
+
+    def items(self) -> Sequence[str]:
+        """Names of what can be loaded, without loading it; the same at every call."""
+
+    def load(self, item: str) -> Iterable[Shot | BadShot]:
+        """The shots of one item; their keys are the item's name, a slash and a number."""
+
+
+class CaptionEncoder(Protocol):
+    """Turns captions into text tokens, such as `mirage_core.models.text.TextEncoder`."""
+
+    def encode(self, prompt: str) -> Tensor:
+        """(1, 512, D), zero after the prompt's length."""
+
+
+@dataclass(frozen=True)
+class DataJob:
+    """Everything a worker needs to make clips.
+
+    Attributes:
+        source: Where shots come from.
+        codec: Makes the codec; called once per worker, since codecs can be large.
+        codec_name: Name of that codec.
+        settings: How clips are made.
+        text: Makes the text encoder, for clips with embedded captions.
+        text_name: Name of that encoder; empty without one.
+        flush_seconds: See `mirage_core.training.data.store.ClipWriter`.
+    """
+
+    source: ShotSource
+    codec: Callable[[], TrainingCodec]
+    codec_name: str
+    settings: ClipSettings = field(default_factory=ClipSettings)
+    text: Callable[[], CaptionEncoder] | None = None
+    text_name: str = ""
+    flush_seconds: float = 60.0
+
+    @property
+    def manifest(self) -> DataManifest:
+        """What all clips of this job have in common."""
+        source, settings = self.source, self.settings.describe()
+        return DataManifest(self.codec_name, source.width, source.height, settings, self.text_name)
+
+
+@dataclass(frozen=True)
+class ItemResult:
+    """What became of one item.
+
+    Attributes:
+        item: Its name.
+        clips: Clips that were made of it; negative when as many were lost with a worker, and
+            the item is made again.
+        bad: Why the item, or a shot of it, gave no clip, by name.
+        stored: Items whose clips were stored meanwhile, this one or earlier ones.
+        fatal: Why no other item would fare better; empty when all is well.
+    """
+
+    item: str
+    clips: int = 0
+    bad: tuple[BadShot, ...] = ()
+    stored: tuple[str, ...] = ()
+    fatal: str = ""
+
+
+@dataclass(frozen=True)
+class DataProgress:
+    """How far a data set is.
+
+    Attributes:
+        done: Items that are finished, those of earlier runs included.
+        total: All items.
+        clips: Clips that this run has made.
+        skipped: Items and shots that were skipped, those of earlier runs included.
+        seconds_left: Estimate; None while nothing is known.
+    """
+
+    done: int
+    total: int
+    clips: int
+    skipped: int
+    seconds_left: float | None
+
+
+class Pool(Protocol):
+    """Workers that take items."""
+
+    def run(self, items: Iterator[str]) -> Iterator[ItemResult]:
+        """Work through items, in any order; results come as they are ready."""
+
+    def close(self) -> tuple[str, ...]:
+        """Store what is waiting, and end the workers; names of the items that were stored."""
+
+
+class Worker:
+    """Makes clips of items and writes them to shards of its own.
+
+    Args:
+        folder: The data set.
+        job: What to do.
+    """
+
+    def __init__(self, folder: Path, job: DataJob) -> None:
+        self._job = job
+        self._codec = job.codec()
+        self._captions = None if job.text is None else Captions(folder, job.text())
+        self._writer = ClipWriter(folder, flush_seconds=job.flush_seconds)
+
+    def make(self, item: str) -> ItemResult:
+        """Make the clips of one item; what is bad is told in the result."""
+        clips: list[TrainingClip] = []
+        bad: list[BadShot] = []
+        try:
+            for shot in self._job.source.load(item):
+                if isinstance(shot, BadShot):
+                    bad.append(shot)
+                    continue
+                try:
+                    clips += self._build(shot)
+                except Exception as error:
+                    bad.append(BadShot(shot.key, _reason(shot.key, error)))
+            stored = self._writer.add(*clips) if clips else ()
+        except StorageError as error:
+            return ItemResult(item, fatal=str(error))
+        except Exception as error:
+            # Footage comes from anywhere, and what no check foresaw must not end a run of days.
+            return ItemResult(item, bad=(*bad, BadShot(item, _reason(item, error))))
+        if not clips:
+            bad.append(BadShot(item, "No shot of it can be used."))
+        return ItemResult(item, len(clips), tuple(bad), items_of(stored))
+
+    def _build(self, shot: Shot) -> list[TrainingClip]:
+        if self._captions is not None:
+            shot = dataclasses.replace(shot, text=self._captions.encode(shot.caption))
+        clips = build_clips(shot, self._codec, self._job.settings)
+        for clip in clips:
+            expect_storable(clip)
+        return clips
+
+    def flush(self) -> tuple[str, ...]:
+        """Store what is waiting; names of the items that were stored.
+
+        Raises:
+            StorageError: The disk is full, or the folder cannot be written.
+        """
+        return items_of(self._writer.flush())
+
+
+def _reason(name: str, error: Exception) -> str:
+    if isinstance(error, MirageError):
+        return str(error)
+    logger.error("Unforeseen trouble with %s", name, exc_info=error)
+    return f"{type(error).__name__}: {error}"[:500]
+
+
+class Captions:
+    """Embeddings of captions, each made once; leaves that of the empty one in the folder."""
+
+    def __init__(self, folder: Path, encoder: CaptionEncoder) -> None:
+        self._encoder = encoder
+        self._known: dict[str, Tensor] = {}
+        write_empty_text(folder, self.encode(""))
+
+    def encode(self, caption: str) -> Tensor:
+        """(L, D) tokens of a caption, without padding."""
+        if caption not in self._known:
+            tokens = self._encoder.encode(caption)[0].float().cpu()
+            used = (tokens != 0).any(dim=1).nonzero()
+            self._known[caption] = tokens[: int(used.max()) + 1 if len(used) else 1].clone()
+        return self._known[caption]
+
+
+class LocalPool:
+    """One worker in this process."""
+
+    def __init__(self, folder: Path, job: DataJob) -> None:
+        self._worker = Worker(folder, job)
+
+    def run(self, items: Iterator[str]) -> Iterator[ItemResult]:
+        """Work through items in order."""
+        return map(self._worker.make, items)
+
+    def close(self) -> tuple[str, ...]:
+        """Store what is waiting."""
+        return self._worker.flush()
+
+
+def items_of(keys: Iterable[str]) -> tuple[str, ...]:
+    """Items that clips belong to, by their keys."""
+    return tuple(dict.fromkeys(key.rsplit("#", 1)[0].rsplit("/", 1)[0] for key in keys))
+
+
+def finished_items(folder: Path) -> set[str]:
+    """Items whose clips are stored. Clips of damaged shards do not count."""
+    try:
+        return set(items_of(ClipStore(folder).keys()))
+    except CacheFormatError:
+        return set()
+
+
+def make_data(
+    folder: Path,
+    job: DataJob,
+    open_pool: Callable[[Path, DataJob], Pool] = LocalPool,
+    *,
+    retry: bool = False,
+    on_progress: Callable[[DataProgress], None] | None = None,
+) -> DataProgress:
+    """Make the clips that a data set lacks.
+
+    Items that are stored are not made again, and neither are those that were skipped before.
+    Whatever ends the call early loses the clips of the last minute at most; call again to go
+    on.
+
+    Args:
+        folder: The data set, which may be read and extended by others meanwhile.
+        job: What to make.
+        open_pool: Starts the workers.
+        retry: Try again what was skipped before.
+        on_progress: Called after each item; may raise to stop.
+
+    Returns:
+        How far the data set is.
+
+    Raises:
+        ResumeError: The folder holds clips that were made in another way.
+        StorageError: The disk is full, or the folder cannot be written.
+    """
+    claim(folder, job.manifest)
+    discard_unfinished(folder, age=ABANDONED)
+    items = job.source.items()
+    if retry:
+        write_skipped(folder, {})
+    skipped = read_skipped(folder)
+    finished = finished_items(folder)
+    left = [item for item in items if item not in finished and item not in skipped]
+    count = _Count(len(items), len(items) - len(left), skipped)
+    if not left:
+        return count.progress()
+    pool = open_pool(folder, job)
+    try:
+        for result in pool.run(iter(left)):
+            if result.fatal:
+                raise StorageError(result.fatal)
+            count.take(result)
+            for shot in result.bad:
+                logger.warning("Skipped %s: %s", shot.key, shot.reason)
+            if result.bad:
+                write_skipped(folder, count.skipped)
+            if on_progress is not None:
+                on_progress(count.progress())
+    finally:
+        pool.close()
+    return count.progress()
+
+
+class _Count:
+    def __init__(self, total: int, done: int, skipped: dict[str, str]) -> None:
+        self.skipped = dict(skipped)
+        self._total, self._first, self._done = total, done, done
+        self._clips = 0
+        self._since = time.monotonic()
+
+    def take(self, result: ItemResult) -> None:
+        self._done += 1 if result.clips >= 0 else -1
+        self._clips += result.clips
+        self.skipped |= {shot.key: shot.reason for shot in result.bad}
+
+    def progress(self) -> DataProgress:
+        made = self._done - self._first
+        pace = (time.monotonic() - self._since) / made if made else None
+        left = None if pace is None else pace * (self._total - self._done)
+        return DataProgress(self._done, self._total, self._clips, len(self.skipped), left)

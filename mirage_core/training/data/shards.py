@@ -1,0 +1,236 @@
+"""A shard: one safetensors file of many clips, and the JSON index that says where each is.
+
+A shard holds one flat tensor per field, with the values of all its clips in a row, so that its
+header stays short however many clips there are. The index holds sizes, from which places
+follow. A shard counts once its index is there, which is written last.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ...cache.io import write_safetensors
+from ...constants import LATENT_CHANNELS
+from ...errors import CacheFormatError
+from ...files import atomic_write
+from .clip import TrainingClip
+
+FORMAT: Final = "mirage-clips"
+VERSION: Final = 1
+
+FLOATS: Final = (
+    "target", "scene", "preceding", "preceding_scene", "references",
+    "offset", "log_depth", "preceding_offset", "preceding_log_depth", "text",
+)  # fmt: skip
+FLAGS: Final = ("visible", "preceding_visible")
+FIELDS: Final = (*FLOATS, *FLAGS)
+"""Tensors of a clip, in the order in which places are counted."""
+
+
+@dataclass(frozen=True)
+class ClipSizes:
+    """Sizes of a clip's tensors.
+
+    Attributes:
+        target: Latent frames T.
+        height: Rows of the latent grid.
+        width: Columns of the latent grid.
+        preceding: Preceding frames P.
+        references: Reference frames R.
+        words: Tokens of the caption L; 0 when there is no text.
+        text: Channels of a text token; 0 when there is no text.
+        planes: 1 when the extra planes are there, else 0.
+    """
+
+    target: int
+    height: int
+    width: int
+    preceding: int
+    references: int
+    words: int
+    text: int
+    planes: int
+
+    @classmethod
+    def of(cls, clip: TrainingClip) -> ClipSizes:
+        """Sizes of a clip."""
+        words, text = (0, 0) if clip.text is None else clip.text.shape
+        _, frames, height, width = clip.target.shape
+        preceding, references = clip.preceding.shape[1], clip.references.shape[1]
+        planes = int(clip.has_planes)
+        return cls(frames, height, width, preceding, references, int(words), int(text), planes)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every field that is there."""
+        grid = (self.height, self.width)
+        target, before = (self.target, *grid), (self.preceding, *grid)
+        shapes: dict[str, tuple[int, ...]] = {
+            "target": (LATENT_CHANNELS, *target),
+            "scene": (LATENT_CHANNELS, *target),
+            "preceding": (LATENT_CHANNELS, *before),
+            "preceding_scene": (LATENT_CHANNELS, *before),
+            "references": (LATENT_CHANNELS, self.references, *grid),
+            "visible": target,
+            "preceding_visible": before,
+        }
+        if self.planes:
+            shapes |= {"offset": (2, *target), "log_depth": target}
+            shapes |= {"preceding_offset": (2, *before), "preceding_log_depth": before}
+        if self.text:
+            shapes["text"] = (self.words, self.text)
+        return shapes
+
+
+_SIZES: Final = len(fields(ClipSizes))
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """What the index says of one clip."""
+
+    key: str
+    caption: str
+    sizes: ClipSizes
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """What the index says of one shard.
+
+    Attributes:
+        path: The shard's safetensors file.
+        length: Bytes of that file.
+        clips: Its clips, in order.
+    """
+
+    path: Path
+    length: int
+    clips: tuple[IndexEntry, ...]
+
+    def starts(self) -> list[tuple[int, ...]]:
+        """Where the values of each clip begin, for each of `FIELDS`."""
+        counts = []
+        for entry in self.clips:
+            shapes = entry.sizes.shapes()
+            counts.append(tuple(math.prod(shapes.get(name, (0,))) for name in FIELDS))
+        columns = [accumulate(column, initial=0) for column in zip(*counts, strict=True)]
+        return list(zip(*columns, strict=True))
+
+
+def index_path(shard: Path) -> Path:
+    """The index of a shard."""
+    return shard.with_suffix(".json")
+
+
+def write_shard(path: Path, clips: Sequence[TrainingClip], dtype: torch.dtype) -> ShardIndex:
+    """Write clips as a shard with its index; it appears whole or not at all.
+
+    Args:
+        path: The safetensors file, which does not exist yet.
+        clips: At least one.
+        dtype: Type of the stored numbers.
+
+    Raises:
+        StorageError: The disk is full, or the folder cannot be written.
+    """
+    tensors = {}
+    for name in FIELDS:
+        kind = torch.bool if name in FLAGS else dtype
+        values = [getattr(clip, name) for clip in clips]
+        parts = [value.detach().to("cpu", kind).flatten() for value in values if value is not None]
+        if parts:
+            tensors[name] = torch.cat(parts)
+    write_safetensors(path, tensors, {"format": FORMAT, "version": VERSION})
+    entries = tuple(IndexEntry(clip.key, clip.caption, ClipSizes.of(clip)) for clip in clips)
+    index = ShardIndex(path, path.stat().st_size, entries)
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "shard": path.name,
+        "bytes": index.length,
+        "sizes": [field.name for field in fields(ClipSizes)],
+        "clips": [
+            [entry.key, entry.caption, *vars(entry.sizes).values()] for entry in entries
+        ],
+    }
+    with atomic_write(index_path(path), "w") as file:
+        json.dump(document, file, separators=(",", ":"), ensure_ascii=False)
+    return index
+
+
+def read_index(path: Path) -> ShardIndex:
+    """The index of a shard, after a look at the length of the shard itself.
+
+    Args:
+        path: The JSON file.
+
+    Raises:
+        CacheFormatError: The index is damaged or of a newer version, or the shard is missing
+            or was cut short.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT or document["version"] != VERSION:
+            raise damaged(path, f"{document['format']!r} of version {document['version']}")
+        clips = tuple(_entry(row) for row in document["clips"])
+        index = ShardIndex(path.with_name(_plain(document["shard"])), document["bytes"], clips)
+        found = index.path.stat().st_size
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise damaged(path, str(error) or type(error).__name__) from error
+    if not clips or found != index.length:
+        raise damaged(index.path, f"{found} bytes instead of {index.length}")
+    return index
+
+
+def _entry(row: list[Any]) -> IndexEntry:
+    key, caption, *sizes = row
+    if len(sizes) != _SIZES or not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError(f"sizes of the clip {key!r}")
+    if type(key) is not str or type(caption) is not str or not key:
+        raise ValueError(f"the clip {key!r}")
+    return IndexEntry(key, caption, ClipSizes(*sizes))
+
+
+def _plain(name: str) -> str:
+    if Path(name).name != name or not name.endswith(".safetensors"):
+        raise ValueError(f"the shard {name!r}")
+    return name
+
+
+def map_shard(index: ShardIndex) -> Mapping[str, Tensor]:
+    """The flat tensors of a shard, mapped from the file: pages are read when touched.
+
+    Raises:
+        CacheFormatError: The file is damaged, or is not the one that the index describes.
+    """
+    try:
+        with safe_open(str(index.path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise damaged(index.path, str(error) or type(error).__name__) from error
+    counts = dict(zip(FIELDS, index.starts()[-1], strict=True))
+    absent = torch.zeros(0)
+    for name, count in counts.items():
+        if tuple(tensors.setdefault(name, absent).shape) != (count,):
+            raise damaged(index.path, f"{name} does not hold {count} values")
+    return tensors
+
+
+def damaged(path: Path, got: str) -> CacheFormatError:
+    """The error for a file of a data set that cannot be used."""
+    return CacheFormatError(
+        f"The shard {path.name} is damaged",
+        got=got[:300],
+        expected="a shard and the index that was written with it",
+        fix="Make the data again into the same folder: only what is missing is made",
+    )

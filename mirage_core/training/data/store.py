@@ -1,0 +1,302 @@
+"""A data set: a folder of shards that several writers extend and readers read at random."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, overload
+
+import torch
+from torch import Tensor
+
+from ...errors import CacheFormatError, ValueRangeError
+from ...files import ensure_writable_folder
+from ...log import logger
+from .clip import TrainingClip
+from .shards import (
+    FIELDS,
+    FLAGS,
+    FLOATS,
+    IndexEntry,
+    ShardIndex,
+    index_path,
+    map_shard,
+    read_index,
+    write_shard,
+)
+
+PREFIX: Final = "clips-"
+"""Beginning of the names of shards."""
+
+STORED: Final = torch.float16
+"""Type of the stored numbers."""
+
+SHARD_BYTES: Final = 256 << 20
+SHARD_CLIPS: Final = 4096
+FLUSH_SECONDS: Final = 60.0
+"""Clips are stored at least this often while they are added, so that little is lost by a kill."""
+
+OPEN_SHARDS: Final = 256
+"""Most shards that a reader keeps mapped."""
+
+
+class ClipWriter:
+    """Adds clips to a data set; several writers may work on one folder.
+
+    Clips gather in memory until a shard is full or a minute has passed. What a killed program
+    had not stored is missing from the data set, and nothing is damaged.
+
+    Args:
+        folder: The data set; made when missing.
+        name: Part of the names of this writer's shards; random by default.
+        dtype: Type of the stored numbers.
+        shard_bytes: Size at which a shard is stored.
+        shard_clips: Number of clips at which a shard is stored.
+        flush_seconds: Age at which a shard is stored, checked when a clip is added.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        name: str | None = None,
+        dtype: torch.dtype = STORED,
+        shard_bytes: int = SHARD_BYTES,
+        shard_clips: int = SHARD_CLIPS,
+        flush_seconds: float = FLUSH_SECONDS,
+    ) -> None:
+        self.folder = ensure_writable_folder(folder)
+        self._name = name or secrets.token_hex(4)
+        self._dtype = dtype
+        self._limits = (shard_bytes, shard_clips, flush_seconds)
+        self._waiting: list[TrainingClip] = []
+        self._bytes = 0
+        self._since = 0.0
+
+    def add(self, *clips: TrainingClip) -> tuple[str, ...]:
+        """Take clips; those of one call are stored together or not at all.
+
+        Returns:
+            Keys of the clips that this call stored: none, or all that had been waiting.
+
+        Raises:
+            ValueRangeError: A clip holds numbers that are not finite in the stored type. None
+                of the call's clips is taken then.
+            StorageError: The disk is full, or the folder cannot be written. The clips are
+                still waiting then.
+        """
+        for clip in clips:
+            expect_storable(clip, self._dtype)
+        if not self._waiting:
+            self._since = time.monotonic()
+        self._waiting += clips
+        self._bytes += sum(_numbers(clip) for clip in clips) * self._dtype.itemsize
+        most_bytes, most_clips, seconds = self._limits
+        full = self._bytes >= most_bytes or len(self._waiting) >= most_clips
+        return self.flush() if full or time.monotonic() - self._since >= seconds else ()
+
+    def flush(self) -> tuple[str, ...]:
+        """Store what is waiting.
+
+        Returns:
+            Keys of the clips that were stored.
+
+        Raises:
+            StorageError: The disk is full, or the folder cannot be written. The clips are
+                still waiting then.
+        """
+        if not self._waiting:
+            return ()
+        number = 0
+        while (path := self._path(number)).exists() or index_path(path).exists():
+            number += 1
+        write_shard(path, self._waiting, self._dtype)
+        keys = tuple(clip.key for clip in self._waiting)
+        self._waiting, self._bytes = [], 0
+        return keys
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{PREFIX}{self._name}-{number:05d}.safetensors"
+
+    def __enter__(self) -> ClipWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.flush()
+
+
+def _numbers(clip: TrainingClip) -> int:
+    values = (getattr(clip, name) for name in FLOATS)
+    return sum(value.numel() for value in values if value is not None)
+
+
+def expect_storable(clip: TrainingClip, dtype: torch.dtype = STORED) -> None:
+    """Raise `ValueRangeError` unless all numbers of a clip are finite in the stored type."""
+    for name in FLOATS:
+        value = getattr(clip, name)
+        if value is not None and not bool(torch.isfinite(value.to(dtype)).all()):
+            raise ValueRangeError(
+                f"The clip {clip.key!r} holds numbers that cannot be stored",
+                got=f"NaN or infinite values in {name} as {str(dtype).removeprefix('torch.')}",
+                expected="finite numbers",
+                fix="Check the frames and the depth of this clip",
+            )
+
+
+class ClipStore(Sequence[TrainingClip]):
+    """Reads a data set at random, also while it grows.
+
+    The number of a clip never changes while the store is open: shards that `refresh` finds come
+    after the ones that are there. A program that must find the same numbers later, such as a
+    resumed training, gives `shards` back. A store can be sent to other processes; they map the
+    files anew.
+
+    Args:
+        folder: The data set.
+        shards: Names of shards that come first, in this order; the others follow by name.
+        dtype: Type of the numbers that are handed out; None for the stored one.
+
+    Raises:
+        CacheFormatError: The folder holds no clip, or lacks one of ``shards``.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        shards: Sequence[str] = (),
+        dtype: torch.dtype | None = torch.float32,
+    ) -> None:
+        self.folder = Path(folder)
+        self.damaged: dict[str, str] = {}
+        self._dtype = dtype
+        self._shards: list[ShardIndex] = []
+        self._rows: list[tuple[int, int]] = []
+        self._numbers: dict[str, int] = {}
+        self._mapped: OrderedDict[int, tuple[Mapping[str, Tensor], list[tuple[int, ...]]]] = (
+            OrderedDict()
+        )
+        for name in shards:
+            self._take(self._promised(name))
+        self.refresh()
+        if not self._numbers:
+            raise CacheFormatError(
+                f"The folder {self.folder.name} holds no training clips",
+                got=self.folder,
+                expected="a folder that `mirage data make` has filled",
+                fix="Check the path",
+            )
+
+    def _promised(self, name: str) -> ShardIndex:
+        """A shard whose clips have numbers already: making them again would give them others."""
+        try:
+            return read_index(self.folder / f"{name}.json")
+        except CacheFormatError as error:
+            raise CacheFormatError(
+                "A shard that this run was begun with is gone or damaged",
+                got=str(error.__cause__ or error)[:300] + f" ({name})",
+                expected="all shards that were there when the epoch began",
+                fix="Put the shard and its index back from a copy. Without one, begin a new run "
+                "from the last finished weights, in another folder",
+            ) from error
+
+    def refresh(self) -> int:
+        """Look for shards that were added meanwhile.
+
+        Damaged shards are left out and reported; `damaged` says why, by file name.
+
+        Returns:
+            How many clips there are more than before.
+        """
+        before = len(self)
+        known = {shard.path.stem for shard in self._shards}
+        for path in sorted(self.folder.glob(f"{PREFIX}*.json")):
+            if path.stem in known or path.name in self.damaged:
+                continue
+            try:
+                self._take(read_index(path))
+            except CacheFormatError as error:
+                self.damaged[path.name] = str(error)
+                logger.warning("Left out of the data set: %s", error)
+        return len(self) - before
+
+    def _take(self, index: ShardIndex) -> None:
+        """Add a shard; a clip that two writers made counts once."""
+        number = len(self._shards)
+        self._shards.append(index)
+        for row, entry in enumerate(index.clips):
+            if entry.key not in self._numbers:
+                self._numbers[entry.key] = len(self._rows)
+                self._rows.append((number, row))
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """Names of the shards in the order in which clips are numbered."""
+        return tuple(shard.path.stem for shard in self._shards)
+
+    def keys(self) -> tuple[str, ...]:
+        """Keys of all clips, by number."""
+        return tuple(self._numbers)
+
+    def find(self, key: str) -> int | None:
+        """Number of the clip with this key; None when there is none."""
+        return self._numbers.get(key)
+
+    def entry(self, number: int) -> IndexEntry:
+        """Key, caption and sizes of a clip, without touching its shard."""
+        shard, row = self._rows[number]
+        return self._shards[shard].clips[row]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, number: int) -> TrainingClip: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[TrainingClip]: ...
+
+    def __getitem__(self, number: int | slice) -> TrainingClip | Sequence[TrainingClip]:
+        """A clip, in memory of its own on the CPU.
+
+        Raises:
+            IndexError: There is no clip of this number.
+            CacheFormatError: Its shard was damaged since it was indexed.
+        """
+        if isinstance(number, slice):
+            return [self[row] for row in range(*number.indices(len(self)))]
+        shard, row = self._rows[number]
+        tensors, starts = self._map(shard)
+        entry = self._shards[shard].clips[row]
+        shapes = entry.sizes.shapes()
+        values: dict[str, Any] = {}
+        for name, start, end in zip(FIELDS, starts[row], starts[row + 1], strict=True):
+            if name in shapes:
+                flat = tensors[name][start:end]
+                kind = torch.bool if name in FLAGS else self._dtype or flat.dtype
+                values[name] = flat.to(kind, copy=True).view(shapes[name])
+        return TrainingClip(**values, key=entry.key, caption=entry.caption)
+
+    def _map(self, shard: int) -> tuple[Mapping[str, Tensor], list[tuple[int, ...]]]:
+        if shard in self._mapped:
+            self._mapped.move_to_end(shard)
+            return self._mapped[shard]
+        index = self._shards[shard]
+        self._mapped[shard] = map_shard(index), index.starts()
+        if len(self._mapped) > OPEN_SHARDS:
+            self._mapped.popitem(last=False)
+        return self._mapped[shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_mapped": OrderedDict()}

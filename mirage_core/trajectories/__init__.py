@@ -1,0 +1,1 @@
+"""Camera moves: presets, keyframes, files."""

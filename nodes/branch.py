@@ -1,0 +1,271 @@
+"""Giving the video model what the memory knows, with a side branch or without one."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io
+from torch import Tensor
+from typing_extensions import override
+
+from ..mirage_core.checkpoints.branch_file import split_merged
+from ..mirage_core.codecs.dct import CODEC_NAME, EmbeddedCodec
+from ..mirage_core.conditioning.condition import Condition
+from ..mirage_core.errors import ShapeError
+from ..mirage_core.log import logger
+from ..mirage_core.preview.render import drawn_latents
+from ..mirage_core.readout.readout import Readout
+from ..mirage_core.readout.references import MAX_REFERENCES
+from ..mirage_core.rollout.context import PRECEDING, chunk_condition
+from ..mirage_core.rollout.state import RolloutState
+from .comfy.chunk_guide import ChunkGuide, Side, chunk_latent, without_mirage
+from .comfy.model import (
+    BRANCH_FOLDER,
+    MODEL_FOLDER,
+    Backbone,
+    Branch,
+    Patcher,
+    branch_from_file,
+    expect_fitting_loras,
+    expect_video_model,
+    model_file,
+    model_files,
+    split_targets,
+)
+from .comfy.vae import Latent, expect_same_codec, latent_tokens
+from .types import BranchType, ReadoutType, StateType
+
+if TYPE_CHECKING:
+    import comfy.sd
+
+MOST_PRECEDING = 2
+"""Preceding frames that any released model was trained with."""
+
+MOST_REFERENCES = 8
+"""Reference frames that any released model was trained with."""
+
+READOUT_TIP = "What the memory shows to the chunk's cameras."
+FIRST_TIP = "Clean first latent of the chunk, from Mirage Loop Open or Mirage Cache Init."
+
+
+class MirageLoadBranch(io.ComfyNode):
+    """The side branch that tells the video model what the memory shows."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageLoadBranch",
+            display_name="Mirage Load Branch",
+            category="Mirage/sampling",
+            description=(
+                "Loads a side branch from models/model_patches. What it is made for (layers, "
+                "input channels, width) is read from the file. ComfyUI moves its weights to the "
+                "GPU and back as it does with models."
+            ),
+            search_aliases=["vace", "controlnet", "model patch", "load side branch"],
+            inputs=[
+                io.Combo.Input(
+                    "branch_name", options=model_files(BRANCH_FOLDER),
+                    tooltip="A side-branch file (*_vace.safetensors) in models/model_patches.",
+                )
+            ],
+            outputs=[BranchType.Output(display_name="branch")],
+        )
+
+    @classmethod
+    @override
+    def execute(cls, branch_name: str) -> io.NodeOutput:
+        return io.NodeOutput(branch_from_file(model_file(BRANCH_FOLDER, branch_name)))
+
+
+class MirageApply(io.ComfyNode):
+    """A video model that sees the memory."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageApply",
+            display_name="Mirage Apply",
+            category="Mirage/sampling",
+            description=(
+                "Shows Wan2.2-TI2V-5B what the memory knows of a chunk: the readout through a "
+                "side branch, and earlier frames as clean frames beside the ones to make. Any "
+                "sampler and guider takes the model; sample the latent output."
+            ),
+            search_aliases=["condition", "apply controlnet", "vace", "memory to model", "camera"],
+            inputs=[
+                io.Model.Input("model", tooltip="Wan2.2-TI2V-5B, with LoRAs if any."),
+                ReadoutType.Input("readout", tooltip=READOUT_TIP),
+                io.Latent.Input("first_latent", tooltip=FIRST_TIP),
+                io.Float.Input(
+                    "strength", default=1.0, min=0.0, max=2.0, step=0.01,
+                    tooltip="How strongly the side branch acts; 0 is the plain model, which "
+                    "does not see earlier frames either.",
+                ),
+                io.Int.Input(
+                    "references", default=MAX_REFERENCES, min=0, max=MOST_REFERENCES,
+                    tooltip="Most earlier frames of the same place that the model sees. Each one "
+                    "makes every step slower.",
+                ),
+                io.Int.Input(
+                    "preceding", default=PRECEDING, min=0, max=MOST_PRECEDING,
+                    tooltip="Most frames right before the chunk that the model sees.",
+                ),
+                io.Float.Input(
+                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.001, advanced=True,
+                    tooltip="Where on the noise schedule the side branch begins to act.",
+                ),
+                io.Float.Input(
+                    "end_percent", default=1.0, min=0.0, max=1.0, step=0.001, advanced=True,
+                    tooltip="Where on the noise schedule the side branch ceases to act.",
+                ),
+                BranchType.Input(
+                    "branch", optional=True,
+                    tooltip="From Mirage Load Branch. Without it the readout is not shown, only "
+                    "earlier frames are.",
+                ),
+                StateType.Input(
+                    "state", optional=True,
+                    tooltip="From Mirage Loop Open: where earlier frames come from.",
+                ),
+                io.Vae.Input(
+                    "vae", optional=True,
+                    tooltip="The VAE of the memory; branches of 96 channels need it.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model"),
+                io.Latent.Output(display_name="latent"),
+            ],
+        )
+
+    @classmethod
+    @override
+    def execute(
+        cls,
+        model: Patcher,
+        readout: Readout,
+        first_latent: Latent,
+        strength: float,
+        references: int,
+        preceding: int,
+        start_percent: float,
+        end_percent: float,
+        branch: Branch | None = None,
+        state: RolloutState | None = None,
+        vae: comfy.sd.VAE | None = None,
+    ) -> io.NodeOutput:
+        backbone, first = expect_parts(model, readout, first_latent)
+        condition = Condition.of_readout(readout)
+        if state is not None:
+            condition = chunk_condition(
+                state, readout, references=references, preceding=preceding
+            )
+        side = None
+        if branch is not None:
+            config = branch.fitted(backbone)
+            if strength:
+                condition = shown(branch, condition, readout)
+                planes = condition.side_input(
+                    config.features, white_planes(branch, condition, vae, readout)
+                )
+                span = (start_percent, end_percent)
+                side = Side(branch.patcher, config, planes, strength, *span)
+        latent = chunk_latent(first, len(readout.visible))
+        alone = side is None and condition.segments.total == condition.segments.target
+        if alone or not strength:
+            return io.NodeOutput(without_mirage(model), latent)
+        return io.NodeOutput(ChunkGuide(condition, first, side).patch(model), latent)
+
+
+def shown(branch: Branch, condition: Condition, readout: Readout) -> Condition:
+    """The condition with the drawing of what the memory shows, for branches that take that."""
+    if not branch.config.needs_drawing:
+        return condition
+    return dataclasses.replace(condition, scene=drawn_latents(readout, EmbeddedCodec()))
+
+
+def white_planes(
+    branch: Branch, condition: Condition, vae: comfy.sd.VAE | None, readout: Readout
+) -> Tensor | None:
+    """Latent of a white video (C, T + P, h, w), for branches that take one."""
+    if vae is None or not branch.config.needs_white:
+        return None
+    expect_same_codec(readout.cache, vae)
+    _, height, width = condition.visible.shape
+    return branch.white_latent(vae, condition.segments.main, height, width)
+
+
+def expect_parts(
+    model: Patcher, readout: Readout, first_latent: Latent
+) -> tuple[Backbone, Tensor]:
+    """The transformer, and the clean first frame (C, 1, h, w) in model space.
+
+    Raises:
+        ModelMismatchError: The model, a LoRA on it or the latent is of another family.
+        ShapeError: Readout and first latent have different sizes.
+    """
+    backbone = expect_video_model(model)
+    expect_fitting_loras(model)
+    first = latent_tokens(first_latent, "The first latent")[:, :1]
+    grid, given = tuple(readout.visible.shape[1:]), tuple(first.shape[2:])
+    if grid != given:
+        raise ShapeError(
+            "The first latent has another size than the readout",
+            got=f"a latent of {given[0]} x {given[1]} cells",
+            expected=f"{grid[0]} x {grid[1]} cells, as the trajectory has",
+            fix="Make picture, trajectory and latent of one size",
+        )
+    if readout.cache.codec == CODEC_NAME:
+        logger.warning(
+            "The memory holds latents of the embedded codec, with which the video model was not "
+            "trained: use the Wan2.2 VAE for pictures worth looking at"
+        )
+    return backbone, first
+
+
+class MirageSplitCheckpoint(io.ComfyNode):
+    """Takes a file that holds a video model and its side branch apart."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageSplitCheckpoint",
+            display_name="Mirage Split Checkpoint",
+            category="Mirage/sampling",
+            description=(
+                "Splits a file into which a side branch was merged: the video model goes to "
+                "output/diffusion_models, the branch to models/model_patches. The file itself "
+                "stays as it is. Press R afterwards to see the new files in the loaders."
+            ),
+            search_aliases=["merged model", "extract branch", "vace checkpoint"],
+            inputs=[
+                io.Combo.Input(
+                    "model_name", options=model_files(MODEL_FOLDER),
+                    tooltip="A file in models/diffusion_models that holds both.",
+                )
+            ],
+            outputs=[
+                io.String.Output(display_name="model_path"),
+                io.String.Output(display_name="branch_path"),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    @override
+    def fingerprint_inputs(cls, **_: Any) -> str:
+        # The files may have been moved or deleted since: look every time.
+        return uuid.uuid4().hex
+
+    @classmethod
+    @override
+    def execute(cls, model_name: str) -> io.NodeOutput:
+        path = model_file(MODEL_FOLDER, model_name)
+        model, branch = map(str, split_merged(path, *split_targets(path)))
+        return io.NodeOutput(model, branch, ui={"text": (model, branch)})

@@ -1,0 +1,1 @@
+"""Everything private to ComfyUI that the nodes touch."""

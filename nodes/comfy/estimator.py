@@ -1,0 +1,87 @@
+"""Estimators with packages of their own under ComfyUI's memory management."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import folder_paths
+import torch
+from torch import Tensor
+
+from ...mirage_core.errors import ModelMismatchError
+from ...mirage_core.geometry.frame_geometry import FrameGeometry
+from ...mirage_core.geometry.trajectory import Trajectory
+
+FOLDER = "geometry_estimation"
+"""ComfyUI's folder of models for depth."""
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A provider, and the patcher that moves its network to the device and back.
+
+    Attributes:
+        provider: `mirage_core.models.geometry_estimators.GeometryProvider`.
+        patcher: ComfyUI's handle on its network.
+    """
+
+    provider: Any
+    patcher: Any
+
+    def run(self, frames: Tensor, cameras: Trajectory | None) -> FrameGeometry:
+        """Estimate geometry, after ComfyUI has made room for the network."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        comfy.model_management.load_models_gpu([self.patcher])
+        return self.provider(frames, cameras)
+
+
+class _Held(torch.nn.Module):
+    """A network inside a module whose attributes ComfyUI may set."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+
+def model_folders() -> list[str]:
+    """Folders with a ``config.json`` below models/geometry_estimation."""
+    found = []
+    for root in map(Path, folder_paths.get_folder_paths(FOLDER)):
+        if root.is_dir():
+            configs = sorted(root.glob("**/config.json"))
+            found += [config.parent.relative_to(root).as_posix() for config in configs]
+    return found
+
+
+def load(name: str, folder: str, fov: float) -> Estimator:
+    """Load a provider on the offload device.
+
+    Raises:
+        ModelMismatchError: The folder is gone, its package is not installed, or it holds
+            something else.
+    """
+    from ...mirage_core.models.geometry_estimators import load_provider
+
+    roots = [Path(root) / folder for root in folder_paths.get_folder_paths(FOLDER)]
+    path = next((root for root in roots if (root / "config.json").is_file()), None)
+    if path is None or ".." in Path(folder).parts:
+        raise ModelMismatchError(
+            "The estimator's folder does not exist",
+            got=folder,
+            expected=f"a folder with config.json below models/{FOLDER}",
+            fix="Copy the model there, then press R to refresh the list",
+        )
+    offload = comfy.model_management.unet_offload_device()
+    provider: Any = load_provider(name, path, device=offload, fov=fov)
+    network = provider.network if hasattr(provider, "network") else provider.estimate.network
+    # Foreign layers cannot be cast on the fly, so ComfyUI loads them whole or not at all.
+    patcher = comfy.model_patcher.ModelPatcher(
+        _Held(network),
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=offload,
+    )
+    return Estimator(provider, patcher)

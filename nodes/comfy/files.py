@@ -1,0 +1,84 @@
+"""Files in ComfyUI's folders."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import InputImpl
+
+from ...mirage_core.errors import StorageError
+from ...mirage_core.files import storage_error
+from ...mirage_core.rollout.run_folder import MANIFEST
+
+OUTPUT_FOLDER = "mirage"
+"""Folder below ComfyUI's output folder that rollouts and memories are saved in."""
+
+
+def output_folder(name: str) -> Path:
+    """Folder for a name below ComfyUI's output folder; never outside of it.
+
+    Raises:
+        StorageError: The name would lead out of the output folder.
+    """
+    root = Path(folder_paths.get_output_directory()).resolve() / OUTPUT_FOLDER
+    clean = re.sub(r"[^\w./ -]", "_", name.strip().replace("\\", "/")) or "rollout"
+    folder = (root / clean).resolve()
+    if not folder.is_relative_to(root):
+        raise StorageError(
+            "The name leads out of the output folder", got=name, fix="Use a plain name"
+        )
+    return folder
+
+
+def next_file(prefix: str, extension: str) -> Path:
+    """The next free numbered file for a prefix below the output folder.
+
+    Raises:
+        StorageError: The prefix would lead out of the output folder, or its folder cannot be
+            made.
+    """
+    target = output_folder(prefix)
+    try:
+        folder, stem, counter, _, _ = folder_paths.get_save_image_path(
+            os.path.join(OUTPUT_FOLDER, prefix), folder_paths.get_output_directory()
+        )
+    except OSError as error:
+        raise storage_error(target, error) from error
+    return Path(folder) / f"{stem}_{counter:05}_.{extension}"
+
+
+def list_files(extension: str) -> list[str]:
+    """Files that a loader offers: from the input folder, and Mirage's own output."""
+    found = []
+    places = (
+        (Path(folder_paths.get_input_directory()), Path(folder_paths.get_input_directory()), ""),
+        (
+            Path(folder_paths.get_output_directory()) / OUTPUT_FOLDER,
+            Path(folder_paths.get_output_directory()),
+            " [output]",
+        ),
+    )
+    for folder, root, mark in places:
+        for path in sorted(folder.rglob(f"*.{extension}")) if folder.is_dir() else []:
+            if not path.name.startswith((".", "chunk_")) and path.name != MANIFEST:
+                found.append(path.relative_to(root).as_posix() + mark)
+    return found
+
+
+def resolve_file(name: str) -> Path:
+    """Path of a file that `list_files` offered."""
+    return Path(folder_paths.get_annotated_filepath(name))
+
+
+def file_stamp(name: str) -> tuple[str, int]:
+    """What changes when a file that `list_files` offered is written anew."""
+    path = resolve_file(name)
+    return name, path.stat().st_mtime_ns if path.exists() else 0
+
+
+def video_from_file(path: Path) -> InputImpl.VideoFromFile:
+    """ComfyUI's VIDEO that stays on disk."""
+    return InputImpl.VideoFromFile(str(path))

@@ -1,0 +1,142 @@
+"""What viewers in the browser get: files of points, cameras, and news of a running rollout."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+from torch import Tensor
+
+from ...mirage_core.cache.build import WriteConfig, make_block, observe
+from ...mirage_core.cache.types import LatentCache
+from ...mirage_core.cache.view import block_digest, feature_basis, view_bytes
+from ...mirage_core.constants import LATENT_CHANNELS, SPATIAL_STRIDE
+from ...mirage_core.files import atomic_write
+from ...mirage_core.geometry.camera import PixelConvention
+from ...mirage_core.geometry.frame_geometry import FrameGeometry
+from ...mirage_core.geometry.trajectory import Trajectory
+from ...mirage_core.rollout.state import RolloutState
+from .vae import token_colours
+
+SUBFOLDER = "mirage"
+"""Folder below ComfyUI's temporary folder; its files are served by ComfyUI's own /view."""
+
+CHUNK_EVENT = "mirage.chunk"
+"""Sent after every finished chunk: what the memory holds now, and how much the chunk knew."""
+
+PICTURE = "picture"
+"""Stands for a codec where tokens are just the colours of a picture."""
+
+View = dict[str, Any]
+
+
+def memory_view(cache: LatentCache) -> View:
+    """Write the points of a memory for viewers, and describe them.
+
+    Each block is a file of its own that is named by its content, so that only blocks which no
+    viewer has seen before are written, and fetched. Principal components are those of the first
+    block as it was when a file was written.
+
+    Raises:
+        StorageError: The temporary folder cannot be written.
+    """
+    folder = Path(folder_paths.get_temp_directory()) / SUBFOLDER
+    basis = feature_basis(cache)
+    blocks = []
+    for block in cache.blocks if basis is not None else ():
+        name = f"points_{cache.convention.value}_{block_digest(block)}.bin"
+        if not (folder / name).exists():
+            tokens = block.values
+            plain = tokens[:, :3] if cache.codec == PICTURE else None
+            colours = token_colours(tokens, cache.codec) if plain is None else plain
+            features = basis.colours(tokens) if plain is None else plain
+            data = view_bytes(block, colours, features, cache.convention)
+            with atomic_write(folder / name, "wb") as file:
+                file.write(data)
+        blocks.append({"filename": name, "points": len(block), "bytes": block.nbytes})
+    return {
+        "blocks": blocks,
+        "subfolder": SUBFOLDER,
+        "points": len(cache),
+        "bytes": cache.nbytes,
+        "codec": cache.codec,
+        "convention": cache.convention.value,
+    }
+
+
+def picture_memory(image: Tensor, geometry: FrameGeometry) -> LatentCache:
+    """Points of a picture before there is a memory: one per latent cell, with its mean colour.
+
+    Tokens are the colours themselves, so that both ways of colouring show the picture.
+    """
+    height, width = int(image.shape[1]), int(image.shape[2])
+    pixels = image[:1, :, :, :3].movedim(-1, 1).float().cpu()
+    mean = torch.nn.functional.avg_pool2d(pixels, SPATIAL_STRIDE)
+    tokens = torch.zeros(LATENT_CHANNELS, 1, height // SPATIAL_STRIDE, width // SPATIAL_STRIDE)
+    tokens[:3, 0] = mean[0]
+    first = geometry.select([0])
+    pose = first.world_to_camera
+    observation = observe(
+        tokens,
+        first,
+        world_to_camera=torch.eye(4, dtype=torch.float64)[None] if pose is None else pose,
+        frames=torch.zeros(1, dtype=torch.int64),
+        config=WriteConfig(),
+        allow_empty=True,
+    )
+    return LatentCache((make_block(observation, PixelConvention.PAPER),), codec=PICTURE)
+
+
+def trajectory_view(
+    path: Trajectory,
+    image: Tensor,
+    geometry: FrameGeometry,
+    start: Tensor | None,
+    cache: LatentCache | None,
+) -> View:
+    """What the trajectory widget draws: the shot's lens, its start, and the remembered points.
+
+    Args:
+        path: The finished move.
+        image: The picture.
+        geometry: Its depth and lens.
+        start: (4, 4) ``camera_to_world`` of the first camera; None is the identity.
+        cache: The memory; None takes the picture's own depth.
+    """
+    lens = geometry.intrinsics_for((path.height, path.width))[0]
+    view = memory_view(picture_memory(image, geometry) if cache is None else cache)
+    return view | {
+        "width": int(path.width),
+        "height": int(path.height),
+        "fps": path.fps,
+        "intrinsics": [float(lens[i, j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2))],
+        "depth": geometry.typical_depth(),
+        "start": (torch.eye(4) if start is None else start).double().tolist(),
+        "trajectory": path.fingerprint(),
+    }
+
+
+def announce_chunk(state: RolloutState) -> RolloutState:
+    """Tell the browser that queued the prompt about a finished chunk; returns the state.
+
+    Does nothing without a server, or without a browser.
+    """
+    from server import PromptServer  # noqa: PLC0415
+
+    server = getattr(PromptServer, "instance", None)
+    if server is None or server.client_id is None or state.last is None:
+        return state
+    news = memory_view(state.cache) | {
+        "trajectory": state.trajectory.fingerprint(),
+        "run": state.run_id,
+        "done": state.done,
+        "chunks": len(state.plan),
+        "frames": len(state.trajectory),
+        "coverage": state.last.visible.float().mean(dim=(1, 2)).tolist(),
+        "statistics": [dataclasses.asdict(item) for item in state.statistics],
+    }
+    server.send_sync(CHUNK_EVENT, news, server.client_id)
+    return state

@@ -1,0 +1,193 @@
+"""Nodes that need no download: a codec without weights, and procedural scenes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from comfy_api.latest import io
+from typing_extensions import override
+
+from ..mirage_core.constants import SIZE_MULTIPLE
+from ..mirage_core.geometry.frame_geometry import FrameGeometry
+from ..mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
+from ..mirage_core.geometry.transform import invert_rigid
+from ..mirage_core.models.bundled import branch_path, empty_text, model_path
+from ..mirage_core.scenes.scene import ProceduralScene
+from ..mirage_core.validate import expect_frame_size
+from .comfy.model import branch_from_file, embedded_video_model
+from .comfy.ui import progress
+from .comfy.vae import EmbeddedVAE
+from .types import BranchType, GeometryType, TrajectoryType
+
+
+class MirageEmbeddedCodec(io.ComfyNode):
+    """A VAE with the latent geometry of Wan2.2 and no weights."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageEmbeddedCodec",
+            display_name="Mirage Embedded Codec",
+            category="Mirage/embedded",
+            description=(
+                "A VAE that needs no download: 48 channels and strides 16 and 4, as the Wan2.2 "
+                "VAE. It is a plain transform, so fine detail is softened. Swap it for Load VAE "
+                "with wan2.2_vae.safetensors to use the real model."
+            ),
+            search_aliases=["vae", "demo vae", "codec without weights"],
+            inputs=[],
+            outputs=[io.Vae.Output(display_name="VAE")],
+        )
+
+    @classmethod
+    @override
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(EmbeddedVAE())
+
+
+class MirageEmbeddedModel(io.ComfyNode):
+    """The small video model that ships, with all that goes with it."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageEmbeddedModel",
+            display_name="Mirage Embedded Model",
+            category="Mirage/embedded",
+            description=(
+                "A small video model with Wan2.2's layout, its side branch, codec and empty "
+                "prompt: everything that sampling needs, without a download. It was trained on "
+                "procedural rooms only, and paints soft pictures. Swap it for Load Diffusion "
+                "Model, Mirage Load Branch, Load VAE and CLIP Text Encode to use the real model."
+            ),
+            search_aliases=["demo model", "small model", "no download", "load model"],
+            inputs=[],
+            outputs=[
+                io.Model.Output(display_name="model"),
+                io.Vae.Output(display_name="VAE"),
+                io.Conditioning.Output(
+                    display_name="conditioning",
+                    tooltip="The empty prompt, for positive and negative: the model knows no text.",
+                ),
+                BranchType.Output(display_name="branch"),
+            ],
+        )
+
+    @classmethod
+    @override
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(
+            embedded_video_model(model_path()),
+            EmbeddedVAE(),
+            [[empty_text(), {}]],
+            branch_from_file(branch_path()),
+        )
+
+
+class MirageEmbeddedScene(io.ComfyNode):
+    """A procedural picture with its exact depth."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageEmbeddedScene",
+            display_name="Mirage Embedded Scene",
+            category="Mirage/embedded",
+            description=(
+                "A picture of a procedural room with its exact depth and field of view, to try "
+                "camera moves without a picture or a depth model at hand."
+            ),
+            search_aliases=["sample picture", "test scene", "demo room", "procedural"],
+            inputs=[
+                io.Int.Input(
+                    "seed", default=16, min=0, max=2**31 - 1, control_after_generate=True,
+                    tooltip="Which room to build.",
+                ),
+                io.Int.Input(
+                    "width", default=640, min=64, max=4096, step=SIZE_MULTIPLE,
+                    tooltip="Picture width in pixels, a multiple of 32.",
+                ),
+                io.Int.Input(
+                    "height", default=352, min=64, max=4096, step=SIZE_MULTIPLE,
+                    tooltip="Picture height in pixels, a multiple of 32.",
+                ),
+                io.Float.Input(
+                    "fov", default=70.0, min=10.0, max=140.0, step=0.5,
+                    tooltip="Horizontal field of view in degrees.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image"),
+                GeometryType.Output(display_name="geometry"),
+            ],
+        )
+
+    @classmethod
+    @override
+    def execute(cls, seed: int, width: int, height: int, fov: float) -> io.NodeOutput:
+        expect_frame_size(width, height)
+        scene = ProceduralScene.from_seed(seed)
+        intrinsics = intrinsics_from_fov(width, height, fov)[None]
+        camera = Trajectory(
+            invert_rigid(scene.start_camera_to_world.double())[None], intrinsics, width, height
+        )
+        image, depth = scene.render(
+            camera, device=torch.device("cpu"), on_frame=progress(1)
+        )
+        return io.NodeOutput(image, FrameGeometry(depth, intrinsics, metric=True))
+
+
+class MirageEmbeddedShot(io.ComfyNode):
+    """A procedural room along a camera move: how it truly looks, with exact depth."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageEmbeddedShot",
+            display_name="Mirage Embedded Shot",
+            category="Mirage/embedded",
+            description=(
+                "Renders a room of Mirage Embedded Scene for every camera of a move. Its depth "
+                "stands in for a depth model in the chunk loop, and its frames are what a "
+                "perfect shot would look like."
+            ),
+            search_aliases=["ground truth", "render room", "exact depth", "procedural"],
+            inputs=[
+                io.Int.Input(
+                    "seed", default=16, min=0, max=2**31 - 1,
+                    tooltip="Which room: the seed of Mirage Embedded Scene.",
+                ),
+                TrajectoryType.Input(
+                    "trajectory", tooltip="The camera move, from the room's start on."
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images"),
+                GeometryType.Output(
+                    display_name="geometry",
+                    tooltip="Depth of every frame, for geometry of Mirage Cache Update.",
+                ),
+            ],
+        )
+
+    @classmethod
+    @override
+    def execute(cls, seed: int, trajectory: Trajectory) -> io.NodeOutput:
+        scene = ProceduralScene.from_seed(seed)
+        start = invert_rigid(scene.start_camera_to_world.double())
+        poses = trajectory.world_to_camera @ start
+        cameras = dataclasses.replace(trajectory, world_to_camera=poses)
+        images, depth = scene.render(
+            cameras, device=torch.device("cpu"), on_frame=progress(len(cameras))
+        )
+        return io.NodeOutput(
+            images,
+            FrameGeometry(
+                depth, trajectory.intrinsics, trajectory.world_to_camera, metric=True
+            ),
+        )

@@ -1,0 +1,98 @@
+"""Geometry estimators that bring their own packages."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+from torch import Tensor
+from typing_extensions import override
+
+from ..mirage_core.geometry.sources import describe_geometry
+from ..mirage_core.geometry.trajectory import Trajectory
+from ..mirage_core.validate import expect_shape
+from .comfy import estimator
+from .comfy.estimator import Estimator
+from .types import EstimatorType, GeometryType, TrajectoryType
+
+# As mirage_core.models.geometry_estimators has them; importing that here would import transformers.
+PROVIDERS = ("MapAnything", "UniDepth V2", "transformers")
+
+
+class MirageLoadEstimator(io.ComfyNode):
+    """An estimator of depth that ComfyUI does not have itself."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageLoadEstimator",
+            display_name="Mirage Load Estimator",
+            category="Mirage/geometry",
+            description=(
+                "Loads MapAnything, UniDepth V2, or any depth model of transformers from a "
+                "folder below models/geometry_estimation. Their packages are yours to install."
+            ),
+            search_aliases=["mapanything", "unidepth", "depth pro", "zoedepth", "metric depth"],
+            inputs=[
+                io.Combo.Input(
+                    "estimator", options=list(PROVIDERS), default=PROVIDERS[-1],
+                    tooltip="Which kind of model the folder holds.",
+                ),
+                io.Combo.Input(
+                    "folder", options=estimator.model_folders(),
+                    tooltip="Folder with config.json and safetensors weights, below "
+                    "models/geometry_estimation.",
+                ),
+                io.Float.Input(
+                    "fov", default=60.0, min=1.0, max=170.0, step=0.5,
+                    tooltip="Horizontal field of view in degrees; used by depth models of "
+                    "transformers when no trajectory is connected.",
+                ),
+            ],
+            outputs=[EstimatorType.Output(display_name="estimator")],
+        )
+
+    @classmethod
+    @override
+    def execute(cls, estimator: str, folder: str, fov: float) -> io.NodeOutput:
+        return io.NodeOutput(estimator.load(estimator, folder, fov))
+
+
+class MirageEstimateGeometry(io.ComfyNode):
+    """Geometry of pictures by a loaded estimator."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageEstimateGeometry",
+            display_name="Mirage Estimate Geometry",
+            category="Mirage/geometry",
+            description="Estimates depth of pictures, for known cameras if there is a trajectory.",
+            search_aliases=["depth", "metric depth", "camera poses"],
+            inputs=[
+                EstimatorType.Input("estimator", tooltip="From Mirage Load Estimator."),
+                io.Image.Input("image", tooltip="One picture, or the frames of a chunk."),
+                TrajectoryType.Input(
+                    "trajectory", optional=True,
+                    tooltip="Cameras of the same pictures, one each, where they are known.",
+                ),
+            ],
+            outputs=[
+                GeometryType.Output(display_name="geometry"),
+                io.String.Output(display_name="report"),
+            ],
+        )
+
+    @classmethod
+    @override
+    def execute(
+        cls, estimator: Estimator, image: Tensor, trajectory: Trajectory | None = None
+    ) -> io.NodeOutput:
+        if trajectory is not None:
+            expect_shape(
+                "The pictures of this trajectory", image, "F H W C",
+                F=len(trajectory), H=trajectory.height, W=trajectory.width,
+            )  # fmt: skip
+        geometry = estimator.run(image[..., :3], trajectory)
+        report = describe_geometry(geometry)
+        return io.NodeOutput(geometry, report, ui={"text": (report,)})

@@ -1,0 +1,392 @@
+"""Making, updating, saving and looking at the memory."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import torch
+from comfy_api.latest import Types, io
+from torch import Tensor
+from typing_extensions import override
+
+from ..mirage_core.cache.build import WriteConfig, observe
+from ..mirage_core.cache.io import load_cache, save_cache
+from ..mirage_core.cache.ply import point_cloud_ply
+from ..mirage_core.cache.types import LatentCache
+from ..mirage_core.geometry.camera import PixelConvention
+from ..mirage_core.geometry.depth import DEPTH_MODES
+from ..mirage_core.geometry.frame_geometry import FrameGeometry
+from ..mirage_core.geometry.masks import with_mask
+from ..mirage_core.geometry.sources import views_to_begin
+from ..mirage_core.readout.readout import Readout
+from ..mirage_core.rollout.align_chunk import with_masks
+from ..mirage_core.rollout.prepare import hold_back as contradicted
+from ..mirage_core.rollout.prepare import without_gone
+from ..mirage_core.rollout.run_folder import commit
+from ..mirage_core.rollout.state import RolloutState
+from ..mirage_core.rollout.update import chunk_observation
+from ..mirage_core.validate import expect_frame_size
+from ..mirage_core.writing.consistency import ContradictionConfig
+from ..mirage_core.writing.policy import WRITE_POLICIES, WriteLimits, WriteRules, write
+from .comfy import viewer
+from .comfy.files import file_stamp, list_files, next_file, resolve_file
+from .comfy.ui import progress
+from .comfy.vae import (
+    Latent,
+    codec_name,
+    encode_images,
+    expect_same_codec,
+    expect_vae,
+    latent_tokens,
+    make_latent,
+    token_colours,
+)
+from .types import CacheType, GeometryType, ReadoutType, StateType
+
+if TYPE_CHECKING:
+    import comfy.sd
+
+TOKEN_DTYPE = torch.float16
+"""Storage type of remembered tokens: model-space latents are of order one."""
+
+TOKEN_STORAGES = {"float16": torch.float16, "int8": torch.int8}
+"""In which types a memory may hold its tokens."""
+
+STAGES = 3
+"""An update encodes, writes to the memory and saves; each is a third of the node's bar."""
+
+DEPTH_MODE_TIP = (
+    "How depth is brought to the latent grid: bilinear at the cell's centre (the method's way), "
+    "nearest pixel, mean, or median of the cell."
+)
+FLYING_TIP = (
+    "Leave out cells that hang between a near and a far surface; one such point would hide the "
+    "surface behind it for ever."
+)
+
+
+class MirageCacheInit(io.ComfyNode):
+    """The memory of one picture, or of several photographs of one place."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageCacheInit",
+            display_name="Mirage Cache Init",
+            category="Mirage/memory",
+            description=(
+                "Lifts the latent of a picture, or of several photographs of one place, to 3D "
+                "points with their depth: the memory."
+            ),
+            search_aliases=["memory", "latent cache", "point cloud", "start"],
+            inputs=[
+                io.Image.Input(
+                    "image",
+                    tooltip="The picture; both sizes divisible by 32. Of a batch, all of up to 16 "
+                    "photographs of one place are taken when the geometry has their cameras.",
+                ),
+                GeometryType.Input("geometry", tooltip="Depth and field of view of the picture."),
+                io.Vae.Input("vae", tooltip="Wan2.2 VAE, or Mirage Embedded Codec."),
+                io.Combo.Input(
+                    "depth_mode", options=list(DEPTH_MODES), default="bilinear",
+                    tooltip=DEPTH_MODE_TIP,
+                ),
+                io.Boolean.Input("drop_flying", default=True, tooltip=FLYING_TIP, advanced=True),
+                io.Combo.Input(
+                    "pixel_convention", options=[c.value for c in PixelConvention],
+                    default=PixelConvention.PAPER.value, advanced=True,
+                    tooltip="paper: cell centres at one half. released: what checkpoints trained "
+                    "with the method's released code expect.",
+                ),
+                io.Mask.Input(
+                    "exclude", optional=True,
+                    tooltip="White is left out of the memory: sky, people, anything that moves.",
+                ),
+                io.Combo.Input(
+                    "token_storage", options=list(TOKEN_STORAGES), default="float16",
+                    optional=True, advanced=True,
+                    tooltip="How the memory keeps its tokens, for the whole shot. int8: 40 % "
+                    "smaller, with rounding to 8 bits.",
+                ),
+            ],
+            outputs=[
+                CacheType.Output(display_name="cache"),
+                io.Latent.Output(display_name="first_latent"),
+            ],
+        )
+
+    @classmethod
+    @override
+    def execute(
+        cls,
+        image: Tensor,
+        geometry: FrameGeometry,
+        vae: comfy.sd.VAE,
+        depth_mode: str,
+        drop_flying: bool,
+        pixel_convention: str,
+        exclude: Tensor | None = None,
+        token_storage: str = "float16",
+    ) -> io.NodeOutput:
+        expect_vae(vae)
+        height, width = int(image.shape[1]), int(image.shape[2])
+        expect_frame_size(width, height)
+        geometry.expect_aspect(width, height)
+        views = views_to_begin(len(image), geometry)
+        seen = geometry.select(list(range(views)))
+        if exclude is not None and len(exclude) == len(image):
+            exclude = exclude[:views]
+        seen = with_mask(seen, exclude, (height, width))
+        tokens = encode_images(vae, image[:views])
+        convention = PixelConvention(pixel_convention)
+        pose = seen.world_to_camera
+        observation = observe(
+            tokens.to(TOKEN_DTYPE),
+            seen,
+            world_to_camera=torch.eye(4, dtype=torch.float64)[None] if pose is None else pose,
+            frames=torch.zeros(views, dtype=torch.int64),
+            convention=convention,
+            config=WriteConfig(depth_mode, drop_flying),
+        )
+        cache = LatentCache((), convention, codec_name(vae))
+        # Where photographs overlap, the first one of a surface speaks for it.
+        cache = write(cache, observation, "append" if views == 1 else "novelty")
+        cache = cache.to(cache.device, TOKEN_STORAGES[token_storage])
+        return io.NodeOutput(cache, make_latent(tokens[:, :1]))
+
+
+def _limits_and_doubts() -> list[io.Input]:
+    """Inputs of what is written at most, and of what is not believed."""
+    return [
+        io.Int.Input(
+            "max_points", default=0, min=0, max=100_000_000, step=1000, optional=True,
+            advanced=True,
+            tooltip="Most points in the memory; 0 is no limit. Above it the densest parts "
+            "are thinned, and no place is forgotten.",
+        ),
+        io.Boolean.Input(
+            "hold_back", default=False, optional=True,
+            tooltip="Also leave out what other frames or the memory contradict: motion "
+            "that no mask names. With append, remembered things that left are forgotten.",
+        ),
+        io.Float.Input(
+            "token_change", default=0.0, min=0.0, max=100.0, step=0.1, optional=True,
+            advanced=True,
+            tooltip="With hold_back: distance of tokens from which a place counts as "
+            "changed although its depth is the same, such as a screen. 0: depth alone.",
+        ),
+    ]
+
+
+class MirageCacheUpdate(io.ComfyNode):
+    """Writes a finished chunk back, saves it, and moves the rollout on."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageCacheUpdate",
+            display_name="Mirage Cache Update",
+            category="Mirage/memory",
+            description=(
+                "Writes a finished chunk to the memory and saves it to disk: frames, latents and "
+                "what was learned. A rollout that was interrupted goes on after the last chunk "
+                "that came this far."
+            ),
+            search_aliases=["write back", "append", "commit chunk"],
+            inputs=[
+                StateType.Input("state", tooltip="From Mirage Loop Open."),
+                ReadoutType.Input("readout", tooltip="What the memory showed to this chunk."),
+                io.Latent.Input("latent", tooltip="The chunk's finished latent."),
+                io.Image.Input("images", tooltip="The chunk's decoded frames."),
+                GeometryType.Input(
+                    "geometry",
+                    tooltip="Depth of the chunk's frames: all of them, every fourth, or of the "
+                    "whole shot, from a renderer.",
+                ),
+                io.Vae.Input("vae", tooltip="The VAE that the memory was made with."),
+                io.Combo.Input(
+                    "policy", options=list(WRITE_POLICIES), default="novelty",
+                    tooltip="novelty: only what the memory does not show yet, and what it "
+                    "shows wrongly goes. append: everything, as in the paper.",
+                ),
+                io.Combo.Input(
+                    "tokens", options=["reencode", "direct"], default="reencode",
+                    tooltip="reencode: decoded frames are encoded again, each alone. direct: the "
+                    "chunk's latents are written as they are.",
+                ),
+                io.Combo.Input(
+                    "depth_mode", options=list(DEPTH_MODES), default="bilinear",
+                    tooltip=DEPTH_MODE_TIP, advanced=True,
+                ),
+                io.Boolean.Input("drop_flying", default=True, tooltip=FLYING_TIP, advanced=True),
+                io.Mask.Input(
+                    "exclude", optional=True,
+                    tooltip="White is left out of the memory: sky, people, anything that moves.",
+                ),
+                *_limits_and_doubts(),
+            ],
+            outputs=[
+                StateType.Output(display_name="state"),
+                io.String.Output(display_name="report"),
+            ],
+        )
+
+    @classmethod
+    @override
+    def execute(
+        cls,
+        state: RolloutState,
+        readout: Readout,
+        latent: Latent,
+        images: Tensor,
+        geometry: FrameGeometry,
+        vae: comfy.sd.VAE,
+        policy: str,
+        tokens: str,
+        depth_mode: str,
+        drop_flying: bool,
+        exclude: Tensor | None = None,
+        max_points: int = 0,
+        hold_back: bool = False,
+        token_change: float = 0.0,
+    ) -> io.NodeOutput:
+        expect_same_codec(state.cache, vae)
+        chunk_tokens = latent_tokens(latent, "The chunk's latent")
+        geometry = with_masks(state, geometry, {"The exclusion mask": exclude})
+        rules = WriteRules(policy, limits=WriteLimits(max_points))
+        steps = progress(STAGES)
+        observation = chunk_observation(
+            state,
+            chunk_tokens,
+            images,
+            geometry,
+            encode=None
+            if tokens == "direct"
+            else lambda pictures: encode_images(
+                vae, pictures, lambda done, total: steps(done / total, STAGES)
+            ),
+            config=WriteConfig(depth_mode, drop_flying),
+            dtype=TOKEN_DTYPE,
+        )
+        known, report = state.cache, "nothing was held back"
+        if hold_back:
+            config = ContradictionConfig(token=token_change or None)
+            held = contradicted(state, observation, chunk_tokens, geometry, config)
+            observation, report = held.observation, held.describe()
+            known = without_gone(known, held.gone, rules)
+        cache = write(
+            known, observation, rules, lambda done, total: steps(1 + done / total, STAGES)
+        )
+        report = (
+            f"{float((observation.depth > 0).float().mean()):.1%} of the cells may be written; "
+            f"{report}; {len(state.cache):,} points became {len(cache):,}"
+        )
+        after = commit(
+            state,
+            latents=chunk_tokens,
+            frames=images,
+            readout=readout,
+            cache=cache,
+            on_frame=lambda done, total: steps(2 + done / total, STAGES),
+        )
+        return io.NodeOutput(viewer.announce_chunk(after), report)
+
+
+class MirageCacheInfo(io.ComfyNode):
+    """What a memory holds, in words and as a point cloud."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageCacheInfo",
+            display_name="Mirage Cache Info",
+            category="Mirage/memory",
+            description="Shows the size of a memory, and its points for Preview Point Cloud.",
+            search_aliases=["memory size", "point cloud", "statistics"],
+            inputs=[CacheType.Input("cache", tooltip="The memory.")],
+            outputs=[
+                io.String.Output(display_name="report"),
+                io.File3DPointCloudAny.Output(display_name="point_cloud"),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    @override
+    def execute(cls, cache: LatentCache) -> io.NodeOutput:
+        colours = [token_colours(block.values, cache.codec) for block in cache.blocks]
+        cloud = point_cloud_ply(cache, torch.cat(colours or [torch.zeros(0, 3)]))
+        report = (
+            f"{len(cache):,} points in {len(cache.blocks)} blocks, "
+            f"{cache.nbytes / 2**20:.1f} MiB; tokens of {cache.codec}, "
+            f"{cache.convention.value} pixel convention"
+        )
+        return io.NodeOutput(
+            report,
+            Types.File3D(BytesIO(cloud), "ply"),
+            ui={"text": (report,), "mirage_memory": (viewer.memory_view(cache),)},
+        )
+
+
+class MirageCacheSave(io.ComfyNode):
+    """Saves a memory to a file."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageCacheSave",
+            display_name="Mirage Cache Save",
+            category="Mirage/memory",
+            description="Saves a memory below output/mirage, to go on from it another day.",
+            search_aliases=["save memory", "export cache"],
+            inputs=[
+                CacheType.Input("cache", tooltip="The memory."),
+                io.String.Input(
+                    "filename_prefix", default="memory", tooltip="Name below output/mirage."
+                ),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    @override
+    def execute(cls, cache: LatentCache, filename_prefix: str) -> io.NodeOutput:
+        path = save_cache(next_file(filename_prefix, "safetensors"), cache)
+        return io.NodeOutput(ui={"text": (str(path),)})
+
+
+class MirageCacheLoad(io.ComfyNode):
+    """Loads a memory from a file."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageCacheLoad",
+            display_name="Mirage Cache Load",
+            category="Mirage/memory",
+            description="Loads a memory that was saved below output/mirage, or put into input.",
+            search_aliases=["load memory", "import cache"],
+            inputs=[
+                io.Combo.Input(
+                    "file", options=list_files("safetensors"), tooltip="The memory file."
+                )
+            ],
+            outputs=[CacheType.Output(display_name="cache")],
+        )
+
+    @classmethod
+    @override
+    def fingerprint_inputs(cls, file: str) -> tuple[str, int]:
+        return file_stamp(file)
+
+    @classmethod
+    @override
+    def execute(cls, file: str) -> io.NodeOutput:
+        return io.NodeOutput(load_cache(resolve_file(file)))

@@ -1,0 +1,174 @@
+"""Reading the memory, and judging a move from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+from typing_extensions import override
+
+from ..mirage_core.cache.types import LatentCache
+from ..mirage_core.constants import SPATIAL_STRIDE
+from ..mirage_core.errors import ModelMismatchError
+from ..mirage_core.geometry.frame_geometry import FrameGeometry
+from ..mirage_core.geometry.trajectory import Trajectory
+from ..mirage_core.preview.fill import complete_depth, fill_readout, uncertain_pixels
+from ..mirage_core.preview.render import render_preview
+from ..mirage_core.readout.readout import Readout, grid_intrinsics, read
+from .comfy.ui import progress
+from .comfy.vae import (
+    Latent,
+    decode_video,
+    embedded_codec,
+    expect_same_codec,
+    latent_tokens,
+    make_latent,
+)
+from .types import CacheType, GeometryType, ReadoutType, TrajectoryType
+
+if TYPE_CHECKING:
+    import comfy.sd
+
+
+class MirageReadout(io.ComfyNode):
+    """What the memory shows to the cameras of a move."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageReadout",
+            display_name="Mirage Readout",
+            category="Mirage/memory",
+            description=(
+                "Projects the memory on the latent grid of every fourth frame of a move. The "
+                "nearest point wins; cells that no point falls into are holes."
+            ),
+            search_aliases=["read memory", "project", "z-buffer", "visibility"],
+            inputs=[
+                CacheType.Input("cache", tooltip="The memory to read."),
+                TrajectoryType.Input("trajectory", tooltip="Cameras of 4n + 1 frames."),
+            ],
+            outputs=[
+                ReadoutType.Output(display_name="readout"),
+                io.Latent.Output(display_name="latent"),
+                io.Mask.Output(display_name="visible"),
+                io.Image.Output(display_name="depth"),
+            ],
+        )
+
+    @classmethod
+    @override
+    def execute(cls, cache: LatentCache, trajectory: Trajectory) -> io.NodeOutput:
+        readout = read(cache, trajectory)
+        return io.NodeOutput(
+            readout,
+            make_latent(readout.tokens),
+            _at_picture_size(readout.visible.float()),
+            _depth_picture(readout),
+        )
+
+
+def _at_picture_size(maps: Tensor) -> Tensor:
+    return maps.repeat_interleave(SPATIAL_STRIDE, 1).repeat_interleave(SPATIAL_STRIDE, 2)
+
+
+def _depth_picture(readout: Readout) -> Tensor:
+    """(T, H, W, 3) in 0..1: near is white, holes are black."""
+    inverse = torch.where(readout.visible, 1 / readout.depth.clamp_min(1e-6), 0.0)
+    known = inverse[readout.visible]
+    low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
+    level = 0.1 + 0.9 * (inverse - low) / max(float(high - low), 1e-9)
+    grey = _at_picture_size(torch.where(readout.visible, level, 0.0))
+    return grey[..., None].expand(-1, -1, -1, 3)
+
+
+class MiragePreviewFill(io.ComfyNode):
+    """A preview of a move: what the memory knows, with smooth colour in the holes."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MiragePreviewFill",
+            display_name="Mirage Preview Fill",
+            category="Mirage/memory",
+            description=(
+                "Completes a readout's holes smoothly, in seconds and without a model, so that "
+                "a camera move can be judged before a costly sampling run. It invents nothing: "
+                "what was never seen stays a soft patch of colour, and is not remembered."
+            ),
+            search_aliases=["preview", "fill holes", "inpaint smooth", "animatic"],
+            inputs=[
+                ReadoutType.Input("readout", tooltip="What the memory shows."),
+                io.Vae.Input(
+                    "vae",
+                    tooltip="The VAE whose latents the memory holds. With Mirage Embedded Codec "
+                    "every frame is drawn at full precision of the remembered positions.",
+                ),
+                io.Latent.Input(
+                    "first_latent", optional=True,
+                    tooltip="Clean first latent of the chunk, from Mirage Loop Open.",
+                ),
+                io.Image.Input(
+                    "background", optional=True,
+                    tooltip="Frames that show where the memory knows nothing, such as those of a "
+                    "video model, in place of smooth colour. With Mirage Embedded Codec only.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent"),
+                GeometryType.Output(display_name="geometry"),
+                io.Image.Output(display_name="images"),
+            ],
+        )
+
+    @classmethod
+    @override
+    def execute(
+        cls,
+        readout: Readout,
+        vae: comfy.sd.VAE,
+        first_latent: Latent | None = None,
+        background: Tensor | None = None,
+    ) -> io.NodeOutput:
+        expect_same_codec(readout.cache, vae)
+        codec, images = embedded_codec(vae), None
+        if background is not None and codec is None:
+            raise ModelMismatchError(
+                "Only tokens of the embedded codec can be drawn over a background",
+                got=f"a memory of {readout.cache.codec!r}",
+                fix="Disconnect background, or use the frames of the video model themselves",
+            )
+        tokens, depth = fill_readout(readout)
+        unknown = ~readout.visible
+        if codec is not None:
+            update = progress(len(readout.trajectory))
+            preview = render_preview(
+                readout.cache, readout.trajectory, codec, update, background
+            )
+            images, tokens = preview.frames, codec.encode(preview.frames)
+            unknown = uncertain_pixels(preview.depth, readout.visible)
+            depth = complete_depth(preview.depth, depth)
+        if first_latent is not None:
+            first = latent_tokens(first_latent, "The first latent")
+            tokens = torch.cat([first[:, :1].to(tokens), tokens[:, 1:]], dim=1)
+        latent = make_latent(tokens)
+        if images is None:
+            images = decode_video(vae, latent)
+        return io.NodeOutput(latent, _geometry(readout, depth, unknown), images)
+
+
+def _geometry(readout: Readout, depth: Tensor, unknown: Tensor) -> FrameGeometry:
+    """Depth (T, rows, cols) of a readout's latent frames, without what is unknown."""
+    cameras = readout.latent_cameras
+    return FrameGeometry(
+        depth=depth,
+        intrinsics=grid_intrinsics(cameras, (int(depth.shape[1]), int(depth.shape[2]))),
+        world_to_camera=cameras.world_to_camera,
+        exclude=unknown,
+    )
+
+

@@ -1,0 +1,86 @@
+"""Clips that do not fit the run are refused before it begins."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirage_core.codecs.dct import CODEC_NAME, EmbeddedCodec
+from mirage_core.errors import ModelMismatchError
+from mirage_core.rollout.denoisers import scene_source
+from mirage_core.training.data.build_clip import ClipSettings
+from mirage_core.training.data.manifest import DataManifest, claim
+from mirage_core.training.settings import TrainingSettings
+
+pytest.importorskip("diffusers", reason="needs diffusers for the library's transformer")
+
+import tiny_training
+from mirage_core.cli.train_parts import make_trainer
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the command line would hand on."""
+
+    place: Path
+
+    def arguments(self, **changes: Any) -> argparse.Namespace:
+        found = {
+            "device": "cpu", "transformer": self.place / "model.safetensors", "branch": None,
+            "new_transformer": None, "embedded_codec": False, "vae": None, "held_out": None,
+            "out": self.place / "run",
+        }  # fmt: skip
+        return argparse.Namespace(**found | changes)
+
+    def clips(self, name: str, codec: str = CODEC_NAME, *, drawn: bool = False) -> Path:
+        folder = self.place / name
+        if not folder.exists():
+            claim(folder, DataManifest(codec, 96, 64, ClipSettings(drawn=drawn).describe()))
+            tiny_training.write_clips(folder, range(4))
+        return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    place = tmp_path_factory.mktemp("parts")
+    tiny_training.write_model(place)
+    return Run(place)
+
+
+def settings(**changes: Any) -> TrainingSettings:
+    return TrainingSettings(**tiny_training.SETTINGS | changes)
+
+
+def test_held_out_clips_of_another_codec(run: Run) -> None:
+    own, other = run.clips("own"), run.clips("other", "wan2.2")
+    for codec in (True, False):
+        given = run.arguments(data=own, held_out=other, embedded_codec=codec)
+        with pytest.raises(ModelMismatchError, match="another codec"):
+            make_trainer(given, settings())
+    with pytest.raises(ModelMismatchError, match="another codec"):
+        make_trainer(run.arguments(data=other, embedded_codec=True), settings())
+    assert make_trainer(run.arguments(data=own, held_out=own), settings())
+
+
+@pytest.mark.parametrize(("drawn", "features"), [(False, "drawn,visible"), (True, "scene,visible")])
+def test_clips_that_show_the_memory_otherwise(run: Run, drawn: bool, features: str) -> None:
+    folder = run.clips(f"drawn_{drawn}", drawn=drawn)
+    with pytest.raises(ModelMismatchError, match="in the way that the side branch takes"):
+        make_trainer(run.arguments(data=folder), settings(side_features=features))
+
+
+def test_drawings_need_a_codec_whose_tokens_stand_alone(run: Run) -> None:
+    folder = run.clips("drawn_True", drawn=True)
+    given = run.arguments(data=folder, out=run.place / "drawn_run")
+    trainer = make_trainer(given, settings(side_features="drawn,visible"))
+
+    class Other:
+        name = "wan2.2"
+
+    assert scene_source(trainer.model, EmbeddedCodec()) is not None
+    with pytest.raises(ModelMismatchError, match="drawn one by one"):
+        scene_source(trainer.model, Other())

@@ -1,0 +1,121 @@
+"""A run that two processes share is the run of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny_training
+from mirage_core.codecs.dct import EmbeddedCodec
+from mirage_core.models.load import load_transformer
+from mirage_core.training.memory_estimate import plan_memory
+from mirage_core.training.settings import TrainingSettings
+from mirage_core.training.trainer import Trainer, TrainingData
+from mirage_core.training.validation import LoopTest
+
+WORKER = Path(__file__).with_name("training_worker.py")
+TIMEOUT = 240
+
+needs_gloo = pytest.mark.skipif(
+    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
+    reason="needs torch with gloo",
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def train_here(folder: Path, place: Path, settings: dict) -> dict[str, torch.Tensor]:
+    """What this process alone reports of a run in ``folder``."""
+    data = TrainingData(place / "clips", torch.zeros(1, 16), held_out=place / "clips")
+    model = load_transformer(place / "model" / "model.safetensors", dtype=torch.float32)
+    chosen = TrainingSettings(**settings)
+    loops = LoopTest(EmbeddedCodec(), torch.zeros(1, 16), chosen, torch.device("cpu"))
+    trainer = Trainer(model, chosen, data, folder, loops=loops)
+    reports: list[dict[str, float]] = []
+    trainer.run(lambda report: reports.append(report.values))
+    return collect(reports)
+
+
+def collect(reports: list[dict[str, float]]) -> dict[str, torch.Tensor]:
+    """The numbers of all steps by name."""
+    names = ("loss", "gradient", "held_out/loss", "closed_loop/truth")
+    return {name: torch.tensor([v[name] for v in reports if name in v]) for name in names}
+
+
+def train_apart(count: int, folder: Path, place: Path, settings: dict) -> list[dict]:
+    """What each of ``count`` processes reports of a run in ``folder``."""
+    common = {
+        **os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "LOCAL_WORLD_SIZE": str(count),
+    }  # fmt: skip
+    if sys.platform == "linux":
+        # A machine's name need not resolve to an address.
+        common["GLOO_SOCKET_IFNAME"] = "lo"
+    files = [place / "model" / "model.safetensors", place / "clips", folder]
+    result = folder.with_suffix(".result")
+    arguments = [*map(str, files), json.dumps(settings), str(result)]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(count)
+    ]  # fmt: skip
+    try:
+        reports = [process.communicate(timeout=TIMEOUT)[0] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    assert [process.returncode for process in ranks] == [0] * count, "\n".join(reports)
+    return [json.loads(Path(f"{result}.{rank}").read_text()) for rank in range(count)]
+
+
+@needs_gloo
+def test_two_processes_train_as_one(tmp_path) -> None:
+    """Joint training from the beginning, over a break: losses, weights, and who holds what."""
+    tiny_training.write_clips(tmp_path / "clips", range(20))
+    tiny_training.write_model(tmp_path / "model")
+    settings = tiny_training.SETTINGS | {
+        "stage": "single", "steps": 6, "checkpoint_every": 3, "validate_every": 6,
+        "validation_clips": 3, "lora_dropout": 0.1, "validation_scenes": 1,
+        "validation_frames": 9, "validation_size": (64, 64), "validation_steps": 2,
+    }  # fmt: skip
+    alone = train_here(tmp_path / "one", tmp_path, settings)
+    shared = train_apart(2, tmp_path / "two", tmp_path, settings)
+    assert [report["processes"] for report in shared] == [2, 2]
+    for report in shared:
+        for name, found in collect(report["values"]).items():
+            # The last one is in dB, over a whole rollout.
+            tolerance = 1e-3 if name.startswith("closed_loop") else 1e-5
+            assert torch.allclose(found, alone[name], atol=tolerance, rtol=0), name
+    for kind in ("vace", "lora"):
+        one, two = (
+            load_file(tmp_path / run / kind / f"step_0000006_{kind}.safetensors")
+            for run in ("one", "two")
+        )
+        assert one.keys() == two.keys()
+        for name in one:
+            assert torch.allclose(one[name], two[name], atol=1e-4), name
+    # One process goes on from what two have left, and the plan knew what they would hold.
+    third = tmp_path / "two" / "state" / "step_0000003"
+    assert (third / "state.json").exists()
+    model = load_transformer(tmp_path / "model" / "model.safetensors", dtype=torch.float32)
+    plan = plan_memory(model, TrainingSettings(**settings), 2, (96, 64))
+    assert max(report["held"] for report in shared) == plan.weights
+    for file in (tmp_path / "two" / "state" / "step_0000006").iterdir():
+        file.unlink()
+    again = train_here(tmp_path / "two", tmp_path, settings)
+    assert torch.allclose(again["loss"], alone["loss"][3:], atol=1e-5, rtol=0)

@@ -1,0 +1,56 @@
+"""A ComfyUI base folder in which the shipped sampling workflows run as they are.
+
+Every file that they name is there under its name, small and with random weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
+from mirage_core.geometry.transform import invert_rigid
+from mirage_core.scenes.scene import ProceduralScene
+from tiny_models import add_sizes, side_branch, text_encoder, video_model
+from tiny_moge import write_moge
+from tiny_weights import vae_tensors, write
+from workflows.sampling import BRANCH, MOGE, TEXT_ENCODER, VAE, VIDEO_MODEL
+
+PICTURE = "example.png"
+
+SERVER_ARGS = ("--fp32-text-enc",)
+"""ComfyUI runs MoGe in the text encoder's type, and in 16 bits it cannot on a CPU."""
+
+
+def install(base: Path, size: tuple[int, int] = (96, 64)) -> None:
+    """Fill the models and input folders of a ComfyUI base folder.
+
+    Args:
+        base: As in ``--base-directory``.
+        size: Width and height of the picture.
+    """
+    for file, tensors in (
+        (VIDEO_MODEL, video_model()),
+        (TEXT_ENCODER, text_encoder()),
+        (VAE, vae_tensors(base=8, decoder_base=8)),
+    ):
+        folder = base / "models" / file.directory
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / file.name, tensors)
+    patches = base / "models" / "model_patches"
+    patches.mkdir(parents=True, exist_ok=True)
+    write(patches / BRANCH, side_branch())
+    write_moge(base / "models" / MOGE.directory / MOGE.name)
+    add_sizes(base / "custom_nodes")
+    (base / "input").mkdir(parents=True, exist_ok=True)
+    photograph(*size).save(base / "input" / PICTURE)
+
+
+def photograph(width: int, height: int, seed: int = 16) -> Image.Image:
+    """A picture of a procedural room."""
+    scene = ProceduralScene.from_seed(seed, texture_size=128)
+    start = invert_rigid(scene.start_camera_to_world)[None]
+    lens = intrinsics_from_fov(width, height, 70)[None]
+    picture, _ = scene.render(Trajectory(start, lens, width, height))
+    return Image.fromarray((picture[0] * 255).round().byte().numpy())

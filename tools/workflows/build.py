@@ -1,0 +1,138 @@
+"""Write the shipped workflows and blueprints from one description of their graphs.
+
+Run it with ``python tools workflows.build`` after a change of nodes or graphs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from dev.comfy_client import ComfyClient
+from dev.comfy_server import PACK, ComfyServer
+from workflows.dynamics import MOVING_THINGS
+from workflows.embedded import EMBEDDED_LOOP, EMBEDDED_MODEL
+from workflows.sampling import FREE_LOOP, GROUPS, ROLLOUT, SAMPLING_LOOP, TRAINING_FREE
+from workflows.writer import NODE_WIDTH, Node, Out, Subgraph, Writer, as_text
+
+CHUNK_LOOP = Subgraph(
+    name="Mirage Chunk Loop (Preview)",
+    description=(
+        "Makes a shot chunk by chunk from the memory alone: reads it, fills holes smoothly, "
+        "writes back what was new, and repeats to the end of the trajectory."
+    ),
+    inputs=[("state", "MIRAGE_STATE"), ("vae", "VAE")],
+    outputs=[("state", "MIRAGE_STATE", Out(25))],
+    nodes={
+        20: Node("MirageLoopOpen", (150, 0), {"state": Out(-10, 0)}, (240, 180)),
+        21: Node("MirageReadout", (460, 0), {"cache": Out(20, 2), "trajectory": Out(20, 3)}),
+        22: Node(
+            "MiragePreviewFill",
+            (790, 0),
+            {"readout": Out(21, 0), "vae": Out(-10, 1), "first_latent": Out(20, 4)},
+        ),
+        24: Node(
+            "MirageCacheUpdate",
+            (1120, 0),
+            {
+                "state": Out(20, 1),
+                "readout": Out(21, 0),
+                "latent": Out(22, 0),
+                "images": Out(22, 2),
+                "geometry": Out(22, 1),
+                "vae": Out(-10, 1),
+            },
+            (NODE_WIDTH, 260),
+        ),
+        25: Node(
+            "MirageLoopClose", (1460, 0), {"flow": Out(20, 0), "state": Out(24, 0)}, (220, 60)
+        ),
+    },
+)
+
+FIRST_SHOT: dict[int, Node] = {
+    1: Node("MirageEmbeddedScene", (0, 0), {"seed": 16, "width": 1280, "height": 704}, (270, 150)),
+    2: Node("MirageEmbeddedCodec", (0, 250), {}, (270, 40)),
+    3: Node(
+        "MirageTrajectory",
+        (360, 0),
+        {
+            "image": Out(1, 0),
+            "geometry": Out(1, 1),
+            "cache": Out(4, 0),
+            "preset": "orbit",
+            "amount": 0.6,
+            "frames": 97,
+            "there_and_back": True,
+        },
+        (380, 760),
+    ),
+    4: Node(
+        "MirageCacheInit",
+        (0, 380),
+        {"image": Out(1, 0), "geometry": Out(1, 1), "vae": Out(2, 0)},
+        (300, 220),
+    ),
+    5: Node(
+        "MirageRolloutStart",
+        (800, 0),
+        {
+            "cache": Out(4, 0),
+            "trajectory": Out(3, 0),
+            "first_latent": Out(4, 1),
+            "name": "first_shot",
+        },
+        (300, 190),
+    ),
+    6: Node(CHUNK_LOOP.id, (1150, 0), {"state": Out(5, 0), "vae": Out(2, 0)}, (280, 80)),
+    7: Node("MirageRolloutResult", (1490, 0), {"state": Out(6, 0)}, (290, 140)),
+    8: Node(
+        "SaveVideo", (1810, 0), {"video": Out(7, 0), "filename_prefix": "mirage/first_shot"},
+        (420, 420),
+    ),
+    9: Node(
+        "SaveImage",
+        (1810, 480),
+        {"images": Out(7, 3), "filename_prefix": "mirage/first_shot_sheet"},
+        (420, 300),
+    ),
+    10: Node(
+        "MirageCacheSave",
+        (1490, 200),
+        {"cache": Out(7, 2), "filename_prefix": "first_shot_memory"},
+        (290, 60),
+    ),
+    11: Node("PreviewAny", (1490, 330), {"source": Out(7, 4)}, (290, 280)),
+}
+
+
+def build(object_info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """All shipped files by their path in the pack."""
+    writer = Writer(object_info)
+    loops = (CHUNK_LOOP, SAMPLING_LOOP, FREE_LOOP, EMBEDDED_LOOP)
+    shared = (*loops, MOVING_THINGS)
+    blueprints = {f"subgraphs/{item.name}.json": writer.blueprint(item) for item in shared}
+    return blueprints | {
+        f"workflows/mirage_{name}.json": writer.workflow(nodes, [loop], name, groups)
+        for name, nodes, loop, groups in (
+            ("first_shot", FIRST_SHOT, CHUNK_LOOP, ()),
+            ("rollout", ROLLOUT, SAMPLING_LOOP, GROUPS),
+            ("training_free", TRAINING_FREE, FREE_LOOP, GROUPS),
+            ("embedded_model", EMBEDDED_MODEL, EMBEDDED_LOOP, ()),
+        )
+    }
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    with tempfile.TemporaryDirectory() as base, ComfyServer(base) as server:
+        files = build(ComfyClient(server.url).object_info())
+    for name, content in files.items():
+        (PACK / name).write_text(as_text(content), encoding="utf-8")
+        print(f"wrote {name}")
+
+
+if __name__ == "__main__":
+    main()
