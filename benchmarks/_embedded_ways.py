@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mirage_core.cache.build import append_all, observe
 from mirage_core.cache.types import LatentCache
-from mirage_core.codecs.dct import CODEC_NAME, EmbeddedCodec
+from mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from mirage_core.constants import TEMPORAL_STRIDE
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory
@@ -31,11 +31,11 @@ from mirage_core.rollout.remember import ChunkMasks, remember_chunk
 from mirage_core.rollout.run_folder import commit
 from mirage_core.rollout.settings import GenerationSettings
 from mirage_core.rollout.state import RolloutState
-from mirage_core.sampling.schedule import sigma_grid
+from mirage_core.sampling.schedule import sigma_schedule
 from mirage_core.sampling.solve import sample
 from mirage_core.writing.policy import WriteRules, write
 
-CODEC = EmbeddedCodec()
+CODEC = DctCodec()
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,5 +263,5 @@ def _sampled(
     with torch.no_grad():
         return sample(
             denoisers(condition), seeded_noise(state, shape), state.overlap_latent,
-            sigma_grid(steps, loop.shift), method=loop.method,
+            sigma_schedule(steps, loop.shift), method=loop.method,
         )  # fmt: skip

@@ -13,7 +13,7 @@ from _walk import FOV, PER_CHUNK, STEP, Walk, estimated, grid_lens, path
 from mirage_core.cache.build import WriteConfig, observe
 from mirage_core.cache.footprint import Footprint, footprint
 from mirage_core.cache.types import LatentCache
-from mirage_core.codecs.dct import CODEC_NAME, EmbeddedCodec
+from mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid
@@ -27,7 +27,7 @@ PAPER_MIB_PER_CHUNK = 0.45
 
 WIDTH, HEIGHT = 1280, 704
 PIXEL_CHUNKS = 3
-CODEC = EmbeddedCodec()
+CODEC = DctCodec()
 
 
 def pixel_memories(walk: Walk) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 
 from mirage_core.cache.build import WriteConfig, append_all, observe
 from mirage_core.cache.types import LatentCache
-from mirage_core.codecs.dct import CODEC_NAME, EmbeddedCodec
+from mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from mirage_core.constants import TEMPORAL_STRIDE
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
@@ -23,7 +23,7 @@ from mirage_core.scenes.scene import ProceduralScene
 from mirage_core.trajectories.presets import preset_trajectory
 from mirage_core.writing.policy import WriteRules, write
 
-CODEC = EmbeddedCodec()
+CODEC = DctCodec()
 
 
 @dataclass(frozen=True, eq=False)

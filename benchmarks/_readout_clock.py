@@ -15,7 +15,7 @@ from torch import Tensor
 from mirage_core.constants import LATENT_CHANNELS
 from mirage_core.geometry.camera import projection_matrices
 from mirage_core.geometry.transform import invert_rigid
-from mirage_core.ops.kernels import Memory
+from mirage_core.ops.kernels import BlockTensors
 from mirage_core.ops.operators import read_tokens
 
 VIEWS = 9
@@ -115,13 +115,13 @@ def cameras(shift: int, size: tuple[int, int], count: int, stride: int = 1) -> T
     return projection_matrices(invert_rigid(poses), grid_lens(size).expand(count, 3, 3))
 
 
-def copies(plan: Plan, held: Memory) -> list[Memory]:
+def copies(plan: Plan, held: BlockTensors) -> list[BlockTensors]:
     """So many copies that the GPU's cache holds no part of one when it is read again."""
     size = sum(part.nbytes for parts in held for part in parts)
     cache = torch.cuda.get_device_properties(0).L2_cache_size if plan.cuda else 0
     count = min(64, max(3, math.ceil(2 * cache / max(1, size))))
     return [
-        Memory(
+        BlockTensors(
             [part.T.clone().T for part in held.points],
             *([part.clone() for part in parts] for parts in held[1:]),
         )
@@ -130,11 +130,11 @@ def copies(plan: Plan, held: Memory) -> list[Memory]:
 
 
 def reads(
-    held: list[Memory], views: list[Tensor], size: tuple[int, int] = GRID
+    held: list[BlockTensors], views: list[Tensor], size: tuple[int, int] = GRID
 ) -> list[Callable[[], object]]:
     """One call per memory, each with cameras of its own; tokens as they are stored."""
 
-    def call(memory: Memory, view: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+    def call(memory: BlockTensors, view: Tensor) -> Callable[[], tuple[Tensor, ...]]:
         return lambda: read_tokens(
             memory, view, size, channels=LATENT_CHANNELS, dtype=memory.tokens[0].dtype,
             nearest_centre=False,

@@ -11,7 +11,7 @@ from memory import DEFAULT, POLICIES, chosen_views, written
 
 from mirage_core.cache.types import LatentCache
 from mirage_core.geometry.camera import projection_matrices
-from mirage_core.ops.kernels import Memory
+from mirage_core.ops.kernels import BlockTensors
 
 SEED = 1
 TARGET = 1.5
@@ -53,7 +53,7 @@ def _times(plan: Plan, cache: LatentCache, walk: Walk, views: list[int]) -> list
     lens = grid_lens(cameras, size)
     projection = projection_matrices(cameras.world_to_camera, lens).to(plan.device)
     blocks = cache.to(plan.device).blocks
-    held = Memory(
+    held = BlockTensors(
         [block.points for block in blocks],
         [block.bounds for block in blocks],
         [block.tokens for block in blocks],

@@ -9,7 +9,7 @@ from _readout_clock import VIEWS, Plan, cameras, captured, reads, rotate, spread
 from bench_readout import GRID, cast, pose, solids
 
 from mirage_core.constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
-from mirage_core.ops.kernels import Memory
+from mirage_core.ops.kernels import BlockTensors
 from mirage_core.ops.operators import read_tokens, run_bounds
 
 CHUNK_LATENTS = 8
@@ -37,7 +37,7 @@ def encode_us(plan: Plan) -> dict[str, object]:
     return {"us": spread(times), "parameters": sum(p.numel() for p in vae.encoder.parameters())}
 
 
-def block_of(plan: Plan, chunk: int, size: tuple[int, int], channels: int) -> Memory:
+def block_of(plan: Plan, chunk: int, size: tuple[int, int], channels: int) -> BlockTensors:
     """What one chunk adds: the points of its latent frames, at a resolution."""
     boxes = solids().to(plan.device)
     first = 1000 - CHUNK_LATENTS * (max(plan.chunks) - chunk)
@@ -47,19 +47,20 @@ def block_of(plan: Plan, chunk: int, size: tuple[int, int], channels: int) -> Me
         part = slice(number * cells, (number + 1) * cells)
         axes[:, part] = cast(pose(first + number), boxes, size).T
     values = torch.randn(axes.shape[1], channels, device=plan.device).bfloat16()
-    return Memory([axes.T], [run_bounds(axes.T)], [values], [])
+    return BlockTensors([axes.T], [run_bounds(axes.T)], [values], [])
 
 
-def joined(parts: list[Memory]) -> Memory:
+def joined(parts: list[BlockTensors]) -> BlockTensors:
     """One memory of many blocks."""
-    return Memory(*([tensor for part in parts for tensor in part[field]] for field in range(4)))
+    fields = range(4)
+    return BlockTensors(*([tensor for part in parts for tensor in part[field]] for field in fields))
 
 
 def against_rgb(plan: Plan) -> dict[str, object]:
     """Reads of a latent and of an RGB memory of the same frames, as chunks accumulate."""
     encode = encode_us(plan)
-    latent: list[Memory] = []
-    pixels: list[Memory] = []
+    latent: list[BlockTensors] = []
+    pixels: list[BlockTensors] = []
     rows = []
     views = cameras(0, GRID, VIEWS).to(plan.device)
     shot = cameras(0, plan.picture, plan.frames, TEMPORAL_STRIDE).to(plan.device)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mirage_core.cache.build import Observation, WriteConfig, observe
-from mirage_core.codecs.dct import EmbeddedCodec
+from mirage_core.codecs.dct import DctCodec
 from mirage_core.geometry.depth import downsample_depth
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.lift import lift
@@ -97,9 +97,9 @@ def grid_lens(cameras: Trajectory, size: tuple[int, int]) -> Tensor:
 def make_walk(seed: int, chunks: int, width: int, height: int, revisits: int) -> Walk:
     """Walk through room ``seed`` and look."""
     scene = ProceduralScene.from_seed(seed, texture_size=256)
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     count = 1 + PER_CHUNK * chunks
-    poses = path(scene, count, dice)
+    poses = path(scene, count, rng)
     views = look(scene, poses, width, height)
     noise = torch.Generator().manual_seed(seed)
     chunk = torch.cat([torch.zeros(1), torch.arange(count - 1) // PER_CHUNK + 1]).long()
@@ -109,7 +109,7 @@ def make_walk(seed: int, chunks: int, width: int, height: int, revisits: int) ->
     scale = (by_chunk[chunk] * by_frame)[:, None, None]
     measured = exact * scale * (1 + CELL_NOISE * torch.randn(exact.shape, generator=noise))
     tokens = views.tokens + TOKEN_NOISE * torch.randn(views.tokens.shape, generator=noise)
-    near = look(scene, jittered(scene, poses, revisits, dice), width, height)
+    near = look(scene, jittered(scene, poses, revisits, rng), width, height)
     return Walk(views, measured, tokens, near, torch.arange(count), scene)
 
 
@@ -144,7 +144,7 @@ def look(scene: ProceduralScene, poses: Tensor, width: int, height: int) -> View
     """Render poses (F, 4, 4) camera_to_world; keep tokens and depth of the latent grid."""
     lens = intrinsics_from_fov(width, height, FOV).expand(len(poses), 3, 3)
     cameras = Trajectory(invert_rigid(poses), lens, width, height)
-    codec, tokens, depth = EmbeddedCodec(), [], []
+    codec, tokens, depth = DctCodec(), [], []
     for first in range(0, len(poses), 32):
         frames, z = scene.render(cameras.select(slice(first, first + 32)))
         tokens.append(codec.encode_images(frames))
@@ -164,7 +164,7 @@ def estimated(scene: ProceduralScene, cameras: Trajectory, grid: torch.Size) -> 
 
 
 def path(
-    scene: ProceduralScene, count: int, dice: random.Random, per_latent: int = 1
+    scene: ProceduralScene, count: int, rng: random.Random, per_latent: int = 1
 ) -> Tensor:
     """(F, 4, 4) camera_to_world of a walk from place to place that keeps off the furniture.
 
@@ -179,12 +179,12 @@ def path(
 
     def place() -> Tensor:
         while True:
-            x, z = (dice.uniform(room.low[axis], room.high[axis]) for axis in (0, 2))
+            x, z = (rng.uniform(room.low[axis], room.high[axis]) for axis in (0, 2))
             spot = torch.tensor([x, -1.5, z], dtype=torch.float64)
             if bool(scene.free(spot, 0.4)):
                 return spot
 
-    at, heading, steps = place(), dice.uniform(-math.pi, math.pi), 0
+    at, heading, steps = place(), rng.uniform(-math.pi, math.pi), 0
     target, poses = at, []
     while len(poses) < count:
         ahead = target - at
@@ -217,16 +217,16 @@ def _pose(at: Tensor, heading: float, down: float) -> Tensor:
 
 
 def jittered(
-    scene: ProceduralScene, poses: Tensor, count: int, dice: random.Random
+    scene: ProceduralScene, poses: Tensor, count: int, rng: random.Random
 ) -> Tensor:
     """Poses of the walk, moved by up to 0.3 m and turned by up to 20 degrees."""
     found: list[Tensor] = []
     while len(found) < count:
-        pose = poses[dice.randrange(len(poses))]
-        move = torch.tensor([dice.uniform(-0.3, 0.3) for _ in range(3)], dtype=torch.float64)
+        pose = poses[rng.randrange(len(poses))]
+        move = torch.tensor([rng.uniform(-0.3, 0.3) for _ in range(3)], dtype=torch.float64)
         at = pose[:3, 3] + move * torch.tensor([1.0, 0.5, 1.0])
         if bool(scene.free(at, 0.2)):
             heading = math.atan2(float(pose[0, 2]), float(pose[2, 2]))
-            turned = heading + math.radians(dice.uniform(-20, 20))
-            found.append(_pose(at, turned, 0.1 + dice.uniform(-0.1, 0.1)))
+            turned = heading + math.radians(rng.uniform(-20, 20))
+            found.append(_pose(at, turned, 0.1 + rng.uniform(-0.1, 0.1)))
     return torch.stack(found)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mirage_core.cache.build import append_all, observe
 from mirage_core.cache.types import LatentCache
-from mirage_core.codecs.dct import EmbeddedCodec
+from mirage_core.codecs.dct import DctCodec
 from mirage_core.constants import SIZE_MULTIPLE
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory
@@ -109,7 +109,7 @@ class Comparison:
     codec: float
 
 
-def compare(pair: Pair, codec: EmbeddedCodec) -> Comparison:
+def compare(pair: Pair, codec: DctCodec) -> Comparison:
     """Remember the left photograph, look from the right, compare on visible pixels."""
     height, width = pair.left.shape[1:3]
     pose = torch.eye(4, dtype=torch.float64)[None]
@@ -152,7 +152,7 @@ def main() -> None:
         sys.stdout.write(json.dumps({"skipped": "the pair of photographs is not at hand"}) + "\n")
         return
     pair = load_pair(arguments.folder)
-    found = compare(pair, EmbeddedCodec())
+    found = compare(pair, DctCodec())
     arguments.out.mkdir(parents=True, exist_ok=True)
     sheet(pair, found).save(arguments.out / "aloe.png")
     report = {

@@ -113,8 +113,8 @@ def walk(steps: int) -> tuple[LatentCache, Trajectory]:
     axes = torch.empty(3, steps * cells)
     for step in range(steps):
         axes[:, step * cells : (step + 1) * cells] = cast(pose(first + step), boxes).T
-    dice = torch.Generator().manual_seed(0)
-    tokens = torch.empty(steps * cells, LATENT_CHANNELS).normal_(generator=dice)
+    rng = torch.Generator().manual_seed(0)
+    tokens = torch.empty(steps * cells, LATENT_CHANNELS).normal_(generator=rng)
     cameras = invert_rigid(torch.stack([pose(first + step) for step in range(steps)]))
     block = CacheBlock(
         points=axes.T,

@@ -26,13 +26,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from mirage_core.codecs.dct import EmbeddedCodec
+from mirage_core.codecs.dct import DctCodec
 from mirage_core.constants import LATENT_CHANNELS
 from mirage_core.training.data.build_clip import ClipSettings, build_clips
 from mirage_core.training.data.clip import TrainingClip
+from mirage_core.training.data.dataset import ClipDataset, ClipWriter
 from mirage_core.training.data.procedural import ProceduralSource
 from mirage_core.training.data.shards import FIELDS
-from mirage_core.training.data.store import ClipStore, ClipWriter
 
 FILES = 2000
 """Clips of the baseline, each a file of its own."""
@@ -52,7 +52,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def making(rooms: int, width: int, height: int, device: str) -> dict[str, object]:
     """Clips per second of every room, in wall time and in time of this process's CPU."""
-    codec, settings = EmbeddedCodec(), ClipSettings()
+    codec, settings = DctCodec(), ClipSettings()
     source = ProceduralSource(range(rooms), width, height, device=device)
     list(ProceduralSource(range(1), 32, 32, 1).load("room-0"))
     wall, cpu, rendering = [], [], []
@@ -97,7 +97,7 @@ def make_room(seed: int) -> tuple[int, float]:
     used = time.process_time()
     width, height = _SIZE
     source = ProceduralSource(range(seed, seed + 1), width, height)
-    codec, settings = EmbeddedCodec(), ClipSettings()
+    codec, settings = DctCodec(), ClipSettings()
     shots = source.load(source.items()[0])
     count = sum(len(build_clips(shot, codec, settings)) for shot in shots)
     return count, time.process_time() - used
@@ -128,10 +128,10 @@ def making_together(rooms: int, width: int, height: int, processes: int) -> dict
 
 def tiny_clip(key: str) -> TrainingClip:
     """A clip of noise, 17 KiB in half precision."""
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
 
     def noise(frames: int) -> torch.Tensor:
-        return torch.randn(LATENT_CHANNELS, frames, 4, 6, generator=dice)
+        return torch.randn(LATENT_CHANNELS, frames, 4, 6, generator=rng)
 
     return TrainingClip(
         target=noise(3), scene=noise(3), visible=torch.ones(3, 4, 6, dtype=torch.bool),
@@ -150,19 +150,19 @@ def reading(clips: int, folder: Path, workers: int) -> dict[str, object]:
             writer.add(dataclasses.replace(clip, key=str(number)))
     written = clips / (time.perf_counter() - start)
     start = time.perf_counter()
-    store = ClipStore(folder / "data")
+    store = ClipDataset(folder / "data")
     opened = time.perf_counter() - start
     parts = {name: getattr(clip, name) for name in FIELDS if getattr(clip, name) is not None}
     halves = {name: p.half() if p.is_floating_point() else p for name, p in parts.items()}
     for number in range(FILES):
         save_file(halves, folder / f"{number}.safetensors")
-    dice = random.Random(0)
+    rng = random.Random(0)
 
     def from_store() -> None:
-        _ = store[dice.randrange(clips)]
+        _ = store[rng.randrange(clips)]
 
     def from_files() -> None:
-        values = load_file(folder / f"{dice.randrange(FILES)}.safetensors")
+        values = load_file(folder / f"{rng.randrange(FILES)}.safetensors")
         TrainingClip(**{name: v.float() if v.dtype == torch.float16 else v
                         for name, v in values.items()}, key="0")  # fmt: skip
 
@@ -176,7 +176,7 @@ def reading(clips: int, folder: Path, workers: int) -> dict[str, object]:
             rates[name].append(BATCH / (time.perf_counter() - start))
             if name == "store":
                 by_cpu.append(BATCH / (time.process_time() - used))
-    order = [dice.randrange(clips) for _ in range(20 * BATCH)]
+    order = [rng.randrange(clips) for _ in range(20 * BATCH)]
     loader = torch.utils.data.DataLoader(
         store, batch_size=8, sampler=order, num_workers=workers, collate_fn=len
     )

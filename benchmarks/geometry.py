@@ -27,7 +27,7 @@ from torch import Tensor
 
 from mirage_core.cache.build import append_all, make_block, observe
 from mirage_core.cache.types import CacheBlock, LatentCache
-from mirage_core.codecs.dct import CODEC_NAME, EmbeddedCodec
+from mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from mirage_core.geometry.align import AlignConfig
 from mirage_core.geometry.camera import PixelConvention
 from mirage_core.geometry.frame_geometry import FrameGeometry
@@ -40,7 +40,7 @@ from mirage_core.rollout.prepare import PrepareConfig, PreparedObservation, prep
 from mirage_core.rollout.state import ChunkRecord, ChunkStatistics, RolloutState
 from mirage_core.scenes.movers import MovingScene, add_movers
 from mirage_core.scenes.scene import ProceduralScene
-from mirage_core.writing.consistency import ContradictionConfig
+from mirage_core.writing.consistency import ConsistencyConfig
 from mirage_core.writing.policy import write
 
 WIDTH, HEIGHT = 320, 192
@@ -48,7 +48,7 @@ FIELD_OF_VIEW = 70.0
 SCALE_ERROR = 0.10
 NOISE = 0.02
 BODY = 0.3
-CODEC = EmbeddedCodec()
+CODEC = DctCodec()
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,11 @@ def estimator(truth: Tensor, seed: int) -> Callable[[int, slice], Tensor]:
     """
 
     def estimate(chunk: int, frames: slice) -> Tensor:
-        dice = torch.Generator().manual_seed(7919 * seed + chunk)
-        scale = (SCALE_ERROR * torch.randn((), generator=dice)).exp()
+        rng = torch.Generator().manual_seed(7919 * seed + chunk)
+        scale = (SCALE_ERROR * torch.randn((), generator=rng)).exp()
         exact = truth[frames]
-        white = torch.randn(exact.shape, generator=dice)
-        coarse = torch.randn(len(exact), 1, 5, 7, generator=dice)
+        white = torch.randn(exact.shape, generator=rng)
+        coarse = torch.randn(len(exact), 1, 5, 7, generator=rng)
         smooth = F.interpolate(coarse, exact.shape[1:], mode="bicubic", align_corners=True)[:, 0]
         smooth = smooth / smooth.std(dim=(1, 2), keepdim=True)
         return exact * scale * (NOISE * (0.5**0.5) * (white + smooth)).exp()
@@ -266,11 +266,11 @@ def movers_of(run: Run, shot: Shot) -> dict[str, float]:
     }
 
 
-FILTERS: dict[str, tuple[bool, ContradictionConfig | None]] = {
+FILTERS: dict[str, tuple[bool, ConsistencyConfig | None]] = {
     "no filter": (False, None),
     "masks": (True, None),
-    "contradiction": (False, ContradictionConfig()),
-    "both": (True, ContradictionConfig()),
+    "contradiction": (False, ConsistencyConfig()),
+    "both": (True, ConsistencyConfig()),
 }
 
 

@@ -38,7 +38,7 @@ from mirage_core.constants import LATENT_CHANNELS
 from mirage_core.ops import gather as reference
 from mirage_core.ops import kernels
 from mirage_core.ops.backend import backend
-from mirage_core.ops.kernels import Grid, Memory
+from mirage_core.ops.kernels import BlockTensors, Grid
 from mirage_core.ops.operators import run_bounds
 
 TARGETS_US = {3_520: 20.0, 352_000: 25.0, 3_520_000: 60.0}
@@ -54,12 +54,12 @@ def copy_bandwidth(plan: Plan) -> float:
     return 2 * source.numel() / statistics.median(times)
 
 
-def latent_memory(plan: Plan, steps: int, blocks: int = 1) -> Memory:
+def latent_memory(plan: Plan, steps: int, blocks: int = 1) -> BlockTensors:
     """The last steps of the walk, bfloat16, cut into blocks of equal numbers of points."""
     block = walk(steps)[0].blocks[0]
     points = [part.T.contiguous().to(plan.device).T for part in block.points.chunk(blocks)]
     tokens = [part.to(plan.device, torch.bfloat16) for part in block.tokens.chunk(blocks)]
-    return Memory(points, [run_bounds(part) for part in points], tokens, [])
+    return BlockTensors(points, [run_bounds(part) for part in points], tokens, [])
 
 
 def floor_bytes(points: int, visible: int) -> int:
@@ -68,13 +68,13 @@ def floor_bytes(points: int, visible: int) -> int:
     return 12 * points + 3 * 8 * cells + token * visible + cells * (token + 1 + 4 + 8)
 
 
-def paths(plan: Plan, held: list[Memory], views: list[Tensor]) -> dict[str, object]:
+def paths(plan: Plan, held: list[BlockTensors], views: list[Tensor]) -> dict[str, object]:
     """The two-pass and the fused path by themselves, to see where they cross."""
     launch = backend(0).launcher if plan.cuda else None
     if launch is None or sum(map(len, held[0].points)) > 100_000:
         return {}
 
-    def call(memory: Memory, view: Tensor, fused: bool) -> Callable[[], tuple[Tensor, ...]]:
+    def call(memory: BlockTensors, view: Tensor, fused: bool) -> Callable[[], tuple[Tensor, ...]]:
         grid = Grid(*GRID, 0)
         return lambda: kernels.readout(
             launch, memory, view, grid, LATENT_CHANNELS, torch.bfloat16, fused=fused
@@ -102,7 +102,7 @@ def measure(plan: Plan, steps: int, blocks: int, bandwidth: float) -> dict[str, 
     lens = grid_lens().float().to(plan.device)
     old = rotate(plan, [lambda: read_as_released(points, tokens, poses, lens)], min(plan.runs, 10))
     made = calls[0]()
-    here = Memory(*([part.cpu() for part in parts] for parts in memory))
+    here = BlockTensors(*([part.cpu() for part in parts] for parts in memory))
     wanted = reference.readout(*here, views[0].cpu(), *GRID, LATENT_CHANNELS, torch.bfloat16, False)
     count, us = len(points), statistics.median(replay)
     floor = floor_bytes(count, int(wanted[1].sum())) / bandwidth

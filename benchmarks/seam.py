@@ -20,7 +20,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from mirage_core.checkpoints.vae_format import wan22_config
-from mirage_core.codecs.dct import EmbeddedCodec
+from mirage_core.codecs.dct import DctCodec
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid
 from mirage_core.models.vae import WanCodec
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=3)
     chosen = parser.parse_args()
     frames = video(chosen.size, chosen.seed)
-    embedded, wan = EmbeddedCodec(), random_wan(*chosen.widths, chosen.seed)
+    embedded, wan = DctCodec(), random_wan(*chosen.widths, chosen.seed)
     name = "wan2.2, random weights, widths {} and {}".format(*chosen.widths)
     report = {
         "program": "benchmarks/seam.py",

@@ -25,8 +25,8 @@ import torch
 
 from mirage_core.models.transformer import MirageTransformer3DModel
 from mirage_core.training.data.clip import TrainingClip
-from mirage_core.training.data.store import ClipWriter
-from mirage_core.training.processes import Processes
+from mirage_core.training.data.dataset import ClipWriter
+from mirage_core.training.distributed import Distributed
 from mirage_core.training.settings import TrainingSettings
 from mirage_core.training.trainer import StepReport, Trainer, TrainingData
 
@@ -45,10 +45,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def write_clips(folder: Path, grid: tuple[int, int]) -> Path:
     """Clips of noise, with two preceding frames and two references."""
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     with ClipWriter(folder) as writer:
         for number in range(CLIPS):
-            noise = [torch.randn(48, n, *grid, generator=dice) for n in (FRAMES, FRAMES, 2, 2, 2)]
+            noise = [torch.randn(48, n, *grid, generator=rng) for n in (FRAMES, FRAMES, 2, 2, 2)]
             target, scene, preceding, shown, references = noise
             writer.add(
                 TrainingClip(
@@ -76,7 +76,7 @@ def make_trainer(
         random_subsets=False,
     )  # fmt: skip
     settings = replace(settings, **changes)
-    processes = Processes(cpu=arguments.device == "cpu")
+    processes = Distributed(cpu=arguments.device == "cpu")
     torch.manual_seed(0)
     side = {"side_layers": (0,), "side_features": "scene,visible"}
     model = MirageTransformer3DModel(

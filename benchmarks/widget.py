@@ -98,7 +98,7 @@ MEASURE = """async ({ file, runs, size, module }) => {
 
 def points_file(count: int) -> bytes:
     """A file of points, as a memory of pictures of 80 x 44 cells that surround a walker."""
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     cells = 80 * 44
     cameras = -(-count // cells)
     table = np.zeros((cameras, 13))
@@ -111,10 +111,10 @@ def points_file(count: int) -> bytes:
         table[number] = [*(turn @ inverse).flatten(), *(turn[:, 2] * 0.5), 4 * number]
     index = np.arange(count)
     u, v = index % 80 + 0.5, index % cells // 80 + 0.5
-    depth = np.log(3 + np.sin(u / 9) + dice.random(count) * 0.1)
+    depth = np.log(3 + np.sin(u / 9) + rng.random(count) * 0.1)
     step = (depth.max() - depth.min()) / 65535
     planes = [u * 512, v * 512, (depth - depth.min()) / step, index // cells]
-    planes += [dice.integers(0, 65536, count)] * 2
+    planes += [rng.integers(0, 65536, count)] * 2
     head = b"MIRPTS01" + struct.pack("<4I", count, cameras, 0, 0)
     head += struct.pack("<6d", 0, 1 / 512, 0, 1 / 512, depth.min(), step)
     return head + table.tobytes() + b"".join(np.rint(p).astype("<u2").tobytes() for p in planes)

@@ -11,13 +11,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..mirage_core.checkpoints.branch_file import split_merged
-from ..mirage_core.codecs.dct import CODEC_NAME, EmbeddedCodec
+from ..mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from ..mirage_core.conditioning.condition import Condition
 from ..mirage_core.errors import ShapeError
 from ..mirage_core.log import logger
 from ..mirage_core.preview.render import drawn_latents
 from ..mirage_core.readout.readout import Readout
-from ..mirage_core.readout.references import MAX_REFERENCES
+from ..mirage_core.readout.references import DEFAULT_REFERENCES
 from ..mirage_core.rollout.context import PRECEDING, chunk_condition
 from ..mirage_core.rollout.state import RolloutState
 from .comfy.chunk_guide import ChunkGuide, Side, chunk_latent, without_mirage
@@ -40,10 +40,10 @@ from .types import BranchType, ReadoutType, StateType
 if TYPE_CHECKING:
     import comfy.sd
 
-MOST_PRECEDING = 2
+MAX_PRECEDING = 2
 """Preceding frames that any released model was trained with."""
 
-MOST_REFERENCES = 8
+MAX_REFERENCES = 8
 """Reference frames that any released model was trained with."""
 
 READOUT_TIP = "What the memory shows to the chunk's cameras."
@@ -107,12 +107,12 @@ class MirageApply(io.ComfyNode):
                     "does not see earlier frames either.",
                 ),
                 io.Int.Input(
-                    "references", default=MAX_REFERENCES, min=0, max=MOST_REFERENCES,
+                    "references", default=DEFAULT_REFERENCES, min=0, max=MAX_REFERENCES,
                     tooltip="Most earlier frames of the same place that the model sees. Each one "
                     "makes every step slower.",
                 ),
                 io.Int.Input(
-                    "preceding", default=PRECEDING, min=0, max=MOST_PRECEDING,
+                    "preceding", default=PRECEDING, min=0, max=MAX_PRECEDING,
                     tooltip="Most frames right before the chunk that the model sees.",
                 ),
                 io.Float.Input(
@@ -186,7 +186,7 @@ def shown(branch: Branch, condition: Condition, readout: Readout) -> Condition:
     """The condition with the drawing of what the memory shows, for branches that take that."""
     if not branch.config.needs_drawing:
         return condition
-    return dataclasses.replace(condition, scene=drawn_latents(readout, EmbeddedCodec()))
+    return dataclasses.replace(condition, scene=drawn_latents(readout, DctCodec()))
 
 
 def white_planes(

@@ -17,7 +17,7 @@ from ..mirage_core.scenes.scene import ProceduralScene
 from ..mirage_core.validate import expect_frame_size
 from .comfy.model import branch_from_file, embedded_video_model
 from .comfy.ui import progress
-from .comfy.vae import EmbeddedVAE
+from .comfy.vae import DctVAE
 from .types import BranchType, GeometryType, TrajectoryType
 
 
@@ -44,7 +44,7 @@ class MirageEmbeddedCodec(io.ComfyNode):
     @classmethod
     @override
     def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(EmbeddedVAE())
+        return io.NodeOutput(DctVAE())
 
 
 class MirageEmbeddedModel(io.ComfyNode):
@@ -81,7 +81,7 @@ class MirageEmbeddedModel(io.ComfyNode):
     def execute(cls) -> io.NodeOutput:
         return io.NodeOutput(
             embedded_video_model(model_path()),
-            EmbeddedVAE(),
+            DctVAE(),
             [[empty_text(), {}]],
             branch_from_file(branch_path()),
         )

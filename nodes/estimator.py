@@ -14,7 +14,7 @@ from .comfy.estimator import Estimator
 from .types import EstimatorType, GeometryType, TrajectoryType
 
 # As mirage_core.models.geometry_estimators has them; importing that here would import transformers.
-PROVIDERS = ("MapAnything", "UniDepth V2", "transformers")
+ESTIMATORS = ("MapAnything", "UniDepth V2", "transformers")
 
 
 class MirageLoadEstimator(io.ComfyNode):
@@ -34,7 +34,7 @@ class MirageLoadEstimator(io.ComfyNode):
             search_aliases=["mapanything", "unidepth", "depth pro", "zoedepth", "metric depth"],
             inputs=[
                 io.Combo.Input(
-                    "estimator", options=list(PROVIDERS), default=PROVIDERS[-1],
+                    "estimator", options=list(ESTIMATORS), default=ESTIMATORS[-1],
                     tooltip="Which kind of model the folder holds.",
                 ),
                 io.Combo.Input(

@@ -269,7 +269,7 @@ class MirageGeometry(io.ComfyNode):
         values = 1 - values if encoding == NEAR_LINEAR else values
         distance = depth_from_picture(values, near, far, inverse=encoding == NEAR_INVERSE)
         frames, height, width = distance.shape
-        lens = intrinsics_from_fov(width, height, fov).expand(frames, 3, 3)
-        geometry = with_mask(FrameGeometry(distance, lens), exclude)
+        intrinsics = intrinsics_from_fov(width, height, fov).expand(frames, 3, 3)
+        geometry = with_mask(FrameGeometry(distance, intrinsics), exclude)
         report = describe_geometry(geometry)
         return io.NodeOutput(geometry, report, ui={"text": (report,)})

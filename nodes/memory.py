@@ -27,7 +27,7 @@ from ..mirage_core.rollout.run_folder import commit
 from ..mirage_core.rollout.state import RolloutState
 from ..mirage_core.rollout.update import chunk_observation
 from ..mirage_core.validate import expect_frame_size
-from ..mirage_core.writing.consistency import ContradictionConfig
+from ..mirage_core.writing.consistency import ConsistencyConfig
 from ..mirage_core.writing.policy import WRITE_POLICIES, WriteLimits, WriteRules, write
 from .comfy import viewer
 from .comfy.files import file_stamp, list_files, next_file, resolve_file
@@ -273,7 +273,7 @@ class MirageCacheUpdate(io.ComfyNode):
         )
         known, report = state.cache, "nothing was held back"
         if hold_back:
-            config = ContradictionConfig(token=token_change or None)
+            config = ConsistencyConfig(token=token_change or None)
             held = contradicted(state, observation, chunk_tokens, geometry, config)
             observation, report = held.observation, held.describe()
             known = without_gone(known, held.gone, rules)

@@ -20,8 +20,8 @@ from ..mirage_core.readout.readout import Readout, grid_intrinsics, read
 from .comfy.ui import progress
 from .comfy.vae import (
     Latent,
+    dct_codec,
     decode_video,
-    embedded_codec,
     expect_same_codec,
     latent_tokens,
     make_latent,
@@ -135,7 +135,7 @@ class MiragePreviewFill(io.ComfyNode):
         background: Tensor | None = None,
     ) -> io.NodeOutput:
         expect_same_codec(readout.cache, vae)
-        codec, images = embedded_codec(vae), None
+        codec, images = dct_codec(vae), None
         if background is not None and codec is None:
             raise ModelMismatchError(
                 "Only tokens of the embedded codec can be drawn over a background",

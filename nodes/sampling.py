@@ -18,7 +18,7 @@ from ..mirage_core.sampling.schedule import (
     DEFAULT_STEPS,
     MAX_SHIFT,
     MAX_STEPS,
-    sigma_grid,
+    sigma_schedule,
 )
 from .branch import FIRST_TIP, READOUT_TIP, expect_parts
 from .comfy.chunk_guide import chunk_latent, masked_latent, without_mirage
@@ -31,7 +31,7 @@ from .types import ReadoutType, StateType
 if TYPE_CHECKING:
     import comfy.sd
 
-MOST_CARRIED = 8
+MAX_CARRIED = 8
 """Latents beyond which the decoder's memory of the past ends."""
 
 
@@ -71,7 +71,7 @@ class MirageUniPC(io.ComfyNode):
     @override
     def execute(cls, steps: int, shift: float) -> io.NodeOutput:
         expect_library_solver()
-        return io.NodeOutput(LibrarySampler(), sigma_grid(steps, shift))
+        return io.NodeOutput(LibrarySampler(), sigma_schedule(steps, shift))
 
 
 class MirageChunkDecode(io.ComfyNode):
@@ -96,7 +96,7 @@ class MirageChunkDecode(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE that the memory was made with."),
                 StateType.Input("state", tooltip="From Mirage Loop Open."),
                 io.Int.Input(
-                    "carried", default=PRECEDING, min=0, max=MOST_CARRIED,
+                    "carried", default=PRECEDING, min=0, max=MAX_CARRIED,
                     tooltip="Latents before the chunk that are decoded with it; 0 decodes it "
                     "alone.",
                 ),

@@ -121,15 +121,15 @@ class MirageTrajectory(io.ComfyNode):
         expect_frame_size(width, height)
         geometry.expect_aspect(width, height)
         intrinsics = geometry.intrinsics_for((height, width))[0]
-        lens = {"intrinsics": intrinsics, "width": width, "height": height, "fps": fps}
+        camera = {"intrinsics": intrinsics, "width": width, "height": height, "fps": fps}
         pose = geometry.world_to_camera
         start = None if pose is None else invert_rigid(pose[:1])[0]
         depth = geometry.typical_depth()
         if keyframes.strip():
             keys_at = keyframes_from_json(keyframes, scene_depth=depth, start=start)
-            path = keyframe_trajectory(keys_at, frames, **lens)
+            path = keyframe_trajectory(keys_at, frames, **camera)
         elif keys.strip():
-            path = keyboard_trajectory(keys, scene_depth=depth, start=start, **lens)
+            path = keyboard_trajectory(keys, scene_depth=depth, start=start, **camera)
         else:
             path = preset_trajectory(
                 preset,
@@ -139,7 +139,7 @@ class MirageTrajectory(io.ComfyNode):
                 there_and_back=there_and_back,
                 easing=easing,
                 start=start,
-                **lens,
+                **camera,
             )
         view = viewer.trajectory_view(path, image, geometry, start, cache)
         return io.NodeOutput(path, ui={"mirage_view": (view,)})

@@ -226,9 +226,9 @@ class MirageTrajectoryFromCameras(io.ComfyNode):
         expect_frame_size(width, height)
         keys = keyframes_of_cameras(cameras, frames[0], width=width, height=height)
         # Every keyframe brings its own field of view; this one is only scaled.
-        lens = intrinsics_from_fov(width, height, keys[0].fov_x or DEFAULT_FOV)
+        intrinsics = intrinsics_from_fov(width, height, keys[0].fov_x or DEFAULT_FOV)
         path = keyframe_trajectory(
-            keys, frames[0], intrinsics=lens, width=width, height=height, fps=fps[0]
+            keys, frames[0], intrinsics=intrinsics, width=width, height=height, fps=fps[0]
         )
         return io.NodeOutput(path)
 

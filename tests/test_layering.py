@@ -55,7 +55,7 @@ COMFY_PRIVATE = {
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
-LEAST_ANNOTATED = 0.95
+MIN_ANNOTATED = 0.95
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ def annotations(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[bool]:
 @pytest.mark.parametrize("folder", ["mirage_core", "nodes"])
 def test_annotations(folder: str) -> None:
     found = [ok for path in sources(folder) for node in functions(path) for ok in annotations(node)]
-    assert sum(found) / len(found) >= LEAST_ANNOTATED
+    assert sum(found) / len(found) >= MIN_ANNOTATED
 
 
 FORBIDDEN_CALLS = {"print", "eval", "exec", "compile", "__import__", "breakpoint", "input"}

@@ -85,7 +85,7 @@ CLIPS = (
 
 def stages(out: Path, scale: float) -> tuple[Stage, ...]:
     """The runs in their order, each from the weights of the one before."""
-    steps = {name: max(LEAST_STEPS, round(count * scale)) for name, count in STEPS.items()}
+    steps = {name: max(MIN_STEPS, round(count * scale)) for name, count in STEPS.items()}
     backbone = out / "backbone" / "model" / f"step_{steps['backbone']:07d}_model.safetensors"
     branch = out / "branch" / "vace" / f"step_{steps['branch']:07d}_vace.safetensors"
     joint = out / "joint" / "model" / f"step_{steps['joint']:07d}_model.safetensors"
@@ -105,7 +105,7 @@ def stages(out: Path, scale: float) -> tuple[Stage, ...]:
 STEPS = {"backbone": 1900, "branch": 400, "joint": 1600, "large": 400}
 """Optimizer steps of the stages at scale 1."""
 
-LEAST_STEPS, LEAST_ROOMS = 60, 4
+MIN_STEPS, MIN_ROOMS = 60, 4
 
 
 def train(out: Path, scale: float, device: str) -> Path:
@@ -117,7 +117,7 @@ def train(out: Path, scale: float, device: str) -> Path:
     for rooms in CLIPS:
         mirage(
             "data", "make", "--out", str(out / rooms.name), "--size", rooms.size,
-            "--procedural", str(max(LEAST_ROOMS, round(rooms.count * scale))),
+            "--procedural", str(max(MIN_ROOMS, round(rooms.count * scale))),
             "--first-room", str(rooms.first), "--embedded-codec", "--drawn", "--references", "0",
             "--device", device,
         )  # fmt: skip

@@ -13,7 +13,7 @@ from ..geometry.camera import PixelConvention
 from ..geometry.depth import (
     downsample_depth,
     downsample_mask,
-    flying_points,
+    flying_pixels,
     surface_slope,
     valid_depth,
 )
@@ -109,7 +109,7 @@ def observe(
     if geometry.exclude is not None:
         drop |= downsample_mask(geometry.exclude, size, convention)
     if config.drop_flying:
-        drop |= flying_points(depth)
+        drop |= flying_pixels(depth)
     depth = torch.where(drop | ~valid_depth(depth), 0.0, depth)
     if not allow_empty and not bool((depth > 0).any()):
         raise GeometryError(

@@ -42,12 +42,12 @@ def sample_size(cache: LatentCache, index: Tensor) -> Tensor:
         return torch.zeros(index.shape, device=index.device)
     device = cache.device
     axis = torch.cat([block.world_to_camera[:, 2] for block in cache.blocks]).float().to(device)
-    lens = torch.cat([focal_length(block.intrinsics) for block in cache.blocks])
+    intrinsics = torch.cat([focal_length(block.intrinsics) for block in cache.blocks])
     source = source_cameras(cache, index)
     points = cache.gather(index, [block.points for block in cache.blocks])
     seen_from = axis[source]
     depth = (points * seen_from[..., :3]).sum(-1) + seen_from[..., 3]
-    return depth / lens.float().to(device)[source]
+    return depth / intrinsics.float().to(device)[source]
 
 
 def focal_length(intrinsics: Tensor) -> Tensor:

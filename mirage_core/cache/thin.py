@@ -18,7 +18,7 @@ _DOUBLINGS: Final = 32
 _BITS: Final = 18
 
 
-def thin(cache: LatentCache, most: int) -> LatentCache:
+def thin(cache: LatentCache, limit: int) -> LatentCache:
     """Remove points where the memory is densest until at most ``most`` are left.
 
     Space is cut into cubes whose edge is a point's sample size: where points were seen from
@@ -28,14 +28,14 @@ def thin(cache: LatentCache, most: int) -> LatentCache:
 
     Args:
         cache: The memory.
-        most: The cap, at least 1.
+        limit: The cap, at least 1.
 
     Returns:
         A memory of at most ``most`` points; the same memory when it holds no more.
     """
-    if len(cache) <= most:
+    if len(cache) <= limit:
         return cache
-    keep = _kept(cache, max(1, int(SLACK * most)))
+    keep = _kept(cache, max(1, int(SLACK * limit)))
     blocks = []
     for block, first in zip(cache.blocks, cache.offsets, strict=False):
         mine = keep[first : first + len(block)]
@@ -46,7 +46,7 @@ def thin(cache: LatentCache, most: int) -> LatentCache:
     return dataclasses.replace(cache, blocks=tuple(blocks))
 
 
-def _kept(cache: LatentCache, most: int) -> Tensor:
+def _kept(cache: LatentCache, limit: int) -> Tensor:
     """(N,) bool: the ``most`` points that stay."""
     index = torch.arange(len(cache), device=cache.device)
     points = torch.cat([block.points for block in cache.blocks]).double()
@@ -54,14 +54,14 @@ def _kept(cache: LatentCache, most: int) -> Tensor:
     level = size.log2().floor()
     survivors, chosen = index, index
     for doubling in range(_DOUBLINGS):
-        if len(chosen) <= most:
+        if len(chosen) <= limit:
             break
         survivors = chosen
         edge = torch.exp2(level[survivors] + doubling)
         chosen = survivors[_first(points[survivors], edge, level[survivors])]
-    if len(chosen) > most:
+    if len(chosen) > limit:
         chosen = chosen[:0]
-    return _filled(survivors, chosen, most, len(cache))
+    return _filled(survivors, chosen, limit, len(cache))
 
 
 def _first(points: Tensor, edge: Tensor, level: Tensor) -> Tensor:
@@ -77,12 +77,12 @@ def _first(points: Tensor, edge: Tensor, level: Tensor) -> Tensor:
     return first.scatter_reduce_(0, cube, place, "amin").sort().values
 
 
-def _filled(survivors: Tensor, chosen: Tensor, most: int, count: int) -> Tensor:
+def _filled(survivors: Tensor, chosen: Tensor, limit: int, count: int) -> Tensor:
     """The chosen points and as many of the other survivors, evenly spread, as there is room."""
     keep = torch.zeros(count, dtype=torch.bool, device=chosen.device)
     keep[chosen] = True
     others = survivors[~keep[survivors]]
-    room = min(most - len(chosen), len(others))
+    room = min(limit - len(chosen), len(others))
     if room:
         keep[others[torch.arange(room, device=chosen.device) * len(others) // room]] = True
     return keep

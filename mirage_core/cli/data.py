@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..codecs.dct import CODEC_NAME, EmbeddedCodec
+from ..codecs.dct import CODEC_NAME, DctCodec
 from ..errors import CacheFormatError, ModelMismatchError, ValueRangeError
 from ..rollout.settings import GenerationSettings
 from ..training.data.build_clip import CHUNK_STEP, ClipSettings, DepthNoise
+from ..training.data.dataset import ClipDataset
 from ..training.data.footage import FootageSource
 from ..training.data.manifest import read_manifest, read_skipped
 from ..training.data.pipeline import DataJob, DataProgress, LocalPool, Pool, ShotSource, make_data
 from ..training.data.procedural import ProceduralSource
 from ..training.data.ray_pool import RayPool
 from ..training.data.released.lmdb_import import import_lmdb
-from ..training.data.store import ClipStore
 from ..writing.policy import WRITE_POLICIES
 from . import inputs
 
@@ -203,7 +203,7 @@ def job_of(arguments: argparse.Namespace) -> DataJob:
     loop = dataclasses.replace(loop, **{k: v for k, v in given.items() if v is not None})
     noise = DepthNoise(*arguments.depth_noise)
     settings = ClipSettings(loop, noise, arguments.planes, arguments.drawn)
-    codec: Callable[[], Any] = EmbeddedCodec
+    codec: Callable[[], Any] = DctCodec
     name = CODEC_NAME
     if arguments.vae is not None:
         from ..models.vae import WanCodec, load_vae
@@ -248,10 +248,10 @@ def _source(arguments: argparse.Namespace, device: str) -> ShotSource:
         )
     estimator = None
     if arguments.depth_model is not None:
-        from ..models.geometry_estimators import load_provider
+        from ..models.geometry_estimators import load_estimator
 
         estimator = partial(
-            load_provider, arguments.depth_kind, arguments.depth_model.absolute(), device=device
+            load_estimator, arguments.depth_kind, arguments.depth_model.absolute(), device=device
         )
     return FootageSource(
         arguments.footage.absolute(), width, height,
@@ -285,13 +285,14 @@ def _expect_paths(arguments: argparse.Namespace, names: Sequence[str]) -> None:
 def run_info(arguments: argparse.Namespace) -> int:
     """Print what a data set holds."""
     folder: Path = arguments.folder
-    manifest, store, skipped = read_manifest(folder), ClipStore(folder), read_skipped(folder)
-    numbers = range(0, len(store), max(1, len(store) // 200))
-    shown = [float(store[number].visible.float().mean()) for number in numbers]
-    entries = [store.entry(number) for number in range(len(store))]
+    manifest, dataset, skipped = read_manifest(folder), ClipDataset(folder), read_skipped(folder)
+    numbers = range(0, len(dataset), max(1, len(dataset) // 200))
+    shown = [float(dataset[number].visible.float().mean()) for number in numbers]
+    entries = [dataset.entry(number) for number in range(len(dataset))]
     texts = sum(entry.sizes.text > 0 for entry in entries)
     lines = [
-        f"{len(store)} clips of {manifest.width} x {manifest.height} in {len(store.shards)} shards",
+        f"{len(dataset)} clips of {manifest.width} x {manifest.height} "
+        f"in {len(dataset.shards)} shards",
         f"codec {manifest.codec}; memory {manifest.settings}",
         f"the memory shows {statistics.mean(shown):.0%} of a clip on average "
         f"({min(shown):.0%} to {max(shown):.0%}, {len(shown)} clips looked at)",
@@ -299,7 +300,7 @@ def run_info(arguments: argparse.Namespace) -> int:
         f"{_spread([entry.sizes.preceding for entry in entries])}, "
         f"{texts} clips with embedded text",
     ]
-    lines += [f"damaged: {reason}" for reason in store.damaged.values()]
+    lines += [f"damaged: {reason}" for reason in dataset.damaged.values()]
     lines += [f"skipped: {name}: {reason}" for name, reason in skipped.items()]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

@@ -85,8 +85,8 @@ def load_depth_picture(
     level = level if whole else level.mean(dim=-1)
     level = 1 - level if encoding == NEAR_WHITE_LINEAR else level
     depth = depth_from_picture(level[None], near, far, inverse=encoding == NEAR_WHITE)
-    lens = intrinsics_from_fov(int(depth.shape[2]), int(depth.shape[1]), fov)
-    return FrameGeometry(depth, lens[None])
+    intrinsics = intrinsics_from_fov(int(depth.shape[2]), int(depth.shape[1]), fov)
+    return FrameGeometry(depth, intrinsics[None])
 
 
 def read_geometry(arguments: argparse.Namespace) -> FrameGeometry:

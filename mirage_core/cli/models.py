@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..codecs.dct import EmbeddedCodec
+from ..codecs.dct import DctCodec
 from ..errors import ModelMismatchError
 from ..geometry.frame_geometry import FrameGeometry
 from ..log import logger
-from ..models.geometry_estimators import load_provider
+from ..models.geometry_estimators import load_estimator
 from ..models.load import load_transformer
 from ..models.lora import apply_lora
 from ..models.offload import OffloadPreset, apply_offload, find_preset
@@ -86,10 +86,10 @@ class Place:
                 logger.info(sentence)
 
 
-def load_codec(arguments: argparse.Namespace, place: Place) -> WanCodec | EmbeddedCodec:
+def load_codec(arguments: argparse.Namespace, place: Place) -> WanCodec | DctCodec:
     """The codec that ``--vae`` or ``--embedded-codec`` names."""
     if arguments.embedded_codec:
-        return EmbeddedCodec()
+        return DctCodec()
     codec = load_vae(arguments.vae, dtype=place.steady, device=place.load_device)
     place.arrange(codec=codec)
     return codec
@@ -108,15 +108,15 @@ def load_depth(
             expected="a depth model, or geometry of the whole shot",
             fix="Give a depth model's folder with --depth-model",
         )
-    provider = load_provider(
+    estimator = load_estimator(
         arguments.depth_kind, arguments.depth_model, device=place.device, fov=arguments.fov
     )
-    return EstimatedDepth(provider)
+    return EstimatedDepth(estimator)
 
 
 def load_models(
     arguments: argparse.Namespace,
-    codec: WanCodec | EmbeddedCodec,
+    codec: WanCodec | DctCodec,
     depth: DepthSource,
     place: Place,
 ) -> GenerationModels:
@@ -135,7 +135,7 @@ def load_models(
         transformer.eval(),
         text,
         negative,
-        white=_embedded_white(codec) if isinstance(codec, EmbeddedCodec) else codec.white_latent,
+        white=_embedded_white(codec) if isinstance(codec, DctCodec) else codec.white_latent,
         guidance=arguments.guidance,
         side_scale=arguments.side_scale,
     )
@@ -166,7 +166,7 @@ def _encode_prompts(
     return text, negative
 
 
-def _embedded_white(codec: EmbeddedCodec) -> Any:
+def _embedded_white(codec: DctCodec) -> Any:
     def white(frames: int, height: int, width: int) -> Tensor:
         return codec.encode(torch.ones(1, 1, 1, 1).expand(frames, height, width, 3))
 

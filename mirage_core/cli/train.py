@@ -24,7 +24,7 @@ def add_command(commands: Any) -> None:
         help="train a side branch, a LoRA, or a small model",
         description="Trains in a folder that can be gone on from at any time: the same command "
         "continues after the last checkpoint. With several processes "
-        "(accelerate launch -m mirage_core train ...) the model is shared out over them.",
+        "(accelerate launch -m mirage_core train ...) the model is sharded over them.",
     )
     parser.set_defaults(run=run)
     parser.add_argument("--out", type=Path, help="folder of the run")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.transformer_format import open_transformer, read_format, transformer_folder
-from ..codecs.dct import EmbeddedCodec
+from ..codecs.dct import DctCodec
 from ..conditioning.features import SideFeature, format_features, parse_features
 from ..constants import MAX_CHUNK_FRAMES, SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..errors import ModelMismatchError, ValueRangeError
@@ -21,12 +21,12 @@ from ..models.transformer import MirageTransformer3DModel
 from ..models.vae import load_vae
 from ..rollout.denoisers import WhiteSource
 from ..training.data.build_clip import DRAWN
+from ..training.data.dataset import ClipDataset
 from ..training.data.manifest import MANIFEST, read_empty_text, read_manifest
-from ..training.data.store import ClipStore
+from ..training.distributed import Distributed
 from ..training.flow import pixel_weights
 from ..training.memory_estimate import describe_plan, plan_memory, unloaded_model
-from ..training.order import WEIGHTS_SEED, mixed_seed
-from ..training.processes import Processes
+from ..training.sampler import WEIGHTS_SEED, mixed_seed
 from ..training.settings import TrainingSettings
 from ..training.stages import new_branch, seeded
 from ..training.trainer import Trainer, TrainingData
@@ -62,7 +62,7 @@ def make_trainer(arguments: argparse.Namespace, settings: TrainingSettings) -> T
     Raises:
         MirageError: Something does not exist or does not fit together.
     """
-    processes = Processes(cpu=arguments.device == "cpu")
+    processes = Distributed(cpu=arguments.device == "cpu")
     model = load_model(arguments, settings, processes.device)
     codec = _codec(arguments, processes.device)
     _expect_same_codec(arguments, codec)
@@ -124,7 +124,7 @@ def parse_sizes(text: str) -> dict[str, int]:
     width, heads = numbers["width"], numbers["heads"]
     if width % heads or width // heads % 2:
         raise ValueRangeError(
-            "The width cannot be shared out over the attention heads",
+            "The width cannot be divided evenly over the attention heads",
             got=f"{width} channels, {heads} heads",
             expected="an even number of channels for each head",
         )
@@ -150,7 +150,7 @@ def plan(arguments: argparse.Namespace, settings: TrainingSettings) -> str:
 
 def _codec(arguments: argparse.Namespace, device: torch.device) -> Any:
     if arguments.embedded_codec:
-        return EmbeddedCodec()
+        return DctCodec()
     return None if arguments.vae is None else load_vae(arguments.vae, device=device)
 
 
@@ -197,7 +197,7 @@ def _expect_codec(codec: Any, what: str) -> Any:
 
 
 def _white_source(codec: Any) -> WhiteSource | None:
-    if isinstance(codec, EmbeddedCodec):
+    if isinstance(codec, DctCodec):
         return lambda frames, height, width: codec.encode(
             torch.ones(1, 1, 1, 1).expand(frames, height, width, 3)
         )
@@ -216,7 +216,7 @@ def _white(
     if SideFeature.WHITE not in features:
         return None
     _expect_codec(source, "A side branch that takes the latent of a white video")
-    sizes = ClipStore(arguments.data).entry(0).sizes
+    sizes = ClipDataset(arguments.data).entry(0).sizes
     main = (MAX_CHUNK_FRAMES - 1) // TEMPORAL_STRIDE + 1 + settings.preceding
     frames = (max(main, sizes.target + settings.preceding) - 1) * TEMPORAL_STRIDE + 1
     height, width = sizes.height * SPATIAL_STRIDE, sizes.width * SPATIAL_STRIDE

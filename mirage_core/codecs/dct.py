@@ -61,7 +61,7 @@ class _Basis:
     group_synthesis: Tensor
 
 
-class EmbeddedCodec:
+class DctCodec:
     """Encodes videos to (48, T, h, w) tokens in model space and back; linear and exact.
 
     Tokens are roughly zero mean and of comparable scale over the channels. Arithmetic is

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-MOST_WORDS: Final = 5
+MAX_WORDS: Final = 5
 """Words of a phrase; longer ones are sentences, not things."""
 
 QUESTION: Final = (
@@ -25,7 +25,7 @@ _NOTHING: Final = {
 }  # fmt: skip
 
 
-def noun_phrases(answer: str, most: int) -> tuple[str, ...]:
+def noun_phrases(answer: str, limit: int) -> tuple[str, ...]:
     """The things that an answer names, in order, without repetition.
 
     Lists in prose, bullets, numbers, JSON or Markdown are understood, and the thoughts of a
@@ -33,7 +33,7 @@ def noun_phrases(answer: str, most: int) -> tuple[str, ...]:
 
     Args:
         answer: What the model wrote.
-        most: Most phrases to keep.
+        limit: Most phrases to keep.
     """
     found: list[str] = []
     text = _THOUGHT.sub(" ", answer)
@@ -44,10 +44,10 @@ def noun_phrases(answer: str, most: int) -> tuple[str, ...]:
         phrase = re.sub(r"[^\w\s'-]", " ", phrase)
         words = phrase.split()
         phrase = " ".join(words)
-        named = re.search(r"[^\W\d_]", phrase) and len(words) <= MOST_WORDS
+        named = re.search(r"[^\W\d_]", phrase) and len(words) <= MAX_WORDS
         if named and phrase not in _NOTHING and phrase not in found:
             found.append(phrase)
-    return tuple(found[:most])
+    return tuple(found[:limit])
 
 
 def detection_prompt(phrases: tuple[str, ...], per_phrase: int) -> str:

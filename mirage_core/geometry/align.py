@@ -24,7 +24,7 @@ ALIGN_MODES: Final[tuple[str, ...]] = get_args(AlignMode)
 EDGE_BEND: Final = 0.10
 """Change of the slope of inverse depth, as a share of inverse depth, that counts as an edge."""
 
-LEAST_CELLS: Final = 8
+MIN_CELLS: Final = 8
 """Fewest cells with known depth from which a frame is measured by itself."""
 
 FIELD_CELLS: Final = 4
@@ -215,7 +215,7 @@ def align_depth(pairs: DepthPairs, config: AlignConfig | None = None) -> Alignme
     share = tuple(pairs.counted.flatten(1).double().mean(1).tolist())
     log_ratio = _log(pairs.known) - _log(pairs.new)
     before = _errors(log_ratio, pairs.counted)
-    enough = pairs.counted.flatten(1).sum(1) >= LEAST_CELLS
+    enough = pairs.counted.flatten(1).sum(1) >= MIN_CELLS
     if config.mode == "none" or not bool(enough.any()):
         return Alignment(Correction.identity(frames), before, before, before, share)
     weight = (pairs.weight * enough[:, None, None]).double()
@@ -283,7 +283,7 @@ def _errors(log_ratio: Tensor, counted: Tensor) -> tuple[float, ...]:
     """Median of ``|exp(r) - 1|`` of each frame; NaN where too few cells count."""
     return tuple(
         float(ratio[chosen].expm1().abs().median())
-        if int(chosen.sum()) >= LEAST_CELLS
+        if int(chosen.sum()) >= MIN_CELLS
         else float("nan")
         for ratio, chosen in zip(log_ratio, counted, strict=True)
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 CORRELATED_CELLS: Final = 16
 """Neighbouring cells share their errors: so many count as one measurement."""
 
-LEAST_SPREAD: Final = 0.005
+MIN_SPREAD: Final = 0.005
 """Smallest spread of relative errors that is assumed, however well depth agrees."""
 
 SHIFT_RANGE: Final = 0.5
@@ -100,7 +100,7 @@ class RobustFit:
     def _spread(self, residual: Tensor) -> float:
         """Standard deviation of the errors, from their median size."""
         size = weighted_median(residual.abs().flatten(), self.weight.flatten())
-        return max(LEAST_SPREAD, 1.4826 * float(size))
+        return max(MIN_SPREAD, 1.4826 * float(size))
 
     def _step(self, residual: Tensor, information: Tensor, parameters: Tensor) -> Tensor:
         """One Gauss-Newton step (T, 2) over all frames at once."""

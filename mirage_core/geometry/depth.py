@@ -1,4 +1,4 @@
-"""Depth maps on the latent grid: downsampling that respects holes, and flying points."""
+"""Depth maps on the latent grid: downsampling that respects holes, and flying pixels."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def downsample_mask(
     return F.adaptive_max_pool2d(values[:, None], size)[:, 0] > 0
 
 
-def flying_points(depth: Tensor) -> Tensor:
+def flying_pixels(depth: Tensor) -> Tensor:
     """Find cells that hang between a near and a far surface.
 
     Bilinear sampling and smooth estimators put points into the empty space at depth edges.

@@ -20,13 +20,13 @@ FOCAL_TOLERANCE: Final = 0.25
 CENTRE_TOLERANCE: Final = 0.15
 """Share of the picture by which a principal point may differ."""
 
-MOST_DEGREES: Final = 15.0
+MAX_DEGREES: Final = 15.0
 """Angle by which an estimated rotation may differ from the shot's."""
 
-MOST_OFF_PATH: Final = 0.5
+MAX_OFF_PATH: Final = 0.5
 """Share of the path's length by which estimated positions may leave it."""
 
-LEAST_MOVE: Final = 0.05
+MIN_MOVE: Final = 0.05
 """Moves below this share of the typical depth say nothing about positions."""
 
 
@@ -64,16 +64,16 @@ def expect_same_path(geometry: FrameGeometry, cameras: Trajectory) -> None:
     turn = found[:, :3, :3].transpose(1, 2) @ wanted[:, :3, :3]
     cosine = (turn.diagonal(dim1=1, dim2=2).sum(-1) - 1) / 2
     angle = float(cosine.clamp(-1, 1).acos().rad2deg().max())
-    if angle > MOST_DEGREES:
-        _raise_off_path(f"rotations up to {angle:.0f} degrees off", f"{MOST_DEGREES:.0f} degrees")
+    if angle > MAX_DEGREES:
+        _raise_off_path(f"rotations up to {angle:.0f} degrees off", f"{MAX_DEGREES:.0f} degrees")
     one, other = found[:, :3, 3], wanted[:, :3, 3]
-    if float(one.norm(dim=1).max()) < LEAST_MOVE * geometry.typical_depth():
+    if float(one.norm(dim=1).max()) < MIN_MOVE * geometry.typical_depth():
         return
     length = max(float(other.norm(dim=1).max()), 1e-12)
     scale = max(0.0, float((one * other).sum() / one.square().sum().clamp_min(1e-12)))
     off = float((scale * one - other).norm(dim=1).max()) / length
-    if off > MOST_OFF_PATH:
-        _raise_off_path(f"positions {off:.0%} of the path off", f"{MOST_OFF_PATH:.0%}")
+    if off > MAX_OFF_PATH:
+        _raise_off_path(f"positions {off:.0%} of the path off", f"{MAX_OFF_PATH:.0%}")
 
 
 def _from_first(world_to_camera: Tensor) -> Tensor:
@@ -82,11 +82,11 @@ def _from_first(world_to_camera: Tensor) -> Tensor:
     return poses[:1] @ invert_rigid(poses)
 
 
-def _raise_off_path(got: str, most: str) -> None:
+def _raise_off_path(got: str, limit: str) -> None:
     raise GeometryError(
         "The geometry's frames do not follow the trajectory",
         got=got,
-        expected=f"at most {most}",
+        expected=f"at most {limit}",
         fix="Estimate the depth on this chunk's own frames, in their order; if the order is "
         "right, the video did not follow the camera: make the chunk again with another seed",
     )

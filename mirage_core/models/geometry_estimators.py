@@ -26,7 +26,7 @@ STANDING: Final = 1e-6
 """Cameras that are spread less than this far stand in one place."""
 
 
-class GeometryProvider(Protocol):
+class GeometryEstimator(Protocol):
     """Estimates depth, and what it needs not be told of the cameras."""
 
     def __call__(self, frames: Tensor, cameras: Trajectory | None = None) -> FrameGeometry:
@@ -71,7 +71,7 @@ class UniDepthProvider:
 
 
 @dataclasses.dataclass(frozen=True)
-class MapAnythingProvider:
+class MapAnythingEstimator:
     """Metric depth and cameras of several views at once, by MapAnything.
 
     Attributes:
@@ -141,9 +141,9 @@ class TransformersProvider:
         if cameras is None:
             intrinsics = intrinsics_from_fov(width, height, self.fov).expand(len(depth), 3, 3)
             return FrameGeometry(depth, intrinsics, metric=self.metric)
-        lens = cameras.resized(width, height)
+        resized = cameras.resized(width, height)
         return FrameGeometry(
-            depth, lens.intrinsics, world_to_camera=lens.world_to_camera, metric=self.metric
+            depth, resized.intrinsics, world_to_camera=resized.world_to_camera, metric=self.metric
         )
 
 
@@ -186,13 +186,13 @@ def uncropped(geometry: FrameGeometry, width: int, height: int) -> FrameGeometry
 
 
 MAP_ANYTHING, UNIDEPTH, TRANSFORMERS = "MapAnything", "UniDepth V2", "transformers"
-PROVIDERS: Final = (MAP_ANYTHING, UNIDEPTH, TRANSFORMERS)
-"""Names that `load_provider` knows."""
+ESTIMATORS: Final = (MAP_ANYTHING, UNIDEPTH, TRANSFORMERS)
+"""Names that `load_estimator` knows."""
 
 
-def load_provider(
+def load_estimator(
     name: str, folder: Path, *, device: torch.device | str = "cpu", fov: float = 60.0
-) -> GeometryProvider:
+) -> GeometryEstimator:
     """Load an estimator from a folder of weights on this machine.
 
     Args:
@@ -205,9 +205,9 @@ def load_provider(
         ModelMismatchError: The name is unknown, its package is not installed, or the folder
             does not hold such a model.
     """
-    if name not in PROVIDERS:
+    if name not in ESTIMATORS:
         raise ModelMismatchError(
-            "The geometry estimator is unknown", got=name, expected=", ".join(PROVIDERS)
+            "The geometry estimator is unknown", got=name, expected=", ".join(ESTIMATORS)
         )
     if not (folder / "config.json").is_file():
         raise ModelMismatchError(
@@ -238,15 +238,15 @@ def load_provider(
         ) from error
 
 
-def _load_unidepth(folder: str, device: torch.device | str) -> GeometryProvider:
+def _load_unidepth(folder: str, device: torch.device | str) -> GeometryEstimator:
     from unidepth.models import UniDepthV2  # type: ignore[import-not-found]
 
     return UniDepthProvider(UniDepthV2.from_pretrained(folder).to(device).eval())
 
 
-def _load_map_anything(folder: str, device: torch.device | str) -> GeometryProvider:
+def _load_map_anything(folder: str, device: torch.device | str) -> GeometryEstimator:
     from mapanything.models import MapAnything  # type: ignore[import-not-found]
     from mapanything.utils.image import preprocess_inputs  # type: ignore[import-not-found]
 
     network = MapAnything.from_pretrained(folder).to(device).eval()
-    return MapAnythingProvider(network, preprocess_inputs)
+    return MapAnythingEstimator(network, preprocess_inputs)

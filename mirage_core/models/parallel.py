@@ -36,7 +36,7 @@ class TokenShard(nn.Module):
 
 
 def expect_divisible(parallel: Any, tokens: int) -> None:
-    """Raise `ShapeError` unless the tokens of a frame can be shared out evenly.
+    """Raise `ShapeError` unless the tokens of a frame can be divided evenly.
 
     Args:
         parallel: What `enable_parallelism` left at the model, None without it.
@@ -46,7 +46,7 @@ def expect_divisible(parallel: Any, tokens: int) -> None:
     devices = 1 if context is None else context._world_size
     if tokens % devices:
         raise ShapeError(
-            "A frame cannot be shared out evenly over the devices",
+            "A frame cannot be divided evenly over the devices",
             got=f"{tokens} tokens in a frame, {devices} devices",
             expected="a number of tokens that the number of devices divides",
             fix="Use a picture size with width * height / 1024 divisible by the number of devices",

@@ -50,7 +50,7 @@ def backend(index: int) -> Backend:
         return _BACKENDS[index]
 
 
-def forget() -> None:
+def reset() -> None:
     """Decide again at the next use, for a changed environment."""
     with _LOCK:
         _BACKENDS.clear()

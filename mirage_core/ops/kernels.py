@@ -87,7 +87,7 @@ class Launcher(Protocol):
         """Start ``kernel`` on (x, y) thread blocks; arguments in the kernel's own order."""
 
 
-class Memory(NamedTuple):
+class BlockTensors(NamedTuple):
     """Blocks of a memory as operators get them: one tensor per block in each list.
 
     Attributes:
@@ -114,7 +114,7 @@ def bounds(launch: Launcher, points: Tensor) -> Tensor:
     return result
 
 
-def splat(launch: Launcher, memory: Memory, projection: Tensor, grid: Grid) -> Tensor:
+def splat(launch: Launcher, memory: BlockTensors, projection: Tensor, grid: Grid) -> Tensor:
     """Keys of the z-buffer, (T, h * w) int64, as `mirage_core.ops.splat.splat` leaves them."""
     keys, _ = _splat(launch, memory, projection, grid)
     return keys
@@ -122,7 +122,7 @@ def splat(launch: Launcher, memory: Memory, projection: Tensor, grid: Grid) -> T
 
 def readout(
     launch: Launcher,
-    memory: Memory,
+    memory: BlockTensors,
     projection: Tensor,
     grid: Grid,
     channels: int,
@@ -164,7 +164,7 @@ def readout(
     return made
 
 
-def fits_fused(memory: Memory, grid: Grid) -> bool:
+def fits_fused(memory: BlockTensors, grid: Grid) -> bool:
     """Whether a memory is so small that one launch reads it faster than three."""
     points = sum(len(block) for block in memory.points)
     return (
@@ -183,7 +183,7 @@ def gather(launch: Launcher, rows: Sequence[Tensor], index: Tensor) -> Tensor:
     steps = {block.stride(0) for block in flat if len(block) > 1}
     if len(steps) > 1:
         flat, steps = [block.contiguous() for block in flat], {width}
-    table = _table(launch, Memory(flat, (), flat), None)
+    table = _table(launch, BlockTensors(flat, (), flat), None)
     launch(
         "mirage_gather",
         (_ceil(result.numel(), 256), 1),
@@ -218,7 +218,7 @@ def scatter(launch: Launcher, gradient: Tensor, index: Tensor, length: int) -> T
 
 
 def _splat(
-    launch: Launcher, memory: Memory, projection: Tensor, grid: Grid
+    launch: Launcher, memory: BlockTensors, projection: Tensor, grid: Grid
 ) -> tuple[Tensor, Tensor]:
     views = len(projection)
     keys = torch.empty(views, grid.height * grid.width, dtype=torch.int64, device=projection.device)
@@ -234,7 +234,7 @@ def _splat(
 
 
 def _fused(
-    launch: Launcher, memory: Memory, projection: Tensor, grid: Grid, result: Result
+    launch: Launcher, memory: BlockTensors, projection: Tensor, grid: Grid, result: Result
 ) -> None:
     memory, projection = _prepared(memory), projection.contiguous()
     rows = max(1, FUSED_STRIP // grid.width)
@@ -244,7 +244,7 @@ def _fused(
     launch("mirage_fused", (strips * len(projection), 1), FUSED_THREADS, arguments)
 
 
-def _table(launch: Launcher, memory: Memory, keys: Tensor | None) -> Tensor:
+def _table(launch: Launcher, memory: BlockTensors, keys: Tensor | None) -> Tensor:
     """The block table in memory; empties ``keys`` on the way."""
     example = memory.points[0] if memory.points else keys
     device = None if example is None else example.device
@@ -264,7 +264,7 @@ def _table(launch: Launcher, memory: Memory, keys: Tensor | None) -> Tensor:
     return table
 
 
-def _entries(memory: Memory) -> bytes:
+def _entries(memory: BlockTensors) -> bytes:
     """The block table as bytes: struct ``Block`` of the kernel source for each block."""
     entries, first, portion = bytearray(), 0, 0
     for number, points in enumerate(memory.points):
@@ -283,7 +283,7 @@ def _entries(memory: Memory) -> bytes:
     return bytes(entries)
 
 
-def _prepared(memory: Memory) -> Memory:
+def _prepared(memory: BlockTensors) -> BlockTensors:
     """Points and boxes as the kernels read them; copies nothing that a `CacheBlock` holds."""
     return memory._replace(
         points=[_by_axis(points) for points in memory.points],
@@ -300,7 +300,7 @@ def _by_axis(points: Tensor) -> Tensor:
 
 def _result(
     made: tuple[Tensor, Tensor, Tensor, Tensor],
-    memory: Memory,
+    memory: BlockTensors,
     channels: int,
     dtype: torch.dtype,
 ) -> Result:

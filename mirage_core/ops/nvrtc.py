@@ -119,8 +119,8 @@ def _folders() -> Iterator[Path]:
     """Where torch's wheels put NVIDIA's libraries."""
     yield Path(torch.__file__).parent / "lib"
     spec = importlib.util.find_spec("nvidia")
-    for place in (spec and spec.submodule_search_locations) or ():
-        yield from sorted(Path(place).glob("cu*"), reverse=True)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        yield from sorted(Path(folder).glob("cu*"), reverse=True)
 
 
 def cache_folder() -> Path:

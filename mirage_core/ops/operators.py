@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ShapeError
-from .kernels import Memory
+from .kernels import BlockTensors
 from .registration import operator
 from .splat import BOUNDS_RUN
 
@@ -23,7 +23,7 @@ def run_bounds(points: Tensor) -> Tensor:
 
 
 def splat_keys(
-    memory: Memory, projection: Tensor, size: tuple[int, int], *, nearest_centre: bool
+    memory: BlockTensors, projection: Tensor, size: tuple[int, int], *, nearest_centre: bool
 ) -> Tensor:
     """Z-buffer of a memory for T views.
 
@@ -46,7 +46,7 @@ def splat_keys(
 
 
 def read_tokens(
-    memory: Memory,
+    memory: BlockTensors,
     projection: Tensor,
     size: tuple[int, int],
     *,
@@ -92,7 +92,7 @@ def gather_rows(rows: Sequence[Tensor], index: Tensor) -> Tensor:
     return operator("gather")(list(rows), index)
 
 
-def _expect_fitting(memory: Memory, projection: Tensor) -> None:
+def _expect_fitting(memory: BlockTensors, projection: Tensor) -> None:
     for points, boxes in zip(memory.points, memory.bounds, strict=True):
         runs = -(-len(points) // BOUNDS_RUN)
         if points.shape[1:] != (3,) or boxes.shape != (runs, 6):
@@ -110,7 +110,7 @@ def _expect_fitting(memory: Memory, projection: Tensor) -> None:
         )
 
 
-def _expect_tokens(memory: Memory, channels: int, dtype: torch.dtype) -> None:
+def _expect_tokens(memory: BlockTensors, channels: int, dtype: torch.dtype) -> None:
     counts = [(len(points), channels) for points in memory.points]
     stored = {rows.dtype for rows in memory.tokens}
     factors = [count for count, _ in counts] if stored == {torch.int8} else []

@@ -17,7 +17,7 @@ from torch import Tensor
 from . import gather as torch_path
 from . import kernels
 from .backend import backend
-from .kernels import Grid, Memory
+from .kernels import BlockTensors, Grid
 from .splat import BOUNDS_RUN, point_bounds
 
 NAMESPACE: Final = "mirage"
@@ -61,7 +61,7 @@ def _splat_cuda(
     if launch is None:
         return torch_path.splat_keys(points, bounds, projection, height, width, nearest_centre)
     grid = Grid(height, width, nearest_centre)
-    return kernels.splat(launch, Memory(points, bounds), projection, grid)
+    return kernels.splat(launch, BlockTensors(points, bounds), projection, grid)
 
 
 def _readout_cuda(
@@ -82,7 +82,7 @@ def _readout_cuda(
             points, bounds, tokens, scales, projection, height, width, channels, dtype,
             nearest_centre,
         )  # fmt: skip
-    memory = Memory(points, bounds, tokens, scales)
+    memory = BlockTensors(points, bounds, tokens, scales)
     grid = Grid(height, width, nearest_centre)
     return kernels.readout(launch, memory, projection, grid, channels, dtype)
 

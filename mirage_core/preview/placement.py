@@ -19,14 +19,14 @@ SUPPORT: Final = 1.15
 SAME_SURFACE: Final = 0.08
 """Patches blend where their depths differ by less than this share; else the nearer one wins."""
 
-LARGEST_RADIUS: Final = 64
+MAX_RADIUS: Final = 64
 """Patches that would reach farther than this many pixels are too close to draw."""
 
 BACKGROUND_WEIGHT: Final = 1e-3
 """Weight of the smooth background: it shows where no patch does, and softens the outline."""
 
 _FIXED_POINT: Final = float(1 << 16)
-_RADII: Final = (6, 10, 14, 20, 32, LARGEST_RADIUS)
+_RADII: Final = (6, 10, 14, 20, 32, MAX_RADIUS)
 
 
 @dataclass(frozen=True, eq=False)

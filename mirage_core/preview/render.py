@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..cache.footprints import source_cameras
 from ..cache.types import LatentCache
-from ..codecs.dct import EmbeddedCodec
+from ..codecs.dct import DctCodec
 from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..errors import ModelMismatchError
 from ..geometry.camera import latent_size
@@ -47,7 +47,7 @@ class Preview:
 def render_preview(
     cache: LatentCache,
     trajectory: Trajectory,
-    codec: EmbeddedCodec,
+    codec: DctCodec,
     on_frame: Callable[[int, int], None] | None = None,
     background: Tensor | None = None,
 ) -> Preview:
@@ -82,7 +82,7 @@ def render_preview(
     return Preview(torch.cat(frames), torch.cat(depths))
 
 
-def drawn_latents(readout: Readout, codec: EmbeddedCodec) -> Tensor:
+def drawn_latents(readout: Readout, codec: DctCodec) -> Tensor:
     """What a readout shows, with every token at its place inside its cell instead of filling it.
 
     One picture near the middle of the frames of each latent is drawn from the readout's memory,
@@ -112,7 +112,7 @@ def drawn_latents(readout: Readout, codec: EmbeddedCodec) -> Tensor:
 
 
 def _render_frames(
-    cache: LatentCache, cameras: Trajectory, codec: EmbeddedCodec, behind: Tensor | None
+    cache: LatentCache, cameras: Trajectory, codec: DctCodec, behind: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """(B, H, W, 3) pictures in 0..1 and (B, H, W) depth of some cameras."""
     rows, cols = latent_size(cameras.width, cameras.height)
@@ -133,11 +133,11 @@ def _render_frames(
     return picture.clamp(0, 1), depth
 
 
-def _backgrounds(cache: LatentCache, cameras: Trajectory, codec: EmbeddedCodec) -> Tensor:
+def _backgrounds(cache: LatentCache, cameras: Trajectory, codec: DctCodec) -> Tensor:
     """(B, H, W, 3): mean colours of the cells, completed and interpolated."""
     size = latent_size(cameras.width, cameras.height)
-    lens = grid_intrinsics(cameras, size)
-    winner, depth = read_winners(cache, cameras.world_to_camera, lens, size)
+    intrinsics = grid_intrinsics(cameras, size)
+    winner, depth = read_winners(cache, cameras.world_to_camera, intrinsics, size)
     tokens = cache.gather(winner, [block.tokens for block in cache.blocks])
     colour = codec.decode_patches(rearrange(tokens, "b h w c -> (b h w) c")).mean(dim=(1, 2))
     colour = rearrange(colour, "(b h w) c -> c b h w", b=len(winner), h=size[0])
@@ -152,7 +152,7 @@ def _backgrounds(cache: LatentCache, cameras: Trajectory, codec: EmbeddedCodec) 
 
 
 def place(
-    cache: LatentCache, points: Tensor, cameras: Trajectory, codec: EmbeddedCodec, views: Tensor
+    cache: LatentCache, points: Tensor, cameras: Trajectory, codec: DctCodec, views: Tensor
 ) -> PlacedPatches:
     """Decode the tokens of points and place them on the pictures of cameras.
 
@@ -196,13 +196,13 @@ def _edges(cache: LatentCache, points: Tensor, position: Tensor) -> tuple[Tensor
     source = source_cameras(cache, points)
     slope = cache.gather(points, [block.slope for block in cache.blocks]).double()
     poses = torch.cat([block.world_to_camera for block in cache.blocks]).to(points.device)
-    lens = torch.cat([block.intrinsics for block in cache.blocks]).to(points.device)[source]
+    intrinsics = torch.cat([block.intrinsics for block in cache.blocks]).to(points.device)[source]
     to_camera, to_world = poses[source], invert_rigid(poses)[source]
     seen = (to_camera[:, :3, :3] @ position[:, :, None])[:, :, 0] + to_camera[:, :3, 3]
     edges = []
     for axis in (0, 1):
         ray = seen / seen[:, 2:]
-        ray[:, axis] += 0.5 / lens[:, axis, axis]
+        ray[:, axis] += 0.5 / intrinsics[:, axis, axis]
         depth = seen[:, 2] / (1 + 0.5 * slope[:, axis])
         edge = ray * depth[:, None]
         edges.append((to_world[:, :3, :3] @ edge[:, :, None])[:, :, 0] + to_world[:, :3, 3])

@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from .references import MAX_REFERENCES, MIN_OVERLAP, VOXEL_SIZE
+from .references import DEFAULT_REFERENCES, MIN_OVERLAP, VOXEL_SIZE
 
 _FINE_BITS: Final = 2
 """A cube has 2^2 voxels along each side."""
@@ -166,7 +166,7 @@ def best_overlaps(
     behind: Views,
     times: list[int],
     *,
-    most: int = MAX_REFERENCES,
+    limit: int = DEFAULT_REFERENCES,
     threshold: float = MIN_OVERLAP,
     exclude: frozenset[int] = frozenset(),
     voxel: float = VOXEL_SIZE,
@@ -183,7 +183,7 @@ def best_overlaps(
         ahead: The cameras of what comes next.
         behind: One camera for each of V earlier frames.
         times: V times by the same clock.
-        most: Most frames to return.
+        limit: Most frames to return.
         threshold: Least overlap.
         exclude: Frames that are not to be returned.
         voxel: Edge of a voxel in scene units.
@@ -191,7 +191,7 @@ def best_overlaps(
     Returns:
         Frames, best first; earlier ones win ties.
     """
-    if not len(points) or not times or most < 1:
+    if not len(points) or not times or limit < 1:
         return []
     memory = VoxelMap.of(points, born.to(points.device), voxel)
     target = memory.seen(ahead)
@@ -207,7 +207,7 @@ def best_overlaps(
     best: list[tuple[float, int]] = []
     allowed = set(range(len(times))) - exclude
     for frame in sorted(allowed, key=lambda index: (-bounds[index], index)):
-        worst = -best[-1][0] if len(best) == most else threshold
+        worst = -best[-1][0] if len(best) == limit else threshold
         if bounds[frame] < worst - _SLACK:
             break
         found = memory.among(behind, frame, partly[frame])
@@ -216,7 +216,7 @@ def best_overlaps(
         union = int(sure[frame]) + len(found) + wanted - both
         score = both / union if union else 0.0
         if score >= threshold:
-            best = sorted([*best, (-score, frame)])[:most]
+            best = sorted([*best, (-score, frame)])[:limit]
     return [frame for _, frame in best]
 
 

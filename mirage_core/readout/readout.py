@@ -10,7 +10,7 @@ from ..cache.types import LatentCache
 from ..constants import TEMPORAL_STRIDE
 from ..geometry.camera import PixelConvention, latent_size, projection_matrices, scale_intrinsics
 from ..geometry.trajectory import Trajectory
-from ..ops.kernels import Memory
+from ..ops.kernels import BlockTensors
 from ..ops.operators import read_tokens, splat_keys
 from ..ops.splat import winners
 from ..validate import expect_frame_count
@@ -72,9 +72,9 @@ def read_winners(
     return index.view(shape), depth.view(shape)
 
 
-def _memory(cache: LatentCache) -> Memory:
+def _memory(cache: LatentCache) -> BlockTensors:
     blocks = cache.blocks
-    return Memory([block.points for block in blocks], [block.bounds for block in blocks])
+    return BlockTensors([block.points for block in blocks], [block.bounds for block in blocks])
 
 
 def _projection(cache: LatentCache, world_to_camera: Tensor, intrinsics: Tensor) -> Tensor:

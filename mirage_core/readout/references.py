@@ -17,7 +17,7 @@ VOXEL_SIZE: Final = 0.1
 MIN_OVERLAP: Final = 0.04
 """Least intersection over union of a reference frame (released setting)."""
 
-MAX_REFERENCES: Final = 4
+DEFAULT_REFERENCES: Final = 4
 """Most reference frames of one chunk (released setting)."""
 
 _VOXEL_BITS: Final = 21
@@ -79,7 +79,7 @@ def voxel_overlap(one: Tensor, other: Tensor) -> float:
 def select_references(
     scores: list[float],
     *,
-    most: int = MAX_REFERENCES,
+    limit: int = DEFAULT_REFERENCES,
     threshold: float = MIN_OVERLAP,
     exclude: frozenset[int] = frozenset(),
 ) -> list[int]:
@@ -87,7 +87,7 @@ def select_references(
 
     Args:
         scores: Overlap of every earlier latent frame with what comes next.
-        most: Most frames to return.
+        limit: Most frames to return.
         threshold: Least overlap.
         exclude: Frames that the model sees anyway, such as the preceding ones.
     """
@@ -96,4 +96,4 @@ def select_references(
         for index, score in enumerate(scores)
         if score >= threshold and index not in exclude
     ]
-    return sorted(candidates, key=lambda index: -scores[index])[:most]
+    return sorted(candidates, key=lambda index: -scores[index])[:limit]

@@ -14,17 +14,17 @@ from torch import Tensor
 from ..cache.build import WriteConfig
 from ..errors import GeometryError
 from ..geometry.align import AlignConfig, Alignment, align_depth, depth_edges
-from ..geometry.depth import downsample_depth, flying_points
+from ..geometry.depth import downsample_depth, flying_pixels
 from ..geometry.expect_cameras import expect_same_lens, expect_same_path
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.masks import MaskGrowth, exclusion, expect_not_all
 from ..readout.depth_pairs import depth_pairs
 from ..readout.readout import grid_intrinsics
-from ..writing.consistency import ContradictionConfig
+from ..writing.consistency import ConsistencyConfig
 from .state import RolloutState
 from .update import at_latent_frames, of_chunk
 
-EDGES_AT_MOST: Final = 0.7
+MAX_EDGE_SHARE: Final = 0.7
 """Largest share of a frame's cells that may be at edges and not count."""
 
 DYNAMIC: Final = "The mask of moving things"
@@ -48,7 +48,7 @@ class PrepareConfig:
     write: WriteConfig = field(default_factory=WriteConfig)
     align: AlignConfig = field(default_factory=AlignConfig)
     growth: MaskGrowth = field(default_factory=MaskGrowth)
-    contradiction: ContradictionConfig | None = field(default_factory=ContradictionConfig)
+    contradiction: ConsistencyConfig | None = field(default_factory=ConsistencyConfig)
     check_cameras: bool = True
     strict: bool = False
 
@@ -231,9 +231,9 @@ def _align(
         geometry.depth, size, config.write.depth_mode, state.cache.convention
     )
     skip = masked.to(coarse.device)
-    edges = (depth_edges(coarse) | flying_points(coarse)) & ~skip
+    edges = (depth_edges(coarse) | flying_pixels(coarse)) & ~skip
     # A frame that is mostly edges is judged by them: it may be nothing but noise.
-    few = edges.flatten(1).sum(1) <= EDGES_AT_MOST * (~skip).flatten(1).sum(1)
+    few = edges.flatten(1).sum(1) <= MAX_EDGE_SHARE * (~skip).flatten(1).sum(1)
     skip = skip | (edges & few[:, None, None])
     pairs = depth_pairs(
         state.cache,

@@ -17,7 +17,7 @@ from ..geometry.trajectory import Trajectory
 from ..readout.detail import point_planes
 from ..readout.overlap import Views, best_overlaps
 from ..readout.readout import Readout, grid_intrinsics
-from ..readout.references import MAX_REFERENCES, MIN_OVERLAP
+from ..readout.references import DEFAULT_REFERENCES, MIN_OVERLAP
 from ..validate import expect_range, expect_shape
 from .plan import Chunk
 from .run_folder import load_record
@@ -26,7 +26,7 @@ from .state import ChunkRecord, RolloutState
 PRECEDING: Final = 2
 """Preceding latent frames: eight pixel frames (released setting)."""
 
-MOST_FRAMES: Final = 64
+MAX_CONTEXT_FRAMES: Final = 64
 """More reference or preceding frames than any model was trained with."""
 
 
@@ -39,7 +39,7 @@ def chunk_condition(
     state: RolloutState,
     readout: Readout,
     *,
-    references: int = MAX_REFERENCES,
+    references: int = DEFAULT_REFERENCES,
     preceding: int = PRECEDING,
     threshold: float = MIN_OVERLAP,
     exclude_seen: bool = True,
@@ -70,14 +70,14 @@ def chunk_condition(
         ResumeError: Earlier chunks are needed, and the rollout has no folder.
         CacheFormatError: The file of an earlier chunk is damaged.
     """
-    expect_range("The number of reference frames", references, 0, MOST_FRAMES)
-    expect_range("The number of preceding frames", preceding, 0, MOST_FRAMES)
+    expect_range("The number of reference frames", references, 0, MAX_CONTEXT_FRAMES)
+    expect_range("The number of preceding frames", preceding, 0, MAX_CONTEXT_FRAMES)
     expect_readout(state, readout)
     device = readout.tokens.device
     scene = readout.tokens.float()
     before = preceding_frames(state, preceding)
     chosen = reference_frames(
-        state, most=references, threshold=threshold, exclude=set(before) if exclude_seen else None
+        state, limit=references, threshold=threshold, exclude=set(before) if exclude_seen else None
     )
     history = _History(state)
     condition = Condition(
@@ -128,7 +128,7 @@ def preceding_frames(state: RolloutState, count: int) -> list[int]:
 def reference_frames(
     state: RolloutState,
     *,
-    most: int = MAX_REFERENCES,
+    limit: int = DEFAULT_REFERENCES,
     threshold: float = MIN_OVERLAP,
     exclude: set[int] | None = None,
 ) -> list[int]:
@@ -139,13 +139,13 @@ def reference_frames(
 
     Args:
         state: The state before the chunk.
-        most: Most frames.
+        limit: Most frames.
         threshold: Least overlap.
         exclude: The preceding frames, which are left out together with the overlapping one;
             None leaves out nothing.
     """
     count = history_length(state)
-    if most < 1 or count == 0 or not len(state.cache):
+    if limit < 1 or count == 0 or not len(state.cache):
         return []
     times = [
         chunk.output_end - 1 for chunk in state.plan[: state.done] for _ in _latents_of(chunk)
@@ -158,7 +158,7 @@ def reference_frames(
         _views(state.latent_cameras, state.grid),
         _views(past, state.grid),
         times,
-        most=most,
+        limit=limit,
         threshold=threshold,
         exclude=seen,
     )
@@ -175,8 +175,8 @@ def history_latents(state: RolloutState, frames: list[int]) -> Tensor:
 
 
 def _views(cameras: Trajectory, grid: tuple[int, int]) -> Views:
-    lens = grid_intrinsics(cameras, grid)
-    return Views(projection_matrices(cameras.world_to_camera, lens), *grid)
+    intrinsics = grid_intrinsics(cameras, grid)
+    return Views(projection_matrices(cameras.world_to_camera, intrinsics), *grid)
 
 
 def _birth(block: CacheBlock, now: int) -> Tensor:

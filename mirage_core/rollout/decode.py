@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..constants import TEMPORAL_STRIDE
 from ..validate import expect_range, expect_shape
-from .context import MOST_FRAMES, history_latents, preceding_frames
+from .context import MAX_CONTEXT_FRAMES, history_latents, preceding_frames
 from .state import RolloutState
 
 Decode = Callable[[Tensor], Tensor]
@@ -30,7 +30,7 @@ def context_latents(state: RolloutState, count: int) -> Tensor:
         ResumeError: Earlier chunks are needed, and the rollout has no folder.
         CacheFormatError: The file of an earlier chunk is damaged.
     """
-    expect_range("The number of carried latents", count, 0, MOST_FRAMES)
+    expect_range("The number of carried latents", count, 0, MAX_CONTEXT_FRAMES)
     return history_latents(state, preceding_frames(state, count))
 
 

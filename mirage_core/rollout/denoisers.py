@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..codecs.base import LatentCodec
-from ..codecs.dct import EmbeddedCodec
+from ..codecs.dct import DctCodec
 from ..conditioning.condition import Condition
 from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..errors import ModelMismatchError
@@ -32,7 +32,7 @@ def scene_source(transformer: Any, codec: LatentCodec) -> SceneSource | None:
     branch = transformer.branch_config
     if branch is None or not branch.needs_drawing:
         return None
-    if not isinstance(codec, EmbeddedCodec):
+    if not isinstance(codec, DctCodec):
         raise ModelMismatchError(
             "This side branch takes tokens that are drawn one by one",
             got=f"the codec {codec.name!r}",

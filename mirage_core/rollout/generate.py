@@ -23,7 +23,7 @@ from ..geometry.trajectory import Trajectory
 from ..log import logger
 from ..readout.readout import Readout, read
 from ..sampling.noise import chunk_noise
-from ..sampling.schedule import sigma_grid
+from ..sampling.schedule import sigma_schedule
 from ..sampling.solve import Denoise, sample
 from ..validate import expect_frame_size, expect_shape
 from .context import chunk_condition
@@ -229,9 +229,9 @@ def sample_chunk(
         models.denoiser(condition),
         drawn.to(models.device),
         state.overlap_latent,
-        sigma_grid(settings.steps, settings.shift),
+        sigma_schedule(settings.steps, settings.shift),
         method=settings.method,
-        whole_timesteps=settings.whole_timesteps,
+        integer_timesteps=settings.integer_timesteps,
         on_step=on_step,
     )
     return readout, latents

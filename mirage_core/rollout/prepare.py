@@ -12,9 +12,9 @@ from ..cache.build import Observation
 from ..cache.types import LatentCache
 from ..geometry.frame_geometry import FrameGeometry
 from ..readout.readout import grid_intrinsics
-from ..writing.consistency import ContradictionConfig, find_contradictions, forget
+from ..writing.consistency import ConsistencyConfig, find_inconsistent, remove_points
 from ..writing.policy import WriteRules
-from ..writing.views import DETAIL, Witnesses, cell_range
+from ..writing.views import DETAIL, SourceViews, cell_range
 from .align_chunk import AlignedGeometry, PrepareConfig, align_to_memory, hidden_cells
 from .state import RolloutState
 from .update import Encoder, chunk_observation
@@ -186,7 +186,7 @@ def hold_back(
     observation: Observation,
     latents: Tensor,
     geometry: FrameGeometry,
-    config: ContradictionConfig | None = None,
+    config: ConsistencyConfig | None = None,
 ) -> Held:
     """Take out of an observation what the chunk's other frames or the memory contradict.
 
@@ -200,7 +200,7 @@ def hold_back(
     hidden = hidden_cells(state, geometry).to(observation.depth.device)
     views = _views(state, observation, latents, geometry, hidden)
     first = len(hidden) - len(observation.depth)
-    found = find_contradictions(state.cache, observation, views, config, first=first)
+    found = find_inconsistent(state.cache, observation, views, config, first=first)
     left = torch.where(found.held_back, 0.0, observation.depth)
     return Held(dataclasses.replace(observation, depth=left), found.held_back, found.gone)
 
@@ -210,7 +210,7 @@ def without_gone(cache: LatentCache, gone: Tensor, rules: WriteRules) -> LatentC
 
     The policy ``novelty`` removes what it sees through by itself.
     """
-    return forget(cache, gone) if rules.policy == "append" else cache
+    return remove_points(cache, gone) if rules.policy == "append" else cache
 
 
 def _report(aligned: AlignedGeometry, held: Held, start: int) -> ObservationReport:
@@ -237,7 +237,7 @@ def _views(
     latents: Tensor,
     geometry: FrameGeometry,
     hidden: Tensor,
-) -> Witnesses:
+) -> SourceViews:
     """All frames of the chunk, the overlapping one first, as witnesses."""
     cameras, size = state.latent_cameras, state.grid
     fine = (size[0] * DETAIL, size[1] * DETAIL)
@@ -246,7 +246,7 @@ def _views(
     tokens = observation.tokens.float()
     if tokens.shape[1] < len(hidden):
         tokens = torch.cat([latents[:, :1].to(tokens.device, torch.float32), tokens], dim=1)
-    return Witnesses(
+    return SourceViews(
         torch.where(out, 0.0, near),
         torch.where(out, 0.0, far),
         tokens,

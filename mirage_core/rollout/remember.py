@@ -9,7 +9,7 @@ from torch import Tensor
 from ..cache.types import LatentCache
 from ..geometry.align import AlignConfig
 from ..geometry.frame_geometry import FrameGeometry
-from ..writing.consistency import ContradictionConfig
+from ..writing.consistency import ConsistencyConfig
 from ..writing.policy import WriteRules, write
 from .align_chunk import PrepareConfig
 from .prepare import ObservationReport, prepare_observation, without_gone
@@ -62,7 +62,7 @@ def remember_chunk(
     config = PrepareConfig(
         write=settings.write,
         align=AlignConfig("none") if exact else settings.align,
-        contradiction=ContradictionConfig() if settings.hold_back else None,
+        contradiction=ConsistencyConfig() if settings.hold_back else None,
         check_cameras=not exact,
     )
     ready = prepare_observation(

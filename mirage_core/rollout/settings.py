@@ -11,10 +11,10 @@ import torch
 from ..cache.build import WriteConfig
 from ..geometry.align import AlignConfig
 from ..geometry.camera import PixelConvention
-from ..readout.references import MAX_REFERENCES, MIN_OVERLAP
-from ..sampling.schedule import DEFAULT_SHIFT, DEFAULT_STEPS, sigma_grid
+from ..readout.references import DEFAULT_REFERENCES, MIN_OVERLAP
+from ..sampling.schedule import DEFAULT_SHIFT, DEFAULT_STEPS, sigma_schedule
 from ..validate import expect_range
-from .context import MOST_FRAMES, PRECEDING
+from .context import MAX_CONTEXT_FRAMES, PRECEDING
 
 CARRIED: Final = 2
 """Latents that are decoded again before each chunk."""
@@ -28,7 +28,7 @@ class GenerationSettings:
         steps: Sampling steps of a chunk.
         shift: How far the noise levels lean towards high noise.
         method: ``unipc`` or ``euler``.
-        whole_timesteps: Cut timesteps to whole numbers, as the released sampler does.
+        integer_timesteps: Cut timesteps to whole numbers, as the released sampler does.
         references: Most reference frames.
         preceding: Most preceding frames.
         threshold: Least voxel overlap of a reference frame.
@@ -53,8 +53,8 @@ class GenerationSettings:
     steps: int = DEFAULT_STEPS
     shift: float = DEFAULT_SHIFT
     method: str = "unipc"
-    whole_timesteps: bool = True
-    references: int = MAX_REFERENCES
+    integer_timesteps: bool = True
+    references: int = DEFAULT_REFERENCES
     preceding: int = PRECEDING
     threshold: float = MIN_OVERLAP
     exclude_seen: bool = True
@@ -69,10 +69,10 @@ class GenerationSettings:
     token_dtype: torch.dtype = torch.float16
 
     def __post_init__(self) -> None:
-        sigma_grid(self.steps, self.shift)
-        expect_range("The number of reference frames", self.references, 0, MOST_FRAMES)
-        expect_range("The number of preceding frames", self.preceding, 0, MOST_FRAMES)
-        expect_range("The number of carried latents", self.carried, 0, MOST_FRAMES)
+        sigma_schedule(self.steps, self.shift)
+        expect_range("The number of reference frames", self.references, 0, MAX_CONTEXT_FRAMES)
+        expect_range("The number of preceding frames", self.preceding, 0, MAX_CONTEXT_FRAMES)
+        expect_range("The number of carried latents", self.carried, 0, MAX_CONTEXT_FRAMES)
         expect_range("The least overlap", self.threshold, 0, 1)
 
     @classmethod

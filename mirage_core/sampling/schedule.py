@@ -17,7 +17,7 @@ DEFAULT_STEPS: Final = 40
 DEFAULT_SHIFT: Final = 5.0
 """How far the grid leans towards high noise."""
 
-LARGEST_SIGMA: Final = 0.999
+MAX_SIGMA: Final = 0.999
 """Where the grid begins before it is shifted (released setting)."""
 
 TRAINING_STEPS: Final = 1000
@@ -27,7 +27,7 @@ MAX_STEPS: Final = 1000
 MAX_SHIFT: Final = 100.0
 
 
-def sigma_grid(steps: int = DEFAULT_STEPS, shift: float = DEFAULT_SHIFT) -> Tensor:
+def sigma_schedule(steps: int = DEFAULT_STEPS, shift: float = DEFAULT_SHIFT) -> Tensor:
     """The released grid of noise levels.
 
     ``sigma' = shift sigma / (1 + (shift - 1) sigma)`` of evenly spaced sigmas from 0.999 on.
@@ -44,7 +44,7 @@ def sigma_grid(steps: int = DEFAULT_STEPS, shift: float = DEFAULT_SHIFT) -> Tens
     """
     expect_range("The number of steps", steps, 1, MAX_STEPS)
     expect_range("The shift", shift, 0.01, MAX_SHIFT)
-    even = np.linspace(LARGEST_SIGMA, 0, steps + 1)
+    even = np.linspace(MAX_SIGMA, 0, steps + 1)
     return torch.from_numpy(shift * even / (1 + (shift - 1) * even)).float()
 
 

@@ -34,7 +34,7 @@ def sample(
     sigmas: Tensor,
     *,
     method: Method | str = "unipc",
-    whole_timesteps: bool = True,
+    integer_timesteps: bool = True,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Integrate the flow from noise to latents; all arithmetic is float32.
@@ -47,9 +47,9 @@ def sample(
         denoise: The model.
         noise: (C, T, h, w) standard normal.
         first: (C, 1, h, w) clean first latent frame; None when all frames are made.
-        sigmas: (N + 1,) noise levels that fall to 0, such as `schedule.sigma_grid`.
+        sigmas: (N + 1,) noise levels that fall to 0, such as `schedule.sigma_schedule`.
         method: One of `METHODS`.
-        whole_timesteps: Cut timesteps to whole numbers, as the released sampler does.
+        integer_timesteps: Cut timesteps to whole numbers, as the released sampler does.
         on_step: Called after every step; may raise to cancel.
 
     Returns:
@@ -70,7 +70,7 @@ def sample(
     levels = sigmas.float().tolist()
     step = _stepper(method, sigmas)
     latents = _with_first(noise.float(), first)
-    timesteps = timesteps_of(sigmas, whole=whole_timesteps)
+    timesteps = timesteps_of(sigmas, whole=integer_timesteps)
     for number, timestep in enumerate(timesteps):
         velocity = denoise(latents, timestep).float()
         expect_shape("The model's velocity", velocity, "C T h w", **sizes)

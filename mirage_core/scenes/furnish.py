@@ -33,27 +33,27 @@ PICTURES: Final = ("hills", "shapes", "blobs")
 
 def furnish(seed: int) -> Layout:
     """Build the room of ``seed``; equal seeds give equal rooms."""
-    decorator = _Decorator(seed)
-    decorator.build_room()
-    decorator.hang_lamp()
-    decorator.add_window()
-    decorator.add_island()
+    builder = _RoomBuilder(seed)
+    builder.build_room()
+    builder.hang_lamp()
+    builder.add_window()
+    builder.add_island()
     furniture = [
-        decorator.add_sofa,
-        decorator.add_bookcase,
-        decorator.add_cabinet,
-        decorator.add_crates,
-        decorator.add_plant,
-        decorator.add_floor_lamp,
+        builder.add_sofa,
+        builder.add_bookcase,
+        builder.add_cabinet,
+        builder.add_crates,
+        builder.add_plant,
+        builder.add_floor_lamp,
     ]
-    decorator.dice.shuffle(furniture)
-    for add in furniture[: decorator.dice.randint(4, 6)]:
+    builder.rng.shuffle(furniture)
+    for add in furniture[: builder.rng.randint(4, 6)]:
         add()
-    if decorator.dice.random() < 0.5:
-        decorator.add_pillar()
-    for _ in range(decorator.dice.randint(4, 7)):
-        decorator.add_picture()
-    return Layout(tuple(decorator.solids), tuple(decorator.materials), tuple(decorator.lamps))
+    if builder.rng.random() < 0.5:
+        builder.add_pillar()
+    for _ in range(builder.rng.randint(4, 7)):
+        builder.add_picture()
+    return Layout(tuple(builder.solids), tuple(builder.materials), tuple(builder.lamps))
 
 
 def _linear(colour: str) -> Vector:
@@ -61,21 +61,21 @@ def _linear(colour: str) -> Vector:
     return red**2, green**2, blue**2
 
 
-class _Decorator:
+class _RoomBuilder:
     """Collects the solids of one room while it keeps furniture from overlapping."""
 
     def __init__(self, seed: int) -> None:
-        self.dice = random.Random(seed)
+        self.rng = random.Random(seed)
         self.solids: list[Solid] = []
         self.materials: list[Material] = []
         self.lamps: list[Lamp] = []
         self._used: list[tuple[float, float, float, float]] = []
         self._hung: list[tuple[int, float, float]] = []
-        palette = [_linear(colour) for colour in self.dice.choice(PALETTES)]
+        palette = [_linear(colour) for colour in self.rng.choice(PALETTES)]
         self.pale, self.middle, self.accent, self.deep, self.light_wood, self.dark_wood = palette
-        self.width = self.dice.uniform(4.6, 8.0)
-        self.depth = self.dice.uniform(4.6, 8.0)
-        self.height = self.dice.uniform(2.6, 3.3)
+        self.width = self.rng.uniform(4.6, 8.0)
+        self.depth = self.rng.uniform(4.6, 8.0)
+        self.height = self.rng.uniform(2.6, 3.3)
         woods = self.light_wood, self.dark_wood, self.accent, self.dark_wood
         self.timber = self.paint("wood", *woods, metres=1.1)
         self.post = self.paint("plaster", *woods, metres=0.5)
@@ -83,7 +83,7 @@ class _Decorator:
     def paint(self, family: str, *colours: Vector, metres: float = 0.0) -> int:
         """Register a material and return its number."""
         ground, second, accent, dark = colours
-        seed = self.dice.randrange(1 << 30)
+        seed = self.rng.randrange(1 << 30)
         self.materials.append(Material(family, (ground, second, accent, dark), metres, seed))
         return len(self.materials) - 1
 
@@ -103,7 +103,7 @@ class _Decorator:
         for face, other in (faces or {}).items():
             sides[face] = other
         stretched = self.materials[material].metres == 0
-        shift = (0.0, 0.0) if stretched else (self.dice.random(), self.dice.random())
+        shift = (0.0, 0.0) if stretched else (self.rng.random(), self.rng.random())
         a, b, c, d, e, f = sides
         self.solids.append(Solid(shape, low, high, (a, b, c, d, e, f), shift, opaque, glow))
 
@@ -111,7 +111,7 @@ class _Decorator:
         """Walls, floor and ceiling."""
         pale, middle, accent, deep = self.pale, self.middle, self.accent, self.deep
         plain = self.paint("plaster", pale, middle, accent, deep, metres=2.4)
-        feature = self.dice.choice(
+        feature = self.rng.choice(
             [
                 ("stripes", (pale, middle, accent, deep), 1.5),
                 ("dots", (middle, pale, accent, deep), 1.6),
@@ -121,7 +121,7 @@ class _Decorator:
             ]
         )
         special = self.paint(feature[0], *feature[1], metres=feature[2])
-        ground = self.dice.choice(
+        ground = self.rng.choice(
             [
                 ("wood", (self.light_wood, self.dark_wood, accent, self.dark_wood), 1.6),
                 ("wood", (self.dark_wood, self.light_wood, accent, self.dark_wood), 1.6),
@@ -133,14 +133,14 @@ class _Decorator:
         floor = self.paint(ground[0], *ground[1], metres=ground[2])
         ceiling = self.paint("plaster", pale, self.light_wood, accent, deep, metres=2.8)
         faces = {FLOOR: floor, CEILING: ceiling}
-        for wall in self.dice.sample(WALLS, self.dice.randint(1, 2)):
+        for wall in self.rng.sample(WALLS, self.rng.randint(1, 2)):
             faces[wall] = special
         x, z = self.width / 2, self.depth / 2
         self.put("box", (-x, -self.height, -z), (x, 0.0, z), plain, faces=faces, opaque=False)
 
     def hang_lamp(self) -> None:
         """A pendant in the middle of the room."""
-        x, z = self.dice.uniform(-0.5, 0.5), self.dice.uniform(-0.5, 0.5)
+        x, z = self.rng.uniform(-0.5, 0.5), self.rng.uniform(-0.5, 0.5)
         top = -self.height
         shade = self.paint("glow", (1.0, 0.86, 0.62), *[self.pale] * 3, metres=0.5)
         low, high = (x - 0.24, top + 0.34, z - 0.24), (x + 0.24, top + 0.58, z + 0.24)
@@ -158,9 +158,9 @@ class _Decorator:
 
     def add_window(self) -> None:
         """A bright window on one wall, which also lights the room."""
-        wall = self.dice.choice(WALLS)
-        wide, sill, head = self.dice.uniform(1.3, 2.0), -0.95, -min(2.3, self.height - 0.25)
-        start = (self._length(wall) - wide) * self.dice.uniform(0.25, 0.75)
+        wall = self.rng.choice(WALLS)
+        wide, sill, head = self.rng.uniform(1.3, 2.0), -0.95, -min(2.3, self.height - 0.25)
+        start = (self._length(wall) - wide) * self.rng.uniform(0.25, 0.75)
         view = self.paint("window", self.pale, self.middle, self.accent, self.deep)
         along = start, start + wide
         low, high = self._against(wall, along, (0.0, 0.03), (head, sill))
@@ -175,16 +175,16 @@ class _Decorator:
 
     def add_island(self) -> None:
         """A rug with a table and stools near the middle of the room."""
-        x, z = self.dice.uniform(-0.6, 0.6), self.dice.uniform(-0.6, 0.6)
-        wide, deep = self.dice.uniform(1.0, 1.7), self.dice.uniform(0.7, 1.0)
-        if self.dice.random() < 0.5:
+        x, z = self.rng.uniform(-0.6, 0.6), self.rng.uniform(-0.6, 0.6)
+        wide, deep = self.rng.uniform(1.0, 1.7), self.rng.uniform(0.7, 1.0)
+        if self.rng.random() < 0.5:
             wide, deep = deep, wide
         carpet = self.paint("rug", self.middle, self.accent, self.pale, self.deep)
         border = 0.55
         low = x - wide / 2 - border, -0.012, z - deep / 2 - border
         high = x + wide / 2 + border, 0.0, z + deep / 2 + border
         self.put("box", low, high, carpet, opaque=False)
-        tall = self.dice.choice([0.44, 0.74])
+        tall = self.rng.choice([0.44, 0.74])
         area = (x - wide / 2, x + wide / 2), (z - deep / 2, z + deep / 2)
         self._table(*area, tall)
         self._decorate(*area, -tall)
@@ -204,10 +204,10 @@ class _Decorator:
             wide_x = across[1] - across[0] >= along[1] - along[0]
             x = across[0] + (across[1] - across[0]) * (share if wide_x else 0.5)
             z = along[0] + (along[1] - along[0]) * (0.5 if wide_x else share)
-            radius = self.dice.uniform(0.09, 0.15)
+            radius = self.rng.uniform(0.09, 0.15)
             low, high = (x - radius, top - 2 * radius, z - radius), (x + radius, top, z + radius)
-            kind = self.dice.choice(("ball", "drum", "books", "none"))
-            glaze = self.dice.choice(("terrazzo", "stripes", "dots", "checker"))
+            kind = self.rng.choice(("ball", "drum", "books", "none"))
+            glaze = self.rng.choice(("terrazzo", "stripes", "dots", "checker"))
             if kind in ("ball", "drum"):
                 colours = self.accent, self.pale, self.deep, self.deep
                 self.put(kind, low, high, self.paint(glaze, *colours, metres=0.5))
@@ -224,13 +224,13 @@ class _Decorator:
 
     def add_sofa(self) -> None:
         """A sofa with its back to a wall."""
-        wide, deep = self.dice.uniform(1.6, 2.3), 0.9
+        wide, deep = self.rng.uniform(1.6, 2.3), 0.9
         place = self._find_place(wide, deep)
         if place is None:
             return
         wall, start = place
         end = start + wide
-        tone = self.dice.choice((self.middle, self.accent, self.deep))
+        tone = self.rng.choice((self.middle, self.accent, self.deep))
         cloth = self.paint("fabric", tone, self.pale, self.accent, self.deep, metres=0.9)
         pillow = self.paint("dots", self.pale, self.accent, self.deep, self.deep, metres=0.5)
         parts = [
@@ -247,7 +247,7 @@ class _Decorator:
 
     def add_bookcase(self) -> None:
         """A tall case full of books."""
-        wide, tall = self.dice.uniform(0.9, 1.4), self.dice.uniform(1.7, 2.1)
+        wide, tall = self.rng.uniform(0.9, 1.4), self.rng.uniform(1.7, 2.1)
         place = self._find_place(wide, 0.34)
         if place is None:
             return
@@ -259,7 +259,7 @@ class _Decorator:
 
     def add_cabinet(self) -> None:
         """A low cabinet with two doors and something on it."""
-        wide, deep, tall = self.dice.uniform(1.0, 1.7), 0.46, self.dice.uniform(0.7, 0.95)
+        wide, deep, tall = self.rng.uniform(1.0, 1.7), 0.46, self.rng.uniform(0.7, 0.95)
         place = self._find_place(wide, deep)
         if place is None:
             return
@@ -313,7 +313,7 @@ class _Decorator:
 
     def add_pillar(self) -> None:
         """A round column, or a wall that reaches into the room."""
-        if self.dice.random() < 0.5:
+        if self.rng.random() < 0.5:
             place = self._find_place(0.8, 1.1)
             if place is None:
                 return
@@ -321,7 +321,7 @@ class _Decorator:
                 "terrazzo", self.pale, self.middle, self.accent, self.deep, metres=1.0
             )
             (x, _, z), _ = self._against(place[0], (place[1] + 0.4,) * 2, (0.75, 0.75), (0.0, 0.0))
-            radius = self.dice.uniform(0.16, 0.24)
+            radius = self.rng.uniform(0.16, 0.24)
             low, high = (x - radius, -self.height, z - radius), (x + radius, 0.0, z + radius)
             self.put("drum", low, high, clay)
             return
@@ -337,17 +337,17 @@ class _Decorator:
     def add_picture(self) -> None:
         """A framed picture on a free stretch of wall."""
         for _ in range(20):
-            wall = self.dice.choice(WALLS)
-            wide, tall = self.dice.uniform(0.5, 1.1), self.dice.uniform(0.5, 0.95)
-            start = self.dice.uniform(0.25, self._length(wall) - wide - 0.25)
+            wall = self.rng.choice(WALLS)
+            wide, tall = self.rng.uniform(0.5, 1.1), self.rng.uniform(0.5, 0.95)
+            start = self.rng.uniform(0.25, self._length(wall) - wide - 0.25)
             if self._wall_is_free(wall, start - 0.12, start + wide + 0.12):
                 break
         else:
             return
-        family = self.dice.choice(PICTURES)
+        family = self.rng.choice(PICTURES)
         colours = [self.pale, self.middle, self.accent, self.deep]
         art = self.paint(family, *colours)
-        middle = -1.62 + self.dice.uniform(-0.08, 0.08)
+        middle = -1.62 + self.rng.uniform(-0.08, 0.08)
         part = (start, start + wide), (0.0, 0.035), (middle - tall / 2, middle + tall / 2)
         self.put("box", *self._against(wall, *part), art, opaque=False)
         self._hung.append((wall, start, start + wide))
@@ -375,8 +375,8 @@ class _Decorator:
     def _find_place(self, wide: float, deep: float) -> tuple[int, float] | None:
         """A wall and a position along it where nothing stands yet; None in a full room."""
         for _ in range(30):
-            wall = self.dice.choice(WALLS)
-            start = self.dice.uniform(0.05, self._length(wall) - wide - 0.05)
+            wall = self.rng.choice(WALLS)
+            start = self.rng.uniform(0.05, self._length(wall) - wide - 0.05)
             low, high = self._against(wall, (start, start + wide), (0.0, deep), (0.0, 0.0))
             area = low[0], high[0], low[2], high[2]
             if not any(_overlap(area, other) for other in self._used):

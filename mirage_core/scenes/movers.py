@@ -139,12 +139,12 @@ def add_movers(
     """
     if count < 0:
         raise ShapeError("The number of movers is negative", got=count, expected="0 or more")
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     movers: list[Mover] = []
     for _ in range(ATTEMPTS):
         if len(movers) == count:
             return MovingScene(room, tuple(movers))
-        mover = _propose(room, dice, len(movers))
+        mover = _propose(room, rng, len(movers))
         if _fits(room, mover, cameras):
             movers.append(mover)
     if len(movers) < count:
@@ -157,17 +157,17 @@ def add_movers(
     return MovingScene(room, tuple(movers))
 
 
-def _propose(room: ProceduralScene, dice: random.Random, number: int) -> Mover:
+def _propose(room: ProceduralScene, rng: random.Random, number: int) -> Mover:
     walls = room.layout.solids[0]
     shape = ("box", "drum", "ball")[number % 3]
-    radius = dice.uniform(0.14, 0.24)
-    tall = radius if shape == "ball" else dice.uniform(0.3, 0.75)
-    x, z = (dice.uniform(walls.low[a] + 0.4, walls.high[a] - 0.4) for a in (0, 2))
-    angle, length = dice.uniform(0, math.pi), dice.uniform(1.0, 2.4)
+    radius = rng.uniform(0.14, 0.24)
+    tall = radius if shape == "ball" else rng.uniform(0.3, 0.75)
+    x, z = (rng.uniform(walls.low[a] + 0.4, walls.high[a] - 0.4) for a in (0, 2))
+    angle, length = rng.uniform(0, math.pi), rng.uniform(1.0, 2.4)
     ends = [(x, -tall, z), (x + length * math.cos(angle), -tall, z + length * math.sin(angle))]
     return Mover(
         shape, (radius, tall, radius), ends[0], ends[1],
-        dice.uniform(0.5, 1.0), COLOURS[number % len(COLOURS)],
+        rng.uniform(0.5, 1.0), COLOURS[number % len(COLOURS)],
     )  # fmt: skip
 
 
@@ -186,9 +186,9 @@ def _fits(room: ProceduralScene, mover: Mover, cameras: Trajectory) -> bool:
     apart = torch.cdist(way[:, [0, 2]], cameras.positions[:, [0, 2]])
     if float(apart.min()) < CLEARANCE:
         return False
-    pose, lens = cameras.world_to_camera[0], cameras.intrinsics[0]
+    pose, intrinsics = cameras.world_to_camera[0], cameras.intrinsics[0]
     local = way @ pose[:3, :3].T + pose[:3, 3]
-    pixels = local @ lens.T
+    pixels = local @ intrinsics.T
     u, v = (pixels[:, axis] / pixels[:, 2] for axis in (0, 1))
     seen = (local[:, 2] > 0) & (u > 0) & (u < cameras.width) & (v > 0) & (v < cameras.height)
     return bool(seen.float().mean() > 0.5)  # noqa: PLR2004

@@ -168,15 +168,15 @@ class ProceduralScene:
 
     def _candidates(self) -> Tensor:
         """Upright cameras at eye height, away from everything, that face the room's middle."""
-        dice = random.Random(self.seed ^ 0x5CE7E)
+        rng = random.Random(self.seed ^ 0x5CE7E)
         room = self.layout.solids[0]
         positions: list[list[float]] = []
         targets: list[list[float]] = []
         for _ in range(4000):
-            x = dice.uniform(room.low[0], room.high[0])
-            z = dice.uniform(room.low[2], room.high[2])
-            position = [x, dice.uniform(-1.7, -1.3), z]
-            target = [dice.uniform(-0.8, 0.8), dice.uniform(-1.35, -1.0), dice.uniform(-0.8, 0.8)]
+            x = rng.uniform(room.low[0], room.high[0])
+            z = rng.uniform(room.low[2], room.high[2])
+            position = [x, rng.uniform(-1.7, -1.3), z]
+            target = [rng.uniform(-0.8, 0.8), rng.uniform(-1.35, -1.0), rng.uniform(-0.8, 0.8)]
             apart = math.hypot(target[0] - x, target[2] - z)
             if apart > 1.0 and bool(self.free(torch.tensor(position), 0.5)):
                 positions.append(position)

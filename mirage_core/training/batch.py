@@ -162,9 +162,9 @@ def _subsets(
     The first references are the best ones, the last preceding frames the newest ones: these
     are what the caps keep.
     """
-    most = [clip.target.shape[2:] for clip in clips]
-    if any(size != most[0] for size in most):
-        raise ShapeError("Clips of several sizes cannot share a forward pass", got=most)
+    sizes = [clip.target.shape[2:] for clip in clips]
+    if any(size != sizes[0] for size in sizes):
+        raise ShapeError("Clips of several sizes cannot share a forward pass", got=sizes)
     references = min(min(clip.references.shape[1], settings.references) for clip in clips)
     preceding = min(min(clip.preceding.shape[1], settings.preceding) for clip in clips)
     draw = settings.random_subsets and not whole
@@ -187,7 +187,7 @@ def _subsets(
 def _some(frames: range, count: int, generator: torch.Generator) -> list[int]:
     """``count`` of the frames, in order."""
     picked = torch.randperm(len(frames), generator=generator)[:count].tolist()
-    return [frames[place] for place in sorted(picked)]
+    return [frames[index] for index in sorted(picked)]
 
 
 def _shown(clip: TrainingClip, references: list[int], preceding: list[int]) -> Condition:

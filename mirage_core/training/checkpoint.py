@@ -2,7 +2,7 @@
 
 A state is a folder with the weights, their average and the optimizer's moments as safetensors,
 and ``state.json``. That file is written last and removed first, so a state that has it is whole.
-Tensors are stored put together: a run can go on with another number of processes.
+Tensors are stored whole: a run can go on with another number of processes.
 
 There is no state of random generators. Everything random follows from the run's seed and the
 number of the step.
@@ -24,7 +24,7 @@ from ..errors import MirageError, ResumeError
 from ..files import atomic_write, discard_unfinished, storage_error
 from ..log import logger
 from ..tensor_files import expect_tensors, read_tensors, write_tensors
-from .order import Position
+from .sampler import Position
 
 STATES: Final = "state"
 STATE: Final = "state.json"
@@ -71,11 +71,11 @@ def save_state(folder: Path, state: TrainingState, keep: int) -> Path:
     Raises:
         StorageError: The disk is full, or the folder cannot be written. Older states stay.
     """
-    place = folder / STATES / f"step_{state.step:07d}"
-    _remove(place)
+    saved = folder / STATES / f"step_{state.step:07d}"
+    _remove(saved)
     lengths = {}
     for part in PARTS:
-        path = place / f"{part}.safetensors"
+        path = saved / f"{part}.safetensors"
         tensors = {name: tensor.contiguous() for name, tensor in getattr(state, part).items()}
         write_tensors(path, tensors)
         lengths[part] = path.stat().st_size
@@ -86,11 +86,11 @@ def save_state(folder: Path, state: TrainingState, keep: int) -> Path:
         "position": state.position.to_json(),
         "lengths": lengths,
     }
-    with atomic_write(place / STATE, "w") as file:
+    with atomic_write(saved / STATE, "w") as file:
         json.dump(content, file, indent=1)
     for old in _states(folder)[keep:]:
         _remove(old)
-    return place
+    return saved
 
 
 def load_state(folder: Path) -> TrainingState | None:
@@ -102,11 +102,11 @@ def load_state(folder: Path) -> TrainingState | None:
         ResumeError: There are states, and all of them are damaged.
     """
     states = _states(folder)
-    for place in states:
+    for saved in states:
         try:
-            return _read(place)
+            return _read(saved)
         except MirageError as error:
-            logger.warning("The state %s is left out: %s", place.name, error)
+            logger.warning("The state %s is left out: %s", saved.name, error)
     if states:
         raise ResumeError(
             "No state of this run can be read",
@@ -126,22 +126,22 @@ def tidy(folder: Path) -> None:
     for part in (folder, *(folder / name for name in ("vace", "lora", "model"))):
         if part.is_dir():
             discard_unfinished(part)
-    for place in (folder / STATES).glob("step_*"):
-        if not (place / STATE).exists():
-            _remove(place)
+    for saved in (folder / STATES).glob("step_*"):
+        if not (saved / STATE).exists():
+            _remove(saved)
 
 
 def _states(folder: Path) -> list[Path]:
     """Folders of whole states, the newest first."""
     found = [path.parent for path in (folder / STATES).glob(f"step_*/{STATE}")]
-    return sorted(found, key=lambda place: place.name, reverse=True)
+    return sorted(found, key=lambda saved: saved.name, reverse=True)
 
 
-def _read(place: Path) -> TrainingState:
-    header = _header(place / STATE)
+def _read(saved: Path) -> TrainingState:
+    header = _header(saved / STATE)
     parts: dict[str, Any] = {}
     for part in PARTS:
-        path = place / f"{part}.safetensors"
+        path = saved / f"{part}.safetensors"
         length = path.stat().st_size if path.is_file() else 0
         if length != header["lengths"].get(part):
             raise ResumeError(f"{path.name} is cut short", got=f"{length} bytes")
@@ -162,12 +162,12 @@ def _header(path: Path) -> dict[str, Any]:
     return dict(header)
 
 
-def _remove(place: Path) -> None:
+def _remove(saved: Path) -> None:
     """Remove a state, its mark of being whole first."""
-    if not place.exists():
+    if not saved.exists():
         return
     try:
-        (place / STATE).unlink(missing_ok=True)
-        shutil.rmtree(place)
+        (saved / STATE).unlink(missing_ok=True)
+        shutil.rmtree(saved)
     except OSError as error:
-        raise storage_error(place, error) from error
+        raise storage_error(saved, error) from error

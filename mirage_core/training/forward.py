@@ -17,7 +17,7 @@ def precision(
 ) -> AbstractContextManager[Any]:
     """Compute in the run's type; trained weights stay float32 and are cast where they are used.
 
-    Casts are not kept: with weights that are shared out they would hold whole copies of them.
+    Casts are not kept: with sharded weights they would hold whole copies of them.
     """
     if settings.compute_dtype == torch.float32:
         return nullcontext()

@@ -13,7 +13,7 @@ from ..constants import LATENT_CHANNELS, MAX_CHUNK_FRAMES, PATCH_SIZE, TEMPORAL_
 from ..geometry.camera import latent_size
 from ..models.transformer import MirageTransformer3DModel
 from ..validate import expect_range
-from .processes import sharded_blocks
+from .distributed import sharded_blocks
 from .settings import TrainingSettings
 from .stages import prepare_model
 
@@ -22,7 +22,7 @@ MOMENT_COPIES: Final = 2
 """Float32 numbers that AdamW keeps for each trained one."""
 
 UNITS_AT_ONCE: Final = 2
-"""Blocks that are put together at the same time: one computes, the next is on its way."""
+"""Blocks that are gathered at the same time: one computes, the next is on its way."""
 
 KEPT: Final = {"frozen": (18, 1), "lora": (30, 1), "trained": (38, 2)}
 """Numbers that a block keeps for each token between its forward and backward pass: so many for
@@ -32,7 +32,7 @@ each channel, and so many for each channel inside the feed-forward part. Counted
 
 @dataclass(frozen=True)
 class UnitPlan:
-    """One unit that is put together at a time: a block, or all that is in no block.
+    """One unit that is gathered at a time: a block, or all that is in no block.
 
     Attributes:
         name: How the model calls it.
@@ -60,7 +60,7 @@ class MemoryPlan:
         gradients: Its part of the gradients.
         moments: Its part of the optimizer's moments.
         average: Its part of the averaged weights.
-        gathered: Units that are put together at the same time, with their gradients.
+        gathered: Units that are gathered at the same time, with their gradients.
         activations: Estimate of what is kept for the backward pass of one micro-batch.
         tokens: Tokens of a clip with all references and preceding frames.
     """

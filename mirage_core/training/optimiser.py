@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ValueRangeError
-from .processes import like, local, whole
+from .distributed import gathered, local_shard, sharded_like
 from .settings import TrainingSettings
 
 MOMENTS: Final = ("exp_avg", "exp_avg_sq")
@@ -32,11 +32,11 @@ class Optimiser:
     Matrices are decayed. Vectors are not: norms, biases, and the tables of the modulation.
 
     Args:
-        parameters: Trained parameters by name, as they are shared out.
+        parameters: Trained parameters by name, as they are sharded.
         settings: Of the run.
 
     Raises:
-        ValueRangeError: Muon is asked for, and the weights are shared out over processes.
+        ValueRangeError: Muon is asked for, and the weights are sharded over processes.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], settings: TrainingSettings) -> None:
@@ -71,7 +71,7 @@ class Optimiser:
         Returns:
             Norm of the whole gradient before it was clipped.
         """
-        norm = whole(
+        norm = gathered(
             nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.clip_norm)
         )
         for _, optimiser, _ in self._parts:
@@ -83,7 +83,7 @@ class Optimiser:
         return norm
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Moments as ``exp_avg.<parameter>``, shared out as they are."""
+        """Moments as ``exp_avg.<parameter>``, sharded as they are."""
         for names, optimiser, moments in self._parts:
             for moment in moments:
                 for name in names:
@@ -99,7 +99,10 @@ class Optimiser:
                 if f"{moments[0]}.{name}" not in tensors:
                     continue
                 parameter = self._parameters[name]
-                state[number] = {m: like(tensors[f"{m}.{name}"], parameter.data) for m in moments}
+                state[number] = {
+                    moment: sharded_like(tensors[f"{moment}.{name}"], parameter.data)
+                    for moment in moments
+                }
                 if optimiser is self._adam:
                     state[number]["step"] = torch.tensor(float(steps))
             groups = optimiser.state_dict()["param_groups"]
@@ -113,10 +116,10 @@ class Optimiser:
         ]
 
     def _expect_whole(self, names: list[str]) -> None:
-        shared = [n for n in names if local(self._parameters[n]) is not self._parameters[n]]
+        shared = [n for n in names if local_shard(self._parameters[n]) is not self._parameters[n]]
         if shared:
             raise ValueRangeError(
-                "Muon needs whole matrices, and the weights are shared out over processes",
+                "Muon needs whole matrices, and the weights are sharded over processes",
                 got=f"{len(shared)} matrices in parts",
                 fix="Train in one process, or choose the optimiser adamw",
             )
@@ -129,7 +132,7 @@ class Ema:
     to the beginning.
 
     Args:
-        parameters: Trained parameters by name, as they are shared out.
+        parameters: Trained parameters by name, as they are sharded.
         decay: d.
     """
 
@@ -143,8 +146,8 @@ class Ema:
         """Take in the weights after step ``step``, counted from 0."""
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(
-            [local(self._average[name]) for name in self._parameters],
-            [local(parameter.detach()) for parameter in self._parameters.values()],
+            [local_shard(self._average[name]) for name in self._parameters],
+            [local_shard(parameter.detach()) for parameter in self._parameters.values()],
             1 - decay,
         )
 
@@ -152,27 +155,27 @@ class Ema:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model has the averaged weights inside, and its own ones, bit for bit, outside."""
-        own = {name: local(p.detach()).clone() for name, p in self._parameters.items()}
-        self._write({name: local(average) for name, average in self._average.items()})
+        own = {name: local_shard(p.detach()).clone() for name, p in self._parameters.items()}
+        self._write({name: local_shard(average) for name, average in self._average.items()})
         try:
             yield
         finally:
             self._write(own)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The averages by parameter, shared out as they are."""
+        """The averages by parameter, sharded as they are."""
         yield from self._average.items()
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up whole averages."""
         self._average = {
-            name: like(tensors[name], parameter.data)
+            name: sharded_like(tensors[name], parameter.data)
             for name, parameter in self._parameters.items()
         }
 
     def _write(self, values: Mapping[str, Tensor]) -> None:
         for name, parameter in self._parameters.items():
-            local(parameter.detach()).copy_(values[name])
+            local_shard(parameter.detach()).copy_(values[name])
 
 
 def _is_turned(name: str, parameter: Tensor, settings: TrainingSettings) -> bool:

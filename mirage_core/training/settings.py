@@ -49,8 +49,8 @@ FREE: Final = {
 }  # fmt: skip
 """Settings that may change when a run goes on: the weights do not depend on them."""
 
-MOST_STEPS: Final = 10_000_000
-MOST_FRAMES: Final = 64
+MAX_STEPS: Final = 10_000_000
+MAX_CONTEXT_FRAMES: Final = 64
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class TrainingSettings:
             preceding frames. ``batch`` is a multiple of it times the number of processes.
         seed: Of weights, order, noise and dropout.
         optimiser: ``adamw``, or ``muon`` for the matrices of the blocks and AdamW for the rest:
-            learns faster from nothing. Its weights cannot be shared out over processes.
+            learns faster from nothing. Its weights cannot be sharded over processes.
         learning_rate: Highest rate.
         final_rate: Rate at the last step, as a share of the highest.
         warmup: Steps until the highest rate.
@@ -256,13 +256,13 @@ _WORDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 _RANGES: Final[Mapping[str, tuple[float, float]]] = {
-    "steps": (1, MOST_STEPS),
+    "steps": (1, MAX_STEPS),
     "batch": (1, 1 << 20),
     "micro_batch": (1, 1 << 16),
     "seed": (0, (1 << 63) - 1),
     "learning_rate": (0.0, 1.0),
     "final_rate": (0.0, 1.0),
-    "warmup": (0, MOST_STEPS),
+    "warmup": (0, MAX_STEPS),
     "beta1": (0.0, 0.99999),
     "beta2": (0.0, 0.9999999),
     "weight_decay": (0.0, 10.0),
@@ -271,14 +271,14 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "shift": (0.01, MAX_SHIFT),
     "text_dropout": (0.0, 1.0),
     "text_tokens": (1, 4096),
-    "references": (0, MOST_FRAMES),
-    "preceding": (0, MOST_FRAMES),
+    "references": (0, MAX_CONTEXT_FRAMES),
+    "preceding": (0, MAX_CONTEXT_FRAMES),
     "side_blocks": (1, 1000),
     "lora_rank": (1, 4096),
     "lora_dropout": (0.0, 0.99),
-    "checkpoint_every": (1, MOST_STEPS),
+    "checkpoint_every": (1, MAX_STEPS),
     "keep": (1, 1000),
-    "validate_every": (0, MOST_STEPS),
+    "validate_every": (0, MAX_STEPS),
     "validation_clips": (0, 1 << 20),
     "validation_scenes": (0, 1 << 16),
     "validation_frames": (5, 1 << 16),

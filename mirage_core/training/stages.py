@@ -15,7 +15,7 @@ from ..checkpoints.names import is_branch
 from ..conditioning.features import parse_features
 from ..errors import ModelMismatchError
 from ..models.transformer import BACKBONE_ATTENTION
-from .order import WEIGHTS_SEED, mixed_seed
+from .sampler import WEIGHTS_SEED, mixed_seed
 from .settings import TrainingSettings
 
 ADAPTER: Final = "mirage"

@@ -18,14 +18,14 @@ from ..files import ensure_writable_folder
 from ..log import logger
 from .batch import BatchMaker
 from .checkpoint import TrainingState, has_state, load_state, save_state, tidy
-from .data.store import ClipStore
+from .data.dataset import ClipDataset
+from .distributed import Distributed, gathered, local_shard, sharded_like
 from .export import export_weights
-from .feed import Feed
 from .flow import flow_loss
 from .forward import velocity
 from .optimiser import Ema, Optimiser
-from .order import ClipOrder, Position
-from .processes import Processes, like, local, whole
+from .prefetch import Prefetcher
+from .sampler import ClipSampler, Position
 from .settings import DTYPES, SETTINGS, TrainingSettings
 from .stages import prepare_model, seeded
 from .validation import LoopTest, describe, held_out_loss
@@ -97,7 +97,7 @@ class Trainer:
     settings: TrainingSettings
     data: TrainingData
     folder: Path
-    processes: Processes = field(default_factory=lambda: Processes(cpu=True))
+    processes: Distributed = field(default_factory=lambda: Distributed(cpu=True))
     loops: LoopTest | None = None
     step: int = field(default=0, init=False)
 
@@ -128,7 +128,7 @@ class Trainer:
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Trained parameters by name, as they are shared out."""
+        """Trained parameters by name, as they are sharded."""
         return self._parameters
 
     def run(self, on_step: OnStep | None = None) -> None:
@@ -142,19 +142,19 @@ class Trainer:
         if self.step >= settings.steps:
             return
         shards = self._position.shards if self._position else ()
-        store = ClipStore(self.data.folder, shards=shards)
-        order = ClipOrder(store, settings.micro_batch, settings.seed, self._position)
+        dataset = ClipDataset(self.data.folder, shards=shards)
+        sampler = ClipSampler(dataset, settings.micro_batch, settings.seed, self._position)
         with (
-            Feed(
-                store, order, self._maker,
+            Prefetcher(
+                dataset, sampler, self._maker,
                 micro_batches=settings.micro_batches,
                 share=self.processes.share(settings.micro_batches),
                 first_step=self.step,
-            ) as feed,
+            ) as batches,
             _Log(self.folder / LOGS if self.processes.first else None, self.step) as log,
         ):  # fmt: skip
             while self.step < settings.steps:
-                values = self._step(feed)
+                values = self._step(batches)
                 if self._due(settings.validate_every):
                     values |= self.validate()
                 if self._due(settings.checkpoint_every):
@@ -170,9 +170,9 @@ class Trainer:
         self.model.eval()
         with self._averaged(), torch.no_grad():
             if self.data.held_out is not None and settings.validation_clips:
-                store = ClipStore(self.data.held_out)
+                dataset = ClipDataset(self.data.held_out)
                 values["held_out/loss"] = held_out_loss(
-                    self.model, store, self._maker, self.processes, self.data.loss_weights
+                    self.model, dataset, self._maker, self.processes, self.data.loss_weights
                 )
             if self.loops is not None and settings.validation_scenes:
                 values |= describe(self.loops(self.model))
@@ -196,14 +196,14 @@ class Trainer:
             save_state(self.folder, state, self.settings.keep)
         self.processes.wait()
 
-    def _step(self, feed: Feed) -> dict[str, float]:
+    def _step(self, batches: Prefetcher) -> dict[str, float]:
         settings, processes = self.settings, self.processes
-        began, waited = time.perf_counter(), feed.waited
+        began, waited = time.perf_counter(), batches.waited
         share = processes.share(settings.micro_batches)
         self.model.train()
         total = torch.zeros((), device=processes.device)
         for _ in share:
-            portion = next(feed)
+            portion = next(batches)
             batch = portion.batch.to(processes.device, settings.compute_dtype)
             with seeded(batch.seed, processes.device):
                 loss = flow_loss(
@@ -221,7 +221,7 @@ class Trainer:
         rate = settings.rate(self.step)
         self.step += 1
         seconds = time.perf_counter() - began
-        waiting = (feed.waited - waited) / max(seconds, 1e-9)
+        waiting = (batches.waited - waited) / max(seconds, 1e-9)
         return {
             "loss": mean, "rate": rate, "gradient": norm, "seconds": seconds, "waiting": waiting,
         }  # fmt: skip
@@ -236,7 +236,7 @@ class Trainer:
         """Whole tensors on the CPU of the first process; the others get none."""
         found = {}
         for name, tensor in tensors:
-            full = whole(tensor.detach())
+            full = gathered(tensor.detach())
             if self.processes.first:
                 found[name] = full.float().cpu().clone()
         return found
@@ -263,7 +263,8 @@ class Trainer:
         self._position, self.step = state.position, state.step
         with torch.no_grad():
             for name, parameter in self._parameters.items():
-                local(parameter.detach()).copy_(local(like(state.weights[name], parameter.data)))
+                saved = sharded_like(state.weights[name], parameter.data)
+                local_shard(parameter.detach()).copy_(local_shard(saved))
         logger.info("Going on after step %d of %s", state.step, self.folder)
 
     def _features(self) -> Features:

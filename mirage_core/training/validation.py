@@ -30,11 +30,11 @@ from ..sampling.solve import Denoise
 from ..scenes.scene import ProceduralScene
 from ..trajectories.presets import preset_trajectory
 from .batch import BatchMaker
-from .data.store import ClipStore
+from .data.dataset import ClipDataset
+from .distributed import Distributed
 from .flow import flow_loss, spaced_sigmas
 from .forward import precision, velocity
-from .order import VALIDATION_SEED, mixed_seed
-from .processes import Processes
+from .sampler import VALIDATION_SEED, mixed_seed
 from .settings import TrainingSettings
 
 LEVELS: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -67,30 +67,30 @@ class ClosedLoop:
 @torch.no_grad()
 def held_out_loss(
     model: Any,
-    store: ClipStore,
+    dataset: ClipDataset,
     maker: BatchMaker,
-    processes: Processes,
+    processes: Distributed,
     weights: Tensor | None = None,
 ) -> float:
     """Mean loss over held-out clips and `LEVELS`, with all their references, without dropout.
 
     Args:
         model: The video model.
-        store: Held-out clips; the settings say how many of them are used, evenly spread.
+        dataset: Held-out clips; the settings say how many of them are used, evenly spread.
         maker: Makes batches.
         processes: Share the work.
         weights: (C,) of the loss.
     """
     settings = maker.settings
-    count = min(settings.validation_clips, len(store))
-    clips = [number * len(store) // count for number in range(count)]
+    count = min(settings.validation_clips, len(dataset))
+    clips = [number * len(dataset) // count for number in range(count)]
     jobs = [(clip, level) for clip in clips for level in LEVELS]
     total = torch.zeros(2, device=processes.device)
     # All processes run the model equally often, since each holds a part of every block.
     for first in range(0, len(jobs), processes.count):
         place = first + processes.rank
         number, level = jobs[min(place, len(jobs) - 1)]
-        clip = store[number]
+        clip = dataset[number]
         sigmas = spaced_sigmas(1, clip.target.shape[1], level, shift=settings.shift)
         seed = mixed_seed(VALIDATION_SEED, number, round(100 * level))
         batch = maker.make([clip], seed, sigmas).to(processes.device, settings.compute_dtype)
@@ -119,7 +119,7 @@ class LoopTest:
     white: WhiteSource | None = None
 
     def __call__(self, model: Any) -> ClosedLoop:
-        """Run all scenes; with a model that is shared out, all processes must call this."""
+        """Run all scenes; with a sharded model, all processes must call this."""
         count = self.settings.validation_scenes
         results = [self._scene(model, FIRST_SCENE + number) for number in range(count)]
         columns = zip(*map(dataclasses.astuple, results), strict=True)
@@ -175,11 +175,11 @@ def there_and_back(
     scene: ProceduralScene, frames: int, width: int, height: int
 ) -> Trajectory:
     """The largest of some moves from the scene's own start that bumps into nothing."""
-    lens = intrinsics_from_fov(width, height, FIELD_OF_VIEW)
+    intrinsics = intrinsics_from_fov(width, height, FIELD_OF_VIEW)
     start = scene.start_camera_to_world
     place: Callable[..., Trajectory] = preset_trajectory
     options: dict[str, Any] = {
-        "intrinsics": lens, "width": width, "height": height, "scene_depth": 2.5,
+        "intrinsics": intrinsics, "width": width, "height": height, "scene_depth": 2.5,
         "there_and_back": True, "start": start,
     }  # fmt: skip
     for size in SIZES:

@@ -20,11 +20,11 @@ from ..geometry.lift import lift
 from ..geometry.masks import grow
 from ..readout.readout import read_winners
 from ..validate import expect_range
-from .views import Witnesses, mean_tokens, memory_witnesses
+from .views import SourceViews, mean_tokens, memory_source_views
 
 
 @dataclass(frozen=True)
-class ContradictionConfig:
+class ConsistencyConfig:
     """When an observation counts as contradicted.
 
     Attributes:
@@ -55,7 +55,7 @@ class ContradictionConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Contradiction:
+class Inconsistencies:
     """What does not fit together.
 
     Attributes:
@@ -67,13 +67,13 @@ class Contradiction:
     gone: Tensor
 
 
-def find_contradictions(
+def find_inconsistent(
     cache: LatentCache,
     observation: Observation,
-    views: Witnesses,
-    config: ContradictionConfig | None = None,
+    views: SourceViews,
+    config: ConsistencyConfig | None = None,
     first: int = 0,
-) -> Contradiction:
+) -> Inconsistencies:
     """Hold new observations against each other and against the memory.
 
     Everything that must be known of earlier chunks is read from the memory at the cameras that
@@ -89,12 +89,12 @@ def find_contradictions(
     Returns:
         Cells to hold back, and remembered points that are gone.
     """
-    config = config or ContradictionConfig()
+    config = config or ConsistencyConfig()
     size = (int(observation.depth.shape[1]), int(observation.depth.shape[2]))
     groups = [views]
     if cache.blocks:
         asked = observation.world_to_camera, observation.frames, size
-        groups.append(memory_witnesses(cache, *asked))
+        groups.append(memory_source_views(cache, *asked))
     points = lift(
         observation.depth, observation.intrinsics, observation.world_to_camera, cache.convention
     )
@@ -116,7 +116,7 @@ def find_contradictions(
             held[frame] |= _enough(other, same, majority)
     held = grow((held & known).float(), config.grow) > 0
     held &= known
-    return Contradiction(held, _gone(cache, observation, views, config, first))
+    return Inconsistencies(held, _gone(cache, observation, views, config, first))
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,7 @@ class _Verdict:
 
 
 def _ask(
-    points: Tensor, views: Witnesses, convention: PixelConvention, config: ContradictionConfig
+    points: Tensor, views: SourceViews, convention: PixelConvention, config: ConsistencyConfig
 ) -> _Verdict:
     """Which views see past points (h, w, 3), and which see a surface there."""
     rows, cols = views.nearest.shape[1:]
@@ -156,7 +156,7 @@ def _ask(
 
 
 def _enough(
-    against: list[Tensor], agreeing: list[Tensor], config: ContradictionConfig
+    against: list[Tensor], agreeing: list[Tensor], config: ConsistencyConfig
 ) -> Tensor:
     """(h, w) bool: enough views (S, h, w) speak against a cell."""
     votes = torch.cat(against).sum(0)
@@ -165,7 +165,7 @@ def _enough(
     )
 
 
-def _differs(own: Tensor, views: Witnesses, verdict: _Verdict, threshold: float) -> Tensor:
+def _differs(own: Tensor, views: SourceViews, verdict: _Verdict, threshold: float) -> Tensor:
     """(S, h, w) bool: the place is seen, but looks unlike the new tokens (C, h, w)."""
     tokens = views.smooth_tokens.to(own.device).flatten(2)
     cell = verdict.cell.flatten(1)
@@ -178,8 +178,8 @@ def _differs(own: Tensor, views: Witnesses, verdict: _Verdict, threshold: float)
 def _gone(
     cache: LatentCache,
     observation: Observation,
-    views: Witnesses,
-    config: ContradictionConfig,
+    views: SourceViews,
+    config: ConsistencyConfig,
     first: int,
 ) -> Tensor:
     """Remembered points that new frames see past, in as many frames as must agree."""
@@ -199,7 +199,7 @@ def _gone(
     return shown[enough.to(shown.device)]
 
 
-def forget(cache: LatentCache, points: Tensor) -> LatentCache:
+def remove_points(cache: LatentCache, points: Tensor) -> LatentCache:
     """The memory without some of its points, such as those that are gone.
 
     Args:

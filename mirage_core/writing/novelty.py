@@ -19,7 +19,7 @@ from ..geometry.camera import PixelConvention, projection_matrices
 from ..ops.splat import BOUNDS_RUN, visible_runs
 from ..readout.readout import read_winners
 
-LARGEST_FOOTPRINT: Final = 3.0
+MAX_FOOTPRINT: Final = 3.0
 """Cells across. One look at 3 x 3 cells cannot contradict a token that stands for more."""
 
 
@@ -71,7 +71,7 @@ def write_novel(
     for number in range(total):
         one = observation.frame(number)
         if rule.carve:
-            working = hide(working, contradicted(working, one, rule.carve))
+            working = hide(working, free_space_violations(working, one, rule.carve))
         novel, replaced = novel_cells(working, one, rule)
         working = hide(working, replaced)
         block = make_block(one, cache.convention, novel)
@@ -113,19 +113,19 @@ def _shown(
 ) -> tuple[Tensor, Tensor]:
     """Winner and depth (F, h, w) of every cell, or of the middle quarter of every cell."""
     height, width = (int(size) for size in observation.depth.shape[1:])
-    pose, lens = observation.world_to_camera, observation.intrinsics
+    pose, intrinsics = observation.world_to_camera, observation.intrinsics
     if not central:
-        return read_winners(cache, pose, lens, (height, width))
+        return read_winners(cache, pose, intrinsics, (height, width))
     # On a grid twice as fine that is moved by a quarter of a cell, every other cell is the
     # middle quarter of a cell.
-    finer = lens.clone()
+    finer = intrinsics.clone()
     finer[:, :2] *= 2
     finer[:, :2, 2] -= cache.convention.centre
     winner, known = read_winners(cache, pose, finer, (2 * height, 2 * width))
     return winner[:, ::2, ::2], known[:, ::2, ::2]
 
 
-def contradicted(cache: LatentCache, observation: Observation, share: float) -> Tensor:
+def free_space_violations(cache: LatentCache, observation: Observation, share: float) -> Tensor:
     """Points in the free space that one frame looks through.
 
     Args:
@@ -151,7 +151,7 @@ def contradicted(cache: LatentCache, observation: Observation, share: float) -> 
         return index
     depth = points @ matrix[0, 2, :3] + matrix[0, 2, 3]
     cell = depth / focal_length(observation.intrinsics).float().to(device)
-    return index[sample_size(cache, index) <= LARGEST_FOOTPRINT * cell]
+    return index[sample_size(cache, index) <= MAX_FOOTPRINT * cell]
 
 
 def _in_front(

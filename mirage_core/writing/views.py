@@ -18,10 +18,10 @@ from ..geometry.depth import valid_depth
 from ..readout.readout import read_winners
 from ..validate import expect_shape
 
-MEMORY_WITNESSES: Final = 8
+MAX_SOURCE_VIEWS: Final = 8
 """Earlier cameras of the memory that are asked."""
 
-LEAST_KNOWN: Final = 3
+MIN_KNOWN: Final = 3
 """Of the four places around a point, so many must be known for a view to say anything."""
 
 DETAIL: Final = 4
@@ -29,7 +29,7 @@ DETAIL: Final = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Witnesses:
+class SourceViews:
     """What S cameras saw, each at its own time.
 
     Attributes:
@@ -84,7 +84,7 @@ class Witnesses:
         count = F.avg_pool2d(known.float()[:, None], 2, 1, 1, divisor_override=1)[:, 0]
         far = _max_of_four(self.farthest)
         near = 1 / _max_of_four(torch.where(known, 1 / self.nearest, 0.0)).clamp_min(1e-20)
-        enough = count >= LEAST_KNOWN
+        enough = count >= MIN_KNOWN
         return torch.where(enough, near, 0.0), torch.where(enough, far, 0.0)
 
     @cached_property
@@ -122,13 +122,13 @@ def cell_range(depth: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return torch.where(largest > 0, 1 / largest.clamp_min(1e-20), 0.0), far
 
 
-def memory_witnesses(
+def memory_source_views(
     cache: LatentCache,
     world_to_camera: Tensor,
     frames: Tensor,
     size: tuple[int, int],
-    most: int = MEMORY_WITNESSES,
-) -> Witnesses:
+    limit: int = MAX_SOURCE_VIEWS,
+) -> SourceViews:
     """What the memory shows to the cameras that filled it.
 
     Chosen are cameras near the new ones, at least half a chunk from them and from each other
@@ -139,16 +139,16 @@ def memory_witnesses(
         world_to_camera: (T, 4, 4) the new cameras.
         frames: (T,) their pixel frames.
         size: (h, w) of the latent grid.
-        most: Most cameras to ask.
+        limit: Most cameras to ask.
     """
     blocks = cache.blocks
     poses = torch.cat([b.world_to_camera for b in blocks] or [torch.zeros(0, 4, 4).double()])
     lenses = torch.cat([b.intrinsics for b in blocks] or [torch.zeros(0, 3, 3).double()])
     times = torch.cat([b.frames for b in blocks] or [torch.zeros(0, dtype=torch.int64)])
-    chosen = _near_and_apart(poses, times, world_to_camera, frames, most)
+    chosen = _near_and_apart(poses, times, world_to_camera, frames, limit)
     winner, depth = read_winners(cache, poses[chosen], lenses[chosen], size)
     tokens = cache.gather(winner, [block.tokens for block in blocks])
-    return Witnesses(
+    return SourceViews(
         depth,
         depth,
         rearrange(tokens, "s h w c -> c s h w"),
@@ -159,7 +159,7 @@ def memory_witnesses(
 
 
 def _near_and_apart(
-    poses: Tensor, times: Tensor, targets: Tensor, taken: Tensor, most: int
+    poses: Tensor, times: Tensor, targets: Tensor, taken: Tensor, limit: int
 ) -> list[int]:
     """Indices of the nearest poses whose times are half a chunk from ``taken`` and each other."""
     if len(poses) == 0:
@@ -172,7 +172,7 @@ def _near_and_apart(
     chosen: list[int] = []
     for index in nearest.tolist():
         time = int(times[index])
-        if len(chosen) < most and all(abs(time - other) >= spacing for other in used):
+        if len(chosen) < limit and all(abs(time - other) >= spacing for other in used):
             chosen.append(index)
             used.append(time)
     return chosen

@@ -25,18 +25,18 @@ class Estimator:
     """A provider, and the patcher that moves its network to the device and back.
 
     Attributes:
-        provider: `mirage_core.models.geometry_estimators.GeometryProvider`.
+        provider: `mirage_core.models.geometry_estimators.GeometryEstimator`.
         patcher: ComfyUI's handle on its network.
     """
 
-    provider: Any
+    estimator: Any
     patcher: Any
 
     def run(self, frames: Tensor, cameras: Trajectory | None) -> FrameGeometry:
         """Estimate geometry, after ComfyUI has made room for the network."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         comfy.model_management.load_models_gpu([self.patcher])
-        return self.provider(frames, cameras)
+        return self.estimator(frames, cameras)
 
 
 class _Held(torch.nn.Module):
@@ -64,7 +64,7 @@ def load(name: str, folder: str, fov: float) -> Estimator:
         ModelMismatchError: The folder is gone, its package is not installed, or it holds
             something else.
     """
-    from ...mirage_core.models.geometry_estimators import load_provider
+    from ...mirage_core.models.geometry_estimators import load_estimator
 
     roots = [Path(root) / folder for root in folder_paths.get_folder_paths(FOLDER)]
     path = next((root for root in roots if (root / "config.json").is_file()), None)
@@ -76,12 +76,12 @@ def load(name: str, folder: str, fov: float) -> Estimator:
             fix="Copy the model there, then press R to refresh the list",
         )
     offload = comfy.model_management.unet_offload_device()
-    provider: Any = load_provider(name, path, device=offload, fov=fov)
-    network = provider.network if hasattr(provider, "network") else provider.estimate.network
+    estimator: Any = load_estimator(name, path, device=offload, fov=fov)
+    network = estimator.network if hasattr(estimator, "network") else estimator.estimate.network
     # Foreign layers cannot be cast on the fly, so ComfyUI loads them whole or not at all.
     patcher = comfy.model_patcher.ModelPatcher(
         _Held(network),
         load_device=comfy.model_management.get_torch_device(),
         offload_device=offload,
     )
-    return Estimator(provider, patcher)
+    return Estimator(estimator, patcher)

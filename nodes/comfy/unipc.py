@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ...mirage_core.errors import ModelMismatchError
-from ...mirage_core.sampling.schedule import LARGEST_SIGMA, TRAINING_STEPS
+from ...mirage_core.sampling.schedule import MAX_SIGMA, TRAINING_STEPS
 from ...mirage_core.sampling.solve import sample
 
-_LEAST_TIMESTEP = 0.1
+_MIN_TIMESTEP = 0.1
 """Below it, a velocity cannot be told from the model's clean estimate in float32."""
 
 
@@ -40,7 +40,7 @@ class LibrarySampler(comfy.samplers.Sampler):
         shape, folded = noise.shape, (-1, *noise.shape[2:])
 
         def denoise(latents: Tensor, timestep: float) -> Tensor:
-            sigma = max(timestep, _LEAST_TIMESTEP) / TRAINING_STEPS
+            sigma = max(timestep, _MIN_TIMESTEP) / TRAINING_STEPS
             x = latents.reshape(shape)
             clean = model(x, x.new_full(shape[:1], sigma), **options)
             return ((x - clean) / sigma).reshape(folded)
@@ -51,7 +51,7 @@ class LibrarySampler(comfy.samplers.Sampler):
                 callback(done - 1, estimate, estimate, total)
 
         start = noise
-        if latent_image is not None and float(sigmas[0]) < LARGEST_SIGMA:
+        if latent_image is not None and float(sigmas[0]) < MAX_SIGMA:
             start = torch.lerp(latent_image, noise, sigmas[0].to(noise))
         first = None
         if denoise_mask is not None and not bool(denoise_mask[:, :, :1].any()):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...mirage_core.cache.types import LatentCache
-from ...mirage_core.codecs.dct import CODEC_NAME, EmbeddedCodec
+from ...mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from ...mirage_core.constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, WAN_CODEC
 from ...mirage_core.errors import ModelMismatchError, ShapeError
 from ...mirage_core.validate import expect_frame_size, expect_token_channels
@@ -26,14 +26,14 @@ Latent = dict[str, Any]
 """ComfyUI's LATENT: ``samples`` (B, 48, T, h, w) in the VAE's own, raw space."""
 
 
-class EmbeddedVAE(comfy.sd.VAE):
+class DctVAE(comfy.sd.VAE):
     """The embedded codec behind ComfyUI's VAE interface, so that stock nodes take it.
 
     Raw latents are the codec's tokens taken out of model space, as those of the Wan2.2 VAE.
     """
 
     def __init__(self) -> None:
-        self.codec = EmbeddedCodec()
+        self.codec = DctCodec()
         self.first_stage_model = torch.nn.Identity()
         self.device = torch.device("cpu")
         self.output_device = comfy.model_management.intermediate_device()
@@ -88,7 +88,7 @@ class EmbeddedVAE(comfy.sd.VAE):
         return {}
 
 
-def embedded_codec(vae: comfy.sd.VAE) -> EmbeddedCodec | None:
+def dct_codec(vae: comfy.sd.VAE) -> DctCodec | None:
     """The embedded codec behind a VAE, or None for a VAE with weights."""
     return getattr(vae, "codec", None) if isinstance(vae, comfy.sd.VAE) else None
 
@@ -100,7 +100,7 @@ def codec_name(vae: comfy.sd.VAE) -> str:
         ModelMismatchError: The VAE is not of Wan2.2's family.
     """
     expect_vae(vae)
-    return WAN_CODEC if embedded_codec(vae) is None else CODEC_NAME
+    return WAN_CODEC if dct_codec(vae) is None else CODEC_NAME
 
 
 def expect_vae(vae: comfy.sd.VAE) -> None:
@@ -181,7 +181,7 @@ def decode_video(vae: comfy.sd.VAE, latent: Latent) -> Tensor:
 def token_colours(tokens: Tensor, codec: str) -> Tensor:
     """Approximate colours (N, 3) in 0..1 of model-space tokens (N, 48), for display."""
     if codec == CODEC_NAME:
-        colours = [EmbeddedCodec().decode_patches(part).mean((1, 2)) for part in _parts(tokens)]
+        colours = [DctCodec().decode_patches(part).mean((1, 2)) for part in _parts(tokens)]
         return torch.cat(colours or [torch.zeros(0, 3)]).clamp(0, 1)
     latent_format = comfy.latent_formats.Wan22()
     factors = torch.tensor(latent_format.latent_rgb_factors)

@@ -106,13 +106,13 @@ def trajectory_view(
         start: (4, 4) ``camera_to_world`` of the first camera; None is the identity.
         cache: The memory; None takes the picture's own depth.
     """
-    lens = geometry.intrinsics_for((path.height, path.width))[0]
+    intrinsics = geometry.intrinsics_for((path.height, path.width))[0]
     view = memory_view(picture_memory(image, geometry) if cache is None else cache)
     return view | {
         "width": int(path.width),
         "height": int(path.height),
         "fps": path.fps,
-        "intrinsics": [float(lens[i, j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2))],
+        "intrinsics": [float(intrinsics[i, j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2))],
         "depth": geometry.typical_depth(),
         "start": (torch.eye(4) if start is None else start).double().tolist(),
         "trajectory": path.fingerprint(),

@@ -82,17 +82,17 @@ def expect_same(found: Any, wanted: Trajectory, tolerance: float = 1e-5) -> None
 
 
 def random_keyframes(seed: int) -> list[Keyframe]:
-    dice = np.random.default_rng(seed)
-    count = int(dice.integers(1, 9))
-    frames = sorted(int(f) for f in dice.choice(97, size=count, replace=False))
-    still = dice.random() < 0.3
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, 9))
+    frames = sorted(int(f) for f in rng.choice(97, size=count, replace=False))
+    still = rng.random() < 0.3
     return [
         Keyframe(
             frame,
-            tuple(dice.normal(size=3) * (0 if still else 1)),
-            tuple(dice.normal(size=4) * 10.0 ** dice.integers(-3, 4)),
-            float(dice.uniform(20, 110)) if dice.random() < 0.5 else None,
-            str(dice.choice(EASINGS)),
+            tuple(rng.normal(size=3) * (0 if still else 1)),
+            tuple(rng.normal(size=4) * 10.0 ** rng.integers(-3, 4)),
+            float(rng.uniform(20, 110)) if rng.random() < 0.5 else None,
+            str(rng.choice(EASINGS)),
         )
         for frame in frames
     ]

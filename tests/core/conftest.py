@@ -18,7 +18,7 @@ from torch import Tensor
 from mirage_core.cache.build import Observation, WriteConfig, append_all, observe
 from mirage_core.cache.types import CacheBlock, LatentCache
 from mirage_core.checkpoints.names import to_diffusers
-from mirage_core.codecs.dct import EmbeddedCodec
+from mirage_core.codecs.dct import DctCodec
 from mirage_core.geometry.camera import PixelConvention
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
@@ -95,11 +95,11 @@ class Make:
         """A cloud in front of the origin."""
         spread = torch.tensor([1.5, 1.0, 1.0])
         points = Make.noise(count, 3, seed=seed) * spread + torch.tensor([0.0, 0.0, 3.0])
-        dice = torch.Generator().manual_seed(seed)
+        rng = torch.Generator().manual_seed(seed)
         return CacheBlock(
             points=points,
             tokens=Make.noise(count, channels, seed=seed + 1).to(dtype),
-            source=torch.randint(0, cameras, (count,), generator=dice),
+            source=torch.randint(0, cameras, (count,), generator=rng),
             slope=0.2 * Make.noise(count, 2, seed=seed + 2),
             world_to_camera=Make.poses(cameras, seed=seed),
             intrinsics=Make.lens(8, 12, cameras),
@@ -150,7 +150,7 @@ class Shot:
     """A small rollout of three chunks (33, 32 and 4 frames) with a stand-in for the model."""
 
     FRAMES = 69
-    CODEC = EmbeddedCodec()
+    CODEC = DctCodec()
 
     @staticmethod
     def begin(folder: Path | None = None, frames: int = FRAMES, seed: int = 3) -> RolloutState:

@@ -21,8 +21,8 @@ from mirage_core.errors import ShapeError
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.ops import gather as reference
 from mirage_core.ops import kernels
-from mirage_core.ops.backend import backend, forget
-from mirage_core.ops.kernels import Grid, Memory
+from mirage_core.ops.backend import backend, reset
+from mirage_core.ops.kernels import BlockTensors, Grid
 from mirage_core.ops.operators import gather_rows, read_tokens, run_bounds, splat_keys
 from mirage_core.ops.registration import operator
 from mirage_core.ops.splat import point_bounds
@@ -42,16 +42,16 @@ def launch():
     return found.launcher
 
 
-def on_gpu(held: Memory) -> Memory:
+def on_gpu(held: BlockTensors) -> BlockTensors:
     """The memory on the device, with the layout of its points."""
-    return Memory(
+    return BlockTensors(
         [points.T.contiguous().to("cuda").T for points in held.points],
         *([part.to("cuda") for part in parts] for parts in held[1:]),
     )
 
 
 def both(
-    launch, held: Memory, projection: Tensor, size: tuple[int, int], nearest: bool,
+    launch, held: BlockTensors, projection: Tensor, size: tuple[int, int], nearest: bool,
     dtype: torch.dtype, fused: bool | None = None,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # fmt: skip
     found = kernels.readout(
@@ -76,7 +76,7 @@ def test_hostile_clouds(launch, name: str, count: int, nearest: bool, fused: boo
 
 
 @lru_cache(maxsize=1)
-def large_memory(name: str, count: int) -> Memory:
+def large_memory(name: str, count: int) -> BlockTensors:
     """Made once for both rounding rules: most of a test's time goes here."""
     return memory([cloud(name, count)])
 
@@ -252,7 +252,7 @@ def test_runs_on_the_current_stream(launch) -> None:
         points = torch.zeros(3, len(source), device="cuda")
         torch.cuda._sleep(20_000_000)
         points.copy_(source.T.contiguous().pin_memory(), non_blocking=True)
-        held = Memory([points.T], [run_bounds(points.T)])
+        held = BlockTensors([points.T], [run_bounds(points.T)])
         keys = splat_keys(
             held, projection.pin_memory().to("cuda", non_blocking=True), GRID, nearest_centre=False
         )
@@ -317,13 +317,13 @@ def test_switched_off_torch_reads_the_same(launch, monkeypatch, caplog) -> None:
 
     expected = run()
     monkeypatch.setenv("MIRAGE_DISABLE_CUDA", "1")
-    forget()
+    reset()
     try:
         with caplog.at_level("INFO", logger="mirage"):
             found = run()
             run()
     finally:
-        forget()
+        reset()
     assert len([line for line in caplog.messages if "MIRAGE_DISABLE_CUDA" in line]) == 1
     assert same_bits(tuple(p.cpu() for p in found), tuple(p.cpu() for p in expected))
 

@@ -86,10 +86,10 @@ class Kit:
     ) -> Any:
         """What a memory of random tokens with holes shows to a camera that walks sideways."""
         frames, rows, columns = grid
-        dice = torch.Generator().manual_seed(seed)
+        rng = torch.Generator().manual_seed(seed)
         trajectory = self.trajectory(4 * frames - 3, columns * 16, rows * 16, step=0.1)
-        tokens = torch.randn(48, 1, rows, columns, generator=dice).half()
-        holes = torch.rand(1, rows, columns, generator=dice) < 0.2
+        tokens = torch.randn(48, 1, rows, columns, generator=rng).half()
+        holes = torch.rand(1, rows, columns, generator=rng) < 0.2
         cache = self.memory(tokens, trajectory, codec, holes)
         return self.module("readout.readout").read(cache, trajectory)
 
@@ -126,29 +126,29 @@ class Kit:
         """A rollout whose first chunk is done: 9 latent frames of it, and a memory of the scene."""
         state = self.module("rollout.state")
         trajectory = self.trajectory(65, COLUMNS * 16, ROWS * 16)
-        dice = torch.Generator().manual_seed(6)
-        tokens = torch.randn(48, 9, ROWS, COLUMNS, generator=dice)
+        rng = torch.Generator().manual_seed(6)
+        tokens = torch.randn(48, 9, ROWS, COLUMNS, generator=rng)
         cache = self.memory(tokens[:, :1], trajectory, "wan2.2", None)
         start = state.RolloutState(trajectory, cache, tokens[:, :1], 0, "run")
-        shown = torch.randn(48, 9, ROWS, COLUMNS, generator=dice)
+        shown = torch.randn(48, 9, ROWS, COLUMNS, generator=rng)
         record = state.ChunkRecord(tokens, shown, torch.ones(9, ROWS, COLUMNS).bool())
         return start.advanced(record, cache, state.ChunkStatistics(0, 0.0, len(cache), 0, 0, 1))
 
     def first_latent(self, grid: tuple[int, int, int] = GRID, seed: int = 2) -> dict[str, Tensor]:
         """LATENT of the given picture."""
-        dice = torch.Generator().manual_seed(seed)
-        tokens = torch.randn(48, 1, *grid[1:], generator=dice)
+        rng = torch.Generator().manual_seed(seed)
+        tokens = torch.randn(48, 1, *grid[1:], generator=rng)
         return self.vae_border.make_latent(tokens)
 
     def condition(self, references: int = 0, preceding: int = 0, seed: int = 3) -> Any:
         """A readout with clean frames beside it."""
-        dice = torch.Generator().manual_seed(seed)
+        rng = torch.Generator().manual_seed(seed)
 
         def frames(count: int) -> Tensor:
-            return torch.randn(48, count, ROWS, COLUMNS, generator=dice)
+            return torch.randn(48, count, ROWS, COLUMNS, generator=rng)
 
         shown = self.readout()
-        seen = torch.rand(preceding, ROWS, COLUMNS, generator=dice) < 0.5
+        seen = torch.rand(preceding, ROWS, COLUMNS, generator=rng) < 0.5
         return self.module("conditioning.condition").Condition(
             scene=shown.tokens.float(),
             visible=shown.visible,

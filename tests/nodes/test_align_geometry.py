@@ -22,7 +22,7 @@ class Shot:
 
     def __init__(self, pack: ModuleType, folder: Path) -> None:
         self.pack = pack
-        self.vae = self.module("nodes.comfy.vae").EmbeddedVAE()
+        self.vae = self.module("nodes.comfy.vae").DctVAE()
         scene_node = self.module("nodes.embedded").MirageEmbeddedScene
         image, geometry = scene_node.execute(16, WIDTH, HEIGHT, 70.0).result
         cache, first = self.module("nodes.memory").MirageCacheInit.execute(
@@ -118,8 +118,8 @@ def test_masks_reach_the_memory_through_the_geometry(shot: Shot, tmp_path: Path)
 
 def test_refused_frames_stay_out_and_are_named(shot: Shot, tmp_path: Path) -> None:
     depth = shot.geometry.depth.clone()
-    dice = torch.Generator().manual_seed(0)
-    coarse = 0.3 + 6 * torch.rand(1, 1, 4, 4, generator=dice)
+    rng = torch.Generator().manual_seed(0)
+    coarse = 0.3 + 6 * torch.rand(1, 1, 4, 4, generator=rng)
     depth[4] = torch.nn.functional.interpolate(coarse, size=(HEIGHT, WIDTH))[0, 0]
     geometry, report = shot.align(shot.of(depth=depth))
     assert "refused frames: 16" in report
@@ -254,8 +254,8 @@ class TestBadInput:
             )
 
     def test_strictness_refuses_what_agrees_nowhere(self, shot: Shot, errors: ModuleType) -> None:
-        dice = torch.Generator().manual_seed(1)
-        coarse = 0.3 + 6 * torch.rand(LATENT, 1, 4, 4, generator=dice)
+        rng = torch.Generator().manual_seed(1)
+        coarse = 0.3 + 6 * torch.rand(LATENT, 1, 4, 4, generator=rng)
         depth = torch.nn.functional.interpolate(coarse, size=(HEIGHT, WIDTH))[:, 0]
         with pytest.raises(errors.GeometryError, match="No frame's depth agrees.*again"):
             shot.align(shot.of(depth=depth, exclude=None), strict=True)

@@ -75,7 +75,7 @@ def test_depth_without_a_valid_pixel(pack: ModuleType, errors: ModuleType, depth
 
 
 def test_embedded_vae_keeps_comfyuis_promises(pack: ModuleType, border: ModuleType) -> None:
-    vae = border.EmbeddedVAE()
+    vae = border.DctVAE()
     video = picture().expand(9, *SIZE, 3)
     raw = vae.encode(video)
     assert raw.shape == (1, 48, 3, SIZE[0] // 16, SIZE[1] // 16)

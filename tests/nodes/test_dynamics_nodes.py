@@ -50,9 +50,9 @@ def test_the_segmentation_runs_only_when_something_may_move(pack: ModuleType) ->
 
 
 def test_the_estimators_of_the_node_are_those_of_the_library(pack: ModuleType) -> None:
-    from mirage_core.models.geometry_estimators import PROVIDERS
+    from mirage_core.models.geometry_estimators import ESTIMATORS
 
-    assert module(pack, "nodes.estimator").PROVIDERS == PROVIDERS
+    assert module(pack, "nodes.estimator").ESTIMATORS == ESTIMATORS
 
 
 def test_an_estimator_from_a_folder(

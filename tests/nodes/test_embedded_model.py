@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .sampling_kit import FRAMES, Kit
 
-MOST_BYTES = 24 * 2**20
+MAX_BYTES = 24 * 2**20
 STEPS, SEED = 3, 7
 
 pytest.importorskip("diffusers", reason="needs diffusers for the library's transformer")
@@ -28,7 +28,7 @@ def shipped(kit: Kit) -> tuple[Any, Any, list, Any]:
 def test_the_files_are_small_and_say_what_they_are(kit: Kit) -> None:
     model = kit.module("models.bundled")
     paths = model.model_path(), model.branch_path()
-    assert sum(path.stat().st_size for path in paths) <= MOST_BYTES
+    assert sum(path.stat().st_size for path in paths) <= MAX_BYTES
     kinds = [kit.module("checkpoints.branch_file").inspect(path) for path in paths]
     assert kinds == ["backbone", "branch"]
 
@@ -60,7 +60,7 @@ def by_graph(kit: Kit, model: Any, latent: dict[str, Tensor], conditioning: list
 
 
 def by_library(kit: Kit, readout: Any, latent: dict[str, Tensor]) -> Tensor:
-    own, codec = kit.module("models.bundled"), kit.module("codecs.dct").EmbeddedCodec()
+    own, codec = kit.module("models.bundled"), kit.module("codecs.dct").DctCodec()
     transformer = own.load_embedded_transformer()
     source = kit.module("rollout.denoisers").scene_source(transformer, codec)
     of_scene = kit.module("conditioning.condition").Condition.of_scene
@@ -72,7 +72,7 @@ def by_library(kit: Kit, readout: Any, latent: dict[str, Tensor]) -> Tensor:
         denoise,
         kit.module("sampling.noise").chunk_noise(tuple(latent["samples"].shape[1:]), SEED),
         kit.vae_border.latent_tokens(latent, "x")[:, :1],
-        kit.module("sampling.schedule").sigma_grid(STEPS, own.SHIFT),
+        kit.module("sampling.schedule").sigma_schedule(STEPS, own.SHIFT),
     )
 
 
@@ -116,7 +116,7 @@ def test_a_rendered_shot_continues_its_picture(kit: Kit) -> None:
 
 def test_a_background_needs_tokens_that_can_be_drawn(kit: Kit) -> None:
     codec = kit.module("codecs.dct").CODEC_NAME
-    vae, behind = kit.vae_border.EmbeddedVAE(), torch.full((9, 64, 96, 3), 0.25)
+    vae, behind = kit.vae_border.DctVAE(), torch.full((9, 64, 96, 3), 0.25)
     readout = kit.readout(codec=codec)
     _, _, images = kit.nodes.MiragePreviewFill.execute(readout, vae, None, behind).args
     _, _, smooth = kit.nodes.MiragePreviewFill.execute(readout, vae).args

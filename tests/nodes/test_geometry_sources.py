@@ -79,7 +79,7 @@ def two_views(pack: ModuleType):
 
 def begin(pack: ModuleType, images: torch.Tensor, geometry):
     nodes = module(pack, "nodes.memory")
-    vae = module(pack, "nodes.adapters").EmbeddedVAE()
+    vae = module(pack, "nodes.adapters").DctVAE()
     return nodes.MirageCacheInit.execute(
         images, geometry, vae, "bilinear", True, "paper", None
     ).result
@@ -156,7 +156,7 @@ def test_masks_of_other_pictures_are_refused(pack: ModuleType) -> None:
     errors = module(pack, "mirage_core.errors")
     images, geometry = two_views(pack)
     init = module(pack, "nodes.memory").MirageCacheInit.execute
-    vae = module(pack, "nodes.adapters").EmbeddedVAE()
+    vae = module(pack, "nodes.adapters").DctVAE()
     depth = module(pack, "nodes.geometry").MirageGeometry.execute
     for mask in (torch.zeros(1, 48, 64), torch.zeros(3, 64, 64)):
         with pytest.raises(errors.ShapeError, match="exclusion mask has another"):

@@ -319,7 +319,7 @@ def test_branch_without_named_layers(kit: Kit) -> None:
 
 
 def test_white_latent_is_encoded_once_per_size(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    vae, codec = kit.vae_border.EmbeddedVAE(), kit.module("codecs.dct").CODEC_NAME
+    vae, codec = kit.vae_border.DctVAE(), kit.module("codecs.dct").CODEC_NAME
     encoded: list[tuple[int, ...]] = []
     encode = type(vae).encode
 

@@ -185,7 +185,7 @@ def test_branch_of_96_channels_without_a_vae(kit: Kit, refuse: Refuse) -> None:
 
 
 def test_vae_that_did_not_make_the_memory(kit: Kit, refuse: Refuse) -> None:
-    inputs = {"branch": kit.branch("scene,white"), "vae": kit.vae_border.EmbeddedVAE()}
+    inputs = {"branch": kit.branch("scene,white"), "vae": kit.vae_border.DctVAE()}
     refuse("ModelMismatchError", "another VAE", call=lambda: kit.apply(**inputs))
 
 

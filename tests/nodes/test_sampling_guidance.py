@@ -132,7 +132,7 @@ def test_it_leaves_nothing_behind_and_gives_way_to_apply(kit: Kit) -> None:
 
 def test_released_schedule(kit: Kit) -> None:
     sampler, sigmas = kit.nodes.MirageUniPC.execute(40, 5.0).args
-    assert torch.equal(sigmas, kit.module("sampling.schedule").sigma_grid())
+    assert torch.equal(sigmas, kit.module("sampling.schedule").sigma_schedule())
     assert isinstance(sampler, kit.comfy.samplers.Sampler)
 
 
@@ -172,7 +172,7 @@ def test_unipc_from_a_finished_latent(kit: Kit) -> None:
     model, latent = kit.guided(kit.condition(), kit.branch())
     sampler, sigmas = kit.nodes.MirageUniPC.execute(4, 5.0).args
     made = kit.custom(model, latent, sampler, sigmas)
-    low = kit.module("sampling.schedule").sigma_grid(30, 3.0)[-3:]
+    low = kit.module("sampling.schedule").sigma_schedule(30, 3.0)[-3:]
     tail = kit.custom(model, latent | {"samples": made}, sampler, low, seed=8)
     whole = kit.custom(model, latent | {"samples": made}, sampler, sigmas, seed=8)
     assert float((tail - made).abs().mean()) < 0.5 * float((whole - made).abs().mean())
@@ -201,7 +201,7 @@ def test_missing_diffusers(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("carried", [0, 1, 2, 8])
 def test_chunk_decode(kit: Kit, carried: int, monkeypatch: pytest.MonkeyPatch) -> None:
     state = kit.second_chunk()
-    vae, decoded = kit.vae_border.EmbeddedVAE(), []
+    vae, decoded = kit.vae_border.DctVAE(), []
     plain = vae.decode
 
     def look(samples: Tensor, *args: Any) -> Tensor:
@@ -257,7 +257,7 @@ def test_load_branch(kit: Kit, folders: Path, named: bool, dtype: torch.dtype) -
     for name, tensor in branch.patcher.model.state_dict().items():
         assert tensor.dtype == tensors[name].dtype
         assert torch.equal(tensor.float(), tensors[name].float())
-    vae, codec = kit.vae_border.EmbeddedVAE(), kit.module("codecs.dct").CODEC_NAME
+    vae, codec = kit.vae_border.DctVAE(), kit.module("codecs.dct").CODEC_NAME
     model, latent = kit.apply(readout=kit.readout(codec=codec), branch=branch, vae=vae)
     samples = kit.ksampler(model, latent)
     plain = kit.ksampler(*kit.apply(strength=0.0))

@@ -142,7 +142,7 @@ def by_library(
         denoise,
         kit.module("sampling.noise").chunk_noise(shape, SEED),
         first,
-        kit.module("sampling.schedule").sigma_grid(STEPS, SHIFT),
+        kit.module("sampling.schedule").sigma_schedule(STEPS, SHIFT),
     )
 
 
@@ -185,7 +185,7 @@ def test_branch_that_sees_where_points_fall(kit: Kit) -> None:
 
 
 def test_branch_of_96_channels(kit: Kit) -> None:
-    vae, codec = kit.vae_border.EmbeddedVAE(), kit.module("codecs.dct").CODEC_NAME
+    vae, codec = kit.vae_border.DctVAE(), kit.module("codecs.dct").CODEC_NAME
     readout = kit.readout(codec=codec)
     branch = kit.branch("scene,white")
     model, latent = kit.apply(readout=readout, branch=branch, vae=vae)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mirage_core.geometry.camera import projection_matrices
 from mirage_core.geometry.transform import invert_rigid, rigid, rotation_about
-from mirage_core.ops.kernels import Memory
+from mirage_core.ops.kernels import BlockTensors
 from mirage_core.ops.splat import point_bounds
 
 AHEAD = torch.tensor([0.0, 0.0, 2.0])
@@ -84,7 +84,7 @@ def cloud(name: str, count: int, seed: int = 3) -> Tensor:
 
 def memory(
     parts: list[Tensor], dtype: torch.dtype = torch.bfloat16, channels: int = 48, seed: int = 0
-) -> Memory:
+) -> BlockTensors:
     """A memory with one block per part, and random tokens."""
     tokens, scales = [], []
     for number, part in enumerate(parts):
@@ -94,7 +94,7 @@ def memory(
             scales.append(noise(len(part), seed=seed + number).abs().half())
         else:
             tokens.append(values.to(dtype))
-    return Memory(parts, [point_bounds(part) for part in parts], tokens, scales)
+    return BlockTensors(parts, [point_bounds(part) for part in parts], tokens, scales)
 
 
 def same_bits(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mirage_core.codecs.dct import CODEC_NAME, EmbeddedCodec
+from mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from mirage_core.constants import LATENT_CHANNELS
 from mirage_core.errors import GeometryError
 from mirage_core.geometry.frame_geometry import FrameGeometry
@@ -30,13 +30,13 @@ def random_clip(
     planes: bool = True,
 ) -> TrainingClip:
     """A clip of noise whose numbers fit float16 exactly."""
-    dice = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=dice).half().float()
+        return torch.randn(*shape, generator=rng).half().float()
 
     def shown(count: int) -> torch.Tensor:
-        return torch.rand(count, *grid, generator=dice) > 0.4  # noqa: PLR2004
+        return torch.rand(count, *grid, generator=rng) > 0.4  # noqa: PLR2004
 
     extra = {}
     if planes:
@@ -71,11 +71,11 @@ def sliding_cameras(frames: int, width: int = 64, height: int = 64, way: float =
 
 def wall_shot(key: str, frames: int = 65, seed: int = 0, *, exact: bool = True) -> Shot:
     """Random pictures with the depth of a leaning wall, from sliding cameras."""
-    dice = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     cameras = sliding_cameras(frames)
     depth = torch.linspace(2, 3, 64)[None, :, None].expand(frames, 64, 64)
     geometry = FrameGeometry(depth, cameras.intrinsics, world_to_camera=cameras.world_to_camera)
-    pictures = torch.rand(frames, 64, 64, 3, generator=dice)
+    pictures = torch.rand(frames, 64, 64, 3, generator=rng)
     return Shot(key, pictures, cameras, geometry, exact=exact, caption="a wall")
 
 
@@ -116,4 +116,4 @@ class WallSource:
 
 def wall_job(source: WallSource, flush_seconds: float = 60.0) -> DataJob:
     """A job that makes clips of walls with the codec that has no weights."""
-    return DataJob(source, EmbeddedCodec, CODEC_NAME, flush_seconds=flush_seconds)
+    return DataJob(source, DctCodec, CODEC_NAME, flush_seconds=flush_seconds)

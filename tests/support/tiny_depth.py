@@ -43,10 +43,10 @@ def write_depth_folder(folder: Path, kind: str = "metric", seed: int = 0) -> Pat
         max_depth=FARTHEST,
     )
     network = DepthAnythingForDepthEstimation(config)
-    dice = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=dice))
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=rng))
         network.head.conv3.bias.fill_(1.0)
     network.save_pretrained(folder)
     DPTImageProcessor(

@@ -78,10 +78,10 @@ OPEN_CLIP = {
 
 def _random(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Random tensors of a network's names; scales of norms are about one."""
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     found = {}
     for name, value in network.state_dict().items():
-        tensor = STD * torch.randn(value.shape, generator=dice)
+        tensor = STD * torch.randn(value.shape, generator=rng)
         found[name] = tensor + 1 if "norm" in name and name.endswith("weight") else tensor
     return found
 

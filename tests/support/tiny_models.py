@@ -74,8 +74,8 @@ def text_encoder(seed: int = 4) -> dict[str, Tensor]:
 
 def conditioning(seed: int, tokens: int = 12) -> list:
     """CONDITIONING as a text encoder makes it, from a seed."""
-    dice = torch.Generator().manual_seed(seed)
-    return [[torch.randn(1, tokens, SIZE.text_dim, generator=dice), {}]]
+    rng = torch.Generator().manual_seed(seed)
+    return [[torch.randn(1, tokens, SIZE.text_dim, generator=rng), {}]]
 
 
 def write_models(models: Path) -> Path:

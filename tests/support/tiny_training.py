@@ -9,7 +9,7 @@ import torch
 
 import tiny_weights
 from mirage_core.training.data.clip import TrainingClip
-from mirage_core.training.data.store import ClipWriter
+from mirage_core.training.data.dataset import ClipWriter
 
 GRID = (4, 6)
 FRAMES = 3
@@ -26,14 +26,14 @@ SETTINGS: dict[str, Any] = {
 
 def clip(number: int, *, planes: bool = False, grid: tuple[int, int] = GRID) -> TrainingClip:
     """A clip of noise, with 0..4 references, 0..2 preceding frames, every second one with text."""
-    dice = torch.Generator().manual_seed(number)
+    rng = torch.Generator().manual_seed(number)
 
     def noise(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, *grid, generator=dice)
+        return torch.randn(*shape, *grid, generator=rng)
 
     before = number % 3
-    visible = torch.rand(FRAMES, *grid, generator=dice) > 0.3
-    earlier = torch.rand(before, *grid, generator=dice) > 0.3
+    visible = torch.rand(FRAMES, *grid, generator=rng) > 0.3
+    earlier = torch.rand(before, *grid, generator=rng) > 0.3
     extra = {}
     if planes:
         extra = {
@@ -50,7 +50,7 @@ def clip(number: int, *, planes: bool = False, grid: tuple[int, int] = GRID) -> 
         preceding_scene=noise(48, before) * earlier,
         preceding_visible=earlier,
         references=noise(48, number % 5),
-        text=torch.randn(3, TEXT, generator=dice) if number % 2 else None,
+        text=torch.randn(3, TEXT, generator=rng) if number % 2 else None,
         key=f"clip-{number}",
         **extra,
     )

@@ -42,10 +42,10 @@ def noise(
     shapes: Mapping[str, tuple[int, ...]], seed: int = 0, std: float = 0.2
 ) -> dict[str, Tensor]:
     """Random tensors; norms are near one."""
-    dice = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in shapes.items():
-        tensor = std * torch.randn(shape, generator=dice)
+        tensor = std * torch.randn(shape, generator=rng)
         tensors[name] = tensor + ("norm" in name and name.endswith("weight"))
     return tensors
 
@@ -248,10 +248,10 @@ def sentencepiece_model(vocabulary: int = 48) -> bytes:
         "a quiet street in the rain, the camera moves slowly forward past old houses and trees "
         "light falls through windows on the floor of a room with one table"
     ).split()
-    dice = random.Random(0)
+    rng = random.Random(0)
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([" ".join(dice.choices(words, k=8)) for _ in range(300)]),
+        sentence_iterator=iter([" ".join(rng.choices(words, k=8)) for _ in range(300)]),
         model_writer=written,
         vocab_size=vocabulary,
         pad_id=0,

@@ -21,7 +21,7 @@ from dev.bootstrap import find_chromium
 from dev.comfy_server import PACK, ComfyServer
 from mirage_core.cache.io import load_cache
 from mirage_core.cache.types import LatentCache
-from mirage_core.codecs.dct import EmbeddedCodec
+from mirage_core.codecs.dct import DctCodec
 from mirage_core.constants import TEMPORAL_STRIDE
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid
@@ -117,7 +117,7 @@ def three_readings(cache: LatentCache) -> list[tuple[str, Tensor]]:
     frame = len(in_memory) // 2 // TEMPORAL_STRIDE * TEMPORAL_STRIDE
     truth = scene.render(in_room.select([frame]))[0][0]
     camera = in_memory.select([frame])
-    codec = EmbeddedCodec()
+    codec = DctCodec()
     readout = read(cache, camera)
     tokens, _ = fill_readout(readout)
     cells = codec.decode_images(tokens)[0]

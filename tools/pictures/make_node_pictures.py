@@ -32,7 +32,7 @@ WIDTH = 300
 
 CORNER = (300, 200)
 MARGIN, TITLE = 10, 30
-QUALITY, MOST_BYTES = 82, 25 * 1024
+QUALITY, MAX_BYTES = 82, 25 * 1024
 
 FILES = {"MirageCacheLoad": "memory", "MirageGeometryLoad": "depth"}
 """Part of the name of the file to show, where nodes list files of the same ending."""
@@ -129,7 +129,7 @@ def save(picture: Image.Image, path: Path) -> None:
     """Save a picture, in less quality if it is large."""
     for quality in range(QUALITY, 20, -8):
         picture.save(path, quality=quality, optimize=True)
-        if path.stat().st_size < MOST_BYTES:
+        if path.stat().st_size < MAX_BYTES:
             break
     print(f"wrote {path} ({picture.width} x {picture.height}, {path.stat().st_size} bytes)")
 

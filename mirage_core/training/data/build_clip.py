@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...codecs.base import LatentCodec
-from ...codecs.dct import EmbeddedCodec
+from ...codecs.dct import DctCodec
 from ...constants import MAX_CHUNK_FRAMES, TEMPORAL_STRIDE
 from ...errors import ModelMismatchError, ShapeError
 from ...geometry.frame_geometry import FrameGeometry
@@ -37,7 +37,7 @@ from .clip import TrainingClip
 CHUNK_STEP: Final = MAX_CHUNK_FRAMES - 1
 """Pixel frames from one chunk to the next."""
 
-MOST_NOISE: Final = 0.5
+MAX_NOISE: Final = 0.5
 
 DRAWN: Final = "drawn"
 """What the settings of a data set say when its scenes are drawings."""
@@ -66,19 +66,19 @@ class DepthNoise:
     white: float = 0.02
 
     def __post_init__(self) -> None:
-        expect_range("The smooth depth noise", self.smooth, 0, MOST_NOISE)
-        expect_range("The white depth noise", self.white, 0, MOST_NOISE)
+        expect_range("The smooth depth noise", self.smooth, 0, MAX_NOISE)
+        expect_range("The white depth noise", self.white, 0, MAX_NOISE)
 
     def apply(self, depth: Tensor, grid: tuple[int, int], seed: int) -> Tensor:
         """Depth (F, H, W) with errors that are constant within each cell of the latent grid."""
-        dice = torch.Generator().manual_seed(seed)
-        smooth, white = (torch.rand(2, generator=dice) * torch.tensor([self.smooth, self.white]))
+        rng = torch.Generator().manual_seed(seed)
+        smooth, white = (torch.rand(2, generator=rng) * torch.tensor([self.smooth, self.white]))
         count = len(depth)
-        coarse = torch.randn(count, 1, 4, 4, generator=dice)
+        coarse = torch.randn(count, 1, 4, 4, generator=rng)
         slow = torch.nn.functional.interpolate(
             coarse, size=grid, mode="bilinear", align_corners=True
         )
-        error = smooth * slow + white * torch.randn(count, 1, *grid, generator=dice)
+        error = smooth * slow + white * torch.randn(count, 1, *grid, generator=rng)
         error = torch.nn.functional.interpolate(error, size=depth.shape[1:], mode="nearest-exact")
         return depth * error[:, 0].exp().to(depth.device)
 
@@ -199,7 +199,7 @@ def build_clips(shot: Shot, codec: TrainingCodec, settings: ClipSettings) -> lis
 
 
 def _drawer(codec: TrainingCodec) -> Callable[[Readout], Tensor]:
-    if not isinstance(codec, EmbeddedCodec):
+    if not isinstance(codec, DctCodec):
         raise ModelMismatchError(
             "Only tokens of the embedded codec can be drawn one by one",
             got=codec.name,
@@ -273,7 +273,7 @@ class _History:
         before = preceding_frames(state, loop.preceding)
         chosen = reference_frames(
             state,
-            most=loop.references,
+            limit=loop.references,
             threshold=loop.threshold,
             exclude=set(before) if loop.exclude_seen else None,
         )

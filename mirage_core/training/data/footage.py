@@ -28,7 +28,7 @@ from .pipeline import BadShot
 from .scale import to_camera_units
 
 if TYPE_CHECKING:
-    from ...models.geometry_estimators import GeometryProvider
+    from ...models.geometry_estimators import GeometryEstimator
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class FootageSource:
     height: int
     cameras: Path | None = None
     geometry: Path | None = None
-    estimator: Callable[[], GeometryProvider] | None = None
+    estimator: Callable[[], GeometryEstimator] | None = None
     shot_frames: int = 3 * CHUNK_STEP + 1
     stride: int = 1
     exact_depth: bool = False
@@ -90,7 +90,7 @@ class FootageSource:
         return tuple(f"{self.root.name}/{path}" for path in find_footage(self.root))
 
     @cached_property
-    def _estimate(self) -> GeometryProvider | None:
+    def _estimate(self) -> GeometryEstimator | None:
         return None if self.estimator is None else self.estimator()
 
     def __getstate__(self) -> dict[str, object]:
@@ -185,8 +185,8 @@ class _Parts:
             geometry = load_geometry(file, _field_of_view(cameras))
             _expect_count(path, file, len(geometry), count)
             if cameras is None and geometry.world_to_camera is not None:
-                lens = geometry.intrinsics_for((height, width))
-                cameras = Trajectory(geometry.world_to_camera, lens, width, height)
+                intrinsics = geometry.intrinsics_for((height, width))
+                cameras = Trajectory(geometry.world_to_camera, intrinsics, width, height)
         return cls(
             footage,
             count,
@@ -205,7 +205,7 @@ def _field_of_view(cameras: Trajectory | None) -> float | None:
 
 
 def _estimated(
-    estimate: GeometryProvider, frames: Tensor, cameras: Trajectory | None
+    estimate: GeometryEstimator, frames: Tensor, cameras: Trajectory | None
 ) -> tuple[Trajectory, FrameGeometry]:
     """Cameras of all frames, and depth of every fourth."""
     seen = frames[::TEMPORAL_STRIDE]
@@ -216,10 +216,10 @@ def _estimated(
     if geometry.world_to_camera is None:
         raise _missing("The footage", "cameras")
     height, width = int(frames.shape[1]), int(frames.shape[2])
-    poses, lens = geometry.world_to_camera, geometry.intrinsics_for((height, width))
+    poses, intrinsics = geometry.world_to_camera, geometry.intrinsics_for((height, width))
     # Only every fourth camera is ever looked at; those between take the one before.
     owner = torch.arange(len(frames)) // TEMPORAL_STRIDE
-    return Trajectory(poses[owner], lens[owner], width, height), geometry
+    return Trajectory(poses[owner], intrinsics[owner], width, height), geometry
 
 
 def _expect_size(parts: _Parts, picture: Tensor) -> None:

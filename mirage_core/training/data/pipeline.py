@@ -16,8 +16,8 @@ from ...files import discard_unfinished
 from ...log import logger
 from .build_clip import ClipSettings, Shot, TrainingCodec, build_clips
 from .clip import TrainingClip
+from .dataset import ClipDataset, ClipWriter, expect_storable
 from .manifest import DataManifest, claim, read_skipped, write_empty_text, write_skipped
-from .store import ClipStore, ClipWriter, expect_storable
 
 ABANDONED: Final = 3600.0
 """Seconds after which a half-written shard is taken for one that a killed worker left."""
@@ -240,7 +240,7 @@ def items_of(keys: Iterable[str]) -> tuple[str, ...]:
 def finished_items(folder: Path) -> set[str]:
     """Items whose clips are stored. Clips of damaged shards do not count."""
     try:
-        return set(items_of(ClipStore(folder).keys()))
+        return set(items_of(ClipDataset(folder).keys()))
     except CacheFormatError:
         return set()
 

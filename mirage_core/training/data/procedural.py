@@ -94,8 +94,8 @@ class ProceduralSource:
         size = 256 if self.width <= SMALL else 512
         scene = ProceduralScene.from_seed(seed, texture_size=size)
         for number in range(self.shots):
-            dice = random.Random(f"{seed}/{number}")
-            cameras, order = self._move(scene, dice)
+            rng = random.Random(f"{seed}/{number}")
+            cameras, order = self._move(scene, rng)
             # A camera that comes back sees the same pictures: they are rendered once.
             pictures, maps = scene.render(cameras, self.device)
             frames, depth = pictures[order], maps[order]
@@ -114,16 +114,16 @@ class ProceduralSource:
         return Shot(key, frames, cameras, geometry, exact=True, caption=CAPTION)
 
     def _move(
-        self, scene: ProceduralScene, dice: random.Random
+        self, scene: ProceduralScene, rng: random.Random
     ) -> tuple[Trajectory, torch.Tensor]:
         """Distinct cameras of a move that bumps into nothing, and which of them each frame is."""
         last = self.frames - 1
         order = torch.arange(self.frames)
-        if dice.random() < RETURNING:
-            turn = dice.randint(last // 3, last)
+        if rng.random() < RETURNING:
+            turn = rng.randint(last // 3, last)
             order = (turn - (order - turn).abs()).abs()
         for _ in range(ATTEMPTS):
-            cameras = self._draw(scene, dice)
+            cameras = self._draw(scene, rng)
             if cameras is not None:
                 return cameras.select(slice(0, int(order.max()) + 1)), order
         raise GeometryError(
@@ -132,24 +132,24 @@ class ProceduralSource:
             fix="Use other rooms",
         )
 
-    def _draw(self, scene: ProceduralScene, dice: random.Random) -> Trajectory | None:
+    def _draw(self, scene: ProceduralScene, rng: random.Random) -> Trajectory | None:
         """A random move from a random place; None where it would leave free space."""
         room = scene.layout.solids[0]
-        ends = torch.tensor([[dice.random() for _ in range(3)] for _ in range(2)]).double()
+        ends = torch.tensor([[rng.random() for _ in range(3)] for _ in range(2)]).double()
         low, high = (torch.tensor(end, dtype=torch.float64) for end in (room.low, room.high))
         ends = low + ends * (high - low)
-        ends[:, 1] = torch.tensor([dice.uniform(-1.8, -1.1), dice.uniform(-1.5, -0.6)])
+        ends[:, 1] = torch.tensor([rng.uniform(-1.8, -1.1), rng.uniform(-1.5, -0.6)])
         reach = math.dist(*ends[:, [0, 2]].tolist())
         if reach < 1 or not bool(scene.free(ends[0])):
             return None
         start = look_at(ends[0], ends[1])
-        lens = intrinsics_from_fov(self.width, self.height, dice.uniform(50, 80))
-        move = dice.choice(MOVES)
-        cameras = self._preset(move, dice, lens, reach, start)
+        intrinsics = intrinsics_from_fov(self.width, self.height, rng.uniform(50, 80))
+        move = rng.choice(MOVES)
+        cameras = self._preset(move, rng, intrinsics, reach, start)
         if not bool(scene.free(cameras.positions).all()):
             return None
-        if dice.random() < TURNING:
-            turn = self._preset(dice.choice(TURNS), dice, lens, reach, None)
+        if rng.random() < TURNING:
+            turn = self._preset(rng.choice(TURNS), rng, intrinsics, reach, None)
             poses = turn.world_to_camera @ cameras.world_to_camera
             cameras = dataclasses.replace(cameras, world_to_camera=poses)
         return cameras
@@ -157,19 +157,19 @@ class ProceduralSource:
     def _preset(
         self,
         name: str,
-        dice: random.Random,
-        lens: torch.Tensor,
+        rng: random.Random,
+        intrinsics: torch.Tensor,
         reach: float,
         start: torch.Tensor | None,
     ) -> Trajectory:
         return preset_trajectory(
             name,
             self.frames,
-            intrinsics=lens,
+            intrinsics=intrinsics,
             width=self.width,
             height=self.height,
             scene_depth=reach,
-            amount=dice.uniform(*AMOUNTS) * dice.choice((-1, 1)),
-            easing=dice.choice(("linear", "smooth")),
+            amount=rng.uniform(*AMOUNTS) * rng.choice((-1, 1)),
+            easing=rng.choice(("linear", "smooth")),
             start=start,
         )

@@ -26,7 +26,7 @@ FLUSH_SECONDS: Final = 300.0
 PATIENCE: Final = 60.0
 """Seconds after which it is said that workers have not started."""
 
-MOST_WORKERS: Final = 4096
+MAX_WORKERS: Final = 4096
 
 
 class RayPool:
@@ -58,22 +58,22 @@ class RayPool:
         address: str | None = None,
         gpus: float = 0.0,
     ) -> None:
-        expect_range("The number of workers", workers, 1, MOST_WORKERS)
+        expect_range("The number of workers", workers, 1, MAX_WORKERS)
         if address is None:
             _expect_gpus(workers, gpus)
         self._ray = _start(workers, address)
         # Ray's memory monitor ends workers too, and tells of it by a class of its own.
         self._dead = (self._ray.exceptions.RayActorError, self._ray.exceptions.OutOfMemoryError)
         actor = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(Worker)
-        self._hire = lambda: actor.remote(folder.absolute(), job)
-        self._team: list[Any] = [self._hire() for _ in range(workers)]
+        self._start_worker = lambda: actor.remote(folder.absolute(), job)
+        self._workers: list[Any] = [self._start_worker() for _ in range(workers)]
         self._unstored: list[dict[str, int]] = [{} for _ in range(workers)]
         self._deaths: dict[str, int] = {}
         self._expect_started()
 
     def _expect_started(self) -> None:
         """Raise what keeps workers from starting, such as a missing model, before the work."""
-        asked = [worker.flush.remote() for worker in self._team]
+        asked = [worker.flush.remote() for worker in self._workers]
         while len(self._ray.wait(asked, num_returns=len(asked), timeout=PATIENCE)[0]) < len(asked):
             logger.warning(
                 "Some of %d workers have not started yet: they are loading models, or the cluster "
@@ -96,38 +96,38 @@ class RayPool:
         again: deque[str] = deque()
         busy: dict[Any, tuple[int, str]] = {}
 
-        def employ(place: int) -> None:
+        def assign(index: int) -> None:
             item = again.popleft() if again else next(items, None)
             if item is not None:
-                busy[self._team[place].make.remote(item)] = (place, item)
+                busy[self._workers[index].make.remote(item)] = (index, item)
 
-        for place in range(len(self._team)):
-            employ(place)
+        for index in range(len(self._workers)):
+            assign(index)
         while busy:
             ready, _ = self._ray.wait(list(busy), num_returns=1)
-            place, item = busy.pop(ready[0])
+            index, item = busy.pop(ready[0])
             try:
                 result: ItemResult = self._ray.get(ready[0])
             except self._dead as error:
-                yield from self._bury(place, item, error, again)
+                yield from self._replace_worker(index, item, error, again)
             else:
-                self._unstored[place][item] = result.clips
+                self._unstored[index][item] = result.clips
                 for stored in result.stored:
-                    self._unstored[place].pop(stored, None)
+                    self._unstored[index].pop(stored, None)
                 yield result
-            for idle in set(range(len(self._team))) - {place for place, _ in busy.values()}:
-                employ(idle)
+            for idle in set(range(len(self._workers))) - {index for index, _ in busy.values()}:
+                assign(idle)
 
-    def _bury(
-        self, place: int, item: str, error: Exception, again: deque[str]
+    def _replace_worker(
+        self, index: int, item: str, error: Exception, again: deque[str]
     ) -> Iterator[ItemResult]:
         """Replace a dead worker; its items are made again, the one it died of last."""
         logger.warning("A worker died while it made %s: %s", item, error)
-        for lost, clips in self._unstored[place].items():
+        for lost, clips in self._unstored[index].items():
             again.append(lost)
             yield ItemResult(lost, clips=-clips)
-        self._unstored[place] = {}
-        self._team[place] = self._hire()
+        self._unstored[index] = {}
+        self._workers[index] = self._start_worker()
         deaths = self._deaths[item] = self._deaths.get(item, 0) + 1
         if deaths < DEATHS:
             again.append(item)
@@ -143,7 +143,7 @@ class RayPool:
         """
         stored: list[str] = []
         try:
-            for asked in [worker.flush.remote() for worker in self._team]:
+            for asked in [worker.flush.remote() for worker in self._workers]:
                 try:
                     stored += self._ray.get(asked, timeout=FLUSH_SECONDS)
                 except self._ray.exceptions.RayError as error:

@@ -26,7 +26,7 @@ DEPTHS: Final = (0.5, 500.0)
 
 CANDIDATES: Final = 49
 REFINED: Final = 25
-LEAST_SEEN: Final = 0.3
+MIN_SEEN: Final = 0.3
 """Share of the cells that must be seen by the other camera for a pair to count."""
 
 WORST: Final = 0.25
@@ -99,7 +99,7 @@ class _Pairs:
     depth_maps: Tensor
     colours: Tensor
     cameras: Trajectory
-    lens: Tensor
+    intrinsics: Tensor
     chosen: list[tuple[int, int]]
     baseline: float
     depth: float
@@ -137,11 +137,11 @@ class _Pairs:
 
     def _compare(self, a: int, b: int, scale: float) -> tuple[float, float]:
         """Difference in colour and in log depth of frame a, lifted and seen from camera b."""
-        poses, lens = self.cameras.world_to_camera, self.lens
+        poses, intrinsics = self.cameras.world_to_camera, self.intrinsics
         height, width = self.depth_maps.shape[1:]
         here = self.depth_maps[a] * scale
-        points = lift(here[None], lens[a : a + 1], poses[a : a + 1])[0]
-        matrix = projection_matrices(poses[b : b + 1], lens[b : b + 1])[0]
+        points = lift(here[None], intrinsics[a : a + 1], poses[a : a + 1])[0]
+        matrix = projection_matrices(poses[b : b + 1], intrinsics[b : b + 1])[0]
         x, y, z = (points @ matrix[:, :3].T + matrix[:, 3]).unbind(-1)
         u, v = x / z, y / z
         seen = valid_depth(here) & (z > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
@@ -151,7 +151,7 @@ class _Pairs:
             there.movedim(-1, 0)[None], place[None].nan_to_num(2), align_corners=False
         )[0].movedim(0, -1)
         seen &= valid_depth(found[..., 3])
-        if float(seen.float().mean()) < LEAST_SEEN:
+        if float(seen.float().mean()) < MIN_SEEN:
             return 1.0, 1.0
         colour = (found[..., :3] - self.colours[a]).abs().mean(-1)[seen].mean()
         ratio = (z / found[..., 3])[seen].log().abs().clamp_max(1).mean()

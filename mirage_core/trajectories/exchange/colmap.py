@@ -99,14 +99,14 @@ def write_colmap(trajectory: Trajectory, folder: Path) -> Path:
     quaternion = quaternions(trajectory.world_to_camera).tolist()
     for number, pose in enumerate(trajectory.world_to_camera):
         k = trajectory.intrinsics[number]
-        values = (k[0, 0], k[1, 1], k[0, 2], k[1, 2])
-        lens = " ".join(repr(float(value)) for value in values)
-        camera = lenses.setdefault(lens, len(lenses) + 1)
+        parameters = (k[0, 0], k[1, 1], k[0, 2], k[1, 2])
+        values = " ".join(repr(float(value)) for value in parameters)
+        camera = lenses.setdefault(values, len(lenses) + 1)
         x, y, z, w = quaternion[number]
         numbers_ = " ".join(repr(value) for value in (w, x, y, z, *pose[:3, 3].tolist()))
         images.append(f"{number + 1} {numbers_} {camera} frame_{number:06}.png\n\n")
     size = f"{trajectory.width} {trajectory.height}"
-    cameras = "".join(f"{camera} PINHOLE {size} {lens}\n" for lens, camera in lenses.items())
+    cameras = "".join(f"{camera} PINHOLE {size} {values}\n" for values, camera in lenses.items())
     texts = {
         CAMERAS: "# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]\n" + cameras,
         POINTS: "# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[] as (IMAGE_ID, POINT2D_IDX)\n",

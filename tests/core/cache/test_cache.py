@@ -54,8 +54,8 @@ def test_memories_cannot_be_assigned_to(make) -> None:
 
 def test_gathering_by_a_loop(make) -> None:
     cache = make.cache(30, 1, 20)
-    dice = torch.Generator().manual_seed(0)
-    index = torch.randint(-3, len(cache), (4, 5, 6), generator=dice)
+    rng = torch.Generator().manual_seed(0)
+    index = torch.randint(-3, len(cache), (4, 5, 6), generator=rng)
     rows = torch.cat([block.tokens for block in cache.blocks])
     found = cache.gather(index, [block.tokens for block in cache.blocks])
     assert found.shape == (4, 5, 6, 48)

@@ -134,17 +134,17 @@ def test_writes_end_in_few_blocks(make) -> None:
 @settings(max_examples=25)
 @given(
     counts=st.lists(st.integers(1, 80), min_size=1, max_size=4),
-    most=st.integers(1, 200),
+    limit=st.integers(1, 200),
     seed=st.integers(0, 1000),
 )
-def test_the_cap_holds(make, counts: list[int], most: int, seed: int) -> None:
+def test_the_cap_holds(make, counts: list[int], limit: int, seed: int) -> None:
     cache = LatentCache(tuple(make.block(n, seed=seed + k) for k, n in enumerate(counts)))
-    thinned = thin(cache, most)
-    assert len(thinned) <= most
-    if len(cache) <= most:
+    thinned = thin(cache, limit)
+    assert len(thinned) <= limit
+    if len(cache) <= limit:
         assert thinned is cache
     else:
-        assert len(thinned) == max(1, int(SLACK * most))
+        assert len(thinned) == max(1, int(SLACK * limit))
     # What remains is a subsequence: order, and with it the rule for ties, stays.
     rows = [tuple(row) for row in all_points(cache).tolist()]
     rest = iter(rows)

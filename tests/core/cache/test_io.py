@@ -97,9 +97,9 @@ def test_bytes_behind_the_end(saved: Path) -> None:
 
 
 def test_random_bytes(tmp_path: Path) -> None:
-    dice, path = random.Random(0), tmp_path / "a.safetensors"
+    rng, path = random.Random(0), tmp_path / "a.safetensors"
     for size in (1, 8, 9, 100, 5000):
-        path.write_bytes(dice.randbytes(size))
+        path.write_bytes(rng.randbytes(size))
         with pytest.raises(CacheFormatError):
             load_cache(path)
 

@@ -24,12 +24,12 @@ ROWS, COLUMNS, FRAMES = 6, 10, 3
 
 def memory(seed: int = 0, spread: float = 1.0) -> LatentCache:
     """A memory of three frames with depths over several orders of magnitude."""
-    dice = torch.Generator().manual_seed(seed)
-    tokens = torch.randn(48, FRAMES, ROWS, COLUMNS, generator=dice)
-    depth = 2.0 * torch.exp(spread * torch.randn(FRAMES, ROWS, COLUMNS, generator=dice))
+    rng = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(48, FRAMES, ROWS, COLUMNS, generator=rng)
+    depth = 2.0 * torch.exp(spread * torch.randn(FRAMES, ROWS, COLUMNS, generator=rng))
     lens = intrinsics_from_fov(COLUMNS, ROWS, 70.0).expand(FRAMES, 3, 3)
     turns = torch.tensor([0.0, 0.5, 2.5], dtype=torch.float64)
-    places = torch.randn(FRAMES, 3, generator=dice).double()
+    places = torch.randn(FRAMES, 3, generator=rng).double()
     poses = invert_rigid(rigid(rotation_about("y", turns), places))
     observation = observe(
         tokens,

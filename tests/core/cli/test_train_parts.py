@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mirage_core.codecs.dct import CODEC_NAME, EmbeddedCodec
+from mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from mirage_core.errors import ModelMismatchError
 from mirage_core.rollout.denoisers import scene_source
 from mirage_core.training.data.build_clip import ClipSettings
@@ -81,6 +81,6 @@ def test_drawings_need_a_codec_whose_tokens_stand_alone(run: Run) -> None:
     class Other:
         name = "wan2.2"
 
-    assert scene_source(trainer.model, EmbeddedCodec()) is not None
+    assert scene_source(trainer.model, DctCodec()) is not None
     with pytest.raises(ModelMismatchError, match="drawn one by one"):
         scene_source(trainer.model, Other())

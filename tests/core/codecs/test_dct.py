@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mirage_core.codecs.dct import MEAN_COLOUR, SHARED_CHANNELS, EmbeddedCodec
+from mirage_core.codecs.dct import MEAN_COLOUR, SHARED_CHANNELS, DctCodec
 from mirage_core.errors import ModelMismatchError, PlanError, ShapeError
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid
@@ -35,18 +35,18 @@ def psnr(first: Tensor, second: Tensor) -> float:
 
 
 @pytest.fixture
-def codec() -> EmbeddedCodec:
-    return EmbeddedCodec()
+def codec() -> DctCodec:
+    return DctCodec()
 
 
 @pytest.mark.parametrize("groups", [0, 1, 3])
-def test_geometry(codec: EmbeddedCodec, groups: int) -> None:
+def test_geometry(codec: DctCodec, groups: int) -> None:
     tokens = codec.encode(noise(4 * groups + 1, 64, 96, 3))
     assert tokens.shape == (48, groups + 1, 4, 6)
     assert codec.decode(tokens).shape == (4 * groups + 1, 64, 96, 3)
 
 
-def test_tokens_round_trip(codec: EmbeddedCodec) -> None:
+def test_tokens_round_trip(codec: DctCodec) -> None:
     """Whatever the basis can show survives: tokens of decoded small tokens are unchanged."""
     tokens = 0.05 * (noise(48, 3, 2, 4) - 0.5)
     assert torch.allclose(codec.encode(codec.decode(tokens)), tokens, atol=2e-5)
@@ -54,14 +54,14 @@ def test_tokens_round_trip(codec: EmbeddedCodec) -> None:
     assert torch.allclose(images, tokens, atol=2e-5)
 
 
-def test_content_inside_the_basis_is_exact(codec: EmbeddedCodec) -> None:
+def test_content_inside_the_basis_is_exact(codec: DctCodec) -> None:
     colours = noise(5, 2, 3, 3).repeat_interleave(32, 1).repeat_interleave(32, 2)
     static = colours[:1].expand(5, -1, -1, -1)
     assert torch.allclose(codec.decode(codec.encode(static)), static, atol=1e-5)
     assert torch.allclose(codec.decode_images(codec.encode_images(colours)), colours, atol=1e-5)
 
 
-def test_zero_tokens_show_the_mean_colour(codec: EmbeddedCodec) -> None:
+def test_zero_tokens_show_the_mean_colour(codec: DctCodec) -> None:
     frames = codec.decode(torch.zeros(48, 2, 2, 2))
     assert torch.allclose(frames, torch.tensor(MEAN_COLOUR).expand_as(frames))
 
@@ -69,14 +69,14 @@ def test_zero_tokens_show_the_mean_colour(codec: EmbeddedCodec) -> None:
 @settings(max_examples=10, deadline=None)
 @given(weight=st.floats(0, 1), seed=st.integers(0, 1000))
 def test_affine_in_the_pixels(weight: float, seed: int) -> None:
-    codec = EmbeddedCodec()
+    codec = DctCodec()
     first, second = noise(5, 32, 32, 3, seed=seed), noise(5, 32, 32, 3, seed=seed + 1)
     mixed = codec.encode(weight * first + (1 - weight) * second)
     expected = weight * codec.encode(first) + (1 - weight) * codec.encode(second)
     assert torch.allclose(mixed, expected, atol=1e-4)
 
 
-def test_causal_in_time(codec: EmbeddedCodec) -> None:
+def test_causal_in_time(codec: DctCodec) -> None:
     frames = noise(13, 32, 64, 3)
     changed = frames.clone()
     changed[5:] = 1 - changed[5:]
@@ -86,14 +86,14 @@ def test_causal_in_time(codec: EmbeddedCodec) -> None:
     assert torch.equal(codec.encode(frames[:5]), before[:, :2])
 
 
-def test_decoding_is_local_in_time(codec: EmbeddedCodec) -> None:
+def test_decoding_is_local_in_time(codec: DctCodec) -> None:
     tokens = noise(48, 3, 2, 2)
     changed = tokens.clone()
     changed[:, 2] += 1
     assert torch.equal(codec.decode(tokens)[:5], codec.decode(changed)[:5])
 
 
-def test_image_and_static_group_share_channels(codec: EmbeddedCodec) -> None:
+def test_image_and_static_group_share_channels(codec: DctCodec) -> None:
     image = noise(1, 64, 64, 3)
     tokens = codec.encode(image.repeat(5, 1, 1, 1))
     still, group = tokens[:, 0], tokens[:, 1]
@@ -103,14 +103,14 @@ def test_image_and_static_group_share_channels(codec: EmbeddedCodec) -> None:
     assert torch.allclose(codec.static_tokens(still), group, atol=2e-5)
 
 
-def test_static_tokens_do_not_move(codec: EmbeddedCodec) -> None:
+def test_static_tokens_do_not_move(codec: DctCodec) -> None:
     tokens = 0.1 * noise(48, 1, 2, 2)
     group = codec.decode(codec.static_tokens(tokens).repeat(1, 2, 1, 1))[1:]
     assert torch.allclose(group, group[:1].expand_as(group), atol=1e-6)
     assert torch.equal(tokens, 0.1 * noise(48, 1, 2, 2))
 
 
-def test_motion_needs_the_temporal_channels(codec: EmbeddedCodec) -> None:
+def test_motion_needs_the_temporal_channels(codec: DctCodec) -> None:
     fade = torch.linspace(0.3, 0.7, 5)[:, None, None, None].expand(5, 32, 32, 3)
     tokens = codec.encode(fade)
     moving = codec.decode(tokens)[1:]
@@ -118,14 +118,14 @@ def test_motion_needs_the_temporal_channels(codec: EmbeddedCodec) -> None:
     assert psnr(moving, fade[1:]) > psnr(still, fade[1:]) + 10
 
 
-def test_patches_are_the_cells_of_an_image(codec: EmbeddedCodec) -> None:
+def test_patches_are_the_cells_of_an_image(codec: DctCodec) -> None:
     tokens = 0.1 * (noise(48, 1, 2, 4) - 0.5)
     patches = codec.decode_patches(tokens[:, 0].flatten(1).T)
     tiled = patches.view(2, 4, 16, 16, 3).permute(0, 2, 1, 3, 4).reshape(32, 64, 3)
     assert torch.allclose(tiled, codec.decode_images(tokens)[0], atol=1e-6)
 
 
-def test_patches_are_not_clamped(codec: EmbeddedCodec) -> None:
+def test_patches_are_not_clamped(codec: DctCodec) -> None:
     patches = codec.decode_patches(torch.full((1, 48), 30.0))
     assert patches.max() > 1
     assert patches.min() < 0
@@ -133,7 +133,7 @@ def test_patches_are_not_clamped(codec: EmbeddedCodec) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_types_are_coded_in_float32(codec: EmbeddedCodec, dtype: torch.dtype) -> None:
+def test_other_types_are_coded_in_float32(codec: DctCodec, dtype: torch.dtype) -> None:
     frames = noise(5, 32, 32, 3).to(dtype)
     tokens = codec.encode(frames)
     assert tokens.dtype == torch.float32
@@ -141,12 +141,12 @@ def test_other_types_are_coded_in_float32(codec: EmbeddedCodec, dtype: torch.dty
     assert codec.decode(tokens.to(dtype)).dtype == torch.float32
 
 
-def test_first_frame_equals_image(codec: EmbeddedCodec) -> None:
+def test_first_frame_equals_image(codec: DctCodec) -> None:
     frames = noise(5, 32, 64, 3)
     assert torch.equal(codec.encode(frames)[:, 0], codec.encode_images(frames)[:, 0])
 
 
-def test_errors(codec: EmbeddedCodec) -> None:
+def test_errors(codec: DctCodec) -> None:
     with pytest.raises(PlanError):
         codec.encode(noise(4, 32, 32, 3))
     with pytest.raises(ShapeError):
@@ -162,7 +162,7 @@ def test_errors(codec: EmbeddedCodec) -> None:
         codec.decode_patches(noise(5, 16))
 
 
-def test_slow_camera_move_keeps_its_quality(codec: EmbeddedCodec) -> None:
+def test_slow_camera_move_keeps_its_quality(codec: DctCodec) -> None:
     scene = ProceduralScene.from_seed(7, texture_size=256)
     poses = scene.start_camera_to_world.repeat(9, 1, 1)
     poses[:, :3, 3] += torch.linspace(0, 0.1, 9, dtype=poses.dtype)[:, None] * poses[:, :3, 0]

@@ -32,8 +32,8 @@ def brute_force(visible: torch.Tensor, softness: float) -> torch.Tensor:
 def test_against_brute_force(
     seed: int, size: tuple[int, int, int], share: float, softness: float
 ) -> None:
-    dice = torch.Generator().manual_seed(seed)
-    visible = torch.rand(size, generator=dice) < share
+    rng = torch.Generator().manual_seed(seed)
+    visible = torch.rand(size, generator=rng) < share
     found = edge_weights(visible, softness)
     assert found.shape == visible.shape and found.dtype == torch.float32
     assert torch.allclose(found, brute_force(visible, softness), atol=1e-6)

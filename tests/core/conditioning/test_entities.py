@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirage_core.conditioning.entities import MOST_WORDS, detection_prompt, noun_phrases
+from mirage_core.conditioning.entities import MAX_WORDS, detection_prompt, noun_phrases
 
 ANSWERS = {
     "person, dog, red car": ("person", "dog", "red car"),
@@ -41,7 +41,7 @@ def test_any_text_becomes_a_safe_prompt(answer: str) -> None:
     phrases = noun_phrases(answer, 6)
     assert len(phrases) == len(set(phrases)) <= 6
     for phrase in phrases:
-        assert 0 < len(phrase.split()) <= MOST_WORDS
+        assert 0 < len(phrase.split()) <= MAX_WORDS
         assert not set(phrase) & set(",:()[]{}\n")
     prompt = detection_prompt(phrases, 4)
     assert prompt.count(":") == len(phrases)

@@ -1,4 +1,4 @@
-"""Depth on the latent grid: sampling that respects holes, flying points, slopes."""
+"""Depth on the latent grid: sampling that respects holes, flying pixels, slopes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mirage_core.geometry.depth import (
     STEEPEST,
     downsample_depth,
     downsample_mask,
-    flying_points,
+    flying_pixels,
     surface_slope,
     valid_depth,
 )
@@ -179,19 +179,19 @@ def test_a_blend_between_near_and_far_flies(axis: int, flip: bool) -> None:
     depth.narrow(axis, 6, 1).fill_(4.0)
     depth.narrow(axis, 7, 5).fill_(8.0)
     depth = depth.flip(axis) if flip else depth
-    assert torch.equal(flying_points(depth), depth == 4.0)
+    assert torch.equal(flying_pixels(depth), depth == 4.0)
 
 
 def test_a_clean_edge_does_not_fly() -> None:
     depth = torch.full((1, 8, 8), 2.0)
     depth[:, :, 4:] = 9.0
-    assert not flying_points(depth).any()
+    assert not flying_pixels(depth).any()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (2, 2), (3, 3)])
 def test_small_maps_and_holes(make, shape: tuple[int, int]) -> None:
     depth = (5 * make.uniform(3, *shape)).where(make.uniform(3, *shape, seed=1) > 0.3, 0.0)
-    flying = flying_points(depth)
+    flying = flying_pixels(depth)
     assert not (flying & ~valid_depth(depth)).any()
     assert bool(torch.isfinite(surface_slope(depth)).all())
 
@@ -208,13 +208,13 @@ slant = st.floats(-0.4, 0.4)
 
 @given(a=st.floats(0.0, 2.0), b=slant, c=slant)
 def test_slanted_planes_never_fly(a: float, b: float, c: float) -> None:
-    assert not flying_points(plane(a, b, c)).any()
+    assert not flying_pixels(plane(a, b, c)).any()
 
 
 def test_ground_up_to_the_horizon_never_flies() -> None:
     depth = plane(0.0, 0.0, 0.1)
     assert float(depth[depth > 0].max() / depth[depth > 0].min()) > 10
-    assert not flying_points(depth).any()
+    assert not flying_pixels(depth).any()
 
 
 @given(a=st.floats(0.05, 2.0), b=slant, c=slant)

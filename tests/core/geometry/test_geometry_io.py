@@ -124,9 +124,9 @@ def test_renders(tmp_path: Path) -> None:
 @pytest.mark.parametrize("beside", [(), ("R", "G", "B", "A"), ("ViewLayer.Combined.R", "u.X")])
 def test_depth_passes_of_renderers(tmp_path: Path, name: str, beside: tuple[str, ...]) -> None:
     """32 bits of depth beside 16 bits of colour, under the names that renderers use."""
-    dice = np.random.default_rng(1)
-    depth = dice.uniform(1, 50, (6, 16)).astype(np.float32)
-    colours = {c: dice.uniform(0, 1, (6, 16)).astype(np.float16) for c in beside}
+    rng = np.random.default_rng(1)
+    depth = rng.uniform(1, 50, (6, 16)).astype(np.float32)
+    colours = {c: rng.uniform(0, 1, (6, 16)).astype(np.float16) for c in beside}
     write_channels(tmp_path / "z.exr", {name: depth, **colours})
     if beside and name in ("Y", "V", "Pz"):
         with pytest.raises(CacheFormatError, match=f"channels .*{name}.*called Z or depth"):

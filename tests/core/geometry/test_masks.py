@@ -38,8 +38,8 @@ def test_a_cell_is_masked_exactly_when_one_of_its_pixels_is(make, seed, count, s
 @given(seed=st.integers(0, 1000), pixels=st.integers(0, 20), cells=st.integers(0, 3))
 def test_growth_reaches_exactly_as_far_as_it_says(make, seed, pixels, cells) -> None:
     """Against the distance of every pixel to the marked one, in the larger of both axes."""
-    dice = torch.Generator().manual_seed(seed)
-    row, column = (int(torch.randint(0, size, (), generator=dice)) for size in PICTURE)
+    rng = torch.Generator().manual_seed(seed)
+    row, column = (int(torch.randint(0, size, (), generator=rng)) for size in PICTURE)
     mask = torch.zeros(1, *PICTURE)
     mask[0, row, column] = 1
     far_r, far_c = (torch.arange(n) for n in PICTURE)

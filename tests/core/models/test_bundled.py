@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mirage_core.codecs.dct import EmbeddedCodec
+from mirage_core.codecs.dct import DctCodec
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.metrics import psnr
 from mirage_core.models.bundled import SHIFT, STEPS, empty_text
@@ -25,7 +25,7 @@ from mirage_core.rollout.settings import GenerationSettings
 from mirage_core.training.validation import there_and_back
 
 ROOM, FRAMES, WIDTH, HEIGHT = 910_003, 65, 192, 128
-CODEC = EmbeddedCodec()
+CODEC = DctCodec()
 
 
 @pytest.fixture(scope="module")

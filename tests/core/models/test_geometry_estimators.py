@@ -14,9 +14,9 @@ from mirage_core.errors import ModelMismatchError
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.models.geometry_estimators import (
-    MapAnythingProvider,
+    MapAnythingEstimator,
     UniDepthProvider,
-    load_provider,
+    load_estimator,
     uncropped,
 )
 
@@ -85,7 +85,7 @@ def test_unidepth_estimates_its_own_lens_or_takes_the_known_one() -> None:
 
 def test_map_anything_gives_poses_and_a_mask() -> None:
     network = MapAnything()
-    geometry = MapAnythingProvider(network, lambda views: views)(FRAMES)
+    geometry = MapAnythingEstimator(network, lambda views: views)(FRAMES)
     assert geometry.size == (21, 42)
     assert float(geometry.world_to_camera[1, 0, 3]) == -1.0
     # The strip of 3 columns is masked; what was cut off at the top has no depth.
@@ -97,7 +97,7 @@ def test_map_anything_gives_poses_and_a_mask() -> None:
 
 def test_map_anything_is_told_known_cameras() -> None:
     network = MapAnything()
-    geometry = MapAnythingProvider(network, lambda views: views)(FRAMES, cameras())
+    geometry = MapAnythingEstimator(network, lambda views: views)(FRAMES, cameras())
     assert torch.equal(geometry.world_to_camera, cameras().world_to_camera)
     expected = cameras().camera_to_world[1].float()
     assert torch.equal(network.views[1]["camera_poses"], expected)
@@ -105,15 +105,15 @@ def test_map_anything_is_told_known_cameras() -> None:
 
 def test_map_anything_depth_has_the_units_of_known_cameras() -> None:
     """Its own cameras are one metre apart; those of a reconstruction five units."""
-    provider = MapAnythingProvider(MapAnything(), lambda views: views)
+    estimator = MapAnythingEstimator(MapAnything(), lambda views: views)
     poses = cameras().world_to_camera.clone()
     poses[:, 0, 3] *= 5
     apart = dataclasses.replace(cameras(), world_to_camera=poses)
-    geometry = provider(FRAMES, apart)
+    geometry = estimator(FRAMES, apart)
     assert float(geometry.depth[1].max()) == pytest.approx(5 * 3.0)
     assert not geometry.metric
     poses[:, 0, 3] = 2
-    standing = provider(FRAMES, dataclasses.replace(cameras(), world_to_camera=poses))
+    standing = estimator(FRAMES, dataclasses.replace(cameras(), world_to_camera=poses))
     assert float(standing.depth[1].max()) == pytest.approx(3.0)
     assert standing.metric
 
@@ -140,7 +140,7 @@ def test_a_missing_package_is_named(folder: Path) -> None:
         if package in sys.modules:
             pytest.fail(f"{package} is installed: this test needs it absent")
         with pytest.raises(ModelMismatchError, match=f"package named {package}"):
-            load_provider(name, folder)
+            load_estimator(name, folder)
 
 
 def test_packages_are_loaded_from_the_folder(
@@ -162,12 +162,12 @@ def test_packages_are_loaded_from_the_folder(
     models.UniDepthV2 = SimpleNamespace(from_pretrained=from_pretrained)
     monkeypatch.setitem(sys.modules, "unidepth", package)
     monkeypatch.setitem(sys.modules, "unidepth.models", models)
-    provider = load_provider("UniDepth V2", folder, device="meta")
-    assert provider.network.device == "meta"
+    estimator = load_estimator("UniDepth V2", folder, device="meta")
+    assert estimator.network.device == "meta"
 
 
 def test_unknown_estimators_and_empty_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelMismatchError, match="unknown"):
-        load_provider("ZoeDepth", tmp_path)
+        load_estimator("ZoeDepth", tmp_path)
     with pytest.raises(ModelMismatchError, match=r"config\.json"):
-        load_provider("MapAnything", tmp_path)
+        load_estimator("MapAnything", tmp_path)

@@ -219,12 +219,12 @@ def test_gguf_files_stay_quantised(tmp_path: Path, gguf_model) -> None:
     assert not any(tensor.is_meta for tensor in model.parameters())
 
     exact = load(tiny.write(tmp_path / "m.safetensors", tensors, tiny.metadata(size)), branch=file)
-    dice = torch.Generator().manual_seed(5)
+    rng = torch.Generator().manual_seed(5)
     inputs = {
-        "hidden_states": torch.randn(1, 48, 3, 4, 4, generator=dice),
+        "hidden_states": torch.randn(1, 48, 3, 4, 4, generator=rng),
         "timestep": torch.tensor([[0.0, 700.0, 700.0]]),
-        "encoder_hidden_states": torch.randn(1, 5, 32, generator=dice),
-        "side_hidden_states": torch.randn(1, 96, 3, 4, 4, generator=dice),
+        "encoder_hidden_states": torch.randn(1, 5, 32, generator=rng),
+        "side_hidden_states": torch.randn(1, 96, 3, 4, 4, generator=rng),
     }
     with torch.no_grad():
         wanted, got = exact(**inputs).sample, model(**inputs).sample

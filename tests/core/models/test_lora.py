@@ -38,13 +38,13 @@ def model(model_file: Path) -> MirageTransformer3DModel:
 
 def matrices(rank: int = 2, layers: tuple[str, ...] = LAYERS, seed: int = 7) -> dict:
     """(A, B) of each layer, by its released name."""
-    dice = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     sizes = {"ffn.0": (SIZE.dim, SIZE.ffn_dim)}
     pairs = {}
     for layer in layers:
         into, out = sizes.get(layer.partition(".")[2].partition(".")[2], (SIZE.dim, SIZE.dim))
-        down = 0.3 * torch.randn(rank, into, generator=dice)
-        pairs[layer] = (down, 0.3 * torch.randn(out, rank, generator=dice))
+        down = 0.3 * torch.randn(rank, into, generator=rng)
+        pairs[layer] = (down, 0.3 * torch.randn(out, rank, generator=rng))
     return pairs
 
 
@@ -91,13 +91,13 @@ def effective(model: MirageTransformer3DModel) -> dict[str, Tensor]:
 
 
 def run(model: MirageTransformer3DModel) -> Tensor:
-    dice = torch.Generator().manual_seed(9)
+    rng = torch.Generator().manual_seed(9)
     with torch.no_grad():
         return model(
-            hidden_states=torch.randn(1, 48, 3, 4, 4, generator=dice),
+            hidden_states=torch.randn(1, 48, 3, 4, 4, generator=rng),
             timestep=torch.tensor([[0.0, 600.0, 600.0]]),
-            encoder_hidden_states=torch.randn(1, 5, SIZE.text_dim, generator=dice),
-            side_hidden_states=torch.randn(1, 96, 3, 4, 4, generator=dice),
+            encoder_hidden_states=torch.randn(1, 5, SIZE.text_dim, generator=rng),
+            side_hidden_states=torch.randn(1, 96, 3, 4, 4, generator=rng),
         ).sample
 
 
@@ -298,9 +298,9 @@ def test_quantised_models_take_adapters(tmp_path: Path) -> None:
     pytest.importorskip("gguf", reason="needs the package gguf")
     size = tiny.Backbone(dim=96, heads=4, ffn_dim=128, text_dim=32, freq_dim=32)
     tensors = tiny.backbone_tensors(size)
-    dice = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(1)
     name = "blocks.1.self_attn.q"
-    down, up = (torch.randn(shape, generator=dice) for shape in ((2, 96), (96, 2)))
+    down, up = (torch.randn(shape, generator=rng) for shape in ((2, 96), (96, 2)))
     pair = {name: (down, up)}
     lora = tiny.write(tmp_path / "l.safetensors", FORMS["released"](pair))
     model = load_transformer(
@@ -309,7 +309,7 @@ def test_quantised_models_take_adapters(tmp_path: Path) -> None:
     with pytest.raises(ModelMismatchError, match="few bits"):
         apply_lora(model, lora, fuse=True)
     layer = model.blocks[1].attn1.to_q
-    tokens = torch.randn(1, 3, 96, generator=dice)
+    tokens = torch.randn(1, 3, 96, generator=rng)
     before = layer(tokens)
     apply_lora(model, lora, 0.5)
     change = model.blocks[1].attn1.to_q(tokens) - before

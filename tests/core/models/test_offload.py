@@ -50,14 +50,14 @@ def text(tmp_path: Path) -> TextEncoder:
 
 
 def run(model: MirageTransformer3DModel) -> Tensor:
-    dice = torch.Generator().manual_seed(9)
+    rng = torch.Generator().manual_seed(9)
     device = model.device
     with torch.no_grad():
         return model(
-            hidden_states=torch.randn(1, 48, 4, 4, 4, generator=dice).to(device),
+            hidden_states=torch.randn(1, 48, 4, 4, 4, generator=rng).to(device),
             timestep=torch.tensor([[0.0, 0.0, 600.0, 600.0]], device=device),
-            encoder_hidden_states=torch.randn(1, 5, 16, generator=dice).to(device),
-            side_hidden_states=torch.randn(1, 96, 3, 4, 4, generator=dice).to(device),
+            encoder_hidden_states=torch.randn(1, 5, 16, generator=rng).to(device),
+            side_hidden_states=torch.randn(1, 96, 3, 4, 4, generator=rng).to(device),
             num_reference_frames=1,
         ).sample.cpu()
 
@@ -113,8 +113,8 @@ def test_streamed_weights_give_the_same_results(
     transformer: MirageTransformer3DModel, codec: WanCodec, text: TextEncoder
 ) -> None:
     """From main memory to main memory, which takes the same hooks as to a card."""
-    dice = torch.Generator().manual_seed(3)
-    frames = torch.rand(5, 32, 32, 3, generator=dice)
+    rng = torch.Generator().manual_seed(3)
+    frames = torch.rand(5, 32, 32, 3, generator=rng)
     velocity, latents = run(transformer), codec.encode(frames)
     decoded, words = codec.decode(latents), text.encode("a quiet room")
     stream_weights(transformer, CPU, "block_level", stream=False)

@@ -33,8 +33,8 @@ def codec(vae_file: Path) -> WanCodec:
 
 
 def video(frames: int, height: int = 32, width: int = 64, seed: int = 0) -> Tensor:
-    dice = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, frames, height // 8, width // 8, generator=dice)
+    rng = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, frames, height // 8, width // 8, generator=rng)
     smooth = torch.nn.functional.interpolate(coarse, (frames, height, width), mode="trilinear")
     return smooth[0].permute(1, 2, 3, 0)
 

@@ -16,7 +16,7 @@ import torch
 from mirage_core.errors import KernelError
 from mirage_core.ops import backend as backends
 from mirage_core.ops import nvrtc
-from mirage_core.ops.backend import backend, forget
+from mirage_core.ops.backend import backend, reset
 from mirage_core.ops.driver import KERNELS
 from mirage_core.ops.nvrtc import OLDEST_DEVICE, SOURCE, Nvrtc
 
@@ -171,9 +171,9 @@ def test_the_users_cache_folder(monkeypatch, tmp_path, system, variable, tail) -
 
 @pytest.fixture
 def undecided():
-    forget()
+    reset()
     yield
-    forget()
+    reset()
 
 
 @pytest.mark.parametrize(("value", "off"), [("1", True), ("yes", True), ("0", False), ("", False)])
@@ -203,7 +203,7 @@ def test_what_is_missing_is_named(monkeypatch, caplog, undecided) -> None:
     assert found.launcher is None
     assert "driver's library was not found" in found.reason
     assert "\n" not in found.reason
-    forget()
+    reset()
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "not built for CUDA" in backend(0).reason
 

@@ -20,7 +20,7 @@ from mirage_core.ops import gather as reference
 from mirage_core.ops import kernels, registration
 from mirage_core.ops.backend import Backend
 from mirage_core.ops.driver import KERNELS
-from mirage_core.ops.kernels import Grid, Memory
+from mirage_core.ops.kernels import BlockTensors, Grid
 from mirage_core.ops.nvrtc import SOURCE
 from mirage_core.ops.splat import BOUNDS_RUN, point_bounds
 from readout_cases import CLOUDS, cloud, memory, noise, same_bits, views
@@ -66,7 +66,7 @@ def launch(built: EmulatedLauncher) -> EmulatedLauncher:
 
 
 def both(
-    launch, held: Memory, projection: Tensor, size: tuple[int, int], nearest: bool,
+    launch, held: BlockTensors, projection: Tensor, size: tuple[int, int], nearest: bool,
     dtype: torch.dtype, fused: bool, channels: int = 48,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # fmt: skip
     """What the kernels and what torch make of the same memory."""
@@ -187,7 +187,7 @@ def test_borders_of_cells(launch, nearest: bool, fused: bool) -> None:
 @FUSED
 def test_no_block_at_all(launch, fused: bool) -> None:
     found, expected = both(
-        launch, Memory((), ()), views(2, 6, 9), (6, 9), False, torch.float32, fused, 7
+        launch, BlockTensors((), ()), views(2, 6, 9), (6, 9), False, torch.float32, fused, 7
     )
     assert same_bits(found, expected)
 
@@ -222,7 +222,7 @@ def test_every_half_as_a_scale(launch) -> None:
     points = torch.stack([index % side + 0.5, index // side + 0.5, torch.ones(side * side)], 1)
     scale = index.to(torch.int32).sub(32768).to(torch.int16).view(torch.float16)
     tokens = torch.randint(-128, 128, (side * side, 4), dtype=torch.int8)
-    held = Memory([points], [point_bounds(points)], [tokens], [scale])
+    held = BlockTensors([points], [point_bounds(points)], [tokens], [scale])
     projection = torch.eye(3, 4)[None]
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         found, expected = both(launch, held, projection, (side, side), False, dtype, False, 4)

@@ -12,7 +12,7 @@ import torch
 import mirage_core
 from mirage_core.errors import ShapeError
 from mirage_core.ops import registration
-from mirage_core.ops.kernels import Memory
+from mirage_core.ops.kernels import BlockTensors
 from mirage_core.ops.operators import gather_rows, read_tokens, run_bounds, splat_keys
 from mirage_core.ops.registration import operator
 from mirage_core.ops.splat import EMPTY_KEY, point_bounds, splat, winners
@@ -22,7 +22,7 @@ SIZE = (7, 12)
 
 
 @pytest.fixture
-def held() -> Memory:
+def held() -> BlockTensors:
     return memory([cloud("random", 300), cloud("around", 1), cloud("random", 90, seed=9)])
 
 
@@ -31,16 +31,16 @@ def projection() -> torch.Tensor:
     return views(3, *SIZE)
 
 
-def with_grad(held: Memory) -> Memory:
+def with_grad(held: BlockTensors) -> BlockTensors:
     return held._replace(tokens=[rows.float().requires_grad_() for rows in held.tokens])
 
 
-def arguments(held: Memory, projection: torch.Tensor, dtype: torch.dtype) -> tuple:
+def arguments(held: BlockTensors, projection: torch.Tensor, dtype: torch.dtype) -> tuple:
     lists = (list(held.points), list(held.bounds), list(held.tokens), list(held.scales))
     return (*lists, projection, *SIZE, 48, dtype, False)
 
 
-def read_all(held: Memory, projection: torch.Tensor, dtype=torch.float32):
+def read_all(held: BlockTensors, projection: torch.Tensor, dtype=torch.float32):
     return read_tokens(held, projection, SIZE, channels=48, dtype=dtype, nearest_centre=False)
 
 

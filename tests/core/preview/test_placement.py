@@ -13,19 +13,19 @@ from torch import Tensor
 
 from mirage_core.cache.build import append_all, observe
 from mirage_core.cache.types import LatentCache
-from mirage_core.codecs.dct import EmbeddedCodec
+from mirage_core.codecs.dct import DctCodec
 from mirage_core.errors import ModelMismatchError, ShapeError
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid
 from mirage_core.metrics import psnr
 from mirage_core.preview import render
-from mirage_core.preview.placement import LARGEST_RADIUS, PlacedPatches, draw
+from mirage_core.preview.placement import MAX_RADIUS, PlacedPatches, draw
 from mirage_core.preview.render import drawn_latents, render_preview
 from mirage_core.readout.readout import read
 from mirage_core.scenes.scene import ProceduralScene
 
-CODEC = EmbeddedCodec()
+CODEC = DctCodec()
 SIDE = 16
 
 
@@ -165,7 +165,7 @@ def test_pixels_by_a_loop(make) -> None:
         {"centre": torch.tensor([[torch.inf, 0.0]])},
         {"axes": torch.zeros(1, 2, 2)},
         {"axes": torch.full((1, 2, 2), torch.nan)},
-        {"axes": 3.0 * LARGEST_RADIUS * torch.eye(2)[None]},
+        {"axes": 3.0 * MAX_RADIUS * torch.eye(2)[None]},
         {"inverse_depth": torch.tensor([0.0])},
         {"inverse_depth": torch.tensor([-1.0])},
         {"inverse_depth": torch.tensor([torch.nan])},

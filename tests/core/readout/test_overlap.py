@@ -67,13 +67,13 @@ def test_far_and_broken_points_do_not_count() -> None:
 
 @given(
     scores=st.lists(st.sampled_from([0.0, 0.03, 0.04, 0.2, 0.5, 0.9]), max_size=12),
-    most=st.integers(0, 5),
+    limit=st.integers(0, 5),
     exclude=st.frozensets(st.integers(0, 12), max_size=3),
 )
-def test_the_choice(scores, most: int, exclude) -> None:
-    chosen = select_references(scores, most=most, threshold=0.04, exclude=exclude)
+def test_the_choice(scores, limit: int, exclude) -> None:
+    chosen = select_references(scores, limit=limit, threshold=0.04, exclude=exclude)
     fit = [i for i, score in enumerate(scores) if score >= 0.04 and i not in exclude]
-    assert len(chosen) == min(most, len(fit)) == len(set(chosen))
+    assert len(chosen) == min(limit, len(fit)) == len(set(chosen))
     assert set(chosen) <= set(fit)
     order = [(-scores[i], i) for i in chosen]
     assert order == sorted(order)

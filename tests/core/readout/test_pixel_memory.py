@@ -10,14 +10,14 @@ from torch import Tensor
 
 from mirage_core.cache.footprint import footprint
 from mirage_core.cache.io import load_cache, save_cache
-from mirage_core.codecs.dct import CODEC_NAME, EmbeddedCodec
+from mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from mirage_core.errors import PlanError, ShapeError
 from mirage_core.geometry.camera import PixelConvention
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.readout.pixel_memory import SEEN_SHARE, FeatureCache, PixelCache, RgbCache
 from mirage_core.writing.policy import write
 
-CODEC = EmbeddedCodec()
+CODEC = DctCodec()
 SIZE = (64, 96)
 
 

@@ -61,16 +61,16 @@ def test_references_are_the_best_of_the_whole_history(later: RolloutState) -> No
     assert reference_frames(later) == select_references(scores)
     out = frozenset({14, 15, 16})
     assert reference_frames(later, exclude={14, 15}) == select_references(scores, exclude=out)
-    assert reference_frames(later, most=2) == select_references(scores, most=2)
+    assert reference_frames(later, limit=2) == select_references(scores, limit=2)
     assert reference_frames(later, threshold=0.99) == select_references(scores, threshold=0.99)
-    assert reference_frames(later, most=0) == []
+    assert reference_frames(later, limit=0) == []
 
 
 def test_the_condition_of_a_later_chunk(later: RolloutState) -> None:
     readout = read(later.cache, later.frame_cameras)
     found = chunk_condition(later, readout, references=3)
     history = all_latents(later)
-    chosen = reference_frames(later, most=3, exclude={14, 15})
+    chosen = reference_frames(later, limit=3, exclude={14, 15})
     assert len(chosen) == 3
     assert not set(chosen) & {14, 15, 16}
     assert torch.equal(found.references, history[:, chosen])
@@ -135,9 +135,9 @@ def test_only_needed_chunks_are_read(
 
 def test_what_compaction_moves_does_not_matter(later: RolloutState) -> None:
     """Points may stand in any order: each knows the frame that saw it."""
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     blocks = tuple(
-        block.take(torch.randperm(len(block), generator=dice)) for block in later.cache.blocks
+        block.take(torch.randperm(len(block), generator=rng)) for block in later.cache.blocks
     )
     mixed = dataclasses.replace(later.cache, blocks=blocks[::-1])
     assert reference_frames(dataclasses.replace(later, cache=mixed)) == reference_frames(later)
@@ -165,24 +165,24 @@ def worlds(draw) -> tuple[Tensor, Tensor, int, int]:
     """Points with birth times; some of them far out, behind the cameras, or not finite."""
     seed = draw(st.integers(0, 2**20))
     count = draw(st.sampled_from([0, 1, 40, 600]))
-    dice = torch.Generator().manual_seed(seed)
-    points = torch.randn(count, 3, generator=dice) * torch.tensor([1.5, 1.0, 2.0])
+    rng = torch.Generator().manual_seed(seed)
+    points = torch.randn(count, 3, generator=rng) * torch.tensor([1.5, 1.0, 2.0])
     points[:, 2] += 2
     if count:
         points[0] = torch.tensor([1e9, 0.0, 3.0])
         points[-1, 0] = torch.nan
-    born = torch.randint(-1, 30, (count,), generator=dice)
+    born = torch.randint(-1, 30, (count,), generator=rng)
     return points, born, draw(st.integers(1, 12)), seed
 
 
 @given(
     world=worlds(),
     voxel=st.sampled_from([0.1, 0.5, 3.0]),
-    most=st.integers(1, 5),
+    limit=st.integers(1, 5),
     threshold=st.sampled_from([0.0, 0.04, 0.3]),
     exclude=st.frozensets(st.integers(0, 12), max_size=3),
 )
-def test_the_fast_way_is_the_plain_way(make, world, voxel, most, threshold, exclude) -> None:
+def test_the_fast_way_is_the_plain_way(make, world, voxel, limit, threshold, exclude) -> None:
     points, born, views, seed = world
     poses, lens = make.poses(views + 2, reach=1.5, seed=seed), make.lens(*SIZE, views + 2)
     matrices = projection_matrices(poses, lens)
@@ -190,7 +190,7 @@ def test_the_fast_way_is_the_plain_way(make, world, voxel, most, threshold, excl
     times = sorted((7 * number) % 31 for number in range(views))
     found = best_overlaps(
         points, born, ahead, behind, times,
-        most=most, threshold=threshold, exclude=exclude, voxel=voxel,
+        limit=limit, threshold=threshold, exclude=exclude, voxel=voxel,
     )  # fmt: skip
     inside = [ahead.inside(view, points) for view in range(2)]
     wanted = voxel_keys(points[inside[0] | inside[1]], voxel)
@@ -198,7 +198,7 @@ def test_the_fast_way_is_the_plain_way(make, world, voxel, most, threshold, excl
         voxel_overlap(wanted, voxel_keys(points[behind.inside(k, points) & (born <= time)], voxel))
         for k, time in enumerate(times)
     ]
-    expected = select_references(scores, most=most, threshold=threshold, exclude=exclude)
+    expected = select_references(scores, limit=limit, threshold=threshold, exclude=exclude)
     assert found == (expected if len(points) else [])
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mirage_core.codecs.dct import EmbeddedCodec
+from mirage_core.codecs.dct import DctCodec
 from mirage_core.errors import ShapeError, ValueRangeError
 from mirage_core.models.vae import WanCodec
 from mirage_core.rollout.decode import context_latents, decode_with_context
@@ -36,7 +36,7 @@ def test_the_frames_are_those_of_the_whole_video(carried: int, target: int) -> N
 
 
 def test_nothing_carried_is_plain_decoding(make) -> None:
-    codec, latents = EmbeddedCodec(), 0.3 * make.noise(48, 3, 2, 2)
+    codec, latents = DctCodec(), 0.3 * make.noise(48, 3, 2, 2)
     assert torch.equal(
         decode_with_context(codec.decode, latents[:, :0], latents), codec.decode(latents)
     )
@@ -44,7 +44,7 @@ def test_nothing_carried_is_plain_decoding(make) -> None:
 
 def test_the_overlapping_frame_is_that_of_the_chunk_before(make) -> None:
     """Alone, the first latent would be taken for a single picture."""
-    codec = EmbeddedCodec()
+    codec = DctCodec()
     steps = torch.linspace(0, 1, 17)[:, None, None, None]
     video = (1 - steps) * make.uniform(1, 64, 64, 3) + steps * make.uniform(1, 64, 64, 3, seed=1)
     latents = codec.encode(video)
@@ -68,7 +68,7 @@ def test_carried_latents_are_the_newest_before_the_overlap(shot, tmp_path) -> No
 
 
 def test_bad_input(make, shot) -> None:
-    codec, latents = EmbeddedCodec(), make.noise(48, 3, 2, 2)
+    codec, latents = DctCodec(), make.noise(48, 3, 2, 2)
     with pytest.raises(ShapeError, match="carried"):
         decode_with_context(codec.decode, make.noise(48, 2, 4, 2), latents)
     with pytest.raises(ShapeError, match="decoded frames"):

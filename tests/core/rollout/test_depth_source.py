@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mirage_core.codecs.dct import EmbeddedCodec
+from mirage_core.codecs.dct import DctCodec
 from mirage_core.conditioning.condition import Condition
 from mirage_core.errors import GeometryError, ShapeError
 from mirage_core.geometry.align import AlignConfig
@@ -32,7 +32,7 @@ def velocity(condition: Condition):
 
 
 def models(**changes: Any) -> GenerationModels:
-    return GenerationModels(**{"codec": EmbeddedCodec(), "denoiser": velocity, **changes})
+    return GenerationModels(**{"codec": DctCodec(), "denoiser": velocity, **changes})
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def start(make):
         picture = (0.5 + 0.2 * make.noise(64, 64, 3)).clamp(0, 1)
         geometry = FrameGeometry(2 + make.uniform(1, 64, 64), cameras.intrinsics[:1])
         return begin(
-            picture, geometry, cameras, EmbeddedCodec(), settings=QUICK, seed=5, folder=folder
+            picture, geometry, cameras, DctCodec(), settings=QUICK, seed=5, folder=folder
         )
 
     return state
@@ -64,7 +64,7 @@ class TestAgreement:
         picture = (0.5 + 0.2 * make.noise(64, 64, 3)).clamp(0, 1)
         geometry = FrameGeometry(torch.full((1, 64, 64), 2.5), cameras.intrinsics[:1])
         state = begin(
-            picture, geometry, cameras, EmbeddedCodec(), settings=settings, seed=5, folder=folder
+            picture, geometry, cameras, DctCodec(), settings=settings, seed=5, folder=folder
         )
         depth = parts.pop("depth", EstimatedDepth(self.wall))
         return generate(state, models(depth=depth, **parts), settings)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mirage_core.checkpoints.names import to_diffusers
-from mirage_core.codecs.dct import EmbeddedCodec
+from mirage_core.codecs.dct import DctCodec
 from mirage_core.conditioning.condition import Condition
 from mirage_core.errors import (
     ModelMismatchError,
@@ -212,7 +212,7 @@ def plane(frames: Tensor, cameras: Trajectory) -> FrameGeometry:
 
 
 def models(**changes: Any) -> GenerationModels:
-    parts = {"codec": EmbeddedCodec(), "denoiser": velocity, "depth": EstimatedDepth(plane)}
+    parts = {"codec": DctCodec(), "denoiser": velocity, "depth": EstimatedDepth(plane)}
     return GenerationModels(**{**parts, **changes})
 
 
@@ -225,7 +225,7 @@ def start(make):
         picture = (0.5 + 0.2 * make.noise(64, 64, 3)).clamp(0, 1)
         geometry = FrameGeometry(2 + make.uniform(1, 64, 64), cameras.intrinsics[:1])
         known = {"settings": QUICK, "seed": 5, "folder": folder} | changes
-        return begin(picture, geometry, cameras, EmbeddedCodec(), **known)
+        return begin(picture, geometry, cameras, DctCodec(), **known)
 
     return state
 
@@ -332,7 +332,7 @@ def test_pictures_that_do_not_fit_are_refused(make) -> None:
     cameras = make.trajectory(33)
     geometry = FrameGeometry(torch.ones(1, 64, 64), cameras.intrinsics[:1])
     with pytest.raises(ShapeError, match="picture"):
-        begin(torch.zeros(64, 96, 3), geometry, cameras, EmbeddedCodec(), settings=QUICK)
+        begin(torch.zeros(64, 96, 3), geometry, cameras, DctCodec(), settings=QUICK)
 
 
 def test_direct_and_encoded_writes_differ(start, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from mirage_core.errors import ModelMismatchError, ShapeError, ValueRangeError
 from mirage_core.rollout.state import chunk_seed
 from mirage_core.sampling.noise import chunk_noise
-from mirage_core.sampling.schedule import sigma_grid, timesteps_of
+from mirage_core.sampling.schedule import sigma_schedule, timesteps_of
 from mirage_core.sampling.solve import METHODS, sample
 
 SHAPE = (48, 5, 4, 6)
@@ -30,7 +30,7 @@ def tensors(data_folder: Path) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("steps", [3, 20, 40])
 def test_released_grid(tensors, steps: int) -> None:
-    sigmas = sigma_grid(steps)
+    sigmas = sigma_schedule(steps)
     assert sigmas.dtype == torch.float32
     assert torch.allclose(sigmas, tensors[f"scheduler.{steps}.sigmas"], atol=1e-7, rtol=0)
     assert timesteps_of(sigmas) == tensors[f"scheduler.{steps}.timesteps"].tolist()
@@ -38,7 +38,7 @@ def test_released_grid(tensors, steps: int) -> None:
 
 @given(steps=st.integers(1, 200), shift=st.floats(0.1, 20))
 def test_every_grid_falls_to_zero(steps: int, shift: float) -> None:
-    sigmas = sigma_grid(steps, shift)
+    sigmas = sigma_schedule(steps, shift)
     assert len(sigmas) == steps + 1
     assert bool((sigmas.diff() < 0).all())
     assert float(sigmas[0]) < 1
@@ -75,7 +75,7 @@ def straight(target: Tensor, noise: Tensor):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_straight_path_ends_at_its_target(make, method: str) -> None:
     target, noise = make.noise(*SHAPE), make.noise(*SHAPE, seed=1)
-    found = sample(straight(target, noise), noise, None, sigma_grid(12), method=method)
+    found = sample(straight(target, noise), noise, None, sigma_schedule(12), method=method)
     # The grid begins at sigma 0.9998 and not at 1, as the released one does.
     assert torch.allclose(found, target, atol=2e-3)
 
@@ -92,7 +92,7 @@ def test_order_of_convergence(method: str, order: int) -> None:
     errors = []
     for steps in (40, 80):
         sigmas = torch.linspace(0.9, 0, steps + 1)
-        found = sample(denoise, noise, None, sigmas, method=method, whole_timesteps=False)
+        found = sample(denoise, noise, None, sigmas, method=method, integer_timesteps=False)
         exact = math.exp(-end * float(sigmas[0]) ** 2 / 2)
         errors.append(abs(float(found) - exact))
     assert errors[1] < errors[0]
@@ -117,7 +117,7 @@ def test_unipc_is_that_of_diffusers(make, steps: int) -> None:
         velocity = denoise(expected, float(timestep))
         expected = scheduler.step(velocity, timestep, expected, return_dict=False)[0]
         expected = torch.cat([first, expected[:, 1:]], dim=1)
-    found = sample(denoise, noise, first, sigma_grid(steps))
+    found = sample(denoise, noise, first, sigma_schedule(steps))
     assert torch.allclose(found, expected, atol=1e-5)
 
 
@@ -137,7 +137,7 @@ def test_the_clean_frame_is_clean_at_every_step(make, method: str) -> None:
         assert torch.equal(clean[:, :1], first)
         reported.append((done, total))
 
-    found = sample(denoise, noise, first, sigma_grid(6), method=method, on_step=on_step)
+    found = sample(denoise, noise, first, sigma_schedule(6), method=method, on_step=on_step)
     for latents in (*shown, found):
         assert torch.equal(latents[:, :1], first)
     assert reported == [(k + 1, 6) for k in range(6)]
@@ -152,7 +152,7 @@ def test_the_last_estimate_is_the_result(make) -> None:
 
     target = make.noise(*SHAPE, seed=1)
     found = sample(
-        lambda x, t: x - target, make.noise(*SHAPE), None, sigma_grid(4), on_step=on_step,
+        lambda x, t: x - target, make.noise(*SHAPE), None, sigma_schedule(4), on_step=on_step,
         method="euler",
     )  # fmt: skip
     assert torch.allclose(last[0], found, atol=1e-6)
@@ -161,7 +161,7 @@ def test_the_last_estimate_is_the_result(make) -> None:
 def test_a_cancelled_chunk_leaves_no_trace(make) -> None:
     """The solver remembers earlier steps of a chunk, and nothing of an earlier chunk."""
     noise, first = make.noise(*SHAPE), make.noise(48, 1, 4, 6)
-    sigmas = sigma_grid(5)
+    sigmas = sigma_schedule(5)
 
     def denoise(latents: Tensor, timestep: float) -> Tensor:
         return torch.tanh(latents) + timestep / 1000
@@ -183,7 +183,7 @@ def test_arithmetic_is_float32(make) -> None:
         seen.append(latents.dtype)
         return (latents * 0.5).bfloat16()
 
-    found = sample(denoise, make.noise(*SHAPE).bfloat16(), None, sigma_grid(4))
+    found = sample(denoise, make.noise(*SHAPE).bfloat16(), None, sigma_schedule(4))
     assert {*seen, found.dtype} == {torch.float32}
 
 
@@ -195,9 +195,9 @@ def test_what_the_model_is_told(make) -> None:
         return torch.zeros_like(latents)
 
     for whole in (True, False):
-        sample(denoise, make.noise(*SHAPE), None, sigma_grid(20), whole_timesteps=whole)
+        sample(denoise, make.noise(*SHAPE), None, sigma_schedule(20), integer_timesteps=whole)
     assert steps[:5] == [999, 989, 978, 965, 952]
-    assert steps[20:] == timesteps_of(sigma_grid(20), whole=False)
+    assert steps[20:] == timesteps_of(sigma_schedule(20), whole=False)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_levels_that_are_no_schedule(make, sigmas: list[float]) -> None:
 
 
 def test_bad_input(make) -> None:
-    noise, sigmas = make.noise(*SHAPE), sigma_grid(3)
+    noise, sigmas = make.noise(*SHAPE), sigma_schedule(3)
     with pytest.raises(ValueRangeError, match="sampler"):
         sample(lambda x, t: x, noise, None, sigmas, method="heun")
     with pytest.raises(ShapeError, match="first latent"):
@@ -220,12 +220,12 @@ def test_bad_input(make) -> None:
         sample(lambda x, t: x * math.nan, noise, None, sigmas)
     for steps, shift in ((0, 5), (5, 0), (5, math.nan), (10**6, 5)):
         with pytest.raises(ValueRangeError):
-            sigma_grid(steps, shift)
+            sigma_schedule(steps, shift)
 
 
 def test_without_diffusers(make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Euler works; the default says what is missing."""
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ModelMismatchError, match="pip install diffusers"):
-        sample(lambda x, t: x, make.noise(*SHAPE), None, sigma_grid(3))
-    assert sample(lambda x, t: x, make.noise(*SHAPE), None, sigma_grid(3), method="euler").any()
+        sample(lambda x, t: x, make.noise(*SHAPE), None, sigma_schedule(3))
+    assert sample(lambda x, t: x, make.noise(*SHAPE), None, sigma_schedule(3), method="euler").any()

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from mirage_core.codecs.dct import EmbeddedCodec
-from mirage_core.sampling.schedule import sigma_grid
+from mirage_core.codecs.dct import DctCodec
+from mirage_core.sampling.schedule import sigma_schedule
 from mirage_core.training.flow import (
     draw_sigmas,
     flow_loss,
@@ -20,7 +20,7 @@ from mirage_core.training.flow import (
 )
 
 
-def dice(seed: int = 0) -> torch.Generator:
+def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
@@ -28,7 +28,7 @@ def dice(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("shift", [1.0, 5.0])
 def test_levels_have_the_shifted_distribution(per_frame: bool, shift: float) -> None:
     """The distribution function of a level s is s / (shift - (shift - 1) s)."""
-    sigmas = draw_sigmas(4000, 4, dice(), shift=shift, per_frame=per_frame)
+    sigmas = draw_sigmas(4000, 4, rng(), shift=shift, per_frame=per_frame)
     assert sigmas.shape == (4000, 4)
     assert bool((sigmas[:, 0] == 0).all())
     drawn = (sigmas[:, 1:] if per_frame else sigmas[:, 1]).flatten().sort().values
@@ -38,22 +38,22 @@ def test_levels_have_the_shifted_distribution(per_frame: bool, shift: float) -> 
 
 
 def test_one_level_for_each_frame_or_for_the_clip() -> None:
-    clip = draw_sigmas(64, 5, dice(), shift=5, per_frame=False)
+    clip = draw_sigmas(64, 5, rng(), shift=5, per_frame=False)
     assert bool((clip[:, 1:] == clip[:, 1:2]).all())
-    frames = draw_sigmas(64, 5, dice(), shift=5, per_frame=True)
+    frames = draw_sigmas(64, 5, rng(), shift=5, per_frame=True)
     assert all(len(set(row.tolist())) == 5 for row in frames)
 
 
 def test_levels_are_spaced_as_in_sampling() -> None:
     even = torch.linspace(0.999, 0, 9, dtype=torch.float64)
-    assert torch.allclose(shifted(even, 5.0).float(), sigma_grid(8, 5.0), atol=1e-7)
+    assert torch.allclose(shifted(even, 5.0).float(), sigma_schedule(8, 5.0), atol=1e-7)
     assert spaced_sigmas(2, 3, 0.5, shift=5.0).tolist() == [pytest.approx([0, 5 / 6, 5 / 6])] * 2
 
 
 def test_the_model_can_undo_the_noise(make) -> None:
     """x - sigma v is the clean latent when v is what the loss asks for."""
     target, noise = make.noise(2, 48, 3, 2, 2), make.noise(2, 48, 3, 2, 2, seed=1)
-    sigmas = draw_sigmas(2, 3, dice(), shift=5, per_frame=True)
+    sigmas = draw_sigmas(2, 3, rng(), shift=5, per_frame=True)
     mixed = noisy(target, noise, sigmas)
     assert torch.equal(mixed[:, :, 0], target[:, :, 0])
     clean = mixed - sigmas[:, None, :, None, None] * (noise - target)
@@ -83,7 +83,7 @@ def test_weights_count_channels(make) -> None:
 
 def test_pixel_weights_of_a_linear_codec_give_the_pixel_error(make) -> None:
     """The ratio of the weighted loss to the error of decoded pixels is the same for any error."""
-    codec = EmbeddedCodec()
+    codec = DctCodec()
     weights = pixel_weights(codec.decode)
     assert float(weights.mean()) == pytest.approx(1.0)
     ratios = []

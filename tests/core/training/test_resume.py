@@ -81,7 +81,7 @@ def wait_for_a_checkpoint(process: subprocess.Popen, out: Path) -> None:
 
 def test_a_run_that_is_killed_again_and_again(place: Path, whole: Path) -> None:
     """Every second blow falls anywhere, the others in the middle of a checkpoint."""
-    out, dice = place / "killed", random.Random(7)
+    out, rng = place / "killed", random.Random(7)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     arguments = [sys.executable, "-m", "mirage_core", *command(place, out)]
     halves = 0
@@ -89,14 +89,14 @@ def test_a_run_that_is_killed_again_and_again(place: Path, whole: Path) -> None:
         with subprocess.Popen(
             arguments, env=environment, text=True, stderr=subprocess.PIPE, cwd=place
         ) as process:
-            lines = dice.randint(2, 4) if attempt < KILLS else STEPS
+            lines = rng.randint(2, 4) if attempt < KILLS else STEPS
             for number, _ in enumerate(process.stderr, start=1):
                 if number == lines and attempt < KILLS:
                     if attempt % 2:
                         wait_for_a_checkpoint(process, out)
                     else:
                         with contextlib.suppress(subprocess.TimeoutExpired):
-                            process.wait(dice.uniform(0, 0.3))
+                            process.wait(rng.uniform(0, 0.3))
                     process.kill()
                     break
             process.stderr.read()

@@ -15,10 +15,10 @@ import tiny_training
 from mirage_core.errors import ResumeError, ValueRangeError
 from mirage_core.models.load import load_transformer
 from mirage_core.training.batch import BatchMaker
-from mirage_core.training.data.store import ClipStore
+from mirage_core.training.data.dataset import ClipDataset
 from mirage_core.training.flow import flow_loss
 from mirage_core.training.forward import velocity
-from mirage_core.training.order import BATCH_SEED, ClipOrder, mixed_seed
+from mirage_core.training.sampler import BATCH_SEED, ClipSampler, mixed_seed
 from mirage_core.training.settings import TrainingSettings
 from mirage_core.training.stages import prepare_model
 from mirage_core.training.trainer import Trainer, TrainingData
@@ -74,8 +74,8 @@ def test_a_run_is_a_plain_loop(place: Path, tmp_path: Path, checkpointing: bool)
 
     plain = model(place)
     weights = prepare_model(plain, settings)
-    store = ClipStore(place / "clips")
-    order = ClipOrder(store, settings.micro_batch, settings.seed)
+    store = ClipDataset(place / "clips")
+    order = ClipSampler(store, settings.micro_batch, settings.seed)
     maker = BatchMaker(settings, plain.branch_config.features, torch.zeros(1, tiny_training.TEXT))
     vectors = [p for n, p in weights.items() if p.ndim == 1 or n.endswith("scale_shift_table")]
     matrices = [p for p in weights.values() if all(p is not vector for vector in vectors)]

@@ -11,7 +11,7 @@ import torch
 
 import tiny_training
 from mirage_core.cli.main import main
-from mirage_core.codecs.dct import EmbeddedCodec
+from mirage_core.codecs.dct import DctCodec
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.models.load import load_transformer
 from mirage_core.rollout.depth_source import KnownDepth
@@ -56,7 +56,7 @@ def test_the_way_back_is_the_way_there() -> None:
 
 
 def test_the_true_latents_reach_the_ceiling() -> None:
-    codec = EmbeddedCodec()
+    codec = DctCodec()
     scene = ProceduralScene.from_seed(FIRST_SCENE, texture_size=64)
     truth, _ = scene.render(there_and_back(scene, 21, 64, 64))
     exact = codec.encode(truth)
@@ -74,14 +74,14 @@ def test_closed_loops_of_two_chunks(place: Path) -> None:
     """The whole loop with extra planes: equal runs are equal, and the branch takes part."""
     model = load_transformer(place / "model.safetensors", dtype=torch.float32)
     prepare_model(model, SETTINGS)
-    test = LoopTest(EmbeddedCodec(), torch.zeros(1, 16), SETTINGS, torch.device("cpu"))
+    test = LoopTest(DctCodec(), torch.zeros(1, 16), SETTINGS, torch.device("cpu"))
     model.eval()
     first = test(model)
     assert test(model) == first
     assert first.truth < first.ceiling
     # Only the model computes in few bits: not the geometry, not the codec.
     coarse = LoopTest(
-        EmbeddedCodec(), torch.zeros(1, 16), replace(SETTINGS, dtype="bfloat16"),
+        DctCodec(), torch.zeros(1, 16), replace(SETTINGS, dtype="bfloat16"),
         torch.device("cpu"),
     )(model)  # fmt: skip
     assert coarse.ceiling == first.ceiling
@@ -95,7 +95,7 @@ def test_closed_loops_of_two_chunks(place: Path) -> None:
 
 
 def test_planes_are_there_in_every_chunk(tmp_path: Path) -> None:
-    codec, seen = EmbeddedCodec(), []
+    codec, seen = DctCodec(), []
     scene = ProceduralScene.from_seed(FIRST_SCENE, texture_size=64)
     path = there_and_back(scene, 37, 64, 64)
     truth, depth = scene.render(path)
@@ -190,7 +190,10 @@ def test_training_a_new_model_on_the_command_line(place: Path, tmp_path: Path, c
         (["--transformer=nowhere.safetensors"], "is not there"),
         (["--new-transformer", "--stage=branch"], "trained as a whole"),
         (["--new-transformer=width=7", "--stage=full"], "cannot be understood"),
-        (["--new-transformer=width=9,heads=2,ffn=8,layers=2,text=4", "--stage=full"], "shared out"),
+        (
+            ["--new-transformer=width=9,heads=2,ffn=8,layers=2,text=4", "--stage=full"],
+            "divided evenly",
+        ),
         (["--stage=several"], "stage is unknown"),
         (["--transformer={model}", "--side-features=scene,white"], "needs the codec"),
         (["--transformer={model}", "--loss=pixel"], "needs the codec"),

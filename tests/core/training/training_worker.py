@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from mirage_core.codecs.dct import EmbeddedCodec
+from mirage_core.codecs.dct import DctCodec
 from mirage_core.models.load import load_transformer
-from mirage_core.training.processes import Processes, local
+from mirage_core.training.distributed import Distributed, local_shard
 from mirage_core.training.settings import TrainingSettings
 from mirage_core.training.trainer import Trainer, TrainingData
 from mirage_core.training.validation import LoopTest
@@ -22,13 +22,13 @@ from mirage_core.training.validation import LoopTest
 
 def main(model: str, clips: str, folder: str, settings: str, result: str) -> None:
     torch.set_num_threads(1)
-    processes = Processes(cpu=True)
+    processes = Distributed(cpu=True)
     chosen = TrainingSettings(**json.loads(settings))
     data = TrainingData(Path(clips), torch.zeros(1, 16), held_out=Path(clips))
     transformer = load_transformer(model, dtype=torch.float32)
-    loops = LoopTest(EmbeddedCodec(), torch.zeros(1, 16), chosen, processes.device)
+    loops = LoopTest(DctCodec(), torch.zeros(1, 16), chosen, processes.device)
     trainer = Trainer(transformer, chosen, data, Path(folder), processes, loops)
-    held = sum(local(p).numel() * 4 for p in trainer.model.parameters())
+    held = sum(local_shard(p).numel() * 4 for p in trainer.model.parameters())
     values: list[dict[str, float]] = []
     trainer.run(lambda report: values.append(report.values))
     Path(f"{result}.{processes.rank}").write_text(

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from mirage_core.cache.build import Observation, append_all
 from mirage_core.cache.types import LatentCache
 from mirage_core.errors import ShapeError, ValueRangeError
-from mirage_core.writing.consistency import ContradictionConfig, find_contradictions, forget
-from mirage_core.writing.views import Witnesses, cell_range, memory_witnesses
+from mirage_core.writing.consistency import ConsistencyConfig, find_inconsistent, remove_points
+from mirage_core.writing.views import SourceViews, cell_range, memory_source_views
 
 GRID = (12, 20)
 BALL = (4, 6)
 """Rows and columns of the thing that moves, in cells."""
 
-EXACT = ContradictionConfig(grow=0)
+EXACT = ConsistencyConfig(grow=0)
 
 
 def room(frames: int, columns: list[int], near: float = 2.0, far: float = 4.0) -> torch.Tensor:
@@ -30,8 +30,8 @@ def room(frames: int, columns: list[int], near: float = 2.0, far: float = 4.0) -
     return depth
 
 
-def views(observation: Observation) -> Witnesses:
-    return Witnesses(
+def views(observation: Observation) -> SourceViews:
+    return SourceViews(
         observation.depth,
         observation.depth,
         observation.tokens,
@@ -46,13 +46,13 @@ def find(make, depth: torch.Tensor, cache: LatentCache | None = None, config=EXA
     observation = dataclasses.replace(observation, frames=100 + 4 * torch.arange(len(depth)))
     if tokens is not None:
         observation = dataclasses.replace(observation, tokens=tokens)
-    return find_contradictions(cache or LatentCache(), observation, views(observation), config)
+    return find_inconsistent(cache or LatentCache(), observation, views(observation), config)
 
 
 def test_what_moves_within_a_chunk_is_held_back_whole(make) -> None:
     columns = [1, 3, 5, 7, 9, 11, 13]
     depth = room(7, columns)
-    held = find(make, depth, config=ContradictionConfig()).held_back
+    held = find(make, depth, config=ConsistencyConfig()).held_back
     assert held[depth == 2].all()
     assert held[depth == 4].float().mean() < 0.15
 
@@ -104,7 +104,7 @@ def test_parallax_is_no_contradiction(make, seed, noise, step) -> None:
         ("frames", slice(0, 1)),
     )))  # fmt: skip
     cache = append_all(LatentCache(), dataclasses.replace(first, frames=torch.zeros(1)))
-    found = find_contradictions(cache, observation, views(observation), EXACT)
+    found = find_inconsistent(cache, observation, views(observation), EXACT)
     # Noise moves points across the box's outline, seldom twice at one place.
     assert found.held_back.float().mean() <= (0.01 if noise > 0 else 0)
     assert len(found.gone) <= (2 if noise > 0 else 0)
@@ -136,7 +136,7 @@ def test_what_has_left_is_gone_and_the_place_is_written(make) -> None:
     remembered = cache.blocks[0].points[found.gone]
     assert torch.allclose(remembered[:, 2], torch.tensor(2.0))
     assert len(found.gone) >= 0.8 * BALL[0] * BALL[1]
-    left = forget(cache, found.gone)
+    left = remove_points(cache, found.gone)
     assert len(left) == len(cache) - len(found.gone)
     assert len(cache) == GRID[0] * GRID[1]
     assert not len(find(make, depth, left).gone)
@@ -150,11 +150,11 @@ def test_what_is_hidden_is_not_gone(make) -> None:
 
 def test_forgetting_nothing_gives_the_same_memory(make) -> None:
     cache = make.cache(30, 20)
-    assert forget(cache, torch.zeros(0, dtype=torch.int64)) is cache
-    left = forget(cache, torch.tensor([2, 29]))
+    assert remove_points(cache, torch.zeros(0, dtype=torch.int64)) is cache
+    left = remove_points(cache, torch.tensor([2, 29]))
     assert [len(block) for block in left.blocks] == [28, 20]
     assert left.blocks[1] is cache.blocks[1]
-    assert [len(block) for block in forget(left, torch.arange(28)).blocks] == [20]
+    assert [len(block) for block in remove_points(left, torch.arange(28)).blocks] == [20]
 
 
 def test_a_place_that_changes_its_looks_is_held_back_when_asked(make) -> None:
@@ -174,7 +174,7 @@ def test_a_place_that_changes_its_looks_is_held_back_when_asked(make) -> None:
 def test_unknown_cells_are_never_held_back(make) -> None:
     depth = room(7, [1, 3, 5, 7, 9, 11, 13])
     depth[:, 5] = 0
-    held = find(make, depth, config=ContradictionConfig()).held_back
+    held = find(make, depth, config=ConsistencyConfig()).held_back
     assert not held[:, 5].any()
 
 
@@ -187,11 +187,11 @@ def test_ranges_of_cells_leave_out_invalid_pixels() -> None:
 
 def test_witnesses_are_near_and_far_apart_in_time(make) -> None:
     cache = earlier(make, room(10, []), [4 * k for k in range(10)])
-    asked = memory_witnesses(cache, torch.eye(4)[None], torch.tensor([60]), GRID)
+    asked = memory_source_views(cache, torch.eye(4)[None], torch.tensor([60]), GRID)
     assert len(asked) == 3
-    none = memory_witnesses(cache, torch.eye(4)[None], torch.tensor([20]), GRID)
+    none = memory_source_views(cache, torch.eye(4)[None], torch.tensor([20]), GRID)
     assert len(none) <= 2
-    assert len(memory_witnesses(LatentCache(), torch.eye(4)[None], torch.tensor([0]), GRID)) == 0
+    assert len(memory_source_views(LatentCache(), torch.eye(4)[None], torch.tensor([0]), GRID)) == 0
 
 
 def test_depth_and_tokens_of_witnesses_share_a_grid(make) -> None:
@@ -207,4 +207,4 @@ def test_depth_and_tokens_of_witnesses_share_a_grid(make) -> None:
 )
 def test_impossible_settings(settings) -> None:
     with pytest.raises(ValueRangeError):
-        ContradictionConfig(**settings)
+        ConsistencyConfig(**settings)

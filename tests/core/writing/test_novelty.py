@@ -18,9 +18,9 @@ from mirage_core.geometry.lift import lift
 from mirage_core.geometry.transform import invert_rigid, rigid, rotation_about
 from mirage_core.readout.readout import read_winners
 from mirage_core.writing.novelty import (
-    LARGEST_FOOTPRINT,
+    MAX_FOOTPRINT,
     NoveltyRule,
-    contradicted,
+    free_space_violations,
     hide,
     novel_cells,
 )
@@ -112,14 +112,14 @@ def test_contradicted_points_by_a_loop(make, seed: int, share: float) -> None:
         where = make.poses(1, seed=seed + 5 + number)[0]
         cache = append_all(cache, make.observation(other, pose=where))
     seen = make.observation(depth, pose=camera)
-    found = contradicted(cache, seen, share)
+    found = free_space_violations(cache, seen, share)
     assert found.tolist() == brute_contradicted(cache, seen, share)
 
 
 def test_the_loop_is_worth_comparing_with(make) -> None:
     """Of the random cases some points are contradicted and some are not."""
     cache = append_all(LatentCache(), make.observation(1 + 2 * make.uniform(1, *GRID, seed=1)))
-    found = contradicted(cache, make.observation(torch.full((1, *GRID), 2.5)), 0.1)
+    found = free_space_violations(cache, make.observation(torch.full((1, *GRID), 2.5)), 0.1)
     assert 10 < len(found) < 90
 
 
@@ -145,9 +145,9 @@ def test_cells_beside_the_unknown_contradict_nothing(make, what: str) -> None:
     depth[0, 4, 6] = 1.0
     cache = append_all(LatentCache(), make.observation(depth))
     wall = torch.full((1, *GRID), 3.0)
-    assert contradicted(cache, make.observation(wall), 0.1).tolist() == [0]
+    assert free_space_violations(cache, make.observation(wall), 0.1).tolist() == [0]
     wall[0, 3, 7] = {"hole": 0.0, "edge": 1.05, "depth": torch.nan}[what]
-    assert len(contradicted(cache, make.observation(wall.nan_to_num(0.0)), 0.1)) == 0
+    assert len(free_space_violations(cache, make.observation(wall.nan_to_num(0.0)), 0.1)) == 0
 
 
 def test_a_token_of_a_large_area_is_not_contradicted_by_few_cells(make) -> None:
@@ -155,9 +155,9 @@ def test_a_token_of_a_large_area_is_not_contradicted_by_few_cells(make) -> None:
     depth = torch.zeros(1, *GRID)
     depth[0, 4, 6] = 8.0
     cache = append_all(LatentCache(), make.observation(depth))
-    for rest in (0.5 * 8 / LARGEST_FOOTPRINT, 1.5 * 8 / LARGEST_FOOTPRINT):
+    for rest in (0.5 * 8 / MAX_FOOTPRINT, 1.5 * 8 / MAX_FOOTPRINT):
         near = make.observation(torch.full((1, *GRID), 9.0), pose=pose(z=8 - rest))
-        assert len(contradicted(cache, near, 0.1)) == int(8 <= LARGEST_FOOTPRINT * rest)
+        assert len(free_space_violations(cache, near, 0.1)) == int(8 <= MAX_FOOTPRINT * rest)
 
 
 @pytest.mark.parametrize("rest", [0.3, 0.45, 0.55, 1.0])
@@ -210,7 +210,7 @@ def test_what_a_write_removes_was_contradicted_or_replaced(make, seed: int) -> N
     depth = torch.nn.functional.interpolate(smooth, GRID, mode="bilinear")[0]
     second = make.observation(depth, pose=make.poses(1, seed=seed)[0], seed=9)
     cache = append_all(LatentCache(), first)
-    free = contradicted(cache, second, rule.carve)
+    free = free_space_violations(cache, second, rule.carve)
     _, replaced = novel_cells(hide(cache, free), second, rule)
     gone = torch.cat([free, replaced])
     points = cache.blocks[0].points

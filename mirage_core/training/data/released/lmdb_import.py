@@ -22,9 +22,9 @@ from ....constants import LATENT_CHANNELS, PATCH_SIZE, SPATIAL_STRIDE, WAN_CODEC
 from ....errors import CacheFormatError, MirageError, ShapeError, StorageError
 from ....log import logger
 from ..clip import TrainingClip
+from ..dataset import ClipDataset, ClipWriter
 from ..manifest import MANIFEST, DataManifest, claim, read_manifest, read_skipped, write_skipped
 from ..pipeline import CaptionEncoder, Captions, DataProgress
-from ..store import ClipStore, ClipWriter
 from .lmdb_file import LmdbEntry, LmdbFile
 from .plain_pickle import read_plain
 from .torch_archive import read_tensors
@@ -230,7 +230,7 @@ def _expect_size(clip: TrainingClip, manifest: DataManifest) -> None:
 
 def _stored(out: Path) -> set[str]:
     try:
-        return set(ClipStore(out).keys())
+        return set(ClipDataset(out).keys())
     except CacheFormatError:
         return set()
 

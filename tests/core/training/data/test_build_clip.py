@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from mirage_core.codecs.dct import EmbeddedCodec
+from mirage_core.codecs.dct import DctCodec
 from mirage_core.errors import PlanError, ShapeError, ValueRangeError
 from mirage_core.geometry.camera import PixelConvention
 from mirage_core.geometry.frame_geometry import FrameGeometry
@@ -37,7 +37,7 @@ PLANES = ("offset", "log_depth", "preceding_offset", "preceding_log_depth")
 )
 def test_clips_are_what_a_rollout_of_these_frames_sees(tmp_path, loop, exact) -> None:
     """The same shot goes through the rollout's own state, files and all."""
-    shot, codec = wall_shot("wall", 97, exact=exact), EmbeddedCodec()
+    shot, codec = wall_shot("wall", 97, exact=exact), DctCodec()
     if not exact:
         wrong = shot.geometry.depth * torch.linspace(1, 2, 97)[:, None, None]
         shot = dataclasses.replace(
@@ -79,13 +79,13 @@ def test_clips_are_what_a_rollout_of_these_frames_sees(tmp_path, loop, exact) ->
 
 
 def test_preceding_frames_keep_the_planes_of_their_time() -> None:
-    first, second = build_clips(wall_shot("w"), EmbeddedCodec(), ClipSettings(noise=QUIET))
+    first, second = build_clips(wall_shot("w"), DctCodec(), ClipSettings(noise=QUIET))
     assert torch.equal(second.preceding_scene, first.scene[:, 6:8])
     assert torch.equal(second.preceding_visible, first.visible[6:8])
     assert torch.equal(second.preceding_offset, first.offset[:, 6:8])
     assert torch.equal(second.preceding_log_depth, first.log_depth[6:8])
     assert first.preceding.shape[1] == 0
-    bare = build_clips(wall_shot("w"), EmbeddedCodec(), ClipSettings(planes=False))
+    bare = build_clips(wall_shot("w"), DctCodec(), ClipSettings(planes=False))
     assert all(getattr(clip, name) is None for clip in bare for name in PLANES)
 
 
@@ -102,7 +102,7 @@ def test_planes_by_hand(convention) -> None:
             [[1.3], [1.2], [1.0]], dtype=torch.float64)
     )  # fmt: skip
     cameras.world_to_camera[1:, 2, 3] = 0.4
-    state = begin(shot.frames[0], geometry, cameras, EmbeddedCodec(), settings=loop)
+    state = begin(shot.frames[0], geometry, cameras, DctCodec(), settings=loop)
     readout = read(state.cache, cameras)
     offset, ratio = point_planes(readout)
     latent, block = readout.latent_cameras, state.cache.blocks[0]
@@ -127,7 +127,7 @@ def test_planes_by_hand(convention) -> None:
 def test_planes_know_the_camera_of_each_block() -> None:
     """In a memory of many frames, the depth ratio is that of the camera that saw the point."""
     loop = GenerationSettings(policy="append")
-    clips = build_clips(wall_shot("w", 97), EmbeddedCodec(), ClipSettings(loop, QUIET))
+    clips = build_clips(wall_shot("w", 97), DctCodec(), ClipSettings(loop, QUIET))
     # The camera slides along the picture plane: depth never changes, whoever saw the point.
     for clip in clips:
         assert float(clip.log_depth.abs().max()) < 1e-5
@@ -148,7 +148,7 @@ def test_depth_noise_is_as_large_as_asked_and_drawn_from_the_seed() -> None:
 
 def test_noise_reaches_the_memory() -> None:
     quiet, noisy = (
-        build_clips(wall_shot("w"), EmbeddedCodec(), ClipSettings(noise=noise))
+        build_clips(wall_shot("w"), DctCodec(), ClipSettings(noise=noise))
         for noise in (QUIET, DepthNoise(0.3, 0.3))
     )
     assert torch.equal(quiet[1].target, noisy[1].target)
@@ -156,7 +156,7 @@ def test_noise_reaches_the_memory() -> None:
 
 
 def test_frames_after_the_last_whole_chunk_are_left_out() -> None:
-    clips = build_clips(wall_shot("w", 77), EmbeddedCodec(), ClipSettings())
+    clips = build_clips(wall_shot("w", 77), DctCodec(), ClipSettings())
     assert [clip.target.shape[1] for clip in clips] == [9, 9]
 
 
@@ -169,7 +169,7 @@ def test_what_a_mask_leaves_out_is_never_remembered(exact) -> None:
     masked = dataclasses.replace(shot.geometry, exclude=mask)
     settings = ClipSettings(noise=DepthNoise(0, 0), planes=False)
     plain, left_out = (
-        build_clips(dataclasses.replace(shot, geometry=geometry), EmbeddedCodec(), settings)
+        build_clips(dataclasses.replace(shot, geometry=geometry), DctCodec(), settings)
         for geometry in (shot.geometry, masked)
     )
     assert plain[0].visible[0].all()
@@ -182,7 +182,7 @@ def test_what_a_mask_leaves_out_is_never_remembered(exact) -> None:
 def test_depth_of_every_fourth_frame_is_enough() -> None:
     shot = wall_shot("w")
     thin = dataclasses.replace(shot, geometry=shot.geometry.select(list(range(0, 65, 4))))
-    for one, other in zip(*(build_clips(s, EmbeddedCodec(), ClipSettings()) for s in (shot, thin)),
+    for one, other in zip(*(build_clips(s, DctCodec(), ClipSettings()) for s in (shot, thin)),
                           strict=True):  # fmt: skip
         assert torch.equal(one.scene, other.scene)
 

@@ -250,7 +250,7 @@ def test_pictures_of_several_sizes_are_refused(tmp_path, room) -> None:
 @pytest.mark.parametrize("name", ["a.mp4", "b/0.jpg", "b/0.png", "b/0.webp", "c.npz"])
 def test_changed_files_give_what_they_hold_or_the_typed_error(tmp_path, room, name) -> None:
     """Bytes are changed at random, and only errors of ours may come of it."""
-    path, dice = tmp_path / name, random.Random(3)
+    path, rng = tmp_path / name, random.Random(3)
     path.parent.mkdir(exist_ok=True)
     if path.suffix == ".mp4":
         write_clip(path, room.frames[:9], 24)
@@ -263,8 +263,8 @@ def test_changed_files_give_what_they_hold_or_the_typed_error(tmp_path, room, na
     refused = 0
     for _ in range(60):
         data = bytearray(whole)
-        for _ in range(dice.choice((1, 4, 16))):
-            data[int(len(data) * dice.random() ** 2)] = dice.randrange(256)
+        for _ in range(rng.choice((1, 4, 16))):
+            data[int(len(data) * rng.random() ** 2)] = rng.randrange(256)
         path.write_bytes(data)
         try:
             if path.suffix == ".npz":
@@ -365,9 +365,9 @@ def test_depth_of_a_still_camera_keeps_its_scale(room) -> None:
 
 
 def test_depth_that_no_scale_fits_is_refused() -> None:
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     cameras = sliding_cameras(9, way=2)
-    depth = (torch.randn(9, 64, 64, generator=dice) * 1.5).exp()
+    depth = (torch.randn(9, 64, 64, generator=rng) * 1.5).exp()
     geometry = FrameGeometry(depth, cameras.intrinsics)
     with pytest.raises(GeometryError, match="do not belong together"):
-        to_camera_units(geometry, cameras, torch.rand(9, 64, 64, 3, generator=dice))
+        to_camera_units(geometry, cameras, torch.rand(9, 64, 64, 3, generator=rng))

@@ -20,7 +20,7 @@ import torch
 
 from mirage_core.cli.data import job_of
 from mirage_core.cli.main import main, make_parser
-from mirage_core.codecs.dct import CODEC_NAME, EmbeddedCodec
+from mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from mirage_core.errors import (
     CacheFormatError,
     ModelMismatchError,
@@ -29,6 +29,7 @@ from mirage_core.errors import (
     ValueRangeError,
 )
 from mirage_core.training.data.build_clip import ClipSettings, DepthNoise
+from mirage_core.training.data.dataset import ClipDataset
 from mirage_core.training.data.manifest import (
     MANIFEST,
     read_empty_text,
@@ -44,7 +45,6 @@ from mirage_core.training.data.pipeline import (
 )
 from mirage_core.training.data.procedural import ProceduralSource
 from mirage_core.training.data.ray_pool import RayPool
-from mirage_core.training.data.store import ClipStore
 from tiny_clips import WallSource, wall_job
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -56,7 +56,7 @@ def begun(source: WallSource) -> collections.Counter[str]:
 
 
 def contents(folder: Path) -> dict[str, torch.Tensor]:
-    return {clip.key: clip.scene for clip in ClipStore(folder)}
+    return {clip.key: clip.scene for clip in ClipDataset(folder)}
 
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
@@ -73,7 +73,7 @@ def test_a_data_set_is_made_and_goes_on_where_it_was(tmp_path) -> None:
     assert [progress.done for progress in seen] == [1, 2, 3]
     assert seen[0].seconds_left > 0
     assert seen[-1].seconds_left == 0
-    store = ClipStore(tmp_path / "data")
+    store = ClipDataset(tmp_path / "data")
     assert store.keys() == tuple(f"wall-{n}/0#{chunk}" for n in range(3) for chunk in range(2))
     again = make_data(tmp_path / "data", job)
     assert (again.done, again.clips) == (3, 0)
@@ -127,8 +127,8 @@ def test_other_clips_do_not_go_into_the_folder(tmp_path) -> None:
     make_data(folder, wall_job(source))
     louder = ClipSettings(noise=DepthNoise(0.1, 0))
     for other in (
-        DataJob(source, EmbeddedCodec, CODEC_NAME, louder),
-        DataJob(source, EmbeddedCodec, "another codec"),
+        DataJob(source, DctCodec, CODEC_NAME, louder),
+        DataJob(source, DctCodec, "another codec"),
         wall_job(WallSource(1, tmp_path / "log", width=96)),
     ):
         with pytest.raises(ResumeError, match="made in another way"):
@@ -154,9 +154,9 @@ def test_a_full_disk_stops_the_run_and_the_next_goes_on(tmp_path, file_size_limi
     make_data(folder, wall_job(WallSource(1, tmp_path / "log")))
     with file_size_limit(2000), pytest.raises(StorageError, match="could not be written"):
         make_data(folder, wall_job(source, flush_seconds=0))
-    assert len(ClipStore(folder)) == 2
+    assert len(ClipDataset(folder)) == 2
     assert make_data(folder, wall_job(source)).done == 3
-    assert len(ClipStore(folder)) == 6
+    assert len(ClipDataset(folder)) == 6
 
 
 def test_a_stop_keeps_what_was_made(tmp_path) -> None:
@@ -167,7 +167,7 @@ def test_a_stop_keeps_what_was_made(tmp_path) -> None:
     source, folder = WallSource(4, tmp_path / "log"), tmp_path / "data"
     with pytest.raises(KeyboardInterrupt):
         make_data(folder, wall_job(source), on_progress=stop)
-    assert len(ClipStore(folder)) == 4
+    assert len(ClipDataset(folder)) == 4
     make_data(folder, wall_job(source))
     assert set(begun(source).values()) == {1}
 
@@ -203,18 +203,18 @@ make_data(folder / "data", wall_job(source, flush_seconds=0.0), on_progress=wind
 
 def test_killed_at_random_moments_and_resumed(tmp_path) -> None:
     """What was stored is never made again, and the end is the same as without kills."""
-    count, dice = 30, random.Random(5)
+    count, rng = 30, random.Random(5)
     source, folder = WallSource(count, tmp_path / "log"), tmp_path / "data"
     support = str(ROOT / "tests" / "support")
     command = [sys.executable, "-c", KILLED, support, str(tmp_path), str(count)]
     kills = 0
     for _ in range(3):
-        delay = f"{dice.uniform(0.005, 0.2):.4f}"
+        delay = f"{rng.uniform(0.005, 0.2):.4f}"
         ended = subprocess.run(
             [*command, delay], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
         )
         kills += ended.returncode == -signal.SIGALRM
-        stored = {key.split("/")[0] for key in ClipStore(folder).keys()}
+        stored = {key.split("/")[0] for key in ClipDataset(folder).keys()}
         # At most the item at work is lost with each kill.
         assert sum(begun(source).values()) - len(stored) <= kills
     assert kills
@@ -238,7 +238,7 @@ def test_captions_are_embedded_without_their_filling(tmp_path) -> None:
     job = wall_job(WallSource(1, tmp_path / "log"))
     folder = tmp_path / "data"
     make_data(folder, DataJob(job.source, job.codec, job.codec_name, text=Spelling, text_name="s"))
-    store = ClipStore(folder)
+    store = ClipDataset(folder)
     assert store[0].caption == "a wall"
     assert torch.equal(store[0].text, torch.ones(6, 4))
     assert torch.equal(read_empty_text(folder), torch.zeros(1, 4))
@@ -291,10 +291,10 @@ def test_the_command_line_makes_and_describes(tmp_path, capsys) -> None:
     text = capsys.readouterr().out
     assert "4 clips of 64 x 64" in text
     assert CODEC_NAME in text
-    assert ClipStore(folder).keys()[0] == "room-3/0#0"
+    assert ClipDataset(folder).keys()[0] == "room-3/0#0"
     direct = next(iter(ProceduralSource(range(3, 4), 64, 64, 1).load("room-3")))
-    latents = EmbeddedCodec().encode(direct.frames)[:, :9]
-    assert torch.equal(ClipStore(folder)[0].target, latents.half().float())
+    latents = DctCodec().encode(direct.frames)[:, :9]
+    assert torch.equal(ClipDataset(folder)[0].target, latents.half().float())
     assert main([*MAKE, "1", *more, "--policy", "append"]) == 2
     assert "made in another way" in capsys.readouterr().err
 

@@ -13,9 +13,9 @@ import torch
 from mirage_core.cli.main import main
 from mirage_core.constants import WAN_CODEC
 from mirage_core.errors import CacheFormatError, MirageError, ResumeError, ShapeError
+from mirage_core.training.data.dataset import ClipDataset
 from mirage_core.training.data.manifest import read_empty_text, read_manifest, read_skipped
 from mirage_core.training.data.released.lmdb_import import convert_sample, import_lmdb
-from mirage_core.training.data.store import ClipStore
 from tiny_samples import (
     GRID,
     PROTOCOLS,
@@ -75,7 +75,7 @@ def test_shards_become_a_data_set(tmp_path: Path, inside: bool) -> None:
     assert (progress.done, progress.total, progress.clips, progress.skipped) == (5, 5, 5, 0)
     assert [step.clips for step in seen] == [1, 2, 3, 4, 5]
     assert seen[-1].seconds_left == 0
-    store = ClipStore(out)
+    store = ClipDataset(out)
     keys = [f"released/shard_000/{n:08d}" for n in range(4)] + ["released/shard_001/00000004"]
     assert sorted(store.keys()) == keys
     manifest = read_manifest(out)
@@ -98,13 +98,13 @@ def test_nothing_is_done_twice(tmp_path: Path, monkeypatch) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run(folder, out, on_progress=stop)
-    assert len(ClipStore(out)) == 3
+    assert len(ClipDataset(out)) == 3
     assert run(folder, out).clips == 2
     assert run(folder, out).clips == 0
     write_shard(folder / "shard_001.lmdb", {"00000000": sample(9)})
     progress = run(folder, out)
     assert (progress.clips, progress.done, progress.total) == (1, 6, 6)
-    assert len(set(ClipStore(out).keys())) == len(ClipStore(out)) == 6
+    assert len(set(ClipDataset(out).keys())) == len(ClipDataset(out)) == 6
 
 
 def test_bad_samples_are_reported_and_skipped(tmp_path: Path, sentinel: Path, caplog) -> None:
@@ -143,7 +143,7 @@ def test_bad_samples_are_reported_and_skipped(tmp_path: Path, sentinel: Path, ca
     for name, (_, reason) in bad.items():
         assert reason in skipped[f"released/shard_000/{name}"], name
         assert f"released/shard_000/{name}" in caplog.text
-    assert len(ClipStore(out)) == 2
+    assert len(ClipDataset(out)) == 2
     again: list = []
     assert run(folder, out, on_progress=again.append).skipped == 15
     assert again == []
@@ -171,7 +171,7 @@ def test_a_bad_shard_is_reported_and_tried_again(tmp_path: Path) -> None:
     (folder / "shard_001.lmdb").write_bytes(whole)
     progress = run(folder, out)
     assert (progress.clips, progress.skipped) == (1, 3)
-    assert set(ClipStore(out).keys()) == {
+    assert set(ClipDataset(out).keys()) == {
         "released/shard_000/00000000", "released/shard_001/00000000", "other/shard_000/00000000"
     }  # fmt: skip
 
@@ -190,7 +190,7 @@ def test_captions_are_embedded(tmp_path: Path) -> None:
     folder.mkdir()
     write_shard(folder / "shard_000.lmdb", {"00000000": sample()})
     run(folder, out, text=Words, text_name="words")
-    assert ClipStore(out)[0].text.shape == (5, 8)
+    assert ClipDataset(out)[0].text.shape == (5, 8)
     assert read_empty_text(out).shape == (1, 8)
     with pytest.raises(ResumeError, match="another way"):
         run(folder, out)

@@ -98,8 +98,8 @@ class ClipWriter:
             self._since = time.monotonic()
         self._waiting += clips
         self._bytes += sum(_numbers(clip) for clip in clips) * self._dtype.itemsize
-        most_bytes, most_clips, seconds = self._limits
-        full = self._bytes >= most_bytes or len(self._waiting) >= most_clips
+        max_bytes, max_clips, seconds = self._limits
+        full = self._bytes >= max_bytes or len(self._waiting) >= max_clips
         return self.flush() if full or time.monotonic() - self._since >= seconds else ()
 
     def flush(self) -> tuple[str, ...]:
@@ -155,7 +155,7 @@ def expect_storable(clip: TrainingClip, dtype: torch.dtype = STORED) -> None:
             )
 
 
-class ClipStore(Sequence[TrainingClip]):
+class ClipDataset(Sequence[TrainingClip]):
     """Reads a data set at random, also while it grows.
 
     The number of a clip never changes while the store is open: shards that `refresh` finds come

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from .batch import BatchMaker, TrainingBatch
-from .data.store import ClipStore
-from .order import BATCH_SEED, ClipOrder, Position, mixed_seed
+from .data.dataset import ClipDataset
+from .sampler import BATCH_SEED, ClipSampler, Position, mixed_seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,15 +28,15 @@ class Portion:
     position: Position
 
 
-class Feed:
+class Prefetcher:
     """Batches of this process, in order, for ever.
 
     Which clips a step sees, and what is random about them, does not depend on the number of
     processes or threads.
 
     Args:
-        store: The data set.
-        order: Which clips come next.
+        dataset: The data set.
+        sampler: Which clips come next.
         maker: Makes batches.
         micro_batches: Forward passes of a step, over all processes.
         share: Which of them are this process's.
@@ -48,8 +48,8 @@ class Feed:
 
     def __init__(
         self,
-        store: ClipStore,
-        order: ClipOrder,
+        dataset: ClipDataset,
+        sampler: ClipSampler,
         maker: BatchMaker,
         *,
         micro_batches: int,
@@ -57,7 +57,7 @@ class Feed:
         first_step: int,
     ) -> None:
         self.waited = 0.0
-        self._store, self._order, self._maker = store, order, maker
+        self._dataset, self._sampler, self._maker = dataset, sampler, maker
         self._micro_batches, self._share = micro_batches, share
         self._plans = self._plan(first_step)
         self._reading = threading.Lock()
@@ -85,7 +85,7 @@ class Feed:
     def __iter__(self) -> Iterator[Portion]:
         return self
 
-    def __enter__(self) -> Feed:
+    def __enter__(self) -> Prefetcher:
         return self
 
     def __exit__(
@@ -100,15 +100,15 @@ class Feed:
         """Clips and seed of each forward pass of this process."""
         run_seed = self._maker.settings.seed
         while True:
-            clips = [next(self._order) for _ in range(self._micro_batches)]
-            position = self._order.position
+            clips = [next(self._sampler) for _ in range(self._micro_batches)]
+            position = self._sampler.position
             for number in self._share:
-                place = step * self._micro_batches + number
-                yield clips[number], mixed_seed(run_seed, BATCH_SEED, place), position
+                index = step * self._micro_batches + number
+                yield clips[number], mixed_seed(run_seed, BATCH_SEED, index), position
             step += 1
 
     def _make(self, numbers: tuple[int, ...], seed: int) -> TrainingBatch:
-        # The store keeps a list of open files; making batches is the longer part.
+        # The data set keeps a list of open files; making batches is the longer part.
         with self._reading:
-            clips = [self._store[number] for number in numbers]
+            clips = [self._dataset[number] for number in numbers]
         return self._maker.make(clips, seed)

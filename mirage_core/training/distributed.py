@@ -1,8 +1,8 @@
-"""One process or many: who this one is, and tensors that are shared out.
+"""One process or many: who this one is, and tensors that are sharded.
 
-accelerate starts the processes and knows the devices. Weights are shared out by PyTorch's own
+accelerate starts the processes and knows the devices. Weights are sharded by PyTorch's own
 ``fully_shard``: each process holds a part of every parameter, its gradient and its optimizer
-state, and blocks are put together while they compute. With one process nothing is shared out.
+state, and blocks are gathered while they compute. With one process nothing is sharded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from ..errors import ValueRangeError
 
 
-class Processes:
+class Distributed:
     """The processes of a run, as one of them sees them.
 
     Args:
@@ -41,11 +41,11 @@ class Processes:
         """Which of a step's micro-batches are this process's.
 
         Raises:
-            ValueRangeError: They cannot be shared out evenly.
+            ValueRangeError: They cannot be divided evenly.
         """
         if micro_batches % self.count:
             raise ValueRangeError(
-                "A batch cannot be shared out evenly over the processes",
+                "A batch cannot be divided evenly over the processes",
                 got=f"{micro_batches} micro-batches, {self.count} processes",
                 expected="a multiple of the number of processes",
             )
@@ -53,7 +53,7 @@ class Processes:
         return range(self.rank * part, (self.rank + 1) * part)
 
     def shard(self, model: nn.Module) -> None:
-        """Share out a model's parameters; each block is a unit of its own."""
+        """Shard a model's parameters; each block is a unit of its own."""
         if self.count == 1:
             return
         for block in sharded_blocks(model):
@@ -78,23 +78,23 @@ class Processes:
 
 
 def sharded_blocks(model: nn.Module) -> list[nn.Module]:
-    """The modules that are put together one at a time."""
+    """The modules that are gathered one at a time."""
     kinds = set(getattr(model, "_no_split_modules", []))
     return [module for module in model.modules() if type(module).__name__ in kinds]
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be shared out, put together; all processes must call this."""
+def gathered(tensor: Tensor) -> Tensor:
+    """A tensor that may be sharded, whole; all processes must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def local(tensor: Tensor) -> Tensor:
+def local_shard(tensor: Tensor) -> Tensor:
     """This process's part of a tensor, sharing its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def like(full: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor shared out as a parameter is; every process has the whole one."""
+def sharded_like(full: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor sharded as a parameter is; every process has the whole one."""
     full = full.to(parameter.device, parameter.dtype)
     if not isinstance(parameter, DTensor):
         return full

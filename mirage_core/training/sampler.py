@@ -13,8 +13,8 @@ from typing import Any, Final
 import torch
 
 from ..errors import ResumeError, ShapeError
+from .data.dataset import ClipDataset
 from .data.shards import ClipSizes
-from .data.store import ClipStore
 
 WEIGHTS_SEED: Final = 0
 ORDER_SEED: Final = 1
@@ -70,14 +70,14 @@ class Position:
             raise ResumeError("The saved place in the data set is damaged", got=error) from error
 
 
-class ClipOrder:
+class ClipSampler:
     """Gives out the clips of one micro-batch after the other, for ever.
 
     Args:
-        store: The data set. It is looked at again at the beginning of each epoch.
+        dataset: The data set. It is looked at again at the beginning of each epoch.
         micro_batch: Clips of a micro-batch.
         seed: Of the order.
-        position: Where to begin; the beginning by default. The store must have been opened
+        position: Where to begin; the beginning by default. The data set must have been opened
             with the position's shards.
 
     Raises:
@@ -86,15 +86,16 @@ class ClipOrder:
     """
 
     def __init__(
-        self, store: ClipStore, micro_batch: int, seed: int, position: Position | None = None
+        self, dataset: ClipDataset, micro_batch: int, seed: int, position: Position | None = None
     ) -> None:
-        self._store, self._micro_batch, self._seed = store, micro_batch, seed
+        self._dataset, self._micro_batch, self._seed = dataset, micro_batch, seed
         if position is None:
-            position = Position(0, 0, len(store), store.shards)
-        if position.clips > len(store) or store.shards[: len(position.shards)] != position.shards:
+            position = Position(0, 0, len(dataset), dataset.shards)
+        held = dataset.shards[: len(position.shards)]
+        if position.clips > len(dataset) or held != position.shards:
             raise ResumeError(
                 "The data set is not the one that the run was begun with",
-                got=f"{len(store)} clips",
+                got=f"{len(dataset)} clips",
                 expected=f"at least the {position.clips} clips of {len(position.shards)} shards",
                 fix="Give the same folder; clips may be added, but not removed",
             )
@@ -109,8 +110,8 @@ class ClipOrder:
     def __next__(self) -> tuple[int, ...]:
         """Numbers of the clips of the next micro-batch, all of one size."""
         if self._position.batch >= len(self._batches):
-            self._store.refresh()
-            count, shards = len(self._store), self._store.shards
+            self._dataset.refresh()
+            count, shards = len(self._dataset), self._dataset.shards
             self._position = Position(self._position.epoch + 1, 0, count, shards)
             self._batches = self._cut()
         now = self._position
@@ -125,7 +126,7 @@ class ClipOrder:
         seed = mixed_seed(self._seed, ORDER_SEED, self._position.epoch)
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(self._position.clips, generator=generator).tolist()
-        sizes: Sequence[ClipSizes] = [self._store.entry(number).sizes for number in order]
+        sizes: Sequence[ClipSizes] = [self._dataset.entry(number).sizes for number in order]
         waiting: dict[tuple[int, ...], list[int]] = {}
         batches = []
         for number, size in zip(order, sizes, strict=True):

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import tiny_training
-from mirage_core.codecs.dct import EmbeddedCodec
+from mirage_core.codecs.dct import DctCodec
 from mirage_core.models.load import load_transformer
 from mirage_core.training.memory_estimate import plan_memory
 from mirage_core.training.settings import TrainingSettings
@@ -41,7 +41,7 @@ def train_here(folder: Path, place: Path, settings: dict) -> dict[str, torch.Ten
     data = TrainingData(place / "clips", torch.zeros(1, 16), held_out=place / "clips")
     model = load_transformer(place / "model" / "model.safetensors", dtype=torch.float32)
     chosen = TrainingSettings(**settings)
-    loops = LoopTest(EmbeddedCodec(), torch.zeros(1, 16), chosen, torch.device("cpu"))
+    loops = LoopTest(DctCodec(), torch.zeros(1, 16), chosen, torch.device("cpu"))
     trainer = Trainer(model, chosen, data, folder, loops=loops)
     reports: list[dict[str, float]] = []
     trainer.run(lambda report: reports.append(report.values))

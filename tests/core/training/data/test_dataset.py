@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from mirage_core.errors import CacheFormatError, ShapeError, StorageError, ValueRangeError
 from mirage_core.training.data.clip import TrainingClip
+from mirage_core.training.data.dataset import ClipDataset, ClipWriter
 from mirage_core.training.data.shards import FIELDS
-from mirage_core.training.data.store import ClipStore, ClipWriter
 from tiny_clips import random_clip
 
 
@@ -58,7 +58,7 @@ def test_clips_of_all_sizes_come_back(tmp_path_factory, sizes, per_shard) -> Non
     with ClipWriter(folder, name="one", shard_clips=per_shard) as writer:
         for clip in clips:
             writer.add(clip)
-    store = ClipStore(folder)
+    store = ClipDataset(folder)
     assert store.keys() == tuple(clip.key for clip in clips)
     for number in reversed(range(len(clips))):
         assert_same(store[number], clips[number])
@@ -69,15 +69,15 @@ def test_clips_of_all_sizes_come_back(tmp_path_factory, sizes, per_shard) -> Non
 def test_a_store_grows_without_renumbering(tmp_path) -> None:
     """A writer whose name sorts first adds its shards behind those that were there."""
     later = fill(tmp_path, "m", range(6))
-    store = ClipStore(tmp_path)
+    store = ClipDataset(tmp_path)
     assert store.refresh() == 0
     earlier = fill(tmp_path, "a", range(3))
     assert store.refresh() == 3
     for number, clip in enumerate(later + earlier):
         assert_same(store[number], clip)
-    anew = ClipStore(tmp_path)
+    anew = ClipDataset(tmp_path)
     assert anew.keys() != store.keys()
-    assert ClipStore(tmp_path, shards=store.shards).keys() == store.keys()
+    assert ClipDataset(tmp_path, shards=store.shards).keys() == store.keys()
 
 
 def test_a_clip_that_two_writers_made_counts_once(tmp_path) -> None:
@@ -85,7 +85,7 @@ def test_a_clip_that_two_writers_made_counts_once(tmp_path) -> None:
     for name in ("a", "b"):
         with ClipWriter(tmp_path, name=name) as writer:
             writer.add(clip)
-    assert ClipStore(tmp_path).keys() == ("twice",)
+    assert ClipDataset(tmp_path).keys() == ("twice",)
 
 
 def test_clips_of_one_call_are_stored_together(tmp_path) -> None:
@@ -94,7 +94,7 @@ def test_clips_of_one_call_are_stored_together(tmp_path) -> None:
     assert writer.add(*(random_clip(f"more-{n}") for n in range(3))) == (
         "one", "more-0", "more-1", "more-2",
     )
-    assert len(ClipStore(tmp_path).shards) == 1
+    assert len(ClipDataset(tmp_path).shards) == 1
 
 
 def test_old_clips_are_stored_with_the_next(tmp_path) -> None:
@@ -104,7 +104,7 @@ def test_old_clips_are_stored_with_the_next(tmp_path) -> None:
 
 def test_a_store_goes_to_other_processes(tmp_path) -> None:
     clips = fill(tmp_path, "a", range(5))
-    store = ClipStore(tmp_path)
+    store = ClipDataset(tmp_path)
     assert_same(store[4], clips[4])
     assert_same(pickle.loads(pickle.dumps(store))[4], clips[4])
     loader = torch.utils.data.DataLoader(
@@ -117,13 +117,13 @@ def test_a_store_goes_to_other_processes(tmp_path) -> None:
 
 def test_the_stored_type_is_handed_out_on_request(tmp_path) -> None:
     fill(tmp_path, "a", range(1))
-    assert ClipStore(tmp_path, dtype=None)[0].target.dtype == torch.float16
-    assert ClipStore(tmp_path)[0].target.dtype == torch.float32
+    assert ClipDataset(tmp_path, dtype=None)[0].target.dtype == torch.float16
+    assert ClipDataset(tmp_path)[0].target.dtype == torch.float32
 
 
 def test_reading_gives_memory_of_its_own(tmp_path) -> None:
     (clip,) = fill(tmp_path, "a", range(1))
-    store = ClipStore(tmp_path, dtype=None)
+    store = ClipDataset(tmp_path, dtype=None)
     store[0].target.zero_()
     assert torch.equal(store[0].target.float(), clip.target)
 
@@ -144,9 +144,9 @@ def test_a_full_disk_loses_nothing_that_was_stored(tmp_path, file_size_limit) ->
     writer.add(random_clip("late"))
     with file_size_limit(1000), pytest.raises(StorageError):
         writer.flush()
-    assert ClipStore(tmp_path).keys() == tuple(clip.key for clip in clips)
+    assert ClipDataset(tmp_path).keys() == tuple(clip.key for clip in clips)
     assert writer.flush() == ("late",)
-    assert ClipStore(tmp_path).find("late") == 2
+    assert ClipDataset(tmp_path).find("late") == 2
 
 
 def cut(path: Path) -> None:
@@ -165,18 +165,18 @@ def lie(path: Path) -> None:
 def test_a_damaged_shard_is_left_out_and_named(tmp_path, suffix, harm, caplog) -> None:
     clips = fill(tmp_path, "a", range(8))
     harm(tmp_path / f"clips-a-00000{suffix}")
-    store = ClipStore(tmp_path)
+    store = ClipDataset(tmp_path)
     assert store.keys() == tuple(clip.key for clip in clips[4:])
     assert list(store.damaged) == ["clips-a-00000.json"]
     assert "clips-a-00000" in caplog.text
     assert_same(store[0], clips[4])
     with pytest.raises(CacheFormatError):
-        ClipStore(tmp_path, shards=["clips-a-00000"])
+        ClipDataset(tmp_path, shards=["clips-a-00000"])
 
 
 def test_a_shard_that_is_not_what_its_index_says(tmp_path) -> None:
     fill(tmp_path, "a", range(4))
-    store = ClipStore(tmp_path)
+    store = ClipDataset(tmp_path)
     lie(tmp_path / "clips-a-00000.safetensors")
     with pytest.raises(CacheFormatError, match="damaged"):
         store[0]
@@ -208,7 +208,7 @@ def test_a_hostile_index_is_refused(tmp_path, harm) -> None:
     harm(document)
     path.write_text(json.dumps(document))
     with pytest.raises(CacheFormatError, match="no training clips"):
-        ClipStore(tmp_path)
+        ClipDataset(tmp_path)
 
 
 def test_an_index_with_other_sizes_reads_nothing_wrong(tmp_path) -> None:
@@ -218,7 +218,7 @@ def test_an_index_with_other_sizes_reads_nothing_wrong(tmp_path) -> None:
     change(document, 3, 5)
     path.write_text(json.dumps(document))
     with pytest.raises(CacheFormatError, match="does not hold"):
-        ClipStore(tmp_path)[0]
+        ClipDataset(tmp_path)[0]
 
 
 def test_a_shard_without_index_does_not_count(tmp_path) -> None:
@@ -227,27 +227,27 @@ def test_a_shard_without_index_does_not_count(tmp_path) -> None:
     (tmp_path / "clips-a-00000.json").unlink()
     with ClipWriter(tmp_path, name="a") as writer:
         writer.add(random_clip("next"))
-    assert ClipStore(tmp_path).keys() == ("next",)
+    assert ClipDataset(tmp_path).keys() == ("next",)
 
 
 def test_a_run_that_lost_a_shard_is_told_what_helps(tmp_path) -> None:
     """Making its clips again gives them other numbers, which would not."""
     fill(tmp_path, "a", range(4))
     fill(tmp_path, "b", range(4, 6))
-    promised = ClipStore(tmp_path).shards
+    promised = ClipDataset(tmp_path).shards
     shard = tmp_path / "clips-a-00000.safetensors"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1])
     fill(tmp_path, "c", range(4))
     with pytest.raises(CacheFormatError, match=r"clips-a-00000.*from a copy.*another folder"):
-        ClipStore(tmp_path, shards=promised)
+        ClipDataset(tmp_path, shards=promised)
     shard.write_bytes(whole)
-    assert ClipStore(tmp_path, shards=promised).shards[:2] == promised
+    assert ClipDataset(tmp_path, shards=promised).shards[:2] == promised
 
 
 def test_an_empty_folder_is_no_data_set(tmp_path) -> None:
     with pytest.raises(CacheFormatError, match="no training clips"):
-        ClipStore(tmp_path)
+        ClipDataset(tmp_path)
 
 
 @pytest.mark.parametrize(
