@@ -11,9 +11,11 @@ import json
 import math
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
+from pathlib import Path
 
 import torch
 from bench_readout import processor
@@ -23,8 +25,11 @@ from mirage_core.geometry.lift import lift
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid, look_at
 from mirage_core.readout.overlap import Views, best_overlaps
-from mirage_core.readout.references import select_references, voxel_keys, voxel_overlap
 from mirage_core.scenes.scene import ProceduralScene
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+
+from plain_overlap import select_references, voxel_keys, voxel_overlap  # noqa: E402
 
 GRID = (44, 80)
 TARGET = 9

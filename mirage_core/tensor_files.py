@@ -1,21 +1,32 @@
-"""Safetensors files: headers first, typed errors for damaged ones, written whole."""
+"""Safetensors files: typed errors for damaged ones, written whole or not at all.
+
+Weights are files of names and shapes. Mirage's own documents (memories, chunks, clips) also have
+a JSON header that says which format they are, and of which version.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeGuard
 
+import safetensors.torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import ModelMismatchError
-from .files import atomic_path, storage_error
+from .errors import CacheFormatError, MirageError, ModelMismatchError
+from .files import atomic_path, atomic_write, storage_error
+
+HEADER_KEY: Final = "mirage"
+"""Entry of the safetensors metadata that holds the JSON header."""
 
 _NAMED: Final = 5
 """Tensors that an error message names before it counts the rest."""
+
+Unreadable = Callable[[Path, Exception], MirageError]
 
 
 @dataclass(frozen=True)
@@ -37,12 +48,9 @@ def read_header(path: Path) -> TensorHeader:
     Raises:
         ModelMismatchError: The file is missing, damaged, cut short or of another kind.
     """
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-            return TensorHeader(shapes, dict(file.metadata() or {}))
-    except (SafetensorError, OSError) as error:
-        raise unreadable(path, error) from error
+    with _opened(path, unreadable) as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        return TensorHeader(shapes, dict(file.metadata() or {}))
 
 
 def read_tensors(
@@ -53,12 +61,31 @@ def read_tensors(
     Raises:
         ModelMismatchError: The file is missing, damaged, cut short or of another kind.
     """
-    try:
-        with safe_open(str(path), framework="pt", device=device) as file:
-            wanted = file.keys() if names is None else names
-            return {name: file.get_tensor(name) for name in wanted}
-    except (SafetensorError, OSError) as error:
-        raise unreadable(path, error) from error
+    with _opened(path, unreadable, device) as file:
+        wanted = file.keys() if names is None else names
+        return {name: file.get_tensor(name) for name in wanted}
+
+
+def read_safetensors(
+    path: Path, expected_format: str, newest_version: int
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read tensors and the JSON header, after checking whose file it is.
+
+    Raises:
+        CacheFormatError: The file is missing, damaged, foreign, or from a newer version.
+    """
+
+    def not_whole(path: Path, error: Exception) -> CacheFormatError:
+        return CacheFormatError(
+            f"{path.name} cannot be read",
+            got=str(error),
+            expected=f"a complete {expected_format} file",
+            fix="The file is missing, damaged or cut off: copy or make it again",
+        )
+
+    with _opened(path, not_whole) as file:
+        header = _parse_header(path, file.metadata(), expected_format, newest_version)
+        return {name: file.get_tensor(name) for name in file.keys()}, header
 
 
 def write_tensors(
@@ -72,16 +99,81 @@ def write_tensors(
     Raises:
         StorageError: The disk is full, or the folder cannot be written.
     """
-    plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
         with atomic_path(path) as temporary:
             mode = temporary.stat().st_mode
-            save_file(plain, str(temporary), metadata={"format": "pt", **(metadata or {})})
+            described = {"format": "pt", **(metadata or {})}
+            safetensors.torch.save_file(_apart(tensors), str(temporary), metadata=described)
             # safetensors puts a file of its own in the place, which only its owner may read.
             temporary.chmod(mode)
     except SafetensorError as error:
         raise storage_error(path, error) from error
     return path
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
+    """Write tensors with a JSON header; the file appears under its name only when complete.
+
+    Raises:
+        StorageError: The disk is full, or the folder cannot be written.
+    """
+    metadata = {HEADER_KEY: json.dumps(header, sort_keys=True)}
+    # By way of memory: a killed `save_file` leaves a file of a name that nobody looks for.
+    with atomic_write(path, "wb") as file:
+        file.write(safetensors.torch.save(_apart(tensors), metadata=metadata))
+
+
+@contextmanager
+def _opened(path: Path, error_of: Unreadable, device: str = "cpu") -> Iterator[Any]:
+    try:
+        with safe_open(str(path), framework="pt", device=device) as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise error_of(path, error) from error
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU, none of which share memory: safetensors refuses that."""
+    plain: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        if value.untyped_storage().data_ptr() in seen:
+            value = value.clone()
+        seen.add(value.untyped_storage().data_ptr())
+        plain[name] = value
+    return plain
+
+
+def _parse_header(
+    path: Path, metadata: dict[str, str] | None, expected_format: str, newest_version: int
+) -> dict[str, Any]:
+    try:
+        header = json.loads((metadata or {}).get(HEADER_KEY, "null"))
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict) or header.get("format") != expected_format:
+        raise CacheFormatError(
+            f"{path.name} is not a {expected_format} file",
+            got=f"format {header.get('format')!r}" if isinstance(header, dict) else "no header",
+            fix="Choose a file that Mirage wrote",
+        )
+    version = header.get("version")
+    if not is_count(version) or version < 1:
+        raise CacheFormatError(f"{path.name} has no valid format version", got=repr(version))
+    if version > newest_version:
+        raise CacheFormatError(
+            f"{path.name} was written by a newer Mirage",
+            got=f"format version {version}",
+            expected=f"at most {newest_version}",
+            fix="Update Mirage to read it",
+        )
+    return header
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """True for a whole number from 0; JSON's true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def unreadable(path: Path, error: Exception) -> ModelMismatchError:

@@ -16,8 +16,8 @@ from ..mirage_core.conditioning.condition import Condition
 from ..mirage_core.errors import ShapeError
 from ..mirage_core.log import logger
 from ..mirage_core.preview.render import drawn_latents
+from ..mirage_core.readout.overlap import DEFAULT_REFERENCES
 from ..mirage_core.readout.readout import Readout
-from ..mirage_core.readout.references import DEFAULT_REFERENCES
 from ..mirage_core.rollout.context import PRECEDING, chunk_condition
 from ..mirage_core.rollout.state import RolloutState
 from .comfy.chunk_guide import ChunkGuide, Side, chunk_latent, without_mirage

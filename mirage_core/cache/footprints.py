@@ -1,6 +1,8 @@
-"""Which camera saw a point, and how much of the surface its token stands for."""
+"""Which camera saw a point, where it stood in it, and how much of the surface its token is for."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +29,30 @@ def source_cameras(cache: LatentCache, index: Tensor) -> Tensor:
     return cache.gather(index, sources)
 
 
+def in_source_camera(
+    cache: LatentCache,
+    index: Tensor,
+    axes: Sequence[int] = (0, 1, 2),
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """Points in the axes of the camera that observed each: x right, y down, z forward.
+
+    Args:
+        cache: The memory, with at least one block.
+        index: (...) int64 point indices, none negative.
+        axes: Which of the three coordinates; ``(2,)`` is the z-depth alone.
+        dtype: Type that is computed in.
+
+    Returns:
+        (..., len(axes)) of ``dtype``, in scene units.
+    """
+    device = cache.device
+    rows = torch.cat([block.world_to_camera[:, list(axes)] for block in cache.blocks])
+    rows = rows.to(dtype).to(device)[source_cameras(cache, index)]
+    points = cache.gather(index, [block.points for block in cache.blocks]).to(dtype)
+    return (points[..., None, :] * rows[..., :3]).sum(-1) + rows[..., 3]
+
+
 def sample_size(cache: LatentCache, index: Tensor) -> Tensor:
     """Edge length, in the scene, of the cell through which points were observed.
 
@@ -40,14 +66,9 @@ def sample_size(cache: LatentCache, index: Tensor) -> Tensor:
     """
     if not cache.blocks:
         return torch.zeros(index.shape, device=index.device)
-    device = cache.device
-    axis = torch.cat([block.world_to_camera[:, 2] for block in cache.blocks]).float().to(device)
-    intrinsics = torch.cat([focal_length(block.intrinsics) for block in cache.blocks])
-    source = source_cameras(cache, index)
-    points = cache.gather(index, [block.points for block in cache.blocks])
-    seen_from = axis[source]
-    depth = (points * seen_from[..., :3]).sum(-1) + seen_from[..., 3]
-    return depth / intrinsics.float().to(device)[source]
+    focal = torch.cat([focal_length(block.intrinsics) for block in cache.blocks]).float()
+    depth = in_source_camera(cache, index, (2,), torch.float32)[..., 0]
+    return depth / focal.to(cache.device)[source_cameras(cache, index)]
 
 
 def focal_length(intrinsics: Tensor) -> Tensor:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CacheFormatError, MirageError, ModelMismatchError
-from ..files import atomic_write, with_suffix
+from ..files import with_suffix
 from ..geometry.camera import PixelConvention
+from ..tensor_files import is_count, read_safetensors, write_safetensors
 from ..validate import expect_finite
 from .types import CONTENT, CacheBlock, LatentCache
 
 FORMAT: Final = "mirage-cache"
 VERSION: Final = 2
 """Newest version that is read. Files of floating point tokens are written as version 1."""
-
-HEADER_KEY: Final = "mirage"
-"""Entry of the safetensors metadata that holds the JSON header."""
 
 MAX_BLOCKS: Final = 100_000
 _TYPES: Final[dict[str, tuple[torch.dtype, ...]]] = {
@@ -36,82 +31,6 @@ _TYPES: Final[dict[str, tuple[torch.dtype, ...]]] = {
     "frames": (torch.int64,),
     "scale": (torch.float16,),
 }
-
-
-def write_safetensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write tensors with a JSON header; the file appears under its name only when complete.
-
-    Raises:
-        StorageError: The disk is full, or the folder cannot be written.
-    """
-    metadata = {HEADER_KEY: json.dumps(header, sort_keys=True)}
-    with atomic_write(path, "wb") as file:
-        file.write(safetensors.torch.save(_apart(tensors), metadata=metadata))
-
-
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors on the CPU, none of which share memory: safetensors refuses that."""
-    plain: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        value = tensor.detach().cpu().contiguous()
-        if value.untyped_storage().data_ptr() in seen:
-            value = value.clone()
-        seen.add(value.untyped_storage().data_ptr())
-        plain[name] = value
-    return plain
-
-
-def read_safetensors(
-    path: Path, expected_format: str, newest_version: int
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read tensors and the JSON header, after checking whose file it is.
-
-    Raises:
-        CacheFormatError: The file is missing, damaged, foreign, or from a newer version.
-    """
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            header = _parse_header(path, file.metadata(), expected_format, newest_version)
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise CacheFormatError(
-            f"{path.name} cannot be read",
-            got=str(error),
-            expected=f"a complete {expected_format} file",
-            fix="The file is missing, damaged or cut off: copy or make it again",
-        ) from error
-
-
-def _parse_header(
-    path: Path, metadata: dict[str, str] | None, expected_format: str, newest_version: int
-) -> dict[str, Any]:
-    try:
-        header = json.loads((metadata or {}).get(HEADER_KEY, "null"))
-    except (ValueError, RecursionError):
-        header = None
-    if not isinstance(header, dict) or header.get("format") != expected_format:
-        raise CacheFormatError(
-            f"{path.name} is not a {expected_format} file",
-            got=f"format {header.get('format')!r}" if isinstance(header, dict) else "no header",
-            fix="Choose a file that Mirage wrote",
-        )
-    version = header.get("version")
-    if not is_count(version) or version < 1:
-        raise CacheFormatError(f"{path.name} has no valid format version", got=repr(version))
-    if version > newest_version:
-        raise CacheFormatError(
-            f"{path.name} was written by a newer Mirage",
-            got=f"format version {version}",
-            expected=f"at most {newest_version}",
-            fix="Update Mirage to read it",
-        )
-    return header
-
-
-def is_count(value: object) -> TypeGuard[int]:
-    """True for a whole number from 0; JSON's true and false are none."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def block_tensors(block: CacheBlock, prefix: str) -> dict[str, Tensor]:

@@ -29,11 +29,3 @@ def quantise(tokens: Tensor) -> tuple[Tensor, Tensor]:
     step = torch.where(scale > 0, scale.float(), torch.inf)
     numbers = (wide / step[:, None]).round().clamp(-LEVELS, LEVELS)
     return numbers.to(torch.int8), scale
-
-
-def dequantise(tokens: Tensor, scale: Tensor) -> Tensor:
-    """The float16 tokens that int8 tokens (..., C) with scales (...) stand for.
-
-    The product of 8 and 11 significant bits is exact in float32 and is rounded once.
-    """
-    return (tokens.float() * scale.float()[..., None]).half()

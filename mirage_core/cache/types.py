@@ -15,10 +15,11 @@ from ..constants import LATENT_CHANNELS, WAN_CODEC
 from ..errors import ModelMismatchError, ShapeError
 from ..geometry.camera import PixelConvention
 from ..geometry.trajectory import expect_intrinsics
+from ..ops.gather import dequantise
 from ..ops.operators import gather_rows, run_bounds
 from ..ops.splat import BOUNDS_RUN
 from ..validate import expect_rigid, expect_shape, expect_token_channels
-from .quantise import dequantise, quantise
+from .quantise import quantise
 
 CONTENT: Final = ("points", "tokens", "source", "slope", "world_to_camera", "intrinsics", "frames")
 """Fields of a block that no other field follows from; with int8 tokens there is also ``scale``."""

@@ -86,6 +86,32 @@ def projection_matrices(world_to_camera: Tensor, intrinsics: Tensor) -> Tensor:
     return product.float()
 
 
+def project(points: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Points in one view: ``(u z, v z, z) = P (X, Y, Z, 1)`` (paper Eq. 9).
+
+    Args:
+        points: (..., 3) in world coordinates.
+        matrix: (3, 4), as `projection_matrices` makes it.
+
+    Returns:
+        ``u z``, ``v z`` and the z-depth, (...) each.
+    """
+    x, y, z = (points @ matrix[:, :3].T + matrix[:, 3]).unbind(-1)
+    return x, y, z
+
+
+def project_to_all(points: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Points (N, 3) in each of V views (V, 3, 4): as `project`, (V, N) each."""
+    x, y, z = (matrices[:, :, :3] @ points.T + matrices[:, :, 3:]).unbind(1)
+    return x, y, z
+
+
+def project_each(points: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Points (N, 3), each under a matrix of its own (N, 3, 4): as `project`, (N,) each."""
+    x, y, z = ((matrices[:, :, :3] @ points[:, :, None])[:, :, 0] + matrices[:, :, 3]).unbind(1)
+    return x, y, z
+
+
 def cell_centres(
     height: int, width: int, convention: PixelConvention, device: torch.device | str
 ) -> Tensor:

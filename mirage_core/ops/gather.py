@@ -60,18 +60,21 @@ def readout(
     keys = splat_keys(points, bounds, projection, height, width, nearest_centre)
     index, depth = winners(keys.view(-1, height, width))
     if tokens:
-        values = dequantise(gather(tokens, index), scales, index, dtype)
+        values = gather(tokens, index)
+        if values.dtype == torch.int8:
+            values = dequantise(values, gather(scales, index), dtype)
         values = values.permute(3, 0, 1, 2).contiguous()
     else:
         values = torch.zeros(channels, *index.shape, dtype=dtype, device=index.device)
     return values, index >= 0, depth, index
 
 
-def dequantise(rows: Tensor, scales: Sequence[Tensor], index: Tensor, dtype: torch.dtype) -> Tensor:
-    """Gathered tokens as numbers: int8 times its scale in float32, rounded once to ``dtype``."""
-    if rows.dtype != torch.int8:
-        return rows
-    return (rows.float() * gather(scales, index).float()[..., None]).to(dtype)
+def dequantise(tokens: Tensor, scale: Tensor, dtype: torch.dtype = torch.float16) -> Tensor:
+    """The tokens that int8 tokens (..., C) with scales (...) stand for.
+
+    The product of 8 and 11 significant bits is exact in float32 and is rounded once.
+    """
+    return (tokens.float() * scale.float()[..., None]).to(dtype)
 
 
 def gather(rows: Sequence[Tensor], index: Tensor) -> Tensor:

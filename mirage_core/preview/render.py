@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ..cache.footprints import source_cameras
+from ..cache.footprints import in_source_camera, source_cameras
 from ..cache.types import LatentCache
 from ..codecs.dct import DctCodec
 from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..errors import ModelMismatchError
-from ..geometry.camera import latent_size
+from ..geometry.camera import latent_size, project_each
 from ..geometry.trajectory import Trajectory
 from ..geometry.transform import invert_rigid
 from ..readout.readout import Readout, grid_intrinsics, read_winners
@@ -170,12 +170,12 @@ def place(
     blocks = cache.blocks
     position = cache.gather(points, [block.points for block in blocks]).double()
     projection = (cameras.intrinsics @ cameras.world_to_camera[:, :3]).to(position.device)[views]
-    centre, depth = _project(position, projection)
+    centre, depth = _at(position, projection)
     drawn_at = centre + (0.5 - cache.convention.centre) * SPATIAL_STRIDE
     axes, leans = [], []
-    for edge in _edges(cache, points, position):
-        place_of_edge, depth_of_edge = _project(edge, projection)
-        axes.append(place_of_edge - centre)
+    for edge in _edges(cache, points):
+        end, depth_of_edge = _at(edge, projection)
+        axes.append(end - centre)
         leans.append(1 / depth_of_edge - 1 / depth)
     once, back = points.unique(return_inverse=True)
     tokens = cache.gather(once, [block.tokens for block in blocks])
@@ -191,14 +191,14 @@ def place(
     )
 
 
-def _edges(cache: LatentCache, points: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+def _edges(cache: LatentCache, points: Tensor) -> tuple[Tensor, Tensor]:
     """(N, 3) points of the world in the middle of each token's right and lower edge."""
     source = source_cameras(cache, points)
     slope = cache.gather(points, [block.slope for block in cache.blocks]).double()
     poses = torch.cat([block.world_to_camera for block in cache.blocks]).to(points.device)
     intrinsics = torch.cat([block.intrinsics for block in cache.blocks]).to(points.device)[source]
-    to_camera, to_world = poses[source], invert_rigid(poses)[source]
-    seen = (to_camera[:, :3, :3] @ position[:, :, None])[:, :, 0] + to_camera[:, :3, 3]
+    to_world = invert_rigid(poses)[source]
+    seen = in_source_camera(cache, points)
     edges = []
     for axis in (0, 1):
         ray = seen / seen[:, 2:]
@@ -209,7 +209,7 @@ def _edges(cache: LatentCache, points: Tensor, position: Tensor) -> tuple[Tensor
     return edges[0], edges[1]
 
 
-def _project(points: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
+def _at(points: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
     """(N, 2) pixel positions and (N,) z-depth of points (N, 3) under matrices (N, 3, 4)."""
-    here = (projection[:, :, :3] @ points[:, :, None])[:, :, 0] + projection[:, :, 3]
-    return here[:, :2] / here[:, 2:], here[:, 2]
+    x, y, z = project_each(points, projection)
+    return torch.stack([x, y], dim=1) / z[:, None], z

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..cache.types import CacheBlock, LatentCache
 from ..constants import MAX_CHUNK_FRAMES
 from ..geometry.align import DepthPairs
-from ..geometry.camera import PixelConvention, projection_matrices
+from ..geometry.camera import PixelConvention, project, projection_matrices
 from ..geometry.depth import valid_depth
 from ..ops.splat import BOUNDS_RUN, visible_runs
 from ..validate import expect_shape
@@ -95,7 +95,7 @@ def _seen(
     index = runs.nonzero()[:, 0, None] * BOUNDS_RUN
     index = (index + torch.arange(BOUNDS_RUN, device=index.device)).flatten()
     index = index[index < len(block)]
-    x, y, z = (block.points[index] @ projection[:, :3].T + projection[:, 3]).unbind(1)
+    x, y, z = project(block.points[index], projection)
     u, v = x / z, y / z
     column, row = cache.convention.cells(u), cache.convention.cells(v)
     inside = (z > 0) & (row >= 0) & (row < size[0]) & (column >= 0) & (column < size[1])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..geometry.camera import projection_matrices
+from ..cache.footprints import in_source_camera
+from ..geometry.camera import project_each, projection_matrices
 from .readout import Readout, grid_intrinsics
 
 
@@ -27,33 +28,14 @@ def point_planes(readout: Readout) -> tuple[Tensor, Tensor]:
     view, row, column = readout.visible.nonzero(as_tuple=True)
     if not len(view):
         return offset, ratio
-    index = readout.winner[view, row, column]
-    blocks = readout.cache.blocks
-    points = readout.cache.gather(index, [block.points for block in blocks]).double()
+    cache, index = readout.cache, readout.winner[view, row, column]
+    points = cache.gather(index, [block.points for block in cache.blocks]).double()
     cameras, grid = readout.latent_cameras, (int(shape[1]), int(shape[2]))
     here = projection_matrices(cameras.world_to_camera, grid_intrinsics(cameras, grid))
-    x, y, z = _project(here.double().to(points.device)[view], points)
-    convention = readout.cache.convention
-    for plane, place, cell in ((0, x / z, column), (1, y / z, row)):
-        inside = place - cell - convention.centre
+    x, y, z = project_each(points, here.double().to(points.device)[view])
+    for plane, position, cell in ((0, x / z, column), (1, y / z, row)):
+        inside = position - cell - cache.convention.centre
         offset[plane, view, row, column] = inside.clamp(-0.5, 0.5).float()
-    ratio[view, row, column] = (z / _depth_when_seen(readout, index, points)).log().float()
+    observed = in_source_camera(cache, index, (2,))[:, 0]
+    ratio[view, row, column] = (z / observed).log().float()
     return offset, ratio
-
-
-def _project(matrices: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    x, y, z = (torch.einsum("nij,nj->ni", matrices[..., :3], points) + matrices[..., 3]).unbind(1)
-    return x, y, z
-
-
-def _depth_when_seen(readout: Readout, index: Tensor, points: Tensor) -> Tensor:
-    """(M,) z-depth of points in the cameras that observed them."""
-    blocks = readout.cache.blocks
-    first = torch.tensor([0] + [len(block.frames) for block in blocks[:-1]]).cumsum(0)
-    # The block of each point, since a block counts its cameras from 0.
-    ends = torch.tensor(readout.cache.offsets[1:], device=index.device)
-    block = torch.bucketize(index, ends, right=True)
-    source = readout.cache.gather(index, [part.source[:, None] for part in blocks])[:, 0]
-    camera = source.long() + first.to(index.device)[block]
-    axis = torch.cat([part.world_to_camera[:, 2] for part in blocks]).to(points.device)[camera]
-    return (axis[:, :3] * points).sum(1) + axis[:, 3]

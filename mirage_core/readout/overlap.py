@@ -15,7 +15,16 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from .references import DEFAULT_REFERENCES, MIN_OVERLAP, VOXEL_SIZE
+from ..geometry.camera import project
+
+VOXEL_SIZE: Final = 0.1
+"""Edge of a voxel in scene units (released setting; assumes metres)."""
+
+MIN_OVERLAP: Final = 0.04
+"""Least intersection over union of a reference frame (released setting)."""
+
+DEFAULT_REFERENCES: Final = 4
+"""Reference frames of one chunk at most (released setting)."""
 
 _FINE_BITS: Final = 2
 """A cube has 2^2 voxels along each side."""
@@ -48,7 +57,7 @@ class Views:
     def inside(self, view: int, points: Tensor) -> Tensor:
         """(M,) bool: points (M, 3) inside the frustum of one view."""
         matrix = self.projection[view].to(points.device)
-        x, y, z = (points @ matrix[:, :3].T + matrix[:, 3]).unbind(1)
+        x, y, z = project(points, matrix)
         u, v = x / z, y / z
         return (z > 0) & (u >= 0) & (u < self.width) & (v >= 0) & (v < self.height)
 

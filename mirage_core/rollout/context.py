@@ -15,9 +15,8 @@ from ..errors import ShapeError
 from ..geometry.camera import projection_matrices
 from ..geometry.trajectory import Trajectory
 from ..readout.detail import point_planes
-from ..readout.overlap import Views, best_overlaps
+from ..readout.overlap import DEFAULT_REFERENCES, MIN_OVERLAP, Views, best_overlaps
 from ..readout.readout import Readout, grid_intrinsics
-from ..readout.references import DEFAULT_REFERENCES, MIN_OVERLAP
 from ..validate import expect_range, expect_shape
 from .plan import Chunk
 from .run_folder import load_record

@@ -17,20 +17,14 @@ import torch
 from torch import Tensor
 
 from ..cache.delta import CacheDelta, apply_difference, difference
-from ..cache.io import (
-    MAX_BLOCKS,
-    block_from_tensors,
-    block_tensors,
-    is_count,
-    read_safetensors,
-    write_safetensors,
-)
+from ..cache.io import MAX_BLOCKS, block_from_tensors, block_tensors
 from ..cache.types import LatentCache
 from ..errors import CacheFormatError, MirageError, ResumeError
 from ..files import atomic_write, discard_unfinished, ensure_writable_folder
 from ..log import logger
 from ..readout.detail import point_planes
 from ..readout.readout import Readout
+from ..tensor_files import is_count, read_safetensors, write_safetensors
 from ..validate import expect_shape
 from .state import ChunkRecord, ChunkStatistics, RolloutState
 from .video import join_clips, write_clip

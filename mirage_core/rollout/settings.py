@@ -11,7 +11,7 @@ import torch
 from ..cache.build import WriteConfig
 from ..geometry.align import AlignConfig
 from ..geometry.camera import PixelConvention
-from ..readout.references import DEFAULT_REFERENCES, MIN_OVERLAP
+from ..readout.overlap import DEFAULT_REFERENCES, MIN_OVERLAP
 from ..sampling.schedule import DEFAULT_SHIFT, DEFAULT_STEPS, sigma_schedule
 from ..validate import expect_range
 from .context import MAX_CONTEXT_FRAMES, PRECEDING

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import GeometryError, ShapeError
+from ..geometry.camera import project
 from ..geometry.trajectory import Trajectory
 from .cast import Cameras, cast, make_rays
 from .scene import ProceduralScene
@@ -186,11 +187,9 @@ def _fits(room: ProceduralScene, mover: Mover, cameras: Trajectory) -> bool:
     apart = torch.cdist(way[:, [0, 2]], cameras.positions[:, [0, 2]])
     if float(apart.min()) < CLEARANCE:
         return False
-    pose, intrinsics = cameras.world_to_camera[0], cameras.intrinsics[0]
-    local = way @ pose[:3, :3].T + pose[:3, 3]
-    pixels = local @ intrinsics.T
-    u, v = (pixels[:, axis] / pixels[:, 2] for axis in (0, 1))
-    seen = (local[:, 2] > 0) & (u > 0) & (u < cameras.width) & (v > 0) & (v < cameras.height)
+    x, y, z = project(way, cameras.intrinsics[0] @ cameras.world_to_camera[0, :3])
+    u, v = x / z, y / z
+    seen = (z > 0) & (u > 0) & (u < cameras.width) & (v > 0) & (v < cameras.height)
     return bool(seen.float().mean() > 0.5)  # noqa: PLR2004
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..cache.build import Observation
 from ..cache.types import LatentCache
-from ..geometry.camera import PixelConvention, projection_matrices
+from ..geometry.camera import PixelConvention, project_to_all, projection_matrices
 from ..geometry.lift import lift
 from ..geometry.masks import grow
 from ..readout.readout import read_winners
@@ -136,7 +136,7 @@ def _ask(
     detail = views.detail
     projection = projection_matrices(views.world_to_camera, views.intrinsics).to(points.device)
     flat = points.reshape(-1, 3)
-    x, y, z = (projection[:, :, :3] @ flat.T + projection[:, :, 3:]).unbind(1)
+    x, y, z = project_to_all(flat, projection)
     safe = z.clamp_min(1e-6)
     # Depth maps lie where the picture lies: the released convention is half a cell beside.
     beside = 0.5 - convention.centre

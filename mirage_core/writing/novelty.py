@@ -15,7 +15,7 @@ from ..cache.build import Observation, make_block, merge_blocks
 from ..cache.compact import culling_order
 from ..cache.footprints import focal_length, sample_size
 from ..cache.types import CacheBlock, LatentCache
-from ..geometry.camera import PixelConvention, projection_matrices
+from ..geometry.camera import PixelConvention, project, projection_matrices
 from ..ops.splat import BOUNDS_RUN, visible_runs
 from ..readout.readout import read_winners
 
@@ -161,7 +161,7 @@ def _in_front(
     height, width = limit.shape
     runs = visible_runs(block.bounds, matrix, height, width)[0]
     rows = runs.repeat_interleave(BOUNDS_RUN)[: len(block)].nonzero()[:, 0]
-    x, y, z = (block.points[rows] @ matrix[0, :, :3].T + matrix[0, :, 3]).unbind(1)
+    x, y, z = project(block.points[rows], matrix[0])
     column, row = convention.cells(x / z), convention.cells(y / z)
     inside = (z > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
     rows, z = rows[inside], z[inside]

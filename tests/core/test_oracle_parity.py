@@ -18,13 +18,8 @@ from mirage_core.geometry.camera import PixelConvention, scale_intrinsics
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.transform import invert_rigid
 from mirage_core.readout.readout import read_winners
-from mirage_core.readout.references import (
-    points_in_view,
-    select_references,
-    voxel_keys,
-    voxel_overlap,
-)
 from mirage_core.rollout.plan import plan_chunks
+from plain_overlap import points_in_view, select_references, voxel_keys, voxel_overlap
 
 RELEASED = PixelConvention.RELEASED
 GRID = (11, 20)
@@ -147,6 +142,6 @@ def test_reference_frames(make, tensors, numbers) -> None:
     scores = [voxel_overlap(ahead, voxel_keys(points)) for points in history]
     assert scores == pytest.approx(expected["iou_voxel0.1"], abs=1e-6)
     for case, chosen in expected["cases"].items():
-        most, threshold = case.removeprefix("max").split("_thr")
-        found = select_references(scores, most=int(most), threshold=float(threshold))
+        limit, threshold = case.removeprefix("max").split("_thr")
+        found = select_references(scores, limit=int(limit), threshold=float(threshold))
         assert found == chosen, case

@@ -14,16 +14,11 @@ from safetensors.torch import save_file
 from dev.comfy_client import ComfyClient, ComfyRunError, ComfyValidationError
 from dev.comfy_server import ComfyServer
 from mirage_core.cache.build import append_all, observe
-from mirage_core.cache.io import (
-    HEADER_KEY,
-    block_tensors,
-    cache_header,
-    save_cache,
-    write_safetensors,
-)
+from mirage_core.cache.io import block_tensors, cache_header, save_cache
 from mirage_core.cache.types import LatentCache
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
+from mirage_core.tensor_files import HEADER_KEY, write_safetensors
 from mirage_core.trajectories.files import save_trajectory, trajectory_to_json
 
 from .prompts import BODY, Prompt, looked_at, node, shot

@@ -9,9 +9,9 @@ import torch
 
 from dev.comfy_client import ComfyClient
 from dev.comfy_server import ComfyServer
-from mirage_core.cache.io import read_safetensors
 from mirage_core.rollout.run_folder import FORMAT, VERSION
 from mirage_core.rollout.video import read_frames
+from mirage_core.tensor_files import read_safetensors
 
 from .prompts import BODY, body_runs, contents, folders, node, runs_of, shot
 

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from ...cache.io import read_safetensors, write_safetensors
 from ...errors import CacheFormatError, ResumeError
 from ...files import atomic_write, ensure_writable_folder
+from ...tensor_files import read_safetensors, write_safetensors
 
 FORMAT: Final = "mirage-data"
 VERSION: Final = 1

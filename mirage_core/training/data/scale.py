@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import GeometryError
-from ...geometry.camera import projection_matrices
+from ...geometry.camera import project, projection_matrices
 from ...geometry.depth import downsample_depth, valid_depth
 from ...geometry.frame_geometry import FrameGeometry
 from ...geometry.lift import lift
@@ -142,7 +142,7 @@ class _Pairs:
         here = self.depth_maps[a] * scale
         points = lift(here[None], intrinsics[a : a + 1], poses[a : a + 1])[0]
         matrix = projection_matrices(poses[b : b + 1], intrinsics[b : b + 1])[0]
-        x, y, z = (points @ matrix[:, :3].T + matrix[:, 3]).unbind(-1)
+        x, y, z = project(points, matrix)
         u, v = x / z, y / z
         seen = valid_depth(here) & (z > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
         place = torch.stack([u / width, v / height], dim=-1) * 2 - 1

@@ -19,10 +19,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ...cache.io import write_safetensors
 from ...constants import LATENT_CHANNELS
 from ...errors import CacheFormatError
 from ...files import atomic_write
+from ...tensor_files import write_safetensors
 from .clip import TrainingClip
 
 FORMAT: Final = "mirage-clips"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from mirage_core.cache.io import read_safetensors, write_safetensors
 from mirage_core.cache.types import LatentCache
 from mirage_core.rollout.run_folder import FORMAT, VERSION, chunk_path, commit, open_folder
 from mirage_core.rollout.state import RolloutState
+from mirage_core.tensor_files import read_safetensors, write_safetensors
 
 LOST = [0, 3, 7]
 

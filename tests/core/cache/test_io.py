@@ -19,9 +19,10 @@ from torch import Tensor
 
 from mirage_core import files
 from mirage_core.cache.build import merge_blocks
-from mirage_core.cache.io import HEADER_KEY, cache_header, load_cache, save_cache
+from mirage_core.cache.io import cache_header, load_cache, save_cache
 from mirage_core.cache.types import CONTENT, LatentCache
 from mirage_core.errors import CacheFormatError, StorageError
+from mirage_core.tensor_files import HEADER_KEY
 
 
 def expect_equal(one: LatentCache, other: LatentCache) -> None:

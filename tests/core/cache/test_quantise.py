@@ -11,12 +11,14 @@ import torch
 
 from mirage_core.cache.build import append_all, merge_blocks
 from mirage_core.cache.footprint import PURPOSE, footprint
-from mirage_core.cache.io import load_cache, read_safetensors, save_cache
-from mirage_core.cache.quantise import dequantise, quantise
+from mirage_core.cache.io import load_cache, save_cache
+from mirage_core.cache.quantise import quantise
 from mirage_core.cache.types import CacheBlock, LatentCache
 from mirage_core.errors import CacheFormatError, ShapeError
+from mirage_core.ops.gather import dequantise
 from mirage_core.ops.splat import BOUNDS_RUN
 from mirage_core.readout.readout import read
+from mirage_core.tensor_files import read_safetensors
 from mirage_core.writing.policy import WriteRules, write
 
 FORMAT = "mirage-cache"
@@ -148,7 +150,8 @@ def test_files(make, tmp_path: Path) -> None:
 
 
 def test_a_file_without_its_scale_is_refused(make, tmp_path: Path) -> None:
-    from mirage_core.cache.io import cache_header, write_safetensors
+    from mirage_core.cache.io import cache_header
+    from mirage_core.tensor_files import write_safetensors
 
     cache = make.cache(30).to("cpu", torch.int8)
     path = save_cache(tmp_path / "small", cache)

@@ -8,12 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirage_core.cache.types import LatentCache
-from mirage_core.readout.references import (
-    points_in_view,
-    select_references,
-    voxel_keys,
-    voxel_overlap,
-)
+from plain_overlap import points_in_view, select_references, voxel_keys, voxel_overlap
 
 SIZE = (8, 12)
 

@@ -15,16 +15,11 @@ from mirage_core.errors import ResumeError, ShapeError, ValueRangeError
 from mirage_core.geometry.camera import projection_matrices
 from mirage_core.readout.overlap import Views, VoxelMap, best_overlaps
 from mirage_core.readout.readout import grid_intrinsics, read
-from mirage_core.readout.references import (
-    points_in_view,
-    select_references,
-    voxel_keys,
-    voxel_overlap,
-)
 from mirage_core.rollout import context
 from mirage_core.rollout.context import chunk_condition, history_latents, reference_frames
 from mirage_core.rollout.run_folder import all_latents, load_record, open_folder
 from mirage_core.rollout.state import RolloutState
+from plain_overlap import points_in_view, select_references, voxel_keys, voxel_overlap
 
 SIZE = (8, 12)
 

@@ -1,4 +1,7 @@
-"""Choosing earlier frames that show the same part of the scene, by voxel overlap."""
+"""The plain way to choose reference frames: every point from every camera, all voxels in a set.
+
+`mirage_core.readout.overlap` gives the same frames; tests and benchmarks compare the two.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ..cache.types import LatentCache
-from ..geometry.camera import projection_matrices
-from ..ops.splat import visible_runs
-
-VOXEL_SIZE: Final = 0.1
-"""Edge of a voxel in scene units (released setting; assumes metres)."""
-
-MIN_OVERLAP: Final = 0.04
-"""Least intersection over union of a reference frame (released setting)."""
-
-DEFAULT_REFERENCES: Final = 4
-"""Most reference frames of one chunk (released setting)."""
+from mirage_core.cache.types import LatentCache
+from mirage_core.geometry.camera import project, projection_matrices
+from mirage_core.ops.splat import visible_runs
+from mirage_core.readout.overlap import DEFAULT_REFERENCES, MIN_OVERLAP, VOXEL_SIZE
 
 _VOXEL_BITS: Final = 21
 
@@ -45,7 +40,7 @@ def points_in_view(
             continue
         inside = torch.zeros(len(block), dtype=torch.bool, device=cache.device)
         for matrix in projection:
-            x, y, z = (block.points @ matrix[:, :3].T + matrix[:, 3]).unbind(1)
+            x, y, z = project(block.points, matrix)
             u, v = x / z, y / z
             inside |= (z > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
         parts.append(block.points[inside])
