@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mirage_core.cache.build import append_all, observe
 from mirage_core.cache.types import LatentCache
 from mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from mirage_core.constants import TEMPORAL_STRIDE
@@ -23,12 +22,14 @@ from mirage_core.preview.fill import fill_holes, fill_readout
 from mirage_core.preview.render import drawn_latents, render_preview
 from mirage_core.readout.pixel_memory import RgbCache
 from mirage_core.readout.readout import Readout, read
+from mirage_core.rollout.begin import begin
+from mirage_core.rollout.chunk_geometry import DYNAMIC
 from mirage_core.rollout.context import chunk_condition
 from mirage_core.rollout.decode import context_latents, decode_with_context
 from mirage_core.rollout.denoisers import TransformerDenoisers
-from mirage_core.rollout.generate import begin, seeded_noise
-from mirage_core.rollout.remember import ChunkMasks, remember_chunk
+from mirage_core.rollout.memory import begin_memory, write_chunk
 from mirage_core.rollout.run_folder import commit
+from mirage_core.rollout.sample import seeded_noise
 from mirage_core.rollout.settings import GenerationSettings
 from mirage_core.rollout.state import RolloutState
 from mirage_core.sampling.schedule import sigma_schedule
@@ -121,17 +122,15 @@ def shoot(shot: Shot, way: Way, steps: int) -> Result:
             made = way.make(state)
             pictures = made.frames
             if pictures is None:
-                before = context_latents(state, loop.carried)
+                before = context_latents(state, loop.decode_context)
                 pictures = decode_with_context(CODEC.decode, before, made.latents)
             seen = slice(chunk.first_frame, chunk.output_end)
-            masks = ChunkMasks()
-            if way.filtered and shot.moving is not None:
-                masks = ChunkMasks(dynamic=shot.moving[seen])
-            cache, _ = remember_chunk(
-                state, loop, made.latents, pictures,
+            moving = shot.moving[seen] if way.filtered and shot.moving is not None else None
+            cache = write_chunk(
+                state, made.latents, pictures,
                 shot.geometry.select(list(range(seen.start, seen.stop, TEMPORAL_STRIDE))),
-                encode=CODEC.encode_each, exact=True, masks=masks,
-            )  # fmt: skip
+                loop.memory, encode=CODEC.encode_images, masks={DYNAMIC: moving}, scaled=True,
+            ).cache  # fmt: skip
             before_state = state
             state = commit(
                 state, latents=made.latents, frames=pictures, readout=made.readout, cache=cache
@@ -149,13 +148,10 @@ def shoot(shot: Shot, way: Way, steps: int) -> Result:
 def _anew(state: RolloutState, shot: Shot, frame: Tensor, loop: GenerationSettings) -> LatentCache:
     """A memory of one frame alone: the last one that is finished."""
     number = state.plan[state.done - 1].output_end - 1
-    observation = observe(
-        CODEC.encode_each(frame[None]).to(loop.token_dtype),
-        shot.geometry.select([number]),
-        world_to_camera=shot.cameras.world_to_camera[[number]],
-        frames=torch.tensor([number]),
-    )
-    return append_all(LatentCache((), loop.convention, CODEC_NAME), observation)
+    pose = shot.cameras.world_to_camera[[number]]
+    geometry = dataclasses.replace(shot.geometry.select([number]), world_to_camera=pose)
+    tokens = CODEC.encode_images(frame[None])
+    return begin_memory(tokens, geometry, CODEC_NAME, loop.memory)
 
 
 def by_model(model: Any, steps: int, *, side: bool = True) -> Make:
@@ -176,7 +172,7 @@ def drawn_over(model: Any, steps: int) -> Make:
         readout = read(state.cache, state.frame_cameras)
         scene = drawn_latents(readout, CODEC)
         latents = _sampled(model, state, readout, scene, None, steps)
-        before = context_latents(state, settings(steps).carried)
+        before = context_latents(state, settings(steps).decode_context)
         behind = decode_with_context(CODEC.decode, before, latents)
         preview = render_preview(readout.cache, readout.trajectory, CODEC, background=behind)
         latents = torch.cat([state.overlap_latent, CODEC.encode(preview.frames)[:, 1:]], dim=1)
@@ -214,7 +210,7 @@ class RgbMemory:
     model: Any
     shot: Shot
     steps: int
-    memory: RgbCache = field(default_factory=lambda: RgbCache.empty(CODEC.encode_each))
+    memory: RgbCache = field(default_factory=lambda: RgbCache.empty(CODEC))
 
     def make(self, state: RolloutState) -> Made:
         """The model, shown the pictures of the colour memory."""
@@ -253,7 +249,7 @@ def _sampled(
         state, readout, references=loop.references, preceding=loop.preceding
     )
     if scene is not None:
-        condition = dataclasses.replace(condition, scene=scene)
+        condition = dataclasses.replace(condition, projection=scene)
     if visible is not None:
         condition = dataclasses.replace(condition, visible=visible)
     height, width = state.grid

@@ -41,8 +41,8 @@ def pixel_memories(walk: Walk) -> dict[str, Any]:
     frames, _ = walk.scene.render(walk.views.cameras.select(part))
     latent = write(LatentCache(codec=CODEC_NAME), walk.observation(part, False), "append")
     finer = write(LatentCache(codec=CODEC_NAME), walk.observation(part, True), "novelty")
-    rgb = _filled(RgbCache.empty(CODEC.encode_images), walk, part, frames)
-    features = _filled(FeatureCache.empty(CODEC_NAME), walk, part, frames)
+    rgb = _filled(RgbCache.empty(CODEC), walk, part, frames)
+    features = _filled(FeatureCache.empty(CODEC), walk, part, frames)
     return {
         "chunks": PIXEL_CHUNKS,
         "width": walk.views.cameras.width,
@@ -155,7 +155,7 @@ def _growth(kept: dict[int, LatentCache]) -> dict[str, Any]:
 def _one_chunk_of_colours(scene: ProceduralScene, cameras: Trajectory) -> dict[str, Any]:
     part = cameras.select(slice(1, 1 + PER_CHUNK))
     frames, depth = scene.render(part)
-    memory = RgbCache.empty(CODEC.encode_images)
+    memory = RgbCache.empty(CODEC)
     observation = memory.observe(
         frames,
         FrameGeometry(depth, part.intrinsics),

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import torch
 
-from mirage_core.cache.build import WriteConfig, append_all, observe
-from mirage_core.cache.types import LatentCache
 from mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from mirage_core.constants import TEMPORAL_STRIDE
 from mirage_core.geometry.frame_geometry import FrameGeometry
@@ -16,12 +14,13 @@ from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.preview.fill import complete_depth, fill_readout, uncertain_pixels
 from mirage_core.preview.render import render_preview
 from mirage_core.readout.readout import Readout, grid_intrinsics, read
+from mirage_core.rollout.memory import begin_memory, write_chunk
 from mirage_core.rollout.run_folder import commit
+from mirage_core.rollout.settings import MemorySettings
 from mirage_core.rollout.state import RolloutState, rollout_id
-from mirage_core.rollout.update import chunk_observation
 from mirage_core.scenes.scene import ProceduralScene
 from mirage_core.trajectories.presets import preset_trajectory
-from mirage_core.writing.policy import WriteRules, write
+from mirage_core.writing.policy import WriteRules
 
 CODEC = DctCodec()
 
@@ -45,13 +44,8 @@ def begin(
     """The state before the first chunk: the memory of the first camera's picture."""
     picture, depth = scene.render(cameras.select([0]))
     tokens = CODEC.encode_images(picture)
-    observation = observe(
-        tokens.half(),
-        FrameGeometry(depth, cameras.intrinsics[:1]),
-        world_to_camera=cameras.world_to_camera[:1],
-        frames=torch.zeros(1, dtype=torch.int64),
-    )
-    cache = append_all(LatentCache(codec=CODEC_NAME), observation).to("cpu", storage)
+    geometry = FrameGeometry(depth, cameras.intrinsics[:1], cameras.world_to_camera[:1])
+    cache = begin_memory(tokens, geometry, CODEC_NAME, MemorySettings(token_dtype=storage))
     run_id = rollout_id(cameras, cache, tokens, scene.seed, "preview")
     return RolloutState(cameras, cache, tokens, scene.seed, run_id, folder)
 
@@ -62,7 +56,7 @@ def previewed(state: RolloutState) -> Made:
     _, depth = fill_readout(readout)
     preview = render_preview(readout.cache, readout.trajectory, CODEC)
     whole = complete_depth(preview.depth, depth)
-    uncertain = uncertain_pixels(preview.depth, readout.visible)
+    uncertain = uncertain_pixels(preview.depth, CODEC.spatial_stride, readout.visible)
     return Made(readout, preview.frames, whole, uncertain)
 
 
@@ -84,13 +78,12 @@ def advance(state: RolloutState, made: Made, rules: WriteRules | None = None) ->
         cameras.world_to_camera,
         exclude=made.uncertain,
     )
-    observation = chunk_observation(
-        state, latents, made.frames, geometry,
-        encode=CODEC.encode_images, config=WriteConfig(), dtype=torch.float16,
-    )  # fmt: skip
-    cache = write(state.cache, observation, rules or WriteRules())
+    settings = MemorySettings(rules=rules or WriteRules(), align=None)
+    written = write_chunk(
+        state, latents, made.frames, geometry, settings, encode=CODEC.encode_images
+    )
     return commit(
-        state, latents=latents, frames=made.frames, readout=made.readout, cache=cache
+        state, latents=latents, frames=made.frames, readout=made.readout, cache=written.cache
     )
 
 

@@ -27,6 +27,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mirage_core.codecs.dct import DctCodec
+from mirage_core.conditioning.condition import Condition
 from mirage_core.constants import LATENT_CHANNELS
 from mirage_core.training.data.build_clip import ClipSettings, build_clips
 from mirage_core.training.data.clip import TrainingClip
@@ -134,10 +135,13 @@ def tiny_clip(key: str) -> TrainingClip:
         return torch.randn(LATENT_CHANNELS, frames, 4, 6, generator=rng)
 
     return TrainingClip(
-        target=noise(3), scene=noise(3), visible=torch.ones(3, 4, 6, dtype=torch.bool),
-        preceding=noise(0), preceding_scene=noise(0),
-        preceding_visible=torch.ones(0, 4, 6, dtype=torch.bool),
-        references=noise(1), key=key,
+        target=noise(3),
+        condition=Condition(
+            projection=noise(3), visible=torch.ones(3, 4, 6, dtype=torch.bool),
+            references=noise(1), preceding=noise(0), preceding_projection=noise(0),
+            preceding_visible=torch.ones(0, 4, 6, dtype=torch.bool),
+        ),
+        key=key,
     )  # fmt: skip
 
 

@@ -22,23 +22,26 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from _movers import MovingScene, add_movers
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from mirage_core.cache.build import append_all, make_block, observe
+from mirage_core.cache.build import make_block
 from mirage_core.cache.types import CacheBlock, LatentCache
 from mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from mirage_core.geometry.align import AlignConfig
 from mirage_core.geometry.camera import PixelConvention
 from mirage_core.geometry.frame_geometry import FrameGeometry
-from mirage_core.geometry.masks import MaskGrowth, mask_to_grid
+from mirage_core.geometry.masks import mask_to_grid
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid, rotation_about
 from mirage_core.readout.depth_pairs import depth_pairs
 from mirage_core.readout.readout import grid_intrinsics, read_winners
-from mirage_core.rollout.prepare import PrepareConfig, PreparedObservation, prepare_observation
+from mirage_core.rollout.chunk_geometry import DYNAMIC
+from mirage_core.rollout.memory import begin_memory
+from mirage_core.rollout.prepare import PreparedObservation, prepare_observation
+from mirage_core.rollout.settings import MemorySettings
 from mirage_core.rollout.state import ChunkRecord, ChunkStatistics, RolloutState
-from mirage_core.scenes.movers import MovingScene, add_movers
 from mirage_core.scenes.scene import ProceduralScene
 from mirage_core.writing.consistency import ConsistencyConfig
 from mirage_core.writing.policy import write
@@ -131,15 +134,14 @@ def make_shot(scene: MovingScene, cameras: Trajectory, seed: int) -> Shot:
 def begin(shot: Shot, exclude: Tensor | None) -> RolloutState:
     """The memory of the first picture, whose depth is exact."""
     tokens = CODEC.encode_images(shot.frames[:1])
-    geometry = FrameGeometry(shot.truth[:1], shot.cameras.intrinsics[:1], exclude=exclude)
-    observation = observe(
-        tokens, geometry, world_to_camera=shot.cameras.world_to_camera[:1], frames=torch.zeros(1)
-    )
-    cache = append_all(LatentCache(codec=CODEC_NAME), observation)
+    pose, lens = shot.cameras.world_to_camera[:1], shot.cameras.intrinsics[:1]
+    geometry = FrameGeometry(shot.truth[:1], lens, pose, exclude=exclude)
+    settings = MemorySettings(token_dtype=torch.float32)
+    cache = begin_memory(tokens, geometry, CODEC_NAME, settings)
     return RolloutState(shot.cameras, cache, tokens, 0, "benchmark")
 
 
-def roll(shot: Shot, config: PrepareConfig, policy: str, masks: bool = False) -> Run:
+def roll(shot: Shot, settings: MemorySettings, policy: str, masks: bool = False) -> Run:
     """Put a whole shot into a memory, chunk by chunk."""
     state = begin(shot, shot.moving[:1] if masks else None)
     prepared = []
@@ -153,9 +155,9 @@ def roll(shot: Shot, config: PrepareConfig, policy: str, masks: bool = False) ->
             shot.estimated(chunk.index, every), shot.cameras.intrinsics[every]
         )
         ready = prepare_observation(
-            state, latents, frames, geometry,
-            encode=CODEC.encode_images, dtype=torch.float16, config=config,
-            dynamic=shot.moving[seen] if masks else None,
+            state, latents, frames, geometry, settings,
+            encode=CODEC.encode_images,
+            masks={DYNAMIC: shot.moving[seen] if masks else None},
         )  # fmt: skip
         cache = write(state.cache, ready.observation, policy)
         blank = latents[:, 1:]
@@ -218,12 +220,11 @@ def study_drift(
     results = {}
     for policy in policies:
         for name, mode in (("without", "none"), ("aligned", "scale")):
-            config = PrepareConfig(align=AlignConfig(mode), contradiction=None)
-            run = roll(shot, config, policy)
+            run = roll(shot, MemorySettings(align=AlignConfig(mode)), policy)
             results[f"{policy}, {name}"] = run, shot, drift_of(run, shot)
-    # Nothing moves here: whatever the contradiction test holds back, it holds back in error.
-    run = roll(shot, PrepareConfig(), "append")
-    found = drift_of(run, shot) | {"held_back": _mean([p.report.held_back for p in run.prepared])}
+    # Nothing moves here: whatever the check for consistency rejects, it rejects in error.
+    run = roll(shot, MemorySettings(consistency=ConsistencyConfig()), "append")
+    found = drift_of(run, shot) | {"held_back": _mean([p.report.rejected for p in run.prepared])}
     results["append, aligned, contradiction"] = run, shot, found
     return results
 
@@ -256,7 +257,7 @@ def movers_of(run: Run, shot: Shot) -> dict[str, float]:
     cameras = shot.cameras.select(slice(0, None, 4))
     winner, _ = read_winners(state.cache, *_lens(cameras, grid), grid)
     still = ~mask_to_grid(shot.moving[::4], grid, len(cameras), [tuple(shot.moving.shape[1:])])
-    held = torch.cat([ready.held_back for ready in run.prepared])
+    held = torch.cat([ready.rejected for ready in run.prepared])
     return {
         "points": len(hits),
         "share_on_movers": float(hits.float().mean()),
@@ -287,9 +288,8 @@ def study_movers(
     shot = make_shot(add_movers(room, seed, movers, cameras), cameras, seed)
     results = {}
     for name in filters:
-        masks, contradiction = FILTERS[name]
-        config = PrepareConfig(contradiction=contradiction, growth=MaskGrowth())
-        run = roll(shot, config, "append", masks)
+        masks, consistency = FILTERS[name]
+        run = roll(shot, MemorySettings(consistency=consistency), "append", masks)
         results[name] = run, shot, movers_of(run, shot)
     return results
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from mirage_core.conditioning.condition import Condition
 from mirage_core.models.transformer import MirageTransformer3DModel
 from mirage_core.training.data.clip import TrainingClip
 from mirage_core.training.data.dataset import ClipWriter
@@ -49,19 +50,16 @@ def write_clips(folder: Path, grid: tuple[int, int]) -> Path:
     with ClipWriter(folder) as writer:
         for number in range(CLIPS):
             noise = [torch.randn(48, n, *grid, generator=rng) for n in (FRAMES, FRAMES, 2, 2, 2)]
-            target, scene, preceding, shown, references = noise
-            writer.add(
-                TrainingClip(
-                    target=target,
-                    scene=scene,
-                    visible=torch.ones(FRAMES, *grid, dtype=torch.bool),
-                    preceding=preceding,
-                    preceding_scene=shown,
-                    preceding_visible=torch.ones(2, *grid, dtype=torch.bool),
-                    references=references,
-                    key=f"clip-{number}",
-                )
+            target, projection, preceding, shown, references = noise
+            condition = Condition(
+                projection=projection,
+                visible=torch.ones(FRAMES, *grid, dtype=torch.bool),
+                references=references,
+                preceding=preceding,
+                preceding_projection=shown,
+                preceding_visible=torch.ones(2, *grid, dtype=torch.bool),
             )
+            writer.add(TrainingClip(target=target, condition=condition, key=f"clip-{number}"))
     return folder
 
 

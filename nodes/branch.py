@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..mirage_core.checkpoints.branch_file import split_merged
+from ..mirage_core.codecs.base import expect_same_codec
 from ..mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from ..mirage_core.conditioning.condition import Condition
 from ..mirage_core.errors import ShapeError
@@ -18,7 +19,8 @@ from ..mirage_core.log import logger
 from ..mirage_core.preview.render import drawn_latents
 from ..mirage_core.readout.overlap import DEFAULT_REFERENCES
 from ..mirage_core.readout.readout import Readout
-from ..mirage_core.rollout.context import PRECEDING, chunk_condition
+from ..mirage_core.rollout.context import chunk_condition
+from ..mirage_core.rollout.settings import DEFAULT_PRECEDING
 from ..mirage_core.rollout.state import RolloutState
 from .comfy.chunk_guide import ChunkGuide, Side, chunk_latent, without_mirage
 from .comfy.model import (
@@ -34,7 +36,7 @@ from .comfy.model import (
     model_files,
     split_targets,
 )
-from .comfy.vae import Latent, expect_same_codec, latent_tokens
+from .comfy.vae import Latent, VaeCodec, latent_tokens
 from .types import BranchType, ReadoutType, StateType
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ class MirageApply(io.ComfyNode):
                     "makes every step slower.",
                 ),
                 io.Int.Input(
-                    "preceding", default=PRECEDING, min=0, max=MAX_PRECEDING,
+                    "preceding", default=DEFAULT_PRECEDING, min=0, max=MAX_PRECEDING,
                     tooltip="Most frames right before the chunk that the model sees.",
                 ),
                 io.Float.Input(
@@ -186,7 +188,7 @@ def shown(branch: Branch, condition: Condition, readout: Readout) -> Condition:
     """The condition with the drawing of what the memory shows, for branches that take that."""
     if not branch.config.needs_drawing:
         return condition
-    return dataclasses.replace(condition, scene=drawn_latents(readout, DctCodec()))
+    return dataclasses.replace(condition, projection=drawn_latents(readout, DctCodec()))
 
 
 def white_planes(
@@ -195,7 +197,7 @@ def white_planes(
     """Latent of a white video (C, T + P, h, w), for branches that take one."""
     if vae is None or not branch.config.needs_white:
         return None
-    expect_same_codec(readout.cache, vae)
+    expect_same_codec(readout.cache.codec, VaeCodec(vae))
     _, height, width = condition.visible.shape
     return branch.white_latent(vae, condition.segments.main, height, width)
 

@@ -9,7 +9,8 @@ from typing_extensions import override
 from ..mirage_core.geometry.align import ALIGN_MODES, AlignConfig
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.masks import MaskGrowth
-from ..mirage_core.rollout.align_chunk import PrepareConfig, align_to_memory
+from ..mirage_core.rollout.align_chunk import align_to_memory
+from ..mirage_core.rollout.chunk_geometry import DYNAMIC, SKY, chunk_geometry
 from ..mirage_core.rollout.state import RolloutState
 from .comfy.ui import show_text
 from .types import GeometryType, StateType
@@ -91,12 +92,10 @@ class MirageAlignGeometry(io.ComfyNode):
         dynamic: Tensor | None = None,
         sky: Tensor | None = None,
     ) -> io.NodeOutput:
-        config = PrepareConfig(
-            align=AlignConfig(mode, refuse_above=refuse_above),
-            growth=MaskGrowth(grow_pixels, grow_cells),
-            strict=strict,
-        )
-        aligned = align_to_memory(state, geometry, config, dynamic=dynamic, sky=sky)
+        align = AlignConfig(mode, refuse_above=refuse_above)
+        growth = MaskGrowth(grow_pixels, grow_cells)
+        own = chunk_geometry(state, geometry, {DYNAMIC: dynamic, SKY: sky}, growth=growth)
+        aligned = align_to_memory(state, own, align, strict=strict)
         report = f"chunk {state.done + 1} of {len(state.plan)}\n{aligned.describe()}"
         show_text(report, cls.hidden.unique_id)
-        return io.NodeOutput(aligned.geometry, report, ui={"text": (report,)})
+        return io.NodeOutput(aligned.geometry.frames, report, ui={"text": (report,)})

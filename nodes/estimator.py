@@ -9,8 +9,7 @@ from typing_extensions import override
 from ..mirage_core.geometry.sources import describe_geometry
 from ..mirage_core.geometry.trajectory import Trajectory
 from ..mirage_core.validate import expect_shape
-from .comfy import estimator
-from .comfy.estimator import Estimator
+from .comfy.estimator import Estimator, load_offloaded, model_folders
 from .types import EstimatorType, GeometryType, TrajectoryType
 
 # As mirage_core.models.geometry_estimators has them; importing that here would import transformers.
@@ -38,7 +37,7 @@ class MirageLoadEstimator(io.ComfyNode):
                     tooltip="Which kind of model the folder holds.",
                 ),
                 io.Combo.Input(
-                    "folder", options=estimator.model_folders(),
+                    "folder", options=model_folders(),
                     tooltip="Folder with config.json and safetensors weights, below "
                     "models/geometry_estimation.",
                 ),
@@ -54,7 +53,7 @@ class MirageLoadEstimator(io.ComfyNode):
     @classmethod
     @override
     def execute(cls, estimator: str, folder: str, fov: float) -> io.NodeOutput:
-        return io.NodeOutput(estimator.load(estimator, folder, fov))
+        return io.NodeOutput(load_offloaded(estimator, folder, fov))
 
 
 class MirageEstimateGeometry(io.ComfyNode):

@@ -14,10 +14,9 @@ from typing_extensions import override
 from ..mirage_core.cache.types import LatentCache
 from ..mirage_core.errors import MirageError
 from ..mirage_core.geometry.trajectory import Trajectory, fov_of
-from ..mirage_core.rollout.contact_sheet import contact_sheet
 from ..mirage_core.rollout.plan import expect_rollout_length
 from ..mirage_core.rollout.progress import time_left
-from ..mirage_core.rollout.report import describe
+from ..mirage_core.rollout.report import review
 from ..mirage_core.rollout.run_folder import all_latents, finish, open_folder
 from ..mirage_core.rollout.state import RolloutState, chunk_seed, rollout_id
 from .comfy.files import output_folder, video_from_file
@@ -242,13 +241,12 @@ class MirageRolloutResult(io.ComfyNode):
     def execute(cls, state: RolloutState) -> io.NodeOutput:
         path = finish(state)
         read_frame = progress(len(state.trajectory))
-        report = describe(state, path, read_frame)
-        sheet = contact_sheet(state, path, read_frame)
+        seen = review(state, path, read_frame)
         return io.NodeOutput(
             video_from_file(path),
             make_latent(all_latents(state)),
             state.cache,
-            sheet[None],
-            report,
-            ui={"text": (report,)},
+            seen.contact_sheet[None],
+            seen.report,
+            ui={"text": (seen.report,)},
         )

@@ -10,34 +10,30 @@ from comfy_api.latest import Types, io
 from torch import Tensor
 from typing_extensions import override
 
-from ..mirage_core.cache.build import WriteConfig, observe
+from ..mirage_core.cache.build import WriteConfig
 from ..mirage_core.cache.io import load_cache, save_cache
 from ..mirage_core.cache.ply import point_cloud_ply
 from ..mirage_core.cache.types import LatentCache
+from ..mirage_core.codecs.base import expect_same_codec
 from ..mirage_core.geometry.camera import PixelConvention
 from ..mirage_core.geometry.depth import DEPTH_MODES
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.masks import with_mask
 from ..mirage_core.geometry.sources import views_to_begin
 from ..mirage_core.readout.readout import Readout
-from ..mirage_core.rollout.align_chunk import with_masks
-from ..mirage_core.rollout.prepare import hold_back as contradicted
-from ..mirage_core.rollout.prepare import without_gone
+from ..mirage_core.rollout.memory import WrittenChunk, begin_memory, write_chunk
 from ..mirage_core.rollout.run_folder import commit
+from ..mirage_core.rollout.settings import MemorySettings
 from ..mirage_core.rollout.state import RolloutState
-from ..mirage_core.rollout.update import chunk_observation
 from ..mirage_core.validate import expect_frame_size
 from ..mirage_core.writing.consistency import ConsistencyConfig
-from ..mirage_core.writing.policy import WRITE_POLICIES, WriteLimits, WriteRules, write
+from ..mirage_core.writing.policy import WRITE_POLICIES, WriteLimits, WriteRules
 from .comfy import viewer
 from .comfy.files import file_stamp, list_files, next_file, resolve_file
 from .comfy.ui import progress
 from .comfy.vae import (
     Latent,
-    codec_name,
-    encode_images,
-    expect_same_codec,
-    expect_vae,
+    VaeCodec,
     latent_tokens,
     make_latent,
     token_colours,
@@ -46,9 +42,6 @@ from .types import CacheType, GeometryType, ReadoutType, StateType
 
 if TYPE_CHECKING:
     import comfy.sd
-
-TOKEN_DTYPE = torch.float16
-"""Storage type of remembered tokens: model-space latents are of order one."""
 
 TOKEN_STORAGES = {"float16": torch.float16, "int8": torch.int8}
 """In which types a memory may hold its tokens."""
@@ -130,7 +123,7 @@ class MirageCacheInit(io.ComfyNode):
         exclude: Tensor | None = None,
         token_storage: str = "float16",
     ) -> io.NodeOutput:
-        expect_vae(vae)
+        codec = VaeCodec(vae)
         height, width = int(image.shape[1]), int(image.shape[2])
         expect_frame_size(width, height)
         geometry.expect_aspect(width, height)
@@ -139,21 +132,13 @@ class MirageCacheInit(io.ComfyNode):
         if exclude is not None and len(exclude) == len(image):
             exclude = exclude[:views]
         seen = with_mask(seen, exclude, (height, width))
-        tokens = encode_images(vae, image[:views])
-        convention = PixelConvention(pixel_convention)
-        pose = seen.world_to_camera
-        observation = observe(
-            tokens.to(TOKEN_DTYPE),
-            seen,
-            world_to_camera=torch.eye(4, dtype=torch.float64)[None] if pose is None else pose,
-            frames=torch.zeros(views, dtype=torch.int64),
-            convention=convention,
-            config=WriteConfig(depth_mode, drop_flying),
+        tokens = codec.encode_images(image[:views])
+        settings = MemorySettings(
+            write=WriteConfig(depth_mode, drop_flying),
+            convention=PixelConvention(pixel_convention),
+            token_dtype=TOKEN_STORAGES[token_storage],
         )
-        cache = LatentCache((), convention, codec_name(vae))
-        # Where photographs overlap, the first one of a surface speaks for it.
-        cache = write(cache, observation, "append" if views == 1 else "novelty")
-        cache = cache.to(cache.device, TOKEN_STORAGES[token_storage])
+        cache = begin_memory(tokens, seen, codec.name, settings)
         return io.NodeOutput(cache, make_latent(tokens[:, :1]))
 
 
@@ -253,46 +238,51 @@ class MirageCacheUpdate(io.ComfyNode):
         hold_back: bool = False,
         token_change: float = 0.0,
     ) -> io.NodeOutput:
-        expect_same_codec(state.cache, vae)
-        chunk_tokens = latent_tokens(latent, "The chunk's latent")
-        geometry = with_masks(state, geometry, {"The exclusion mask": exclude})
-        rules = WriteRules(policy, limits=WriteLimits(max_points))
         steps = progress(STAGES)
-        observation = chunk_observation(
+        codec = VaeCodec(vae, lambda done, total: steps(done / total, STAGES))
+        expect_same_codec(state.cache.codec, codec)
+        chunk_tokens = latent_tokens(latent, "The chunk's latent")
+        settings = MemorySettings(
+            rules=WriteRules(policy, limits=WriteLimits(max_points)),
+            write=WriteConfig(depth_mode, drop_flying),
+            align=None,
+            consistency=ConsistencyConfig(token=token_change or None) if hold_back else None,
+            reencode=tokens != "direct",
+        )
+        written = write_chunk(
             state,
             chunk_tokens,
             images,
             geometry,
-            encode=None
-            if tokens == "direct"
-            else lambda pictures: encode_images(
-                vae, pictures, lambda done, total: steps(done / total, STAGES)
-            ),
-            config=WriteConfig(depth_mode, drop_flying),
-            dtype=TOKEN_DTYPE,
+            settings,
+            encode=codec.encode_images,
+            masks={"The exclusion mask": exclude},
+            on_frame=lambda done, total: steps(1 + done / total, STAGES),
         )
-        known, report = state.cache, "nothing was held back"
-        if hold_back:
-            config = ConsistencyConfig(token=token_change or None)
-            held = contradicted(state, observation, chunk_tokens, geometry, config)
-            observation, report = held.observation, held.describe()
-            known = without_gone(known, held.gone, rules)
-        cache = write(
-            known, observation, rules, lambda done, total: steps(1 + done / total, STAGES)
-        )
-        report = (
-            f"{float((observation.depth > 0).float().mean()):.1%} of the cells may be written; "
-            f"{report}; {len(state.cache):,} points became {len(cache):,}"
-        )
+        report = _report(state, written, hold_back)
         after = commit(
             state,
             latents=chunk_tokens,
             frames=images,
             readout=readout,
-            cache=cache,
+            cache=written.cache,
             on_frame=lambda done, total: steps(2 + done / total, STAGES),
         )
         return io.NodeOutput(viewer.announce_chunk(after), report)
+
+
+def _report(state: RolloutState, written: WrittenChunk, checked: bool) -> str:
+    """What an update did, in one line."""
+    done = written.report
+    rejected = "nothing was held back"
+    if checked:
+        rejected = (
+            f"held back {done.rejected:.1%}, {done.gone:,} remembered points are seen through"
+        )
+    return (
+        f"{done.written:.1%} of the cells may be written; {rejected}; "
+        f"{len(state.cache):,} points became {len(written.cache):,}"
+    )
 
 
 class MirageCacheInfo(io.ComfyNode):

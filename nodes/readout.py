@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..mirage_core.cache.types import LatentCache
-from ..mirage_core.constants import SPATIAL_STRIDE
+from ..mirage_core.codecs.base import expect_same_codec
 from ..mirage_core.errors import ModelMismatchError
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.trajectory import Trajectory
@@ -20,9 +20,8 @@ from ..mirage_core.readout.readout import Readout, grid_intrinsics, read
 from .comfy.ui import progress
 from .comfy.vae import (
     Latent,
+    VaeCodec,
     dct_codec,
-    decode_video,
-    expect_same_codec,
     latent_tokens,
     make_latent,
 )
@@ -66,13 +65,14 @@ class MirageReadout(io.ComfyNode):
         return io.NodeOutput(
             readout,
             make_latent(readout.tokens),
-            _at_picture_size(readout.visible.float()),
+            _at_picture_size(readout.visible.float(), readout),
             _depth_picture(readout),
         )
 
 
-def _at_picture_size(maps: Tensor) -> Tensor:
-    return maps.repeat_interleave(SPATIAL_STRIDE, 1).repeat_interleave(SPATIAL_STRIDE, 2)
+def _at_picture_size(maps: Tensor, readout: Readout) -> Tensor:
+    stride = readout.trajectory.height // int(maps.shape[1])
+    return maps.repeat_interleave(stride, 1).repeat_interleave(stride, 2)
 
 
 def _depth_picture(readout: Readout) -> Tensor:
@@ -81,7 +81,7 @@ def _depth_picture(readout: Readout) -> Tensor:
     known = inverse[readout.visible]
     low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
     level = 0.1 + 0.9 * (inverse - low) / max(float(high - low), 1e-9)
-    grey = _at_picture_size(torch.where(readout.visible, level, 0.0))
+    grey = _at_picture_size(torch.where(readout.visible, level, 0.0), readout)
     return grey[..., None].expand(-1, -1, -1, 3)
 
 
@@ -134,7 +134,7 @@ class MiragePreviewFill(io.ComfyNode):
         first_latent: Latent | None = None,
         background: Tensor | None = None,
     ) -> io.NodeOutput:
-        expect_same_codec(readout.cache, vae)
+        expect_same_codec(readout.cache.codec, VaeCodec(vae))
         codec, images = dct_codec(vae), None
         if background is not None and codec is None:
             raise ModelMismatchError(
@@ -150,14 +150,16 @@ class MiragePreviewFill(io.ComfyNode):
                 readout.cache, readout.trajectory, codec, update, background
             )
             images, tokens = preview.frames, codec.encode(preview.frames)
-            unknown = uncertain_pixels(preview.depth, readout.visible)
+            unknown = uncertain_pixels(
+                preview.depth, codec.spatial_stride, readout.visible
+            )
             depth = complete_depth(preview.depth, depth)
         if first_latent is not None:
             first = latent_tokens(first_latent, "The first latent")
             tokens = torch.cat([first[:, :1].to(tokens), tokens[:, 1:]], dim=1)
         latent = make_latent(tokens)
         if images is None:
-            images = decode_video(vae, latent)
+            images = VaeCodec(vae).decode(tokens)
         return io.NodeOutput(latent, _geometry(readout, depth, unknown), images)
 
 

@@ -8,10 +8,11 @@ import torch
 from comfy_api.latest import io
 from typing_extensions import override
 
+from ..mirage_core.codecs.base import expect_same_codec
 from ..mirage_core.constants import TEMPORAL_STRIDE
 from ..mirage_core.readout.readout import Readout
-from ..mirage_core.rollout.context import PRECEDING
 from ..mirage_core.rollout.decode import context_latents, decode_with_context
+from ..mirage_core.rollout.settings import DEFAULT_DECODE_CONTEXT
 from ..mirage_core.rollout.state import RolloutState
 from ..mirage_core.sampling.schedule import (
     DEFAULT_SHIFT,
@@ -25,7 +26,7 @@ from .comfy.chunk_guide import chunk_latent, masked_latent, without_mirage
 from .comfy.model import Patcher
 from .comfy.training_free import TrainingFreeGuide
 from .comfy.unipc import LibrarySampler, expect_library_solver
-from .comfy.vae import Latent, decode_video, expect_same_codec, latent_tokens, make_latent
+from .comfy.vae import Latent, VaeCodec, latent_tokens
 from .types import ReadoutType, StateType
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class MirageChunkDecode(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE that the memory was made with."),
                 StateType.Input("state", tooltip="From Mirage Loop Open."),
                 io.Int.Input(
-                    "carried", default=PRECEDING, min=0, max=MAX_CARRIED,
+                    "carried", default=DEFAULT_DECODE_CONTEXT, min=0, max=MAX_CARRIED,
                     tooltip="Latents before the chunk that are decoded with it; 0 decodes it "
                     "alone.",
                 ),
@@ -112,9 +113,10 @@ class MirageChunkDecode(io.ComfyNode):
     def execute(
         cls, latent: Latent, vae: comfy.sd.VAE, state: RolloutState, carried: int
     ) -> io.NodeOutput:
-        expect_same_codec(state.cache, vae)
+        codec = VaeCodec(vae)
+        expect_same_codec(state.cache.codec, codec)
         images = decode_with_context(
-            lambda tokens: decode_video(vae, make_latent(tokens)),
+            codec.decode,
             context_latents(state, carried),
             latent_tokens(latent, "The chunk's latent"),
         )

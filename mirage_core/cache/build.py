@@ -13,6 +13,7 @@ from ..geometry.camera import PixelConvention
 from ..geometry.depth import (
     downsample_depth,
     downsample_mask,
+    expect_depth_mode,
     flying_pixels,
     surface_slope,
     valid_depth,
@@ -30,10 +31,16 @@ class WriteConfig:
     Attributes:
         depth_mode: Downsampling of depth: ``bilinear``, ``nearest``, ``area`` or ``median``.
         drop_flying: Leave out cells that hang between a near and a far surface.
+
+    Raises:
+        ValueRangeError: The downsampling is unknown.
     """
 
     depth_mode: str = "bilinear"
     drop_flying: bool = True
+
+    def __post_init__(self) -> None:
+        expect_depth_mode(self.depth_mode)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +68,6 @@ class Observation:
         expect_shape("The latent's poses", self.world_to_camera, "F 4 4", F=sizes["F"])
         expect_shape("The latent's intrinsics", self.intrinsics, "F 3 3", F=sizes["F"])
         expect_shape("The latent's frame numbers", self.frames, "F", F=sizes["F"])
-
 
     def frame(self, number: int) -> Observation:
         """One of the frames alone."""

@@ -199,8 +199,11 @@ def job_of(arguments: argparse.Namespace) -> DataJob:
     """What the arguments ask for."""
     device = _device(arguments)
     loop = GenerationSettings.released() if arguments.released else GenerationSettings()
-    given = {name: getattr(arguments, name) for name in ("policy", "references", "preceding")}
+    given = {name: getattr(arguments, name) for name in ("references", "preceding")}
     loop = dataclasses.replace(loop, **{k: v for k, v in given.items() if v is not None})
+    if arguments.policy is not None:
+        rules = dataclasses.replace(loop.memory.rules, policy=arguments.policy)
+        loop = loop.remembering(rules=rules)
     noise = DepthNoise(*arguments.depth_noise)
     settings = ClipSettings(loop, noise, arguments.planes, arguments.drawn)
     codec: Callable[[], Any] = DctCodec
@@ -287,7 +290,7 @@ def run_info(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.folder
     manifest, dataset, skipped = read_manifest(folder), ClipDataset(folder), read_skipped(folder)
     numbers = range(0, len(dataset), max(1, len(dataset) // 200))
-    shown = [float(dataset[number].visible.float().mean()) for number in numbers]
+    shown = [float(dataset[number].condition.visible.float().mean()) for number in numbers]
     entries = [dataset.entry(number) for number in range(len(dataset))]
     texts = sum(entry.sizes.text > 0 for entry in entries)
     lines = [

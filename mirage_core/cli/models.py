@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..codecs.base import LatentCodec
 from ..codecs.dct import DctCodec
 from ..errors import ModelMismatchError
 from ..geometry.frame_geometry import FrameGeometry
@@ -21,9 +22,9 @@ from ..models.lora import apply_lora
 from ..models.offload import OffloadPreset, apply_offload, find_preset
 from ..models.text import load_text_encoder
 from ..models.vae import WanCodec, load_vae
-from ..rollout.denoisers import TransformerDenoisers, scene_source
+from ..rollout.denoisers import TransformerDenoisers, projection_source
 from ..rollout.depth_source import DepthSource, EstimatedDepth, KnownDepth
-from ..rollout.generate import GenerationModels
+from ..rollout.models import GenerationModels
 
 DTYPES = {
     "float32": torch.float32,
@@ -116,7 +117,7 @@ def load_depth(
 
 def load_models(
     arguments: argparse.Namespace,
-    codec: WanCodec | DctCodec,
+    codec: LatentCodec,
     depth: DepthSource,
     place: Place,
 ) -> GenerationModels:
@@ -135,12 +136,12 @@ def load_models(
         transformer.eval(),
         text,
         negative,
-        white=_embedded_white(codec) if isinstance(codec, DctCodec) else codec.white_latent,
+        codec=codec,
         guidance=arguments.guidance,
         side_scale=arguments.side_scale,
     )
-    scene = scene_source(transformer, codec)
-    return GenerationModels(codec, denoisers, depth, place.device, scene=scene)
+    projection = projection_source(transformer, codec)
+    return GenerationModels(codec, denoisers, depth, place.device, projection=projection)
 
 
 def describe_models(arguments: argparse.Namespace, place: Place) -> str:
@@ -164,13 +165,6 @@ def _encode_prompts(
     negative = None if arguments.guidance == 1 else encoder.encode(arguments.negative)
     encoder.release()
     return text, negative
-
-
-def _embedded_white(codec: DctCodec) -> Any:
-    def white(frames: int, height: int, width: int) -> Tensor:
-        return codec.encode(torch.ones(1, 1, 1, 1).expand(frames, height, width, 3))
-
-    return white
 
 
 def _stamp(path: Path | None) -> str:

@@ -13,25 +13,29 @@ from tqdm import tqdm
 from ..cache.io import save_cache
 from ..constants import DEFAULT_FPS
 from ..errors import CacheFormatError
-from ..geometry.align import ALIGN_MODES
-from ..rollout.generate import Progress, begin, generate
-from ..rollout.report import describe
+from ..geometry.align import ALIGN_MODES, AlignConfig
+from ..geometry.depth import DEPTH_MODES
+from ..rollout.begin import begin
+from ..rollout.generate import generate
+from ..rollout.progress import Progress
+from ..rollout.report import report
 from ..rollout.run_folder import VIDEO, finish, open_folder
-from ..rollout.settings import GenerationSettings
+from ..rollout.settings import GenerationSettings, MemorySettings
 from ..rollout.state import RolloutState
 from ..sampling.solve import METHODS
 from ..trajectories.presets import EASINGS, MAX_AMOUNT, PRESETS
+from ..writing.consistency import ConsistencyConfig
 from ..writing.policy import WRITE_POLICIES
 from . import inputs
 
 MEMORY = "memory.safetensors"
 """Name of the finished memory in the shot's folder."""
 
-OVERRIDES = (
-    "steps", "shift", "method", "references", "preceding", "carried", "policy", "reencode",
-    "hold_back",
-)  # fmt: skip
-"""Arguments that replace a setting when they are given."""
+OVERRIDES = {
+    "steps": "steps", "shift": "shift", "method": "method", "references": "references",
+    "preceding": "preceding", "min_overlap": "threshold", "carried": "decode_context",
+}  # fmt: skip
+"""Arguments that replace a setting when they are given, and the setting."""
 
 Group = Any
 
@@ -154,7 +158,18 @@ def _add_settings(group: Group) -> None:
     group.add_argument(
         "--carried", type=int, help="latents decoded again before each chunk (default: 2)"
     )
+    group.add_argument(
+        "--min-overlap", type=float, metavar="SHARE",
+        help="least overlap of a reference frame with what comes next, 0 to 1 (default: 0.04)",
+    )  # fmt: skip
     group.add_argument("--policy", choices=WRITE_POLICIES, help="what is remembered")
+    group.add_argument(
+        "--max-points", type=int, help="most points of the memory (default: 0, no limit)"
+    )
+    group.add_argument(
+        "--depth-mode", choices=DEPTH_MODES,
+        help="how depth comes to the latent grid (default: bilinear)",
+    )  # fmt: skip
     group.add_argument(
         "--reencode", action=argparse.BooleanOptionalAction, default=None,
         help="remember decoded frames, encoded again (default), or the latents themselves",
@@ -168,10 +183,32 @@ def _add_settings(group: Group) -> None:
 def settings_of(arguments: argparse.Namespace) -> GenerationSettings:
     """Settings from the arguments; those that are not given keep their defaults."""
     base = GenerationSettings.released() if arguments.released else GenerationSettings()
-    given = {name: getattr(arguments, name) for name in OVERRIDES}
+    given = {setting: getattr(arguments, name) for name, setting in OVERRIDES.items()}
+    return dataclasses.replace(base, memory=_memory_of(arguments, base.memory), **_set(given))
+
+
+def _memory_of(arguments: argparse.Namespace, base: MemorySettings) -> MemorySettings:
+    limits = dataclasses.replace(base.rules.limits, **_set({"max_points": arguments.max_points}))
+    policy = _set({"policy": arguments.policy})
+    given = {"reencode": arguments.reencode}
     if arguments.depth_alignment is not None:
-        given["align"] = dataclasses.replace(base.align, mode=arguments.depth_alignment)
-    return dataclasses.replace(base, **{k: v for k, v in given.items() if v is not None})
+        aligned = base.align or AlignConfig()
+        given["align"] = dataclasses.replace(aligned, mode=arguments.depth_alignment)
+    if arguments.hold_back is not None:
+        base = dataclasses.replace(
+            base, consistency=ConsistencyConfig() if arguments.hold_back else None
+        )
+    return dataclasses.replace(
+        base,
+        rules=dataclasses.replace(base.rules, limits=limits, **policy),
+        write=dataclasses.replace(base.write, **_set({"depth_mode": arguments.depth_mode})),
+        **_set(given),
+    )
+
+
+def _set(values: dict[str, Any]) -> dict[str, Any]:
+    """Those that were given."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -243,7 +280,7 @@ def _report(state: RolloutState) -> None:
     video = state.folder / VIDEO
     video = video if video.exists() else finish(state)
     save_cache(state.folder / MEMORY, state.cache)
-    sys.stdout.write(f"{describe(state, video)}\nvideo: {video}\n")
+    sys.stdout.write(f"{report(state, video)}\nvideo: {video}\n")
 
 
 class Bar:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.transformer_format import open_transformer, read_format, transformer_folder
+from ..codecs.base import LatentCodec
 from ..codecs.dct import DctCodec
 from ..conditioning.features import SideFeature, format_features, parse_features
-from ..constants import MAX_CHUNK_FRAMES, SPATIAL_STRIDE, TEMPORAL_STRIDE
+from ..constants import MAX_CHUNK_FRAMES, TEMPORAL_STRIDE
 from ..errors import ModelMismatchError, ValueRangeError
 from ..models.load import load_transformer
 from ..models.transformer import MirageTransformer3DModel
 from ..models.vae import load_vae
-from ..rollout.denoisers import WhiteSource
 from ..training.data.build_clip import DRAWN
 from ..training.data.dataset import ClipDataset
 from ..training.data.manifest import MANIFEST, read_empty_text, read_manifest
@@ -67,23 +67,22 @@ def make_trainer(arguments: argparse.Namespace, settings: TrainingSettings) -> T
     codec = _codec(arguments, processes.device)
     _expect_same_codec(arguments, codec)
     _expect_drawn(arguments, settings, model)
-    source = _white_source(codec)
     width = int(model.config.text_dim)
     empty = read_empty_text(arguments.data)
     empty = torch.zeros(1, width) if empty is None else empty
     weights = None
     if settings.loss == "pixel":
-        weights = pixel_weights(_expect_codec(codec, "The pixel loss").decode)
+        weights = pixel_weights(_expect_codec(codec, "The pixel loss"))
     data = TrainingData(
         folder=arguments.data,
         empty_text=empty,
         held_out=arguments.held_out,
-        white=_white(arguments, settings, model, source),
+        white=_white(arguments, settings, model, codec),
         loss_weights=weights,
     )
     loops = None
     if codec is not None and settings.validation_scenes and settings.validate_every:
-        loops = LoopTest(codec, empty, settings, processes.device, source)
+        loops = LoopTest(codec, empty, settings, processes.device)
     return Trainer(model, settings, data, arguments.out, processes, loops)
 
 
@@ -148,7 +147,7 @@ def plan(arguments: argparse.Namespace, settings: TrainingSettings) -> str:
     return describe_plan(plan_memory(model, settings, arguments.plan, arguments.plan_size))
 
 
-def _codec(arguments: argparse.Namespace, device: torch.device) -> Any:
+def _codec(arguments: argparse.Namespace, device: torch.device) -> LatentCodec | None:
     if arguments.embedded_codec:
         return DctCodec()
     return None if arguments.vae is None else load_vae(arguments.vae, device=device)
@@ -186,7 +185,7 @@ def _expect_drawn(arguments: argparse.Namespace, settings: TrainingSettings, mod
         )
 
 
-def _expect_codec(codec: Any, what: str) -> Any:
+def _expect_codec(codec: LatentCodec | None, what: str) -> LatentCodec:
     if codec is None:
         raise ModelMismatchError(
             f"{what} needs the codec of the training clips",
@@ -196,28 +195,21 @@ def _expect_codec(codec: Any, what: str) -> Any:
     return codec
 
 
-def _white_source(codec: Any) -> WhiteSource | None:
-    if isinstance(codec, DctCodec):
-        return lambda frames, height, width: codec.encode(
-            torch.ones(1, 1, 1, 1).expand(frames, height, width, 3)
-        )
-    return None if codec is None else codec.white_latent
-
-
 def _white(
     arguments: argparse.Namespace,
     settings: TrainingSettings,
     model: Any,
-    source: WhiteSource | None,
+    codec: LatentCodec | None,
 ) -> Tensor | None:
     """Latent of a white video that is long enough, for branches that take one."""
     own = model.branch_config
     features = parse_features(settings.side_features) if own is None else own.features
     if SideFeature.WHITE not in features:
         return None
-    _expect_codec(source, "A side branch that takes the latent of a white video")
+    codec = _expect_codec(codec, "A side branch that takes the latent of a white video")
     sizes = ClipDataset(arguments.data).entry(0).sizes
     main = (MAX_CHUNK_FRAMES - 1) // TEMPORAL_STRIDE + 1 + settings.preceding
     frames = (max(main, sizes.target + settings.preceding) - 1) * TEMPORAL_STRIDE + 1
-    height, width = sizes.height * SPATIAL_STRIDE, sizes.width * SPATIAL_STRIDE
-    return None if source is None else source(frames, height, width).float().cpu()
+    stride = codec.spatial_stride
+    white = codec.white_latent(frames, sizes.height * stride, sizes.width * stride)
+    return white.float().cpu()

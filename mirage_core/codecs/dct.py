@@ -68,11 +68,14 @@ class DctCodec:
     float32 on the device of the input; every frame and every group is coded on its own, so
     the result does not depend on what else is in the batch.
 
-    Attributes:
-        name: Under which a memory remembers whose tokens it holds.
+    It has the interface of `mirage_core.codecs.base.PatchCodec`.
     """
 
     name: Final = CODEC_NAME
+    channels: Final = LATENT_CHANNELS
+    spatial_stride: Final = SPATIAL_STRIDE
+    temporal_stride: Final = TEMPORAL_STRIDE
+    drawable: Final = True
 
     def __init__(self) -> None:
         self._bases: dict[torch.device, _Basis] = {}
@@ -110,8 +113,6 @@ class DctCodec:
         analysis = self._basis(frames.device).image_analysis
         latents = [_to_cells(frames[k : k + 1]) @ analysis for k in range(len(frames))]
         return torch.stack(latents).permute(3, 0, 1, 2).contiguous()
-
-    encode_each = encode_images
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Decode (48, T, h, w) tokens of a video to (4T - 3, H, W, 3) frames in 0..1.
@@ -165,6 +166,15 @@ class DctCodec:
         static = tokens.clone()
         static[SHARED_CHANNELS:] = 0
         return static
+
+    def white_latent(self, frames: int, height: int, width: int) -> Tensor:
+        """Tokens (48, n + 1, height / 16, width / 16) of a white video of 4n + 1 frames.
+
+        Raises:
+            PlanError: ``frames`` is not 4n + 1.
+            ShapeError: The size does not fit the grid.
+        """
+        return self.encode(torch.ones(1, 1, 1, 1).expand(frames, height, width, 3))
 
     def _basis(self, device: torch.device) -> _Basis:
         basis = self._bases.get(device)

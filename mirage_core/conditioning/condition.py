@@ -9,9 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..constants import LATENT_CHANNELS
 from ..errors import ShapeError
-from ..readout.detail import point_planes
 from ..readout.readout import Readout
 from ..validate import expect_shape
 from .features import SideFeature, stack_features
@@ -25,12 +23,12 @@ class Condition:
     Everything is in model space.
 
     Attributes:
-        scene: (C, T, h, w) what the memory shows to the target's cameras, 0 where nothing; its
+        projection: (C, T, h, w) what the memory shows to the target's cameras, 0 where nothing; its
             drawing, for branches that take that.
         visible: (T, h, w) bool, where it shows something.
         references: (C, R, h, w) clean frames of the same place, best first.
         preceding: (C, P, h, w) clean frames right before the first target frame, in order.
-        preceding_scene: (C, P, h, w) what the memory showed when they were made.
+        preceding_projection: (C, P, h, w) what the memory showed when they were made.
         preceding_visible: (P, h, w) bool, where it showed something then.
         offset: (2, T, h, w) where in its cell the winning point falls, from the cell's middle
             in cells, x then y. The four planes from here on are for branches that take them.
@@ -43,11 +41,11 @@ class Condition:
             frames.
     """
 
-    scene: Tensor
+    projection: Tensor
     visible: Tensor
     references: Tensor
     preceding: Tensor
-    preceding_scene: Tensor
+    preceding_projection: Tensor
     preceding_visible: Tensor
     offset: Tensor | None = None
     log_depth: Tensor | None = None
@@ -55,13 +53,13 @@ class Condition:
     preceding_log_depth: Tensor | None = None
 
     def __post_init__(self) -> None:
-        sizes = expect_shape("The scene", self.scene, "C T h w", C=LATENT_CHANNELS)
+        sizes = expect_shape("The projection", self.projection, "C T h w")
         grid = {"h": sizes["h"], "w": sizes["w"]}
-        frame = {"C": LATENT_CHANNELS, **grid}
+        frame = {"C": sizes["C"], **grid}
         expect_shape("The visibility", self.visible, "T h w", T=sizes["T"], **grid)
         expect_shape("The references", self.references, "C R h w", **frame)
         count = expect_shape("The preceding frames", self.preceding, "C P h w", **frame)["P"]
-        expect_shape("What they showed", self.preceding_scene, "C P h w", P=count, **frame)
+        expect_shape("What they showed", self.preceding_projection, "C P h w", P=count, **frame)
         expect_shape("Where they showed it", self.preceding_visible, "P h w", P=count, **grid)
         for now, then, pattern in (
             (self.offset, self.preceding_offset, "2 F h w"),
@@ -77,28 +75,37 @@ class Condition:
                 expect_shape("The preceding frames' plane", then, pattern, F=count, **grid)
 
     @classmethod
-    def of_scene(cls, scene: Tensor, visible: Tensor) -> Condition:
+    def of_projection(cls, projection: Tensor, visible: Tensor) -> Condition:
         """A condition without reference or preceding frames."""
-        none = scene[:, :0]
-        return cls(scene, visible, none, none, none, visible[:0])
+        none = projection[:, :0]
+        return cls(projection, visible, none, none, none, visible[:0])
 
     @classmethod
     def of_readout(cls, readout: Readout) -> Condition:
         """A condition without reference or preceding frames, with the readout's planes."""
-        offset, log_depth = point_planes(readout)
+        offset, log_depth = readout.planes
         return dataclasses.replace(
-            cls.of_scene(readout.tokens.float(), readout.visible),
+            cls.of_projection(readout.tokens.float(), readout.visible),
             offset=offset,
             log_depth=log_depth,
             preceding_offset=offset[:, :0],
             preceding_log_depth=log_depth[:0],
         )
 
+    def to(self, device: torch.device | str) -> Condition:
+        """The condition on a device, each part contiguous in memory of its own."""
+        parts = {
+            name: value.to(device).contiguous()
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return dataclasses.replace(self, **parts)
+
     @property
     def segments(self) -> Segments:
         """How many frames of each kind there are."""
         return Segments(
-            target=self.scene.shape[1],
+            target=self.projection.shape[1],
             references=self.references.shape[1],
             preceding=self.preceding.shape[1],
         )
@@ -113,10 +120,10 @@ class Condition:
         Raises:
             ShapeError: The white latent or a plane is missing, or has another size.
         """
-        before = self.preceding if SideFeature.DRAWN in features else self.preceding_scene
+        before = self.preceding if SideFeature.DRAWN in features else self.preceding_projection
         return stack_features(
             features,
-            torch.cat([self.scene, before], dim=1),
+            torch.cat([self.projection, before], dim=1),
             torch.cat([self.visible, self.preceding_visible]),
             white,
             _joined(self.offset, self.preceding_offset, 1),

@@ -19,7 +19,7 @@ class SideFeature(enum.Enum):
 
     Attributes:
         SCENE: What the memory shows, 0 where nothing is known.
-        DRAWN: In place of the scene: what the memory shows with every token drawn at its place
+        DRAWN: In place of `SCENE`: what the memory shows with every token drawn at its place
             inside its cell and encoded again, holes filled smoothly. Preceding frames, which are
             finished, are shown themselves. Needs a codec whose tokens stand alone, see
             `mirage_core.preview.render.drawn_latents`. An addition to the paper.
@@ -121,7 +121,7 @@ def format_features(features: Sequence[SideFeature]) -> str:
 
 def stack_features(
     features: Sequence[SideFeature],
-    scene: Tensor,
+    projection: Tensor,
     visible: Tensor,
     white: Tensor | None = None,
     offset: Tensor | None = None,
@@ -131,7 +131,7 @@ def stack_features(
 
     Args:
         features: What the branch was made for, in its order.
-        scene: (C, T, h, w) model-space tokens that the memory shows, 0 where it knows nothing;
+        projection: (C, T, h, w) model-space tokens that the memory shows, 0 where it knows nothing;
             for `DRAWN` their drawing.
         visible: (T, h, w) bool, True where it shows something.
         white: (C, T, h, w) model-space latent of a white video; needed with `WHITE` only.
@@ -140,18 +140,18 @@ def stack_features(
         log_depth: (T, h, w) ln(depth now / depth when seen); needed with `DEPTH_RATIO` only.
 
     Returns:
-        (channels, T, h, w) in the type of ``scene``.
+        (channels, T, h, w) in the type of ``projection``.
 
     Raises:
         ShapeError: Sizes differ, or a tensor that the features need is missing.
     """
-    sizes = expect_shape("The scene", scene, "C T h w", C=LATENT_CHANNELS)
+    sizes = expect_shape("The projection", projection, "C T h w")
     grid = {name: sizes[name] for name in ("T", "h", "w")}
     expect_shape("The visibility", visible, "T h w", **grid)
     planes: dict[SideFeature, Tensor] = {
-        SideFeature.SCENE: scene,
-        SideFeature.DRAWN: scene,
-        SideFeature.VISIBLE: visible[None].to(scene),
+        SideFeature.SCENE: projection,
+        SideFeature.DRAWN: projection,
+        SideFeature.VISIBLE: visible[None].to(projection),
         SideFeature.HOLES: ~visible[None],
     }
     if SideFeature.WHITE in features:
@@ -164,7 +164,7 @@ def stack_features(
         given = _plane("the depth ratio", log_depth)
         expect_shape("The depth ratio", given, "T h w", **grid)
         planes[SideFeature.DEPTH_RATIO] = PLANE_SCALE * given[None]
-    return torch.cat([planes[feature].to(scene) for feature in features])
+    return torch.cat([planes[feature].to(projection) for feature in features])
 
 
 def _white(white: Tensor | None, sizes: Mapping[str, int]) -> Tensor:

@@ -35,6 +35,14 @@ def valid_depth(depth: Tensor) -> Tensor:
     return (depth > 0) & (depth < torch.inf)
 
 
+def expect_depth_mode(mode: str) -> None:
+    """Raise `ValueRangeError` unless a way of downsampling depth is known."""
+    if mode not in DEPTH_MODES:
+        raise ValueRangeError(
+            "The depth downsampling is unknown", got=mode, expected=", ".join(DEPTH_MODES)
+        )
+
+
 def downsample_depth(
     depth: Tensor,
     size: tuple[int, int],
@@ -62,6 +70,7 @@ def downsample_depth(
         ValueRangeError: The mode is unknown.
     """
     expect_shape("The depth", depth, "F H W")
+    expect_depth_mode(mode)
     depth = depth.float()
     if mode == "bilinear" and convention is PixelConvention.RELEASED:
         blended = _interpolate(depth, size, "bilinear")
@@ -74,13 +83,9 @@ def downsample_depth(
         return _median(clean, size)
     if mode == "bilinear":
         total, weight = (_interpolate(x, size, "bilinear") for x in (clean, valid.float()))
-    elif mode == "area":
+    else:
         pooled = F.adaptive_avg_pool2d(torch.stack([clean, valid.float()], dim=1), size)
         total, weight = pooled.unbind(1)
-    else:
-        raise ValueRangeError(
-            "The depth downsampling is unknown", got=mode, expected=", ".join(DEPTH_MODES)
-        )
     return torch.where(weight > 0, total / weight.clamp_min(1e-12), 0.0)
 
 

@@ -78,7 +78,7 @@ class MirageDenoiser:
             ShapeError: The latents have another size than the condition.
         """
         condition, segments = self.condition, self.condition.segments
-        expect_shape("The latents", latents, "C T h w", **_sizes(condition.scene))
+        expect_shape("The latents", latents, "C T h w", **_sizes(condition.projection))
         device, dtype = latents.device, self.transformer.dtype
         frames = torch.cat(
             [condition.references.to(latents), latents, condition.preceding.to(latents)], dim=1

@@ -76,18 +76,6 @@ def find_preset(name: str) -> OffloadPreset:
     return PRESETS[name]
 
 
-def preset_for(device: torch.device | str) -> OffloadPreset:
-    """The largest preset that a card has the memory for; the smallest for anything else."""
-    device = torch.device(device)
-    smallest = min(PRESETS.values(), key=lambda preset: preset.memory)
-    if device.type != "cuda":
-        return smallest
-    # A card of 24 GB reports a little less than 24 GiB.
-    memory = torch.cuda.get_device_properties(device).total_memory / 2**30 * 1.05
-    fitting = [preset for preset in PRESETS.values() if preset.memory <= memory]
-    return max(fitting, key=lambda preset: preset.memory, default=smallest)
-
-
 def apply_offload(
     preset: OffloadPreset,
     device: torch.device | str,

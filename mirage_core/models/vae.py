@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from accelerate import init_empty_weights
@@ -58,15 +58,20 @@ class WanCodec:
 
     Results are float32 on the device of the input.
 
+    It has the interface of `mirage_core.codecs.base.LatentCodec`.
+
     Attributes:
-        name: Under which a memory remembers whose tokens it holds.
         vae: The network.
         device: Where it computes.
         tiling: Tiles in use, or None for whole pictures; results differ slightly near the edges
             of tiles.
     """
 
-    name = WAN_CODEC
+    name: Final = WAN_CODEC
+    channels: Final = LATENT_CHANNELS
+    spatial_stride: Final = SPATIAL_STRIDE
+    temporal_stride: Final = TEMPORAL_STRIDE
+    drawable: Final = False
 
     def __init__(self, vae: AutoencoderKLWan, device: torch.device | str | None = None) -> None:
         network: Any = vae
@@ -94,7 +99,7 @@ class WanCodec:
         with self._parts(self.vae.encoder, on_part):
             return self._encode(frames).to(frames.device)
 
-    def encode_each(self, frames: Tensor, on_part: OnPart | None = None) -> Tensor:
+    def encode_images(self, frames: Tensor, on_part: OnPart | None = None) -> Tensor:
         """Encode each frame (F, H, W, 3) alone as a picture: (48, F, H / 16, W / 16).
 
         Raises:

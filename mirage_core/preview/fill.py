@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..constants import SPATIAL_STRIDE
 from ..readout.readout import Readout
 from ..validate import expect_shape
 
@@ -92,14 +91,18 @@ def complete_depth(depth: Tensor, filled: Tensor) -> Tensor:
     return torch.where(depth > 0, depth, coarse[:, 0])
 
 
-def uncertain_pixels(depth: Tensor, remembered: Tensor | None = None) -> Tensor:
+def uncertain_pixels(
+    depth: Tensor, stride: int, remembered: Tensor | None = None
+) -> Tensor:
     """Pixels of drawn depth maps that do not show one known surface throughout their cell.
 
     A cell that is partly unknown, or holds the outline of something, carries colours that
     belong to no single depth; written back, it would hang in front of what lies behind.
 
     Args:
-        depth: (T, H, W) z-depth, 0 where nothing was drawn; H and W multiples of 16.
+        depth: (T, H, W) z-depth, 0 where nothing was drawn; H and W are multiples of
+            ``stride``.
+        stride: Pixels along each side of a latent cell.
         remembered: (T, h, w) bool, cells that the memory shows by itself. They count as well:
             written back, a drawing of the memory would be a copy of less quality.
 
@@ -107,12 +110,12 @@ def uncertain_pixels(depth: Tensor, remembered: Tensor | None = None) -> Tensor:
         (T, H, W) bool, the same for all pixels of a cell.
     """
     expect_shape("The depth", depth, "T H W")
-    farthest = F.max_pool2d(depth[:, None], SPATIAL_STRIDE)[:, 0]
-    nearest = -F.max_pool2d(-depth[:, None], SPATIAL_STRIDE)[:, 0]
+    farthest = F.max_pool2d(depth[:, None], stride)[:, 0]
+    nearest = -F.max_pool2d(-depth[:, None], stride)[:, 0]
     uncertain = (nearest <= 0) | (farthest > nearest * (1 + ONE_SURFACE))
     if remembered is not None:
         uncertain = uncertain | remembered.to(uncertain.device)
-    return uncertain.repeat_interleave(SPATIAL_STRIDE, 1).repeat_interleave(SPATIAL_STRIDE, 2)
+    return uncertain.repeat_interleave(stride, 1).repeat_interleave(stride, 2)
 
 
 def _scene_distance(readout: Readout) -> float:

@@ -1,4 +1,4 @@
-"""The preview of a shot with the embedded codec: every pixel frame, drawn from the memory."""
+"""The preview of a shot with a codec whose tokens can be drawn: every pixel frame is drawn."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..cache.footprints import in_source_camera, source_cameras
 from ..cache.types import LatentCache
-from ..codecs.dct import DctCodec
-from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE
+from ..codecs.base import PatchCodec
+from ..constants import TEMPORAL_STRIDE
 from ..errors import ModelMismatchError
 from ..geometry.camera import latent_size, project_each
 from ..geometry.trajectory import Trajectory
@@ -47,7 +47,7 @@ class Preview:
 def render_preview(
     cache: LatentCache,
     trajectory: Trajectory,
-    codec: DctCodec,
+    codec: PatchCodec,
     on_frame: Callable[[int, int], None] | None = None,
     background: Tensor | None = None,
 ) -> Preview:
@@ -82,7 +82,7 @@ def render_preview(
     return Preview(torch.cat(frames), torch.cat(depths))
 
 
-def drawn_latents(readout: Readout, codec: DctCodec) -> Tensor:
+def drawn_latents(readout: Readout, codec: PatchCodec) -> Tensor:
     """What a readout shows, with every token at its place inside its cell instead of filling it.
 
     One picture near the middle of the frames of each latent is drawn from the readout's memory,
@@ -93,7 +93,7 @@ def drawn_latents(readout: Readout, codec: DctCodec) -> Tensor:
         codec: The codec of the memory's tokens.
 
     Returns:
-        (48, T, h, w) float32 model-space latents.
+        (C, T, h, w) float32 model-space latents.
 
     Raises:
         ModelMismatchError: The memory was made with another codec, whose tokens cannot be drawn.
@@ -112,7 +112,7 @@ def drawn_latents(readout: Readout, codec: DctCodec) -> Tensor:
 
 
 def _render_frames(
-    cache: LatentCache, cameras: Trajectory, codec: DctCodec, behind: Tensor | None
+    cache: LatentCache, cameras: Trajectory, codec: PatchCodec, behind: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """(B, H, W, 3) pictures in 0..1 and (B, H, W) depth of some cameras."""
     rows, cols = latent_size(cameras.width, cameras.height)
@@ -133,7 +133,7 @@ def _render_frames(
     return picture.clamp(0, 1), depth
 
 
-def _backgrounds(cache: LatentCache, cameras: Trajectory, codec: DctCodec) -> Tensor:
+def _backgrounds(cache: LatentCache, cameras: Trajectory, codec: PatchCodec) -> Tensor:
     """(B, H, W, 3): mean colours of the cells, completed and interpolated."""
     size = latent_size(cameras.width, cameras.height)
     intrinsics = grid_intrinsics(cameras, size)
@@ -152,7 +152,7 @@ def _backgrounds(cache: LatentCache, cameras: Trajectory, codec: DctCodec) -> Te
 
 
 def place(
-    cache: LatentCache, points: Tensor, cameras: Trajectory, codec: DctCodec, views: Tensor
+    cache: LatentCache, points: Tensor, cameras: Trajectory, codec: PatchCodec, views: Tensor
 ) -> PlacedPatches:
     """Decode the tokens of points and place them on the pictures of cameras.
 
@@ -171,7 +171,7 @@ def place(
     position = cache.gather(points, [block.points for block in blocks]).double()
     projection = (cameras.intrinsics @ cameras.world_to_camera[:, :3]).to(position.device)[views]
     centre, depth = _at(position, projection)
-    drawn_at = centre + (0.5 - cache.convention.centre) * SPATIAL_STRIDE
+    drawn_at = centre + (0.5 - cache.convention.centre) * codec.spatial_stride
     axes, leans = [], []
     for edge in _edges(cache, points):
         end, depth_of_edge = _at(edge, projection)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ..cache.build import Observation, WriteConfig, observe
 from ..cache.types import LatentCache
-from ..constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
+from ..codecs.base import LatentCodec
+from ..constants import TEMPORAL_STRIDE
 from ..geometry.camera import PixelConvention, latent_size
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.trajectory import Trajectory
@@ -30,6 +31,8 @@ SEEN_SHARE: Final = 0.5
 """A latent cell counts as visible when at least this share of its pixels was seen."""
 
 RGB_CODEC: Final = "rgb"
+
+_CELLS: Final = "t (h a) (w b) -> t h w"
 
 Encoder = Callable[[Tensor], Tensor]
 """Encodes each picture (F, H, W, 3) alone to model-space tokens (C, F, h, w)."""
@@ -43,9 +46,15 @@ class PixelCache(ABC):
 
     Attributes:
         cache: The points, with their value per pixel as token.
+        stride: Pixels along each side of a latent cell.
     """
 
     cache: LatentCache
+    stride: int
+
+    @property
+    def _sides(self) -> dict[str, int]:
+        return {"a": self.stride, "b": self.stride}
 
     def __len__(self) -> int:
         return len(self.cache)
@@ -124,8 +133,8 @@ class PixelCache(ABC):
         )
         seen = winner >= 0
         values = self.cache.gather(winner, [block.tokens for block in self.cache.blocks])
-        visible = reduce(seen.float(), _CELLS, "mean", **_SIDES) >= SEEN_SHARE
-        nearest, cell_winner = _nearest(depth, winner)
+        visible = reduce(seen.float(), _CELLS, "mean", **self._sides) >= SEEN_SHARE
+        nearest, cell_winner = self._nearest(depth, winner)
         return Readout(
             tokens=torch.where(visible, self.tokens(values, seen), 0.0),
             visible=visible,
@@ -135,18 +144,13 @@ class PixelCache(ABC):
             trajectory=trajectory,
         )
 
-
-_CELLS: Final = "t (h a) (w b) -> t h w"
-_SIDES: Final = {"a": SPATIAL_STRIDE, "b": SPATIAL_STRIDE}
-
-
-def _nearest(depth: Tensor, winner: Tensor) -> tuple[Tensor, Tensor]:
-    """Least depth (t, h, w) among the seen pixels of every cell, and its point."""
-    pattern = "t (h a) (w b) -> t h w (a b)"
-    per_cell = rearrange(torch.where(winner >= 0, depth, torch.inf), pattern, **_SIDES)
-    least, place = per_cell.min(dim=-1)
-    point = rearrange(winner, pattern, **_SIDES).gather(-1, place[..., None])[..., 0]
-    return least, point
+    def _nearest(self, depth: Tensor, winner: Tensor) -> tuple[Tensor, Tensor]:
+        """Least depth (t, h, w) among the seen pixels of every cell, and its point."""
+        pattern = "t (h a) (w b) -> t h w (a b)"
+        seen = torch.where(winner >= 0, depth, torch.inf)
+        nearest, pixel = rearrange(seen, pattern, **self._sides).min(dim=-1)
+        points = rearrange(winner, pattern, **self._sides)
+        return nearest, points.gather(-1, pixel[..., None])[..., 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +159,7 @@ class RgbCache(PixelCache):
 
     Attributes:
         cache: The points, with 8-bit colours.
+        stride: Pixels along each side of a latent cell.
         encode: Encodes pictures to tokens; this is what makes reading expensive.
     """
 
@@ -162,10 +167,11 @@ class RgbCache(PixelCache):
 
     @classmethod
     def empty(
-        cls, encode: Encoder, convention: PixelConvention = PixelConvention.PAPER
+        cls, codec: LatentCodec, convention: PixelConvention = PixelConvention.PAPER
     ) -> RgbCache:
-        """A memory without points."""
-        return cls(LatentCache((), convention, RGB_CODEC, 3), encode)
+        """A memory without points, that is read as tokens of ``codec``."""
+        cache = LatentCache((), convention, RGB_CODEC, 3)
+        return cls(cache, codec.spatial_stride, codec.encode_images)
 
     def values(self, frames: Tensor, tokens: Tensor | None) -> Tensor:
         """(3, F, H, W) uint8 colours."""
@@ -191,16 +197,16 @@ class FeatureCache(PixelCache):
 
     @classmethod
     def empty(
-        cls, codec: str, channels: int = LATENT_CHANNELS,
-        convention: PixelConvention = PixelConvention.PAPER,
-    ) -> FeatureCache:  # fmt: skip
-        """A memory without points."""
-        return cls(LatentCache((), convention, codec, channels))
+        cls, codec: LatentCodec, convention: PixelConvention = PixelConvention.PAPER
+    ) -> FeatureCache:
+        """A memory without points, for tokens of ``codec``."""
+        cache = LatentCache((), convention, codec.name, codec.channels)
+        return cls(cache, codec.spatial_stride)
 
     def values(self, frames: Tensor, tokens: Tensor | None) -> Tensor:
         """(C, F, H, W) tokens, interpolated between the centres of their cells."""
         height, width = int(frames.shape[1]), int(frames.shape[2])
-        sizes = {"h": height // SPATIAL_STRIDE, "w": width // SPATIAL_STRIDE}
+        sizes = {"h": height // self.stride, "w": width // self.stride}
         latents = torch.zeros(0) if tokens is None else tokens
         expect_shape("The frames' latents", latents, "C F h w", F=len(frames), **sizes)
         upsampled = F.interpolate(
@@ -215,7 +221,7 @@ class FeatureCache(PixelCache):
         """Means over the seen pixels of each cell."""
         weight = seen[..., None].float()
         total = reduce(
-            values.float() * weight, "t (h a) (w b) c -> c t h w", "sum", **_SIDES
+            values.float() * weight, "t (h a) (w b) c -> c t h w", "sum", **self._sides
         )
-        count = reduce(seen.float(), _CELLS, "sum", **_SIDES)
+        count = reduce(seen.float(), _CELLS, "sum", **self._sides)
         return total / count.clamp_min(1)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
+from ..cache.footprints import in_source_camera
 from ..cache.types import LatentCache
 from ..constants import TEMPORAL_STRIDE
-from ..geometry.camera import PixelConvention, latent_size, projection_matrices, scale_intrinsics
+from ..geometry.camera import (
+    PixelConvention,
+    latent_size,
+    project_each,
+    projection_matrices,
+    scale_intrinsics,
+)
 from ..geometry.trajectory import Trajectory
 from ..ops.kernels import BlockTensors
 from ..ops.operators import read_tokens, splat_keys
@@ -40,6 +49,33 @@ class Readout:
     def latent_cameras(self) -> Trajectory:
         """The T cameras that were read: those of every fourth pixel frame."""
         return self.trajectory.select(slice(None, None, TEMPORAL_STRIDE))
+
+    @cached_property
+    def planes(self) -> tuple[Tensor, Tensor]:
+        """Sub-cell offset and depth ratio of the winning points.
+
+        (2, T, h, w) float32 offset of the point from the middle of its cell, x then y, in cells
+        from -0.5 to 0.5, and (T, h, w) float32 ``ln(z / z_seen)``: z is the depth in this
+        camera and z_seen the depth in the camera that observed the point. Both are 0 where
+        nothing is seen.
+        """
+        shape = self.winner.shape
+        offset = torch.zeros(2, *shape, device=self.winner.device)
+        ratio = torch.zeros(shape, device=self.winner.device)
+        view, row, column = self.visible.nonzero(as_tuple=True)
+        if not len(view):
+            return offset, ratio
+        cache, index = self.cache, self.winner[view, row, column]
+        points = cache.gather(index, [block.points for block in cache.blocks]).double()
+        cameras, grid = self.latent_cameras, (int(shape[1]), int(shape[2]))
+        here = projection_matrices(cameras.world_to_camera, grid_intrinsics(cameras, grid))
+        x, y, z = project_each(points, here.double().to(points.device)[view])
+        for plane, position, cell in ((0, x / z, column), (1, y / z, row)):
+            inside = position - cell - cache.convention.centre
+            offset[plane, view, row, column] = inside.clamp(-0.5, 0.5).float()
+        observed = in_source_camera(cache, index, (2,))[:, 0]
+        ratio[view, row, column] = (z / observed).log().float()
+        return offset, ratio
 
     @property
     def hole_rate(self) -> float:

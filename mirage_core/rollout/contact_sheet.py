@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor
 from ..constants import TEMPORAL_STRIDE
 from .run_folder import load_record
 from .state import RolloutState
-from .video import read_frames
 
 COLUMNS = 5
 ROWS = 5
@@ -25,35 +23,44 @@ MARGIN = 4
 LABEL_HEIGHT = 14
 
 
-def contact_sheet(
-    state: RolloutState, video: Path, on_frame: Callable[[int, int], None] | None = None
-) -> Tensor:
+def sheet_frames(state: RolloutState) -> set[int]:
+    """Numbers of the frames that `contact_sheet` shows."""
+    return {latent * TEMPORAL_STRIDE for latent in _chosen(_latent_frames(state))}
+
+
+def contact_sheet(state: RolloutState, frames: Mapping[int, Tensor]) -> Tensor:
     """Evenly spaced frames of a finished shot, the visibility of each below it.
 
     Light cells were known to the memory before their chunk was made, red ones were not.
 
     Args:
         state: A complete rollout with a folder.
-        video: Its video.
-        on_frame: Called with (done, total) for each frame read; may raise to cancel.
+        frames: (H, W, 3) uint8 frames by number, `sheet_frames` among them.
 
     Returns:
         (H, W, 3) float32 in 0..1.
 
     Raises:
-        CacheFormatError: The video or a chunk's file is damaged.
+        CacheFormatError: A chunk's file is damaged.
     """
     visible = torch.cat([load_record(state, index).visible for index in range(state.done)])
-    count = min(COLUMNS * ROWS, len(visible))
-    chosen = torch.linspace(0, len(visible) - 1, count).round().long().tolist()
-    wanted = {latent * TEMPORAL_STRIDE for latent in chosen}
-    frames = read_frames(video, on_frame, len(state.trajectory))
-    pictures = {number: frame for number, frame in enumerate(frames) if number in wanted}
     tiles = [
-        _tile(pictures[latent * TEMPORAL_STRIDE], visible[latent], latent * TEMPORAL_STRIDE)
-        for latent in chosen
+        _tile(frames[latent * TEMPORAL_STRIDE], visible[latent], latent * TEMPORAL_STRIDE)
+        for latent in _chosen(len(visible))
     ]
     return _grid(tiles)
+
+
+def _latent_frames(state: RolloutState) -> int:
+    return (len(state.trajectory) - 1) // TEMPORAL_STRIDE + 1
+
+
+def _chosen(count: int) -> list[int]:
+    """Evenly spaced latent frames out of ``count``."""
+    chosen: list[int] = (
+        torch.linspace(0, count - 1, min(COLUMNS * ROWS, count)).round().long().tolist()
+    )
+    return chosen
 
 
 def _tile(frame: Tensor, visible: Tensor, number: int) -> Image.Image:

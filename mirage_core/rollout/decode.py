@@ -1,4 +1,4 @@
-"""Decoding a chunk with the latents before it, so that no seam shows where it begins."""
+"""Overlap decode: a chunk is decoded behind the latents before it, so that no seam shows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..constants import TEMPORAL_STRIDE
 from ..validate import expect_range, expect_shape
-from .context import MAX_CONTEXT_FRAMES, history_latents, preceding_frames
+from .history import History, preceding_frames
+from .settings import MAX_CONTEXT_FRAMES
 from .state import RolloutState
 
 Decode = Callable[[Tensor], Tensor]
@@ -17,7 +18,7 @@ Decode = Callable[[Tensor], Tensor]
 
 
 def context_latents(state: RolloutState, count: int) -> Tensor:
-    """The finished latents right before the overlapping one, to be carried into the decoding.
+    """The decode context: the finished latents right before the overlapping one.
 
     Args:
         state: The state before the chunk.
@@ -31,7 +32,7 @@ def context_latents(state: RolloutState, count: int) -> Tensor:
         CacheFormatError: The file of an earlier chunk is damaged.
     """
     expect_range("The number of carried latents", count, 0, MAX_CONTEXT_FRAMES)
-    return history_latents(state, preceding_frames(state, count))
+    return History(state).latents(preceding_frames(state, count))
 
 
 def decode_with_context(decode: Decode, before: Tensor, latents: Tensor) -> Tensor:
@@ -54,9 +55,9 @@ def decode_with_context(decode: Decode, before: Tensor, latents: Tensor) -> Tens
     """
     sizes = expect_shape("The chunk's latents", latents, "C T h w")
     grid = {name: sizes[name] for name in ("C", "h", "w")}
-    carried = expect_shape("The carried latents", before, "C K h w", **grid)["K"]
-    frames = decode(torch.cat([before.to(latents), latents], dim=1) if carried else latents)
-    count = _frames_of(sizes["T"] + carried)
+    context = expect_shape("The carried latents", before, "C K h w", **grid)["K"]
+    frames = decode(torch.cat([before.to(latents), latents], dim=1) if context else latents)
+    count = _frames_of(sizes["T"] + context)
     expect_shape("The decoded frames", frames, "F H W 3", F=count)
     return frames[count - _frames_of(sizes["T"]) :]
 

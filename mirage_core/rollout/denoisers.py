@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from ..codecs.base import LatentCodec
-from ..codecs.dct import DctCodec
+from ..codecs.base import LatentCodec, expect_drawable
 from ..conditioning.condition import Condition
-from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from ..errors import ModelMismatchError
 from ..models.denoiser import MirageDenoiser
 from ..preview.render import drawn_latents
-from .generate import SceneSource
-
-WhiteSource = Callable[[int, int, int], Tensor]
-"""Latent (C, n + 1, h, w) of a white video, from 4n + 1 pixel frames, height and width, such as
-`mirage_core.models.vae.WanCodec.white_latent`."""
+from .models import ProjectionSource
 
 
-def scene_source(transformer: Any, codec: LatentCodec) -> SceneSource | None:
+def projection_source(transformer: Any, codec: LatentCodec) -> ProjectionSource | None:
     """What the model's side branch is shown of a readout; None for the readout's tokens.
 
     Raises:
@@ -32,14 +25,12 @@ def scene_source(transformer: Any, codec: LatentCodec) -> SceneSource | None:
     branch = transformer.branch_config
     if branch is None or not branch.needs_drawing:
         return None
-    if not isinstance(codec, DctCodec):
-        raise ModelMismatchError(
-            "This side branch takes tokens that are drawn one by one",
-            got=f"the codec {codec.name!r}",
-            expected="the embedded codec, with which it was trained",
-            fix="Use --embedded-codec, or another side branch",
-        )
-    return partial(drawn_latents, codec=codec)
+    drawable = expect_drawable(
+        codec,
+        "This side branch takes tokens that are drawn one by one",
+        "Use --embedded-codec, or another side branch",
+    )
+    return partial(drawn_latents, codec=drawable)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +41,7 @@ class TransformerDenoisers:
         transformer: A `mirage_core.models.transformer.MirageTransformer3DModel`.
         text: (1, L, text_dim) encoded prompt.
         negative: (1, L, text_dim) encoded negative prompt; needed unless ``guidance`` is 1.
-        white: Where the white latent comes from, for branches that take one.
+        codec: Makes the white latent, for branches that take one.
         guidance: Scale of classifier-free guidance; 1 runs the model once for each step.
         side_scale: Factor on the side branch's hints.
     """
@@ -58,7 +49,7 @@ class TransformerDenoisers:
     transformer: Any
     text: Tensor
     negative: Tensor | None = None
-    white: WhiteSource | None = None
+    codec: LatentCodec | None = None
     guidance: float = 1.0
     side_scale: float = 1.0
 
@@ -83,12 +74,13 @@ class TransformerDenoisers:
         branch = self.transformer.branch_config
         if branch is None or not branch.needs_white or self.side_scale == 0:
             return None
-        if self.white is None:
+        if self.codec is None:
             raise ModelMismatchError(
                 "This side branch also takes the latent of a white video",
                 got="no codec that makes it",
-                fix="Give the codec's white_latent",
+                fix="Give the codec of the memory",
             )
-        height, width = condition.visible.shape[1:]
-        frames = (condition.segments.main - 1) * TEMPORAL_STRIDE + 1
-        return self.white(frames, height * SPATIAL_STRIDE, width * SPATIAL_STRIDE)
+        codec = self.codec
+        height, width = (codec.spatial_stride * int(n) for n in condition.visible.shape[1:])
+        frames = (condition.segments.main - 1) * codec.temporal_stride + 1
+        return codec.white_latent(frames, height, width)

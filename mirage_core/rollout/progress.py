@@ -1,12 +1,105 @@
-"""How long a rollout will still take."""
+"""How far a shot is, and how long it will still take."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from torch import Tensor
 
 from .run_folder import chunk_path
 from .state import RolloutState
 
+STAGES: Final = ("decoding", "depth", "memory", "saving")
+"""What follows the sampling of a chunk; each counts as one step in the estimate of time."""
+
 LOOK_BACK = 5
 """Chunks whose pace is looked at."""
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """How far a shot is.
+
+    Attributes:
+        chunk: Number of the chunk at work, from 0.
+        chunks: How many there are.
+        stage: ``sampling``, or one of `STAGES`.
+        step: Sampling steps done of this chunk.
+        steps: How many it has.
+        done: Units of work that are finished, over the whole shot.
+        total: How many there are.
+        seconds_left: Estimate for the whole shot; None while nothing is known.
+        clean: (C, T, h, w) present estimate of the chunk's latents, while sampling.
+    """
+
+    chunk: int
+    chunks: int
+    stage: str
+    step: int
+    steps: int
+    done: int
+    total: int
+    seconds_left: float | None
+    clean: Tensor | None = None
+
+
+OnProgress = Callable[[Progress], None]
+"""Called after every sampling step and before every later stage; may raise to cancel."""
+
+
+class Clock:
+    """Counts units of work, and tells how long the rest will take.
+
+    Args:
+        state: The state to begin with.
+        steps: Sampling steps of a chunk.
+        on_progress: Who is told; None tells nobody.
+    """
+
+    def __init__(self, state: RolloutState, steps: int, on_progress: OnProgress | None) -> None:
+        self._steps = steps
+        self._report = on_progress
+        self._per_chunk = steps + len(STAGES)
+        self._start = state.done * self._per_chunk
+        self._since = time.monotonic()
+
+    def on_step(self, state: RolloutState) -> Callable[[int, int, Tensor], None]:
+        """A callback for the sampling of the next chunk."""
+
+        def report(step: int, _: int, clean: Tensor) -> None:
+            self._tell(state, "sampling", step, step, clean)
+
+        return report
+
+    def stage(self, state: RolloutState, name: str) -> None:
+        """Say that a stage after the sampling begins."""
+        self._tell(state, name, self._steps, self._steps + STAGES.index(name), None)
+
+    def _tell(
+        self, state: RolloutState, stage: str, step: int, units: int, clean: Tensor | None
+    ) -> None:
+        if self._report is None:
+            return
+        done = state.done * self._per_chunk + units
+        total = len(state.plan) * self._per_chunk
+        pace = (time.monotonic() - self._since) / max(1, done - self._start)
+        left = pace * (total - done) if done > self._start else seconds_left(state)
+        self._report(
+            Progress(
+                chunk=state.done,
+                chunks=len(state.plan),
+                stage=stage,
+                step=step,
+                steps=self._steps,
+                done=done,
+                total=total,
+                seconds_left=left,
+                clean=clean,
+            )
+        )
 
 
 def seconds_left(state: RolloutState) -> float | None:

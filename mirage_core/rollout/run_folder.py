@@ -22,7 +22,6 @@ from ..cache.types import LatentCache
 from ..errors import CacheFormatError, MirageError, ResumeError
 from ..files import atomic_write, discard_unfinished, ensure_writable_folder
 from ..log import logger
-from ..readout.detail import point_planes
 from ..readout.readout import Readout
 from ..tensor_files import is_count, read_safetensors, write_safetensors
 from ..validate import expect_shape
@@ -108,7 +107,26 @@ def commit(
         F=chunk.model_frames, H=state.trajectory.height, W=state.trajectory.width,
     )
     expect_shape("The chunk's readout", readout.visible, "T h w", T=chunk.latent_frames)
-    added = 0 if chunk.index == 0 else 1
+    after = finish_chunk(state, latents, readout, cache)
+    if state.folder is not None:
+        clip = clip_path(state.folder, chunk.index)
+        write_clip(clip, frames[_first_new(state) :], state.trajectory.fps, on_frame)
+        _save_chunk(state, after)
+    return after
+
+
+def finish_chunk(
+    state: RolloutState, latents: Tensor, readout: Readout, cache: LatentCache
+) -> RolloutState:
+    """The state after the next chunk, with what it leaves behind; nothing is saved.
+
+    Args:
+        state: The state before the chunk.
+        latents: (C, T, h, w) model-space latents of the chunk, the overlapping one included.
+        readout: What the memory showed to the chunk's T latent cameras.
+        cache: The memory after the chunk.
+    """
+    added = _first_new(state)
     record = ChunkRecord(
         latents=latents[:, added:].detach().float().cpu().clone(),
         projections=readout.tokens[:, added:].detach().cpu().clone(),
@@ -116,18 +134,19 @@ def commit(
         planes=_planes(readout)[:, added:],
     )
     statistics = ChunkStatistics(
-        index=chunk.index,
+        index=state.chunk.index,
         hole_rate=readout.hole_rate,
         points=len(cache),
         memory_bytes=cache.nbytes,
         latent_mean=float(record.latents.mean()),
         latent_std=float(record.latents.std()),
     )
-    if state.folder is not None:
-        clip = clip_path(state.folder, chunk.index)
-        write_clip(clip, frames[added:], state.trajectory.fps, on_frame)
-        _save_chunk(state, record, cache, statistics)
     return state.advanced(record, cache, statistics)
+
+
+def _first_new(state: RolloutState) -> int:
+    """Which of the next chunk's latent frames is the first that no chunk before it had."""
+    return 0 if state.chunk.index == 0 else 1
 
 
 def finish(state: RolloutState) -> Path:
@@ -168,6 +187,16 @@ def all_latents(state: RolloutState) -> Tensor:
     return torch.cat(parts, dim=1) if parts else state.first_latent
 
 
+def expect_folder(state: RolloutState) -> None:
+    """Raise `ResumeError` for a shot of several chunks that has no folder."""
+    if state.folder is None and len(state.plan) > 1:
+        raise ResumeError(
+            "A shot of several chunks needs a folder",
+            got=f"{len(state.plan)} chunks and no folder",
+            fix="Give a folder: later chunks read what earlier ones left there",
+        )
+
+
 def _folder(state: RolloutState) -> Path:
     if state.folder is None:
         raise ResumeError(
@@ -206,10 +235,11 @@ def _claim(folder: Path, state: RolloutState) -> None:
         json.dump(content, file, indent=1)
 
 
-def _save_chunk(
-    state: RolloutState, record: ChunkRecord, cache: LatentCache, statistics: ChunkStatistics
-) -> None:
+def _save_chunk(state: RolloutState, after: RolloutState) -> None:
     """Save what the chunk changed; blocks that the memory had before are not written again."""
+    record, cache = after.last, after.cache
+    if record is None:
+        raise ResumeError("There is no finished chunk to save")
     delta = difference(state.cache, cache)
     tensors = {
         "latents": record.latents,
@@ -229,7 +259,7 @@ def _save_chunk(
         "chunk": state.done,
         "shared_blocks": len(delta.dropped),
         "new_blocks": len(delta.added),
-        "statistics": asdict(statistics),
+        "statistics": asdict(after.statistics[-1]),
     }
     write_safetensors(chunk_path(_folder(state), state.done), tensors, header)
 
@@ -252,7 +282,7 @@ def _load_chunk(folder: Path, state: RolloutState) -> RolloutState:
     )
     cache = apply_difference(state.cache, delta)
     record = _record(tensors)
-    added = state.chunk.latent_frames - (0 if state.done == 0 else 1)
+    added = state.chunk.latent_frames - _first_new(state)
     expect_shape("The saved latents", record.latents, "C T h w", T=added)
     return state.advanced(record, cache, _statistics(header, path))
 
@@ -269,7 +299,7 @@ def _record(tensors: dict[str, Tensor]) -> ChunkRecord:
 
 def _planes(readout: Readout) -> Tensor:
     """(3, T, h, w) float16 on the CPU: what a branch may want to know of preceding frames."""
-    offset, log_depth = point_planes(readout)
+    offset, log_depth = readout.planes
     return torch.cat([offset, log_depth[None]]).half().cpu()
 
 

@@ -1,23 +1,81 @@
-"""How a shot is generated: every choice that its frames depend on."""
+"""How a shot is generated and remembered: every choice that its frames depend on."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import torch
 
 from ..cache.build import WriteConfig
 from ..geometry.align import AlignConfig
 from ..geometry.camera import PixelConvention
+from ..geometry.masks import MaskGrowth
 from ..readout.overlap import DEFAULT_REFERENCES, MIN_OVERLAP
 from ..sampling.schedule import DEFAULT_SHIFT, DEFAULT_STEPS, sigma_schedule
+from ..sampling.solve import expect_method
 from ..validate import expect_range
-from .context import MAX_CONTEXT_FRAMES, PRECEDING
+from ..writing.consistency import ConsistencyConfig
+from ..writing.policy import WriteRules
 
-CARRIED: Final = 2
+DEFAULT_PRECEDING: Final = 2
+"""Preceding latent frames: eight pixel frames (released setting)."""
+
+DEFAULT_DECODE_CONTEXT: Final = 2
 """Latents that are decoded again before each chunk."""
+
+MAX_CONTEXT_FRAMES: Final = 64
+"""More reference or preceding frames than any model was trained with."""
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """How a memory begins, and how each finished chunk enters it.
+
+    Attributes:
+        rules: Which cells are written, and what the memory may cost.
+        write: How depth becomes points.
+        align: How estimated depth is brought to the memory's scale, and when it is refused;
+            None compares nothing. Depth in scene units stays as it is.
+        growth: How far the masks of moving things and of sky grow.
+        consistency: When motion that no mask names stays out, and what has left is removed;
+            None never.
+        strict: Raise when no frame agrees with the memory, in place of writing nothing.
+        reencode: Remember decoded frames, each encoded alone, as the paper does; off remembers
+            the generated latents themselves, as the released code does.
+        first_twice: Remember the given picture a second time with the first chunk.
+        convention: Pixel convention of the memory.
+        token_dtype: Type of remembered tokens; int8 keeps a scale with each.
+    """
+
+    rules: WriteRules = field(default_factory=WriteRules)
+    write: WriteConfig = field(default_factory=WriteConfig)
+    align: AlignConfig | None = field(default_factory=AlignConfig)
+    growth: MaskGrowth = field(default_factory=MaskGrowth)
+    consistency: ConsistencyConfig | None = None
+    strict: bool = False
+    reencode: bool = True
+    first_twice: bool = False
+    convention: PixelConvention = PixelConvention.PAPER
+    token_dtype: torch.dtype = torch.float16
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """Floating point type in which tokens come to the memory."""
+        return torch.float16 if self.token_dtype == torch.int8 else self.token_dtype
+
+    @classmethod
+    def released(cls) -> MemorySettings:
+        """What the released code does."""
+        return cls(
+            rules=WriteRules("append"),
+            write=WriteConfig(drop_flying=False),
+            align=AlignConfig("none"),
+            reencode=False,
+            first_twice=True,
+            convention=PixelConvention.RELEASED,
+        )
 
 
 @dataclass(frozen=True)
@@ -33,21 +91,12 @@ class GenerationSettings:
         preceding: Most preceding frames.
         threshold: Least voxel overlap of a reference frame.
         exclude_seen: Never take an overlapping or preceding frame as a reference.
-        carried: Latents of earlier chunks that are decoded along with a chunk, for temporal
-            context at its beginning.
-        policy: Write policy of the memory.
-        reencode: Remember decoded frames, each encoded alone, as the paper does; off remembers
-            the generated latents themselves, as the released code does.
-        first_twice: Remember the given picture a second time with the first chunk.
-        write: How depth becomes points.
-        align: How estimated depth is brought to the memory's scale, and when it is refused.
-            Depth in scene units stays as it is.
-        hold_back: Keep out of the memory what other views contradict, and forget what is gone.
-        convention: Pixel convention of the memory.
-        token_dtype: Type of remembered tokens.
+        decode_context: Latents of earlier chunks that are decoded along with a chunk, for
+            temporal context at its beginning.
+        memory: How chunks are remembered.
 
     Raises:
-        ValueRangeError: A number is out of range.
+        ValueRangeError: A setting is out of range or unknown.
     """
 
     steps: int = DEFAULT_STEPS
@@ -55,24 +104,18 @@ class GenerationSettings:
     method: str = "unipc"
     integer_timesteps: bool = True
     references: int = DEFAULT_REFERENCES
-    preceding: int = PRECEDING
+    preceding: int = DEFAULT_PRECEDING
     threshold: float = MIN_OVERLAP
     exclude_seen: bool = True
-    carried: int = CARRIED
-    policy: str = "novelty"
-    reencode: bool = True
-    first_twice: bool = False
-    write: WriteConfig = field(default_factory=WriteConfig)
-    align: AlignConfig = field(default_factory=AlignConfig)
-    hold_back: bool = False
-    convention: PixelConvention = PixelConvention.PAPER
-    token_dtype: torch.dtype = torch.float16
+    decode_context: int = DEFAULT_DECODE_CONTEXT
+    memory: MemorySettings = field(default_factory=MemorySettings)
 
     def __post_init__(self) -> None:
         sigma_schedule(self.steps, self.shift)
+        expect_method(self.method)
         expect_range("The number of reference frames", self.references, 0, MAX_CONTEXT_FRAMES)
         expect_range("The number of preceding frames", self.preceding, 0, MAX_CONTEXT_FRAMES)
-        expect_range("The number of carried latents", self.carried, 0, MAX_CONTEXT_FRAMES)
+        expect_range("The number of carried latents", self.decode_context, 0, MAX_CONTEXT_FRAMES)
         expect_range("The least overlap", self.threshold, 0, 1)
 
     @classmethod
@@ -82,16 +125,12 @@ class GenerationSettings:
         Its own default of 20 steps is kept as well; the paper takes 40.
         """
         return cls(
-            steps=20,
-            exclude_seen=False,
-            carried=0,
-            policy="append",
-            reencode=False,
-            first_twice=True,
-            write=WriteConfig(drop_flying=False),
-            align=AlignConfig("none"),
-            convention=PixelConvention.RELEASED,
+            steps=20, exclude_seen=False, decode_context=0, memory=MemorySettings.released()
         )
+
+    def remembering(self, **changes: Any) -> GenerationSettings:
+        """The same settings with some of `MemorySettings` changed."""
+        return dataclasses.replace(self, memory=dataclasses.replace(self.memory, **changes))
 
     def describe(self) -> str:
         """Text that differs whenever a setting does, for the rollout's id."""

@@ -51,7 +51,7 @@ class ChunkRecord:
         projections: (C, T_new, h, w) what the memory showed when they were made.
         visible: (T_new, h, w) bool, where it showed anything.
         planes: (3, T_new, h, w) sub-cell offset and change of depth of what it showed, see
-            `mirage_core.readout.detail`; None in files of earlier versions.
+            `mirage_core.readout.readout.Readout.planes`; None in files of earlier versions.
     """
 
     latents: Tensor

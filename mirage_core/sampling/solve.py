@@ -62,6 +62,7 @@ def sample(
         ModelMismatchError: diffusers, which holds the solver, is not installed.
     """
     expect_sigmas(sigmas)
+    expect_method(method)
     sizes = expect_shape("The noise", noise, "C T h w")
     if first is not None:
         frame = {name: sizes[name] for name in ("C", "h", "w")}
@@ -82,6 +83,12 @@ def sample(
     return latents
 
 
+def expect_method(method: str) -> None:
+    """Raise `ValueRangeError` unless a solver is known."""
+    if method not in METHODS:
+        raise ValueRangeError("The sampler is unknown", got=method, expected=", ".join(METHODS))
+
+
 def _with_first(latents: Tensor, first: Tensor | None) -> Tensor:
     """Latents whose first frame is the clean one."""
     return latents if first is None else torch.cat([first, latents[:, 1:]], dim=1)
@@ -90,10 +97,7 @@ def _with_first(latents: Tensor, first: Tensor | None) -> Tensor:
 def _stepper(method: str, sigmas: Tensor) -> _Step:
     if method == "unipc":
         return _unipc(sigmas)
-    if method == "euler":
-        return _euler(sigmas)
-    raise ValueRangeError("The sampler is unknown", got=method, expected=", ".join(METHODS))
-
+    return _euler(sigmas)
 
 def _euler(sigmas: Tensor) -> _Step:
     steps = iter(sigmas.float().diff().tolist())

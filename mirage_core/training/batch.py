@@ -165,17 +165,17 @@ def _subsets(
     sizes = [clip.target.shape[2:] for clip in clips]
     if any(size != sizes[0] for size in sizes):
         raise ShapeError("Clips of several sizes cannot share a forward pass", got=sizes)
-    references = min(min(clip.references.shape[1], settings.references) for clip in clips)
-    preceding = min(min(clip.preceding.shape[1], settings.preceding) for clip in clips)
+    counts = [clip.condition.segments for clip in clips]
+    references = min(min(count.references, settings.references) for count in counts)
+    preceding = min(min(count.preceding, settings.preceding) for count in counts)
     draw = settings.random_subsets and not whole
     shown = [references, preceding]
     if draw:
         shown = [int(torch.randint(0, n + 1, (), generator=generator)) for n in shown]
     places = []
-    for clip in clips:
-        best = range(min(clip.references.shape[1], settings.references))
-        held = clip.preceding.shape[1]
-        newest = range(max(0, held - settings.preceding), held)
+    for count in counts:
+        best = range(min(count.references, settings.references))
+        newest = range(max(0, count.preceding - settings.preceding), count.preceding)
         if draw:
             pair = _some(best, shown[0], generator), _some(newest, shown[1], generator)
         else:
@@ -191,13 +191,13 @@ def _some(frames: range, count: int, generator: torch.Generator) -> list[int]:
 
 
 def _shown(clip: TrainingClip, references: list[int], preceding: list[int]) -> Condition:
-    condition = clip.condition()
+    condition = clip.condition
     offset, log_depth = condition.preceding_offset, condition.preceding_log_depth
     return dataclasses.replace(
         condition,
         references=condition.references[:, references],
         preceding=condition.preceding[:, preceding],
-        preceding_scene=condition.preceding_scene[:, preceding],
+        preceding_projection=condition.preceding_projection[:, preceding],
         preceding_visible=condition.preceding_visible[preceding],
         preceding_offset=None if offset is None else offset[:, preceding],
         preceding_log_depth=None if log_depth is None else log_depth[preceding],

@@ -6,12 +6,10 @@ target frame, preceding and reference frames stay clean, at time 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from ..constants import LATENT_CHANNELS
+from ..codecs.base import LatentCodec
 from ..sampling.schedule import TRAINING_STEPS
 
 
@@ -77,7 +75,7 @@ def flow_loss(
 
 
 @torch.no_grad()
-def pixel_weights(decode: Callable[[Tensor], Tensor], step: float = 0.05) -> Tensor:
+def pixel_weights(codec: LatentCodec, step: float = 0.05) -> Tensor:
     """What each latent channel does to pixels, as weights of a loss.
 
     The change of the second latent frame's pixels under a small step of one channel in the
@@ -85,19 +83,19 @@ def pixel_weights(decode: Callable[[Tensor], Tensor], step: float = 0.05) -> Ten
     pixel error; for a network it is that near a grey picture.
 
     Args:
-        decode: (48, T, h, w) latents to (4T - 3, 16h, 16w, 3) frames in 0..1.
+        codec: Latents to pixels.
         step: Size of the step in model space.
 
     Returns:
-        (48,) float32 of mean 1, on the CPU.
+        (C,) float32 of mean 1, on the CPU.
     """
-    grey = torch.zeros(LATENT_CHANNELS, 2, 4, 4)
-    base = decode(grey).float()
-    energy = torch.zeros(LATENT_CHANNELS)
-    for channel in range(LATENT_CHANNELS):
+    grey = torch.zeros(codec.channels, 2, 4, 4)
+    base = codec.decode(grey).float()
+    energy = torch.zeros(codec.channels)
+    for channel in range(codec.channels):
         moved = grey.clone()
         moved[channel, 1, 1:3, 1:3] = step
-        energy[channel] = (decode(moved).float() - base)[1:].square().sum()
+        energy[channel] = (codec.decode(moved).float() - base)[1:].square().sum()
     return energy / energy.mean()
 
 

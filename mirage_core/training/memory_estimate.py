@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.weight_files import keep_float32_words, parameter_type
-from ..constants import LATENT_CHANNELS, MAX_CHUNK_FRAMES, PATCH_SIZE, TEMPORAL_STRIDE
+from ..constants import MAX_CHUNK_FRAMES, PATCH_SIZE, TEMPORAL_STRIDE
 from ..geometry.camera import latent_size
 from ..models.transformer import MirageTransformer3DModel
 from ..validate import expect_range
@@ -63,6 +63,7 @@ class MemoryPlan:
         gathered: Units that are gathered at the same time, with their gradients.
         activations: Estimate of what is kept for the backward pass of one micro-batch.
         tokens: Tokens of a clip with all references and preceding frames.
+        channels: Channels of its latents.
     """
 
     devices: int
@@ -74,6 +75,7 @@ class MemoryPlan:
     gathered: int
     activations: int
     tokens: int
+    channels: int
 
     @property
     def total(self) -> int:
@@ -146,6 +148,7 @@ def plan_memory(
         gathered=gathered,
         activations=_activations(model, settings, tokens, side_tokens),
         tokens=tokens,
+        channels=int(model.config.in_channels),
     )
 
 
@@ -203,7 +206,7 @@ def _activations(
 def describe_plan(plan: MemoryPlan) -> str:
     """The plan as lines of text."""
     lines = [
-        f"{plan.devices} devices, {plan.tokens} tokens in a clip with {LATENT_CHANNELS}-channel "
+        f"{plan.devices} devices, {plan.tokens} tokens in a clip with {plan.channels}-channel "
         "latents",
         f"{'unit':<20} {'parameters':>14} {'trained':>14} {'part, MiB':>10} {'whole, MiB':>11}",
     ]

@@ -21,9 +21,11 @@ from ..conditioning.condition import Condition
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.trajectory import Trajectory, intrinsics_from_fov
 from ..metrics import psnr
-from ..rollout.denoisers import TransformerDenoisers, WhiteSource, scene_source
+from ..rollout.begin import begin
+from ..rollout.denoisers import TransformerDenoisers, projection_source
 from ..rollout.depth_source import KnownDepth
-from ..rollout.generate import DenoiserFactory, GenerationModels, begin, generate
+from ..rollout.generate import generate
+from ..rollout.models import DenoiserFactory, GenerationModels
 from ..rollout.run_folder import all_latents
 from ..rollout.settings import GenerationSettings
 from ..sampling.solve import Denoise
@@ -108,7 +110,6 @@ class LoopTest:
         codec: Pixels to latents and back, the one of the training clips.
         text: (L, D) prompt of all shots; filled up with zeros as in training.
         settings: Of the run.
-        white: For branches that take the latent of a white video.
         device: Where to sample.
     """
 
@@ -116,7 +117,6 @@ class LoopTest:
     text: Tensor
     settings: TrainingSettings
     device: torch.device
-    white: WhiteSource | None = None
 
     def __call__(self, model: Any) -> ClosedLoop:
         """Run all scenes; with a sharded model, all processes must call this."""
@@ -133,7 +133,7 @@ class LoopTest:
         geometry = FrameGeometry(depth, path.intrinsics, path.world_to_camera, metric=True)
         models = GenerationModels(
             self.codec, self._denoisers(model), KnownDepth(geometry), self.device,
-            scene=scene_source(model, self.codec),
+            projection=projection_source(model, self.codec),
         )  # fmt: skip
         settings = GenerationSettings(
             steps=self.settings.validation_steps,
@@ -152,7 +152,7 @@ class LoopTest:
 
     def _denoisers(self, model: Any) -> DenoiserFactory:
         """The model in the run's precision; geometry and codec around it keep theirs."""
-        denoisers = TransformerDenoisers(model, self._text(), white=self.white)
+        denoisers = TransformerDenoisers(model, self._text(), codec=self.codec)
 
         def make(condition: Condition) -> Denoise:
             denoise = denoisers(condition)
@@ -196,13 +196,12 @@ def measure(codec: LatentCodec, latents: Tensor, truth: Tensor) -> ClosedLoop:
     """Compare one shot there and back with the rendered one.
 
     Args:
-        codec: Latents to pixels; without ``encode`` for videos, the ceiling is that of no loss.
+        codec: Pixels to latents and back.
         latents: (C, T, h, w) of the whole shot.
         truth: (4T - 3, H, W, 3) rendered frames in 0..1.
     """
-    encode = getattr(codec, "encode", None)
     made = codec.decode(latents).float().cpu().clamp(0, 1)
-    ideal = truth if encode is None else codec.decode(encode(truth)).float().cpu().clamp(0, 1)
+    ideal = codec.decode(codec.encode(truth)).float().cpu().clamp(0, 1)
     return ClosedLoop(
         psnr(made[-1], made[0]), psnr(made[1:], truth[1:]), psnr(ideal[1:], truth[1:])
     )

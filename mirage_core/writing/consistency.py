@@ -25,15 +25,15 @@ from .views import SourceViews, mean_tokens, memory_source_views
 
 @dataclass(frozen=True)
 class ConsistencyConfig:
-    """When an observation counts as contradicted.
+    """When a new observation counts as inconsistent with what other views saw.
 
     Attributes:
         depth: Share of the depth by which another view must see past a place.
-        votes: Views that must agree. With two, one bad frame holds nothing back.
-        share: Least share of contradicting views among all that saw the place.
+        votes: Views that must agree. With two, one bad frame rejects nothing.
+        share: Least share of inconsistent views among all that saw the place.
         token: Distance of tokens (root mean square over the channels of 3 x 3 means, model
             space) beyond which the same place looks different; None looks at depth alone.
-        grow: Cells by which what is held back grows: outlines mix two surfaces, and fit neither.
+        grow: Cells by which what is rejected grows: outlines mix two surfaces, and fit neither.
 
     Raises:
         ValueRangeError: A setting is out of range.
@@ -46,12 +46,12 @@ class ConsistencyConfig:
     grow: int = 1
 
     def __post_init__(self) -> None:
-        expect_range("The depth contradiction", self.depth, 0.01, 1.0)
-        expect_range("The number of contradicting views", self.votes, 1, 64)
-        expect_range("The share of contradicting views", self.share, 0.0, 1.0)
-        expect_range("The growth of contradicted cells", self.grow, 0, 64)
+        expect_range("The depth inconsistency", self.depth, 0.01, 1.0)
+        expect_range("The number of inconsistent views", self.votes, 1, 64)
+        expect_range("The share of inconsistent views", self.share, 0.0, 1.0)
+        expect_range("The growth of rejected cells", self.grow, 0, 64)
         if self.token is not None:
-            expect_range("The token contradiction", self.token, 0.01, 100.0)
+            expect_range("The token inconsistency", self.token, 0.01, 100.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +59,11 @@ class Inconsistencies:
     """What does not fit together.
 
     Attributes:
-        held_back: (F, h, w) bool, cells of the observation that must not be written.
+        rejected: (F, h, w) bool, cells of the observation that must not be written.
         gone: (M,) int64, points of the memory that successive new frames see past, ascending.
     """
 
-    held_back: Tensor
+    rejected: Tensor
     gone: Tensor
 
 
@@ -74,7 +74,7 @@ def find_inconsistent(
     config: ConsistencyConfig | None = None,
     first: int = 0,
 ) -> Inconsistencies:
-    """Hold new observations against each other and against the memory.
+    """Compare new observations with each other and against the memory.
 
     Everything that must be known of earlier chunks is read from the memory at the cameras that
     filled it, so nothing else has to be carried from chunk to chunk.
@@ -82,12 +82,12 @@ def find_inconsistent(
     Args:
         cache: The memory before the update.
         observation: F new latent frames.
-        views: All frames of the chunk as witnesses, those of the observation included.
+        views: All frames of the chunk, those of the observation included.
         config: Thresholds.
         first: Number of the observation's first frame among ``views``.
 
     Returns:
-        Cells to hold back, and remembered points that are gone.
+        Cells to reject, and remembered points that are gone.
     """
     config = config or ConsistencyConfig()
     size = (int(observation.depth.shape[1]), int(observation.depth.shape[2]))
@@ -101,22 +101,22 @@ def find_inconsistent(
     majority = dataclasses.replace(config, share=max(config.share, 0.5))
     known = observation.depth > 0
     own = mean_tokens(observation.tokens, known)
-    held = torch.zeros_like(known)
+    rejected = torch.zeros_like(known)
     for frame in range(len(known)):
         verdicts = [_ask(points[frame], group, cache.convention, config) for group in groups]
         for verdict in verdicts[:1]:
             verdict.past[first + frame] = verdict.seen[first + frame] = False
-        held[frame] = _enough([v.past for v in verdicts], [v.seen for v in verdicts], config)
+        rejected[frame] = _enough([v.past for v in verdicts], [v.seen for v in verdicts], config)
         if config.token is not None:
             other = [
                 _differs(own[:, frame], group, verdict, config.token)
                 for group, verdict in zip(groups, verdicts, strict=True)
             ]
             same = [v.seen & ~d for v, d in zip(verdicts, other, strict=True)]
-            held[frame] |= _enough(other, same, majority)
-    held = grow((held & known).float(), config.grow) > 0
-    held &= known
-    return Inconsistencies(held, _gone(cache, observation, views, config, first))
+            rejected[frame] |= _enough(other, same, majority)
+    rejected = grow((rejected & known).float(), config.grow) > 0
+    rejected &= known
+    return Inconsistencies(rejected, _gone(cache, observation, views, config, first))
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,9 +147,9 @@ def _ask(
     corner = [torch.where(inside, axis, 0.0).round().long() for axis in (v, u)]
     place = corner[0] * (cols + 1) + corner[1]
     near, far = (maps.to(points.device).flatten(1).gather(1, place) for maps in views.around)
-    told = inside & (far > 0)
-    past = told & (near > z * (1 + config.depth))
-    seen = told & (near <= z * (1 + config.depth)) & (far >= z * (1 - config.depth))
+    known = inside & (far > 0)
+    past = known & (near > z * (1 + config.depth))
+    seen = known & (near <= z * (1 + config.depth)) & (far >= z * (1 - config.depth))
     cell = row // detail * (cols // detail) + column // detail
     shape = (len(views), *points.shape[:2])
     return _Verdict(past.view(shape), seen.view(shape), cell.view(shape))

@@ -1,4 +1,4 @@
-"""The policy ``novelty``: write what the memory does not show, remove what is contradicted."""
+"""The policy ``novelty``: write what the memory does not show, remove what stands in free space."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..ops.splat import BOUNDS_RUN, visible_runs
 from ..readout.readout import read_winners
 
 MAX_FOOTPRINT: Final = 3.0
-"""Cells across. One look at 3 x 3 cells cannot contradict a token that stands for more."""
+"""Cells across. One look at 3 x 3 cells cannot outvote a token that stands for more."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class NoveltyRule:
         nearer: A cell is new when its surface is in front of the remembered one by this share.
         central: Only the middle quarter of a cell counts as shown by a point in it. Without
             this, points gather at the rims of cells and leave holes when the camera moves.
-        carve: A point is contradicted, and removed, when the observation sees through it:
+        carve: A point violates free space, and is removed, when the observation sees through it:
             all of the 3 x 3 cells around it show surfaces farther than it by this share.
             0 keeps every point.
         upgrade: A point is replaced when its sample size is above the new one divided by this
@@ -63,7 +63,7 @@ def write_novel(
         on_frame: Called with (done, total) after each frame; may raise to cancel.
 
     Returns:
-        The memory without the points that were contradicted or replaced, and with one more
+        The memory without the points that were removed or replaced, and with one more
         block; the same memory when nothing changed.
     """
     working = cache
@@ -130,7 +130,7 @@ def free_space_violations(cache: LatentCache, observation: Observation, share: f
 
     Args:
         cache: The memory.
-        observation: One frame. Cells without depth, and those beside them, contradict nothing.
+        observation: One frame. Cells without depth, and those beside them, remove nothing.
         share: How far in front of the nearest surface around it a point has to be.
 
     Returns:

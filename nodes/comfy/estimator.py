@@ -57,7 +57,7 @@ def model_folders() -> list[str]:
     return found
 
 
-def load(name: str, folder: str, fov: float) -> Estimator:
+def load_offloaded(name: str, folder: str, fov: float) -> Estimator:
     """Load a provider on the offload device.
 
     Raises:

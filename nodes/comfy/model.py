@@ -26,11 +26,11 @@ from torch import Tensor
 from ...mirage_core.checkpoints.branch import LAYERS_KEY, BranchConfig, block_count, spread_layers
 from ...mirage_core.checkpoints.branch_file import load_branch
 from ...mirage_core.checkpoints.names import without_wrappers
-from ...mirage_core.constants import LATENT_CHANNELS, PATCH_SIZE, SPATIAL_STRIDE, TEMPORAL_STRIDE
+from ...mirage_core.constants import LATENT_CHANNELS, PATCH_SIZE
 from ...mirage_core.errors import ModelMismatchError, StorageError
 from ...mirage_core.models.bundled import SHIFT
 from ...mirage_core.tensor_files import TensorHeader, read_header
-from .vae import encode_video, expect_vae
+from .vae import VaeCodec
 
 BRANCH_FOLDER = "model_patches"
 """ComfyUI's folder for weights that are added to a model."""
@@ -126,12 +126,13 @@ class Branch:
 
     def white_latent(self, vae: comfy.sd.VAE, frames: int, height: int, width: int) -> Tensor:
         """Model-space latent (C, frames, height, width) of a white video, on the CPU."""
-        expect_vae(vae)
+        codec = VaeCodec(vae)
         known = self.white.setdefault(vae, {})
         shape = (frames, height, width)
         if shape not in known:
-            pixels = (TEMPORAL_STRIDE * (frames - 1) + 1, height * SPATIAL_STRIDE)
-            known[shape] = encode_video(vae, torch.ones(*pixels, width * SPATIAL_STRIDE, 3))
+            count = codec.temporal_stride * (frames - 1) + 1
+            stride = codec.spatial_stride
+            known[shape] = codec.white_latent(count, height * stride, width * stride)
         return known[shape]
 
 

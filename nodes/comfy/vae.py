@@ -12,7 +12,6 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...mirage_core.cache.types import LatentCache
 from ...mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from ...mirage_core.constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, WAN_CODEC
 from ...mirage_core.errors import ModelMismatchError, ShapeError
@@ -93,14 +92,61 @@ def dct_codec(vae: comfy.sd.VAE) -> DctCodec | None:
     return getattr(vae, "codec", None) if isinstance(vae, comfy.sd.VAE) else None
 
 
-def codec_name(vae: comfy.sd.VAE) -> str:
-    """Name under which a memory remembers whose tokens it holds.
+class VaeCodec:
+    """A VAE of ComfyUI as the library's codec, see `mirage_core.codecs.base.LatentCodec`.
+
+    Tokens are on the CPU and in model space; ComfyUI puts the VAE where it computes.
+
+    Args:
+        vae: A VAE of Wan2.2's family, or Mirage Embedded Codec.
+        on_image: Called with (done, total) after each picture that is encoded alone; may raise
+            to cancel.
 
     Raises:
-        ModelMismatchError: The VAE is not of Wan2.2's family.
+        ModelMismatchError: The VAE is of another family.
     """
-    expect_vae(vae)
-    return WAN_CODEC if dct_codec(vae) is None else CODEC_NAME
+
+    channels = LATENT_CHANNELS
+    spatial_stride = SPATIAL_STRIDE
+    temporal_stride = TEMPORAL_STRIDE
+
+    def __init__(
+        self, vae: comfy.sd.VAE, on_image: Callable[[int, int], None] | None = None
+    ) -> None:
+        expect_vae(vae)
+        self._vae, self._on_image = vae, on_image
+        self.drawable = dct_codec(vae) is not None
+        self.name = CODEC_NAME if self.drawable else WAN_CODEC
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """One video (4T - 3, H, W, 3): tokens (48, T, h, w)."""
+        raw = self._vae.encode(frames)
+        return to_model_space(raw.reshape(-1, *raw.shape[-4:]).cpu())[0]
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Each picture (F, H, W, 3) alone: tokens (48, F, h, w).
+
+        Raises:
+            ShapeError: The size is not a multiple of 32.
+        """
+        expect_frame_size(int(images.shape[2]), int(images.shape[1]))
+        tokens = []
+        for number in range(len(images)):
+            raw = self._vae.encode(images[number : number + 1, :, :, :3])
+            latent = raw.reshape(1, self.channels, 1, *raw.shape[-2:]).cpu()
+            tokens.append(to_model_space(latent)[0])
+            if self._on_image is not None:
+                self._on_image(number + 1, len(images))
+        return torch.cat(tokens, dim=1)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Tokens (48, T, h, w) to frames (4T - 3, H, W, 3) in 0..1, as VAE Decode makes them."""
+        images = self._vae.decode(make_latent(latents)["samples"])
+        return images.reshape(-1, *images.shape[-3:])
+
+    def white_latent(self, frames: int, height: int, width: int) -> Tensor:
+        """Tokens (48, T, h, w) of a white video of 4T - 3 frames."""
+        return self.encode(torch.ones(frames, height, width, 3))
 
 
 def expect_vae(vae: comfy.sd.VAE) -> None:
@@ -145,39 +191,6 @@ def make_latent(tokens: Tensor) -> Latent:
     return {"samples": from_model_space(tokens[None])}
 
 
-def encode_images(
-    vae: comfy.sd.VAE, images: Tensor, on_image: Callable[[int, int], None] | None = None
-) -> Tensor:
-    """Encode each picture (F, H, W, 3) alone: model-space tokens (48, F, h, w) on the CPU.
-
-    Raises:
-        ShapeError: The size is not a multiple of 32.
-        ModelMismatchError: The VAE is not of Wan2.2's family.
-    """
-    expect_vae(vae)
-    expect_frame_size(int(images.shape[2]), int(images.shape[1]))
-    tokens = []
-    for number in range(len(images)):
-        raw = vae.encode(images[number : number + 1, :, :, :3])
-        latent = raw.reshape(1, LATENT_CHANNELS, 1, *raw.shape[-2:]).cpu()
-        tokens.append(to_model_space(latent)[0])
-        if on_image is not None:
-            on_image(number + 1, len(images))
-    return torch.cat(tokens, dim=1)
-
-
-def encode_video(vae: comfy.sd.VAE, frames: Tensor) -> Tensor:
-    """Encode one video (4T - 3, H, W, 3): model-space tokens (48, T, h, w) on the CPU."""
-    raw = vae.encode(frames)
-    return to_model_space(raw.reshape(-1, *raw.shape[-4:]).cpu())[0]
-
-
-def decode_video(vae: comfy.sd.VAE, latent: Latent) -> Tensor:
-    """Frames (F, H, W, 3) in 0..1 of the one video in a LATENT, as VAE Decode makes them."""
-    images = vae.decode(latent["samples"])
-    return images.reshape(-1, *images.shape[-3:])
-
-
 def token_colours(tokens: Tensor, codec: str) -> Tensor:
     """Approximate colours (N, 3) in 0..1 of model-space tokens (N, 48), for display."""
     if codec == CODEC_NAME:
@@ -191,15 +204,3 @@ def token_colours(tokens: Tensor, codec: str) -> Tensor:
 
 def _parts(tokens: Tensor) -> Iterator[Tensor]:
     return iter(tokens.float().split(16384))
-
-
-def expect_same_codec(cache: LatentCache, vae: comfy.sd.VAE) -> None:
-    """Raise `ModelMismatchError` unless the memory holds this VAE's latents."""
-    name = codec_name(vae)
-    if cache.codec != name:
-        raise ModelMismatchError(
-            "The memory was made with another VAE",
-            got=f"a memory of {cache.codec!r}",
-            expected=name,
-            fix="Connect the VAE that the memory was made with, or make the memory again",
-        )

@@ -10,14 +10,14 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ...mirage_core.cache.build import WriteConfig, make_block, observe
 from ...mirage_core.cache.types import LatentCache
 from ...mirage_core.cache.view import block_digest, feature_basis, view_bytes
-from ...mirage_core.constants import LATENT_CHANNELS, SPATIAL_STRIDE
 from ...mirage_core.files import atomic_write
-from ...mirage_core.geometry.camera import PixelConvention
+from ...mirage_core.geometry.camera import latent_size
 from ...mirage_core.geometry.frame_geometry import FrameGeometry
 from ...mirage_core.geometry.trajectory import Trajectory
+from ...mirage_core.rollout.memory import begin_memory
+from ...mirage_core.rollout.settings import MemorySettings
 from ...mirage_core.rollout.state import RolloutState
 from .vae import token_colours
 
@@ -72,22 +72,13 @@ def picture_memory(image: Tensor, geometry: FrameGeometry) -> LatentCache:
 
     Tokens are the colours themselves, so that both ways of colouring show the picture.
     """
-    height, width = int(image.shape[1]), int(image.shape[2])
+    stride = image.shape[1] // latent_size(image.shape[2], image.shape[1])[0]
     pixels = image[:1, :, :, :3].movedim(-1, 1).float().cpu()
-    mean = torch.nn.functional.avg_pool2d(pixels, SPATIAL_STRIDE)
-    tokens = torch.zeros(LATENT_CHANNELS, 1, height // SPATIAL_STRIDE, width // SPATIAL_STRIDE)
-    tokens[:3, 0] = mean[0]
-    first = geometry.select([0])
-    pose = first.world_to_camera
-    observation = observe(
-        tokens,
-        first,
-        world_to_camera=torch.eye(4, dtype=torch.float64)[None] if pose is None else pose,
-        frames=torch.zeros(1, dtype=torch.int64),
-        config=WriteConfig(),
-        allow_empty=True,
+    mean = torch.nn.functional.avg_pool2d(pixels, stride)
+    settings = MemorySettings(token_dtype=torch.float32)
+    return begin_memory(
+        mean.movedim(0, 1), geometry.select([0]), PICTURE, settings, allow_empty=True
     )
-    return LatentCache((make_block(observation, PixelConvention.PAPER),), codec=PICTURE)
 
 
 def trajectory_view(

@@ -15,7 +15,7 @@ from hypothesis import settings
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mirage_core.cache.build import Observation, WriteConfig, append_all, observe
+from mirage_core.cache.build import Observation
 from mirage_core.cache.types import CacheBlock, LatentCache
 from mirage_core.checkpoints.names import to_diffusers
 from mirage_core.codecs.dct import DctCodec
@@ -25,10 +25,11 @@ from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid, rigid, rotation_about
 from mirage_core.preview.fill import fill_readout
 from mirage_core.readout.readout import read
+from mirage_core.rollout.memory import begin_memory, write_chunk
 from mirage_core.rollout.run_folder import commit, open_folder
+from mirage_core.rollout.settings import MemorySettings
 from mirage_core.rollout.state import RolloutState, rollout_id
-from mirage_core.rollout.update import chunk_observation
-from mirage_core.writing.policy import write
+from mirage_core.writing.policy import WriteRules
 
 # No deadline, since machines are busy; derandomised, since a failure must show again.
 settings.register_profile("mirage", deadline=None, derandomize=True)
@@ -159,10 +160,7 @@ class Shot:
         picture = (0.5 + 0.2 * Make.noise(1, 64, 64, 3)).clamp(0, 1)
         geometry = FrameGeometry(2 + Make.uniform(1, 64, 64), cameras.intrinsics[:1])
         tokens = Shot.CODEC.encode_images(picture)
-        observation = observe(
-            tokens.half(), geometry, world_to_camera=torch.eye(4)[None], frames=torch.zeros(1)
-        )
-        cache = append_all(LatentCache(codec="test"), observation)
+        cache = begin_memory(tokens, geometry, "test")
         run_id = rollout_id(cameras, cache, tokens, seed, "test")
         return RolloutState(cameras, cache, tokens, seed, run_id, folder)
 
@@ -176,11 +174,10 @@ class Shot:
         latents = torch.cat([state.overlap_latent, made], dim=1)
         frames = Shot.CODEC.decode(latents)
         geometry = FrameGeometry(depth, readout.latent_cameras.resized(4, 4).intrinsics)
-        observation = chunk_observation(
-            state, latents, frames, geometry,
-            encode=Shot.CODEC.encode_images, config=WriteConfig(), dtype=torch.float16,
-        )  # fmt: skip
-        cache = write(state.cache, observation, policy)
+        settings = MemorySettings(rules=WriteRules(policy), align=None)
+        cache = write_chunk(
+            state, latents, frames, geometry, settings, encode=Shot.CODEC.encode_images
+        ).cache
         return {"latents": latents, "frames": frames, "readout": readout, "cache": cache}
 
     @staticmethod

@@ -150,11 +150,11 @@ class Kit:
         shown = self.readout()
         seen = torch.rand(preceding, ROWS, COLUMNS, generator=rng) < 0.5
         return self.module("conditioning.condition").Condition(
-            scene=shown.tokens.float(),
+            projection=shown.tokens.float(),
             visible=shown.visible,
             references=frames(references),
             preceding=frames(preceding),
-            preceding_scene=frames(preceding) * seen,
+            preceding_projection=frames(preceding) * seen,
             preceding_visible=seen,
         )
 

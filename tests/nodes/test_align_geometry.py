@@ -139,22 +139,18 @@ def test_nodes_and_library_write_the_same_memory(
     scaled = shot.of(depth=0.9 * shot.geometry.depth)
     geometry, _ = shot.align(scaled, dynamic=mask)
     after, report = shot.update(geometry, tmp_path / "nodes", policy=policy, hold_back=hold)
-    prepare = shot.module("mirage_core.rollout.prepare")
-    align = shot.module("mirage_core.rollout.align_chunk")
+    geometry_ = shot.module("mirage_core.rollout.chunk_geometry")
     rules = shot.module("mirage_core.writing.policy")
-    adapters = shot.module("nodes.comfy.vae")
-    config = align.PrepareConfig()
-    if not hold:
-        config = dataclasses.replace(config, contradiction=None)
-    ready = prepare.prepare_observation(
-        shot.state, adapters.latent_tokens(shot.latent, "latent"), shot.images, scaled,
-        encode=lambda pictures: adapters.encode_images(shot.vae, pictures),
-        dtype=torch.float16, config=config, dynamic=mask,
+    border = shot.module("nodes.comfy.vae")
+    check = shot.module("mirage_core.writing.consistency").ConsistencyConfig()
+    settings = shot.module("mirage_core.rollout.settings").MemorySettings(
+        rules=rules.WriteRules(policy), consistency=check if hold else None
+    )
+    expected = shot.module("mirage_core.rollout.memory").write_chunk(
+        shot.state, border.latent_tokens(shot.latent, "latent"), shot.images, scaled, settings,
+        encode=border.VaeCodec(shot.vae).encode_images, masks={geometry_.DYNAMIC: mask},
     )  # fmt: skip
-    rule = rules.WriteRules(policy)
-    known = prepare.without_gone(shot.state.cache, ready.gone, rule)
-    expected = rules.write(known, ready.observation, rule)
-    assert after.cache.fingerprint() == expected.fingerprint()
+    assert after.cache.fingerprint() == expected.cache.fingerprint()
     assert ("held back" in report) and ("%" in report)
 
 

@@ -62,9 +62,9 @@ def by_graph(kit: Kit, model: Any, latent: dict[str, Tensor], conditioning: list
 def by_library(kit: Kit, readout: Any, latent: dict[str, Tensor]) -> Tensor:
     own, codec = kit.module("models.bundled"), kit.module("codecs.dct").DctCodec()
     transformer = own.load_embedded_transformer()
-    source = kit.module("rollout.denoisers").scene_source(transformer, codec)
-    of_scene = kit.module("conditioning.condition").Condition.of_scene
-    condition = of_scene(source(readout), readout.visible)
+    source = kit.module("rollout.denoisers").projection_source(transformer, codec)
+    of_projection = kit.module("conditioning.condition").Condition.of_projection
+    condition = of_projection(source(readout), readout.visible)
     denoise = kit.module("models.denoiser").MirageDenoiser(
         transformer, condition, own.empty_text()
     )

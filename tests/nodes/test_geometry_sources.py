@@ -79,7 +79,7 @@ def two_views(pack: ModuleType):
 
 def begin(pack: ModuleType, images: torch.Tensor, geometry):
     nodes = module(pack, "nodes.memory")
-    vae = module(pack, "nodes.adapters").DctVAE()
+    vae = module(pack, "nodes.comfy.vae").DctVAE()
     return nodes.MirageCacheInit.execute(
         images, geometry, vae, "bilinear", True, "paper", None
     ).result
@@ -156,7 +156,7 @@ def test_masks_of_other_pictures_are_refused(pack: ModuleType) -> None:
     errors = module(pack, "mirage_core.errors")
     images, geometry = two_views(pack)
     init = module(pack, "nodes.memory").MirageCacheInit.execute
-    vae = module(pack, "nodes.adapters").DctVAE()
+    vae = module(pack, "nodes.comfy.vae").DctVAE()
     depth = module(pack, "nodes.geometry").MirageGeometry.execute
     for mask in (torch.zeros(1, 48, 64), torch.zeros(3, 64, 64)):
         with pytest.raises(errors.ShapeError, match="exclusion mask has another"):
@@ -177,7 +177,8 @@ def test_saved_geometry_comes_back(pack: ModuleType, monkeypatch, tmp_path) -> N
     nodes = module(pack, "nodes.geometry")
     _, geometry = two_views(pack)
     nodes.MirageGeometrySave.execute(geometry, "wall")
-    (name,) = [n for n in module(pack, "nodes.adapters").list_files("safetensors") if "wall" in n]
+    offered = module(pack, "nodes.comfy.files").list_files("safetensors")
+    (name,) = [file for file in offered if "wall" in file]
     loaded, report = nodes.MirageGeometryLoad.execute(name, 60.0).result
     assert torch.equal(loaded.depth, geometry.depth)
     assert "with camera poses" in report

@@ -227,17 +227,18 @@ def test_settings_of_the_body_make_another_rollout(
     assert digests[0] != digests[1]
 
 
-def test_close_asks_for_its_state_only_when_a_chunk_is_left(loops: ModuleType) -> None:
-    close = loops.MirageLoopClose
-    done, open_ = (loops.Flow(SimpleNamespace(complete=flag)) for flag in (True, False))
+def test_close_asks_for_its_state_only_when_a_chunk_is_left(pack: ModuleType) -> None:
+    close, flow = pack.nodes.loop.MirageLoopClose, pack.nodes.loop.Flow
+    done, open_ = (flow(SimpleNamespace(complete=flag)) for flag in (True, False))
     assert close.check_lazy_status(flow=done) == []
     assert close.check_lazy_status(flow=open_) == ["state"]
     assert close.check_lazy_status(flow=open_, state=open_.state) == []
     assert close.execute(done).args == (done.state,)
 
 
-def test_body_that_finishes_nothing_is_refused(pack: ModuleType, loops: ModuleType) -> None:
+def test_body_that_finishes_nothing_is_refused(pack: ModuleType) -> None:
+    nodes = pack.nodes.loop
     stuck = SimpleNamespace(complete=False, done=2)
     with pytest.raises(pack.mirage_core.errors.MirageError, match="Mirage Cache Update") as caught:
-        loops.MirageLoopClose.execute(loops.Flow(stuck), stuck)
+        nodes.MirageLoopClose.execute(nodes.Flow(stuck), stuck)
     assert caught.value.expected and caught.value.fix

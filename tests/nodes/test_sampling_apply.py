@@ -422,7 +422,7 @@ def test_switching_between_models(kit: Kit, plain: Tensor) -> None:
 
 def test_inputs_are_not_changed(kit: Kit) -> None:
     condition = kit.condition(2, 1)
-    names = ("scene", "references", "preceding", "preceding_scene")
+    names = ("projection", "references", "preceding", "preceding_projection")
     before = {name: getattr(condition, name).clone() for name in names}
     model, latent = kit.guided(condition, kit.branch())
     samples = latent["samples"].clone()

@@ -209,7 +209,7 @@ def test_chunk_decode(kit: Kit, carried: int, monkeypatch: pytest.MonkeyPatch) -
         return plain(samples, *args)
 
     monkeypatch.setattr(vae, "decode", look)
-    monkeypatch.setattr(kit.nodes.sampler_nodes, "expect_same_codec", lambda *_: None)
+    monkeypatch.setattr(kit.nodes.sampling, "expect_same_codec", lambda *_: None)
     latent = kit.vae_border.make_latent(
         torch.cat([state.overlap_latent, torch.randn(48, 8, *GRID[1:])], dim=1)
     )

@@ -75,11 +75,11 @@ def test_released_numbers(
     latents, own = found["latents"], slice(before, before + target)
     empty = torch.zeros_like(latents[0, :, own.stop :])
     condition = kit.module("conditioning.condition").Condition(
-        scene=torch.zeros_like(latents[0, :, own]),
+        projection=torch.zeros_like(latents[0, :, own]),
         visible=torch.zeros(target, *latents.shape[3:]).bool(),
         references=latents[0, :, :before],
         preceding=latents[0, :, own.stop :],
-        preceding_scene=empty,
+        preceding_projection=empty,
         preceding_visible=empty[0].bool(),
     )
     planes = found["vace_context"][0]

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from mirage_core.codecs.dct import CODEC_NAME, DctCodec
+from mirage_core.conditioning.condition import Condition
 from mirage_core.constants import LATENT_CHANNELS
 from mirage_core.errors import GeometryError
 from mirage_core.geometry.frame_geometry import FrameGeometry
@@ -48,16 +49,18 @@ def random_clip(
         }
     return TrainingClip(
         target=noise(LATENT_CHANNELS, target, *grid),
-        scene=noise(LATENT_CHANNELS, target, *grid),
-        visible=shown(target),
-        preceding=noise(LATENT_CHANNELS, preceding, *grid),
-        preceding_scene=noise(LATENT_CHANNELS, preceding, *grid),
-        preceding_visible=shown(preceding),
-        references=noise(LATENT_CHANNELS, references, *grid),
+        condition=Condition(
+            projection=noise(LATENT_CHANNELS, target, *grid),
+            visible=shown(target),
+            preceding=noise(LATENT_CHANNELS, preceding, *grid),
+            preceding_projection=noise(LATENT_CHANNELS, preceding, *grid),
+            preceding_visible=shown(preceding),
+            references=noise(LATENT_CHANNELS, references, *grid),
+            **extra,
+        ),
         text=noise(words, 8) if words else None,
         caption=f"clip {key}",
         key=key,
-        **extra,
     )
 
 

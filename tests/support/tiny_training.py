@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import tiny_weights
+from mirage_core.conditioning.condition import Condition
 from mirage_core.training.data.clip import TrainingClip
 from mirage_core.training.data.dataset import ClipWriter
 
@@ -44,15 +45,17 @@ def clip(number: int, *, planes: bool = False, grid: tuple[int, int] = GRID) -> 
         }
     return TrainingClip(
         target=noise(48, FRAMES),
-        scene=noise(48, FRAMES) * visible,
-        visible=visible,
-        preceding=noise(48, before),
-        preceding_scene=noise(48, before) * earlier,
-        preceding_visible=earlier,
-        references=noise(48, number % 5),
+        condition=Condition(
+            projection=noise(48, FRAMES) * visible,
+            visible=visible,
+            preceding=noise(48, before),
+            preceding_projection=noise(48, before) * earlier,
+            preceding_visible=earlier,
+            references=noise(48, number % 5),
+            **extra,
+        ),
         text=torch.randn(3, TEXT, generator=rng) if number % 2 else None,
         key=f"clip-{number}",
-        **extra,
     )
 
 

@@ -12,25 +12,25 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from ...codecs.base import LatentCodec
-from ...codecs.dct import DctCodec
+from ...codecs.base import LatentCodec, expect_drawable
 from ...constants import MAX_CHUNK_FRAMES, TEMPORAL_STRIDE
-from ...errors import ModelMismatchError, ShapeError
+from ...errors import ShapeError
 from ...geometry.frame_geometry import FrameGeometry
 from ...geometry.trajectory import Trajectory
 from ...preview.render import drawn_latents
-from ...readout.detail import point_planes
 from ...readout.readout import Readout, read
-from ...rollout.context import preceding_frames, reference_frames
-from ...rollout.generate import begin
-from ...rollout.remember import ChunkMasks, remember_chunk
+from ...rollout.begin import begin
+from ...rollout.context import chunk_condition
+from ...rollout.history import History
+from ...rollout.memory import write_chunk
+from ...rollout.run_folder import finish_chunk
 from ...rollout.settings import GenerationSettings
-from ...rollout.state import ChunkRecord, ChunkStatistics, RolloutState
+from ...rollout.state import ChunkRecord, RolloutState
 from ...validate import expect_range, expect_shape
 from .clip import TrainingClip
 
@@ -41,13 +41,6 @@ MAX_NOISE: Final = 0.5
 
 DRAWN: Final = "drawn"
 """What the settings of a data set say when its scenes are drawings."""
-
-
-class TrainingCodec(LatentCodec, Protocol):
-    """A codec that also codes whole videos."""
-
-    def encode(self, frames: Tensor, /) -> Tensor:
-        """A video (F, H, W, 3) in 0..1 to (C, (F - 1) / 4 + 1, h, w)."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +96,10 @@ class ClipSettings:
     def describe(self) -> str:
         """Text that differs whenever clips would."""
         loop = self.loop
-        parts: list[object] = [loop.policy, loop.convention.value]
-        parts += [loop.references, loop.preceding]
-        parts += [loop.threshold, loop.exclude_seen, loop.reencode, loop.first_twice, loop.write]
+        memory = loop.memory
+        parts: list[object] = [memory.rules.policy, memory.convention.value]
+        parts += [loop.references, loop.preceding, loop.threshold, loop.exclude_seen]
+        parts += [memory.reencode, memory.first_twice, memory.write]
         parts += [self.noise, self.planes]
         return ";".join(map(str, [*parts, DRAWN] if self.drawn else parts))
 
@@ -165,7 +159,7 @@ class Shot:
 
 
 @torch.no_grad()
-def build_clips(shot: Shot, codec: TrainingCodec, settings: ClipSettings) -> list[TrainingClip]:
+def build_clips(shot: Shot, codec: LatentCodec, settings: ClipSettings) -> list[TrainingClip]:
     """Take a shot through the chunk loop, and keep what the model would see in every chunk.
 
     Args:
@@ -188,24 +182,75 @@ def build_clips(shot: Shot, codec: TrainingCodec, settings: ClipSettings) -> lis
     latents = codec.encode(frames).float()
     geometry = _noisy(shot, settings, (int(latents.shape[2]), int(latents.shape[3])), count)
     cameras = shot.cameras.select(slice(0, count))
+    draw = _drawer(codec) if settings.drawn else None
     state = begin(frames[0], geometry, cameras, codec, settings=settings.loop)
-    history = _History(latents, _drawer(codec) if settings.drawn else None)
+    records: list[ChunkRecord] = []
     clips = []
     while True:
-        clips.append(history.clip(state, shot, settings))
+        readout = read(state.cache, state.frame_cameras)
+        span = _latents_of(state)
+        clips.append(_clip(state, shot, latents[:, span], readout, settings, records, draw))
         if state.done == len(state.plan) - 1:
             return clips
-        state = _advance(state, frames, latents, geometry, codec, shot, settings, history)
-
-
-def _drawer(codec: TrainingCodec) -> Callable[[Readout], Tensor]:
-    if not isinstance(codec, DctCodec):
-        raise ModelMismatchError(
-            "Only tokens of the embedded codec can be drawn one by one",
-            got=codec.name,
-            fix="Leave --drawn out, or make the clips with --embedded-codec",
+        chunk = frames[state.chunk.first_frame : state.chunk.output_end]
+        written = write_chunk(
+            state,
+            latents[:, span],
+            chunk,
+            geometry.select(list(range(span.start, span.stop))),
+            settings.loop.memory,
+            encode=codec.encode_images,
+            scaled=shot.exact,
         )
-    return partial(drawn_latents, codec=codec)
+        state = finish_chunk(state, latents[:, span], readout, written.cache)
+        records += [] if state.last is None else [state.last]
+
+
+def _latents_of(state: RolloutState) -> slice:
+    """Numbers of the next chunk's latent frames in the shot, the overlapping one included."""
+    start = state.chunk.first_frame // TEMPORAL_STRIDE
+    return slice(start, start + state.chunk.latent_frames)
+
+
+def _clip(
+    state: RolloutState,
+    shot: Shot,
+    target: Tensor,
+    readout: Readout,
+    settings: ClipSettings,
+    records: list[ChunkRecord],
+    draw: Callable[[Readout], Tensor] | None,
+) -> TrainingClip:
+    """What the model sees in the next chunk."""
+    loop = settings.loop
+    condition = chunk_condition(
+        state,
+        readout,
+        references=loop.references,
+        preceding=loop.preceding,
+        threshold=loop.threshold,
+        exclude_seen=loop.exclude_seen,
+        history=History(state, records.__getitem__),
+        planes=settings.planes,
+    )
+    if draw is not None:
+        condition = dataclasses.replace(condition, projection=draw(readout))
+    return TrainingClip(
+        target=target.cpu().contiguous(),
+        condition=condition.to("cpu"),
+        text=None if shot.text is None else shot.text.cpu().contiguous(),
+        caption=shot.caption,
+        key=f"{shot.key}#{state.done}",
+    )
+
+
+def _drawer(codec: LatentCodec) -> Callable[[Readout], Tensor]:
+    drawable = expect_drawable(
+        codec,
+        "Only tokens of the embedded codec can be drawn one by one",
+        "Leave --drawn out, or make the clips with --embedded-codec",
+    )
+    return partial(drawn_latents, codec=drawable)
 
 
 def _noisy(
@@ -219,92 +264,3 @@ def _noisy(
         return chosen
     depth = settings.noise.apply(chosen.depth, grid, shot.seed())
     return dataclasses.replace(chosen, depth=depth)
-
-
-def _advance(
-    state: RolloutState,
-    frames: Tensor,
-    latents: Tensor,
-    geometry: FrameGeometry,
-    codec: TrainingCodec,
-    shot: Shot,
-    settings: ClipSettings,
-    history: _History,
-) -> RolloutState:
-    """Write a chunk to the memory, as a rollout does after it has generated one."""
-    loop, chunk = settings.loop, state.chunk
-    start = chunk.first_frame // TEMPORAL_STRIDE
-    span = slice(start, start + chunk.latent_frames)
-    depth = geometry.select(list(range(span.start, span.stop)))
-    cache, _ = remember_chunk(
-        state,
-        loop,
-        latents[:, span],
-        frames[chunk.first_frame : chunk.output_end],
-        depth,
-        encode=codec.encode_each,
-        exact=shot.exact,
-        masks=ChunkMasks(),
-    )
-    added = 1 if chunk.index else 0
-    readout = history.readout
-    record = ChunkRecord(
-        latents[:, span][:, added:], readout.tokens[:, added:], readout.visible[added:]
-    )
-    done = ChunkStatistics(chunk.index, readout.hole_rate, len(cache), cache.nbytes, 0.0, 0.0)
-    return state.advanced(record, cache, done)
-
-
-class _History:
-    """Latents of a shot, and what the memory showed when each of them was made."""
-
-    def __init__(self, latents: Tensor, drawer: Callable[[Readout], Tensor] | None) -> None:
-        self._latents = latents
-        self._drawer = drawer
-        empty = latents[:, :0]
-        self._scene = empty
-        self._visible = empty[0].bool()
-        self._offset = empty[:2]
-        self._ratio = empty[0]
-
-    def clip(self, state: RolloutState, shot: Shot, settings: ClipSettings) -> TrainingClip:
-        """What the model sees in the next chunk; it is remembered as shown."""
-        loop = settings.loop
-        before = preceding_frames(state, loop.preceding)
-        chosen = reference_frames(
-            state,
-            limit=loop.references,
-            threshold=loop.threshold,
-            exclude=set(before) if loop.exclude_seen else None,
-        )
-        self.readout = read(state.cache, state.frame_cameras)
-        scene = self.readout.tokens.float()
-        planes: dict[str, Tensor] = {}
-        if settings.planes:
-            offset, ratio = point_planes(self.readout)
-            planes = {"offset": offset, "log_depth": ratio}
-            planes |= {"preceding_offset": self._offset[:, before]}
-            planes |= {"preceding_log_depth": self._ratio[before]}
-        start = state.chunk.first_frame // TEMPORAL_STRIDE
-        parts = {
-            "target": self._latents[:, start : start + state.chunk.latent_frames],
-            "scene": scene if self._drawer is None else self._drawer(self.readout),
-            "visible": self.readout.visible,
-            "preceding": self._latents[:, before],
-            "preceding_scene": self._scene[:, before],
-            "preceding_visible": self._visible[before],
-            "references": self._latents[:, chosen],
-            **planes,
-        }
-        added = 1 if state.done else 0
-        self._scene = torch.cat([self._scene, scene[:, added:]], dim=1)
-        self._visible = torch.cat([self._visible, self.readout.visible[added:]])
-        if settings.planes:
-            self._offset = torch.cat([self._offset, offset[:, added:]], dim=1)
-            self._ratio = torch.cat([self._ratio, ratio[added:]])
-        return TrainingClip(
-            key=f"{shot.key}#{state.done}",
-            caption=shot.caption,
-            text=shot.text,
-            **{name: part.cpu().contiguous() for name, part in parts.items()},
-        )

@@ -23,6 +23,8 @@ from .shards import (
     FLOATS,
     IndexEntry,
     ShardIndex,
+    clip_of,
+    field_of,
     index_path,
     map_shard,
     read_index,
@@ -138,14 +140,14 @@ class ClipWriter:
 
 
 def _numbers(clip: TrainingClip) -> int:
-    values = (getattr(clip, name) for name in FLOATS)
+    values = (field_of(clip, name) for name in FLOATS)
     return sum(value.numel() for value in values if value is not None)
 
 
 def expect_storable(clip: TrainingClip, dtype: torch.dtype = STORED) -> None:
     """Raise `ValueRangeError` unless all numbers of a clip are finite in the stored type."""
     for name in FLOATS:
-        value = getattr(clip, name)
+        value = field_of(clip, name)
         if value is not None and not bool(torch.isfinite(value.to(dtype)).all()):
             raise ValueRangeError(
                 f"The clip {clip.key!r} holds numbers that cannot be stored",
@@ -279,14 +281,14 @@ class ClipDataset(Sequence[TrainingClip]):
         shard, row = self._rows[number]
         tensors, starts = self._map(shard)
         entry = self._shards[shard].clips[row]
-        shapes = entry.sizes.shapes()
+        shapes = entry.sizes.shapes(self._shards[shard].channels)
         values: dict[str, Any] = {}
         for name, start, end in zip(FIELDS, starts[row], starts[row + 1], strict=True):
             if name in shapes:
                 flat = tensors[name][start:end]
                 kind = torch.bool if name in FLAGS else self._dtype or flat.dtype
                 values[name] = flat.to(kind, copy=True).view(shapes[name])
-        return TrainingClip(**values, key=entry.key, caption=entry.caption)
+        return clip_of(values, key=entry.key, caption=entry.caption)
 
     def _map(self, shard: int) -> tuple[Mapping[str, Tensor], list[tuple[int, ...]]]:
         if shard in self._mapped:

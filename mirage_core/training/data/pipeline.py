@@ -11,10 +11,11 @@ from typing import Final, Protocol
 
 from torch import Tensor
 
+from ...codecs.base import LatentCodec
 from ...errors import CacheFormatError, MirageError, StorageError
 from ...files import discard_unfinished
 from ...log import logger
-from .build_clip import ClipSettings, Shot, TrainingCodec, build_clips
+from .build_clip import ClipSettings, Shot, build_clips
 from .clip import TrainingClip
 from .dataset import ClipDataset, ClipWriter, expect_storable
 from .manifest import DataManifest, claim, read_skipped, write_empty_text, write_skipped
@@ -76,7 +77,7 @@ class DataJob:
     """
 
     source: ShotSource
-    codec: Callable[[], TrainingCodec]
+    codec: Callable[[], LatentCodec]
     codec_name: str
     settings: ClipSettings = field(default_factory=ClipSettings)
     text: Callable[[], CaptionEncoder] | None = None

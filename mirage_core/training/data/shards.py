@@ -1,7 +1,7 @@
 """A shard: one safetensors file of many clips, and the JSON index that says where each is.
 
 A shard holds one flat tensor per field, with the values of all its clips in a row, so that its
-header stays short however many clips there are. The index holds sizes, from which places
+header stays short however many clips there are. The index holds sizes, from which offsets
 follow. A shard counts once its index is there, which is written last.
 """
 
@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ...conditioning.condition import Condition
 from ...constants import LATENT_CHANNELS
 from ...errors import CacheFormatError
 from ...files import atomic_write
@@ -34,7 +35,14 @@ FLOATS: Final = (
 )  # fmt: skip
 FLAGS: Final = ("visible", "preceding_visible")
 FIELDS: Final = (*FLOATS, *FLAGS)
-"""Tensors of a clip, in the order in which places are counted."""
+"""Tensors of a clip, in the order in which offsets are counted."""
+
+CONDITION: Final = {
+    "scene": "projection",
+    "preceding_scene": "preceding_projection",
+    **{name: name for name in FIELDS if name not in ("scene", "preceding_scene", "target", "text")},
+}
+"""The part of a clip's condition that each field of a file holds."""
 
 
 @dataclass(frozen=True)
@@ -66,20 +74,21 @@ class ClipSizes:
         """Sizes of a clip."""
         words, text = (0, 0) if clip.text is None else clip.text.shape
         _, frames, height, width = clip.target.shape
-        preceding, references = clip.preceding.shape[1], clip.references.shape[1]
+        told = clip.condition
+        preceding, references = told.preceding.shape[1], told.references.shape[1]
         planes = int(clip.has_planes)
         return cls(frames, height, width, preceding, references, int(words), int(text), planes)
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every field that is there."""
+    def shapes(self, channels: int) -> dict[str, tuple[int, ...]]:
+        """Shape of every field that is there, of latents with so many channels."""
         grid = (self.height, self.width)
         target, before = (self.target, *grid), (self.preceding, *grid)
         shapes: dict[str, tuple[int, ...]] = {
-            "target": (LATENT_CHANNELS, *target),
-            "scene": (LATENT_CHANNELS, *target),
-            "preceding": (LATENT_CHANNELS, *before),
-            "preceding_scene": (LATENT_CHANNELS, *before),
-            "references": (LATENT_CHANNELS, self.references, *grid),
+            "target": (channels, *target),
+            "scene": (channels, *target),
+            "preceding": (channels, *before),
+            "preceding_scene": (channels, *before),
+            "references": (channels, self.references, *grid),
             "visible": target,
             "preceding_visible": before,
         }
@@ -111,17 +120,19 @@ class ShardIndex:
         path: The shard's safetensors file.
         length: Bytes of that file.
         clips: Its clips, in order.
+        channels: Channels of their latents.
     """
 
     path: Path
     length: int
     clips: tuple[IndexEntry, ...]
+    channels: int = LATENT_CHANNELS
 
     def starts(self) -> list[tuple[int, ...]]:
         """Where the values of each clip begin, for each of `FIELDS`."""
         counts = []
         for entry in self.clips:
-            shapes = entry.sizes.shapes()
+            shapes = entry.sizes.shapes(self.channels)
             counts.append(tuple(math.prod(shapes.get(name, (0,))) for name in FIELDS))
         columns = [accumulate(column, initial=0) for column in zip(*counts, strict=True)]
         return list(zip(*columns, strict=True))
@@ -130,6 +141,20 @@ class ShardIndex:
 def index_path(shard: Path) -> Path:
     """The index of a shard."""
     return shard.with_suffix(".json")
+
+
+def field_of(clip: TrainingClip, name: str) -> Tensor | None:
+    """The tensor of a clip that a field of a file holds; None where the clip has none."""
+    owner = clip.condition if name in CONDITION else clip
+    value: Tensor | None = getattr(owner, CONDITION.get(name, name))
+    return value
+
+
+def clip_of(fields: Mapping[str, Tensor], *, key: str, caption: str) -> TrainingClip:
+    """The clip whose fields a file holds; the inverse of `field_of`."""
+    told = {CONDITION[name]: value for name, value in fields.items() if name in CONDITION}
+    own = {name: value for name, value in fields.items() if name not in CONDITION}
+    return TrainingClip(**own, condition=Condition(**told), key=key, caption=caption)
 
 
 def write_shard(path: Path, clips: Sequence[TrainingClip], dtype: torch.dtype) -> ShardIndex:
@@ -146,18 +171,20 @@ def write_shard(path: Path, clips: Sequence[TrainingClip], dtype: torch.dtype) -
     tensors = {}
     for name in FIELDS:
         kind = torch.bool if name in FLAGS else dtype
-        values = [getattr(clip, name) for clip in clips]
+        values = [field_of(clip, name) for clip in clips]
         parts = [value.detach().to("cpu", kind).flatten() for value in values if value is not None]
         if parts:
             tensors[name] = torch.cat(parts)
     write_safetensors(path, tensors, {"format": FORMAT, "version": VERSION})
     entries = tuple(IndexEntry(clip.key, clip.caption, ClipSizes.of(clip)) for clip in clips)
-    index = ShardIndex(path, path.stat().st_size, entries)
+    channels = clips[0].target.shape[0]
+    index = ShardIndex(path, path.stat().st_size, entries, channels)
     document = {
         "format": FORMAT,
         "version": VERSION,
         "shard": path.name,
         "bytes": index.length,
+        "channels": channels,
         "sizes": [field.name for field in fields(ClipSizes)],
         "clips": [
             [entry.key, entry.caption, *vars(entry.sizes).values()] for entry in entries
@@ -183,7 +210,10 @@ def read_index(path: Path) -> ShardIndex:
         if document["format"] != FORMAT or document["version"] != VERSION:
             raise damaged(path, f"{document['format']!r} of version {document['version']}")
         clips = tuple(_entry(row) for row in document["clips"])
-        index = ShardIndex(path.with_name(_plain(document["shard"])), document["bytes"], clips)
+        # Files that do not say it hold Wan2.2's.
+        channels = int(document.get("channels", LATENT_CHANNELS))
+        shard = path.with_name(_plain(document["shard"]))
+        index = ShardIndex(shard, document["bytes"], clips, channels)
         found = index.path.stat().st_size
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(path, str(error) or type(error).__name__) from error

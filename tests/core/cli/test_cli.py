@@ -22,7 +22,7 @@ from mirage_core.cli import models, rollout
 from mirage_core.cli.main import main, make_parser
 from mirage_core.geometry.geometry_io import load_geometry
 from mirage_core.geometry.trajectory import intrinsics_from_fov
-from mirage_core.rollout.generate import Progress
+from mirage_core.rollout.progress import Progress
 from mirage_core.rollout.settings import GenerationSettings
 from mirage_core.rollout.video import read_frames
 from mirage_core.tensor_files import read_tensors
@@ -229,9 +229,21 @@ def test_released_settings(files: Files) -> None:
     assert settings() == GenerationSettings()
     assert settings("--released") == GenerationSettings.released()
     mixed = settings("--released", "--steps", "7", "--reencode")
-    assert (mixed.steps, mixed.reencode, mixed.policy) == (7, True, "append")
+    assert (mixed.steps, mixed.memory.reencode) == (7, True)
+    assert mixed.memory.rules.policy == "append"
     aligned = settings("--released", "--depth-alignment", "affine", "--hold-back")
-    assert (aligned.align.mode, aligned.hold_back) == ("affine", True)
+    assert aligned.memory.align is not None and aligned.memory.align.mode == "affine"
+    assert aligned.memory.consistency is not None
+    small = settings("--max-points", "5000", "--depth-mode", "median", "--min-overlap", "0.2")
+    assert small.memory.rules.limits.max_points == 5000
+    assert (small.memory.write.depth_mode, small.threshold) == ("median", 0.2)
+
+
+@pytest.mark.parametrize("wrong", [["--max-points", "-1"], ["--min-overlap", "1.5"]])
+def test_settings_are_checked_before_anything_is_read(files: Files, capsys, wrong) -> None:
+    words = [*files.changed(image="nowhere.png"), "--out", "x", *wrong]
+    assert main(words) == 2
+    assert "nowhere.png" not in said(capsys)
 
 
 @pytest.mark.parametrize(("choice", "scaled"), [(None, True), ("none", True), ("scale", False)])

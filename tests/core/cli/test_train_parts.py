@@ -11,7 +11,7 @@ import pytest
 
 from mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from mirage_core.errors import ModelMismatchError
-from mirage_core.rollout.denoisers import scene_source
+from mirage_core.rollout.denoisers import projection_source
 from mirage_core.training.data.build_clip import ClipSettings
 from mirage_core.training.data.manifest import DataManifest, claim
 from mirage_core.training.settings import TrainingSettings
@@ -79,8 +79,8 @@ def test_drawings_need_a_codec_whose_tokens_stand_alone(run: Run) -> None:
     trainer = make_trainer(given, settings(side_features="drawn,visible"))
 
     class Other:
-        name = "wan2.2"
+        name, drawable = "wan2.2", False
 
-    assert scene_source(trainer.model, DctCodec()) is not None
+    assert projection_source(trainer.model, DctCodec()) is not None
     with pytest.raises(ModelMismatchError, match="drawn one by one"):
-        scene_source(trainer.model, Other())
+        projection_source(trainer.model, Other())

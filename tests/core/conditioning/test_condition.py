@@ -24,11 +24,11 @@ PLANES = (SideFeature.OFFSET, SideFeature.DEPTH_RATIO)
 @pytest.fixture
 def parts(make) -> dict[str, torch.Tensor]:
     return {
-        "scene": make.noise(48, 3, *GRID),
+        "projection": make.noise(48, 3, *GRID),
         "visible": make.uniform(3, *GRID, seed=1) > 0.5,
         "references": make.noise(48, 4, *GRID, seed=2),
         "preceding": make.noise(48, 2, *GRID, seed=3),
-        "preceding_scene": make.noise(48, 2, *GRID, seed=4),
+        "preceding_projection": make.noise(48, 2, *GRID, seed=4),
         "preceding_visible": make.uniform(2, *GRID, seed=5) > 0.5,
     }
 
@@ -38,15 +38,15 @@ def test_frames_are_counted(parts) -> None:
 
 
 def test_a_scene_alone(parts) -> None:
-    condition = Condition.of_scene(parts["scene"], parts["visible"])
+    condition = Condition.of_projection(parts["projection"], parts["visible"])
     assert condition.segments == Segments(3)
-    assert torch.equal(condition.side_input(SCENE_ONLY), parts["scene"])
+    assert torch.equal(condition.side_input(SCENE_ONLY), parts["projection"])
 
 
 def test_the_side_input_is_target_then_preceding(parts, make) -> None:
     condition = Condition(**parts)
     white = make.noise(48, 5, *GRID, seed=6)
-    scene = torch.cat([parts["scene"], parts["preceding_scene"]], dim=1)
+    scene = torch.cat([parts["projection"], parts["preceding_projection"]], dim=1)
     visible = torch.cat([parts["visible"], parts["preceding_visible"]])[None].float()
     for features, plane in (
         (SCENE_AND_WHITE, white),
@@ -65,7 +65,7 @@ def test_the_white_latent_covers_the_preceding_frames(parts) -> None:
 def test_branches_that_take_drawings_see_preceding_frames_themselves(parts) -> None:
     condition = Condition(**parts)
     side = condition.side_input((SideFeature.DRAWN, SideFeature.VISIBLE))
-    assert torch.equal(side[:48, :3], parts["scene"])
+    assert torch.equal(side[:48, :3], parts["projection"])
     assert torch.equal(side[:48, 3:], parts["preceding"])
 
 
@@ -107,12 +107,13 @@ def test_planes_of_the_target_alone(parts) -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("scene", (16, 3, *GRID), "The scene"),
+        ("projection", (48, 4, 5), "The projection"),
+        ("projection", (16, 3, *GRID), "The references"),
         ("visible", (2, *GRID), "The visibility"),
         ("references", (48, 4, 4, 5), "The references"),
         ("references", (16, 4, *GRID), "The references"),
         ("preceding", (48, 2, 5, 6), "The preceding frames"),
-        ("preceding_scene", (48, 1, *GRID), "What they showed"),
+        ("preceding_projection", (48, 1, *GRID), "What they showed"),
         ("preceding_visible", (3, *GRID), "Where they showed it"),
     ],
 )

@@ -107,8 +107,8 @@ def test_planes_have_the_type_of_the_scene(scene, visible, make) -> None:
 
 
 def test_sizes_that_differ(scene, visible) -> None:
-    with pytest.raises(ShapeError, match="scene"):
-        stack_features(SCENE_ONLY, scene[:16], visible)
+    with pytest.raises(ShapeError, match="projection"):
+        stack_features(SCENE_ONLY, scene[0], visible)
     with pytest.raises(ShapeError, match="visibility"):
         stack_features(SCENE_AND_VISIBLE, scene, visible[:, :2])
     with pytest.raises(ShapeError, match="white latent"):

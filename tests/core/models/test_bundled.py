@@ -17,9 +17,11 @@ from mirage_core.scenes.scene import ProceduralScene
 pytest.importorskip("diffusers", reason="needs diffusers for the library's transformer")
 
 from mirage_core.models.bundled import load_embedded_transformer
-from mirage_core.rollout.denoisers import TransformerDenoisers, scene_source
+from mirage_core.rollout.begin import begin
+from mirage_core.rollout.denoisers import TransformerDenoisers, projection_source
 from mirage_core.rollout.depth_source import KnownDepth
-from mirage_core.rollout.generate import GenerationModels, begin, generate
+from mirage_core.rollout.generate import generate
+from mirage_core.rollout.models import GenerationModels
 from mirage_core.rollout.run_folder import all_latents
 from mirage_core.rollout.settings import GenerationSettings
 from mirage_core.training.validation import there_and_back
@@ -45,7 +47,7 @@ def make(room: Any, folder: Path, side_scale: float) -> torch.Tensor:
         CODEC,
         TransformerDenoisers(model, empty_text(), side_scale=side_scale),
         KnownDepth(geometry),
-        scene=scene_source(model, CODEC),
+        projection=projection_source(model, CODEC),
     )
     settings = GenerationSettings(steps=STEPS, shift=SHIFT, method="euler", references=0)
     state = begin(truth[0], geometry, path, CODEC, settings=settings, seed=1, folder=folder)

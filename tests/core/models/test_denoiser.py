@@ -36,11 +36,11 @@ def condition(make) -> Condition:
     visible = make.uniform(4, *GRID, seed=1) > 0.4
     earlier = make.uniform(2, *GRID, seed=2) > 0.4
     return Condition(
-        scene=make.noise(48, 4, *GRID, seed=3) * visible,
+        projection=make.noise(48, 4, *GRID, seed=3) * visible,
         visible=visible,
         references=make.noise(48, 3, *GRID, seed=4),
         preceding=make.noise(48, 2, *GRID, seed=5),
-        preceding_scene=make.noise(48, 2, *GRID, seed=6) * earlier,
+        preceding_projection=make.noise(48, 2, *GRID, seed=6) * earlier,
         preceding_visible=earlier,
     )
 
@@ -72,7 +72,7 @@ def by_hand(model, condition, text, white, latents, timestep, **other) -> Tensor
     c = condition
     frames = torch.cat([c.references, latents, c.preceding], dim=1)
     times = [0.0] * 3 + [0.0] + [timestep] * 3 + [0.0] * 2
-    scene = torch.cat([c.scene, c.preceding_scene], dim=1)
+    scene = torch.cat([c.projection, c.preceding_projection], dim=1)
     (output,) = model(
         frames[None],
         torch.tensor([times]),
@@ -103,7 +103,7 @@ def test_one_target_frame_set_without_clean_frames(released, model, make) -> Non
     """The released code's own case of a first chunk: no references, nothing before."""
     inputs = released.inputs(3)
     side = inputs["side_hidden_states"][0]
-    condition = Condition.of_scene(side[:48], torch.ones(3, 8, 12, dtype=torch.bool))
+    condition = Condition.of_projection(side[:48], torch.ones(3, 8, 12, dtype=torch.bool))
     text = inputs["encoder_hidden_states"]
     denoise = MirageDenoiser(model, condition, text, white=side[48:])
     times = inputs["timestep"][0]
@@ -147,7 +147,7 @@ def test_scale_zero_is_the_model_without_a_branch(
     )
 
 
-@pytest.mark.parametrize("name", ["scene", "references", "preceding", "preceding_scene"])
+@pytest.mark.parametrize("name", ["projection", "references", "preceding", "preceding_projection"])
 def test_everything_the_memory_shows_counts(
     model, condition, text, white, latents, name: str
 ) -> None:
@@ -199,7 +199,7 @@ def test_the_text_is_of_the_models_encoder(model, condition, text, white, shape)
 def test_the_grid_is_of_whole_tokens(model, text) -> None:
     scene, visible = torch.zeros(48, 2, 8, 11), torch.zeros(2, 8, 11, dtype=torch.bool)
     with pytest.raises(ShapeError, match="divisible by 2"):
-        MirageDenoiser(model, Condition.of_scene(scene, visible), text, white=scene)
+        MirageDenoiser(model, Condition.of_projection(scene, visible), text, white=scene)
 
 
 def test_latents_of_another_size(model, condition, text, white, latents) -> None:

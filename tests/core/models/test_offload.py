@@ -10,13 +10,11 @@ from torch import Tensor
 
 import tiny_weights as tiny
 from mirage_core.errors import ValueRangeError
-from mirage_core.models import offload
 from mirage_core.models.load import load_transformer
 from mirage_core.models.offload import (
     PRESETS,
     apply_offload,
     find_preset,
-    preset_for,
     store_narrow,
     stream_weights,
 )
@@ -90,23 +88,6 @@ def test_without_cuda_nothing_moves_and_it_is_said(
     # Tiles are of use on any device.
     assert codec.tiling == PRESETS[name].tiling
     assert not any("Transformer:" in line for line in said)
-
-
-def test_the_smallest_preset_is_the_choice_without_cuda() -> None:
-    assert preset_for("cpu") is PRESETS["8"]
-
-
-@pytest.mark.parametrize(
-    ("total", "name"), [(6, "8"), (11.7, "8"), (15.6, "16"), (23.5, "24"), (47, "24"), (79.1, "80")]
-)
-def test_the_preset_of_a_card(monkeypatch, total: float, name: str) -> None:
-    """Cards report somewhat less than the memory that they are sold with."""
-
-    class Card:
-        total_memory = int(total * 2**30)
-
-    monkeypatch.setattr(offload.torch.cuda, "get_device_properties", lambda _: Card)
-    assert preset_for("cuda") is PRESETS[name]
 
 
 def test_streamed_weights_give_the_same_results(

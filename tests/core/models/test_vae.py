@@ -106,7 +106,7 @@ def test_time_is_causal(codec: WanCodec) -> None:
     """The first latent is that of the picture alone; later frames change no earlier latent."""
     frames = video(9)
     latents = codec.encode(frames)
-    each = codec.encode_each(frames[:2])
+    each = codec.encode_images(frames[:2])
     torch.testing.assert_close(latents[:, :1], each[:, :1])
     torch.testing.assert_close(codec.encode(frames[:5]), latents[:, :2])
     assert (each[:, 0] - each[:, 1]).abs().max() > 1e-3
@@ -189,7 +189,7 @@ def test_inputs_that_do_not_fit(codec: WanCodec) -> None:
     with pytest.raises(ShapeError):
         codec.encode(torch.zeros(1, 32, 48, 3))
     with pytest.raises(ShapeError):
-        codec.encode_each(torch.zeros(0, 32, 32, 3))
+        codec.encode_images(torch.zeros(0, 32, 32, 3))
     with pytest.raises(ModelMismatchError, match="Wan2.1"):
         codec.decode(torch.zeros(16, 1, 2, 2))
     with pytest.raises(ShapeError):

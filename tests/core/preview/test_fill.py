@@ -153,7 +153,7 @@ def test_uncertain_cells() -> None:
     depth[0, 3, 20] = 0
     depth[0, :16, 40] = 2.3
     depth[0, 20, 50] = 2.1
-    uncertain = uncertain_pixels(depth)
+    uncertain = uncertain_pixels(depth, 16)
     expected = torch.tensor([[False, True, True, False], [False] * 4])
     assert torch.equal(uncertain[0, ::16, ::16], expected)
     assert torch.equal(uncertain[0], expected.repeat_interleave(16, 0).repeat_interleave(16, 1))
@@ -163,5 +163,5 @@ def test_what_is_remembered_is_not_written_from_its_own_drawing() -> None:
     depth = torch.full((1, 32, 64), 2.0)
     shown = torch.zeros(1, 2, 4, dtype=torch.bool)
     shown[0, 1, :3] = True
-    uncertain = uncertain_pixels(depth, shown)
+    uncertain = uncertain_pixels(depth, 16, shown)
     assert torch.equal(uncertain[:, ::16, ::16], shown)

@@ -15,8 +15,9 @@ from mirage_core.errors import ResumeError, ShapeError, ValueRangeError
 from mirage_core.geometry.camera import projection_matrices
 from mirage_core.readout.overlap import Views, VoxelMap, best_overlaps
 from mirage_core.readout.readout import grid_intrinsics, read
-from mirage_core.rollout import context
-from mirage_core.rollout.context import chunk_condition, history_latents, reference_frames
+from mirage_core.rollout import history
+from mirage_core.rollout.context import chunk_condition, reference_frames
+from mirage_core.rollout.history import History
 from mirage_core.rollout.run_folder import all_latents, load_record, open_folder
 from mirage_core.rollout.state import RolloutState
 from plain_overlap import points_in_view, select_references, voxel_keys, voxel_overlap
@@ -70,9 +71,9 @@ def test_the_condition_of_a_later_chunk(later: RolloutState) -> None:
     assert not set(chosen) & {14, 15, 16}
     assert torch.equal(found.references, history[:, chosen])
     assert torch.equal(found.preceding, history[:, 14:16])
-    assert torch.equal(found.scene, readout.tokens.float())
+    assert torch.equal(found.projection, readout.tokens.float())
     assert torch.equal(found.visible, readout.visible)
-    assert found.scene.dtype == found.references.dtype == torch.float32
+    assert found.projection.dtype == found.references.dtype == torch.float32
 
 
 def test_projections_are_those_of_their_own_time(later: RolloutState) -> None:
@@ -82,7 +83,7 @@ def test_projections_are_those_of_their_own_time(later: RolloutState) -> None:
     records = [load_record(later, index) for index in range(2)]
     stored = torch.cat([record.projections for record in records], dim=1)[:, 6:16]
     shown = torch.cat([record.visible for record in records])[6:16]
-    assert torch.equal(found.preceding_scene, stored.float())
+    assert torch.equal(found.preceding_projection, stored.float())
     assert torch.equal(found.preceding_visible, shown)
     now = read(later.cache, later.trajectory.select(slice(0, 65)))
     assert not torch.equal(now.visible[6:16], shown)
@@ -119,7 +120,7 @@ def test_only_needed_chunks_are_read(
         asked.append(index)
         return load_record(state, index)
 
-    monkeypatch.setattr(context, "load_record", counting)
+    monkeypatch.setattr(history, "load_record", counting)
     readout = read(later.cache, later.frame_cameras)
     chunk_condition(later, readout, references=0)
     assert asked == [1]
@@ -149,7 +150,7 @@ def test_bad_input(later: RolloutState, shot) -> None:
             chunk_condition(later, readout, **change)
     homeless = dataclasses.replace(later, folder=None)
     with pytest.raises(ResumeError, match="no folder"):
-        history_latents(homeless, [0])
+        History(homeless).latents([0])
 
 
 coordinate = st.floats(-2.5, 2.5, width=32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,22 @@ from mirage_core.errors import GeometryError, ShapeError
 from mirage_core.geometry.align import AlignConfig
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory
+from mirage_core.rollout.begin import begin
+from mirage_core.rollout.chunk_geometry import DYNAMIC, Masks
 from mirage_core.rollout.depth_source import EstimatedDepth, KnownDepth
-from mirage_core.rollout.generate import GenerationModels, begin, generate
-from mirage_core.rollout.remember import ChunkMasks
+from mirage_core.rollout.generate import generate
+from mirage_core.rollout.models import GenerationModels
 from mirage_core.rollout.settings import GenerationSettings
 from mirage_core.rollout.state import RolloutState
+from mirage_core.writing.consistency import ConsistencyConfig
+from mirage_core.writing.policy import WriteRules
 
 QUICK = GenerationSettings(steps=2, references=2)
 
 
 def velocity(condition: Condition):
     """A stand-in for the video model."""
-    pull = condition.scene.mean(dim=1, keepdim=True)
+    pull = condition.projection.mean(dim=1, keepdim=True)
     return lambda latents, timestep: 0.8 * latents - pull * (1 - timestep / 2000)
 
 
@@ -75,29 +78,29 @@ class TestAgreement:
         return torch.cat([block.points[:, 2] for block in state.cache.blocks]) / 2.5 - 1
 
     def test_depth_comes_to_the_memory_s_scale(self, make, tmp_path: Path) -> None:
-        append = dataclasses.replace(QUICK, policy="append")
+        append = QUICK.remembering(rules=WriteRules("append"))
         aligned = self.shot(make, tmp_path / "aligned", append)
         assert float(self.distances(aligned).abs().max()) < 0.01
-        none = dataclasses.replace(append, align=AlignConfig("none"))
+        none = append.remembering(align=AlignConfig("none"))
         plain = self.shot(make, tmp_path / "plain", none)
         assert float(self.distances(plain).abs().max()) > 0.05
         assert aligned.run_id != plain.run_id
 
     def test_depth_in_scene_units_stays(self, make, tmp_path: Path) -> None:
         depth = EstimatedDepth(self.wall, scaled=True)
-        append = dataclasses.replace(QUICK, policy="append")
+        append = QUICK.remembering(rules=WriteRules("append"))
         state = self.shot(make, tmp_path / "shot", append, depth=depth)
         assert float(self.distances(state).abs().max()) > 0.05
 
     def test_masks_keep_cells_out(self, make, tmp_path: Path) -> None:
-        append = dataclasses.replace(QUICK, policy="append")
+        append = QUICK.remembering(rules=WriteRules("append"))
         seen: list[tuple[int, ...]] = []
 
-        def left_half(frames: Tensor, cameras: Trajectory) -> ChunkMasks:
+        def left_half(frames: Tensor, cameras: Trajectory) -> Masks:
             seen.append((len(frames), len(cameras)))
             mask = torch.zeros(1, 64, 64)
             mask[:, :, :32] = 1
-            return ChunkMasks(dynamic=mask)
+            return {DYNAMIC: mask}
 
         half = self.shot(make, tmp_path / "half", append, masks=left_half)
         whole = self.shot(make, tmp_path / "whole", append)
@@ -113,11 +116,11 @@ class TestAgreement:
             depth[len(depth) // 2, 16:48, 16:48] = 1.2
             return FrameGeometry(depth, cameras.intrinsics)
 
-        append = dataclasses.replace(QUICK, policy="append")
+        append = QUICK.remembering(rules=WriteRules("append"))
         depth = EstimatedDepth(jumping)
         plain = self.shot(make, tmp_path / "plain", append, depth=depth)
         assert float(self.distances(plain).min()) < -0.4
-        careful = dataclasses.replace(append, hold_back=True)
+        careful = append.remembering(consistency=ConsistencyConfig())
         held = self.shot(make, tmp_path / "held", careful, depth=depth)
         assert float(self.distances(held).min()) > -0.05
 
@@ -133,8 +136,9 @@ class TestAgreement:
 
 
 def test_the_released_settings_align_nothing() -> None:
-    assert GenerationSettings.released().align.mode == "none"
-    assert not GenerationSettings.released().hold_back
+    memory = GenerationSettings.released().memory
+    assert memory.align is not None and memory.align.mode == "none"
+    assert memory.consistency is None
 
 
 def test_depth_of_the_whole_shot(make) -> None:

@@ -29,17 +29,21 @@ from mirage_core.geometry.trajectory import Trajectory
 from mirage_core.geometry.transform import invert_rigid
 from mirage_core.models.denoiser import MirageDenoiser
 from mirage_core.models.transformer import MirageTransformer3DModel
+from mirage_core.rollout.begin import begin
 from mirage_core.rollout.depth_source import EstimatedDepth, KnownDepth
-from mirage_core.rollout.generate import GenerationModels, Progress, begin, generate
+from mirage_core.rollout.generate import generate
+from mirage_core.rollout.models import GenerationModels
+from mirage_core.rollout.progress import Progress
 from mirage_core.rollout.run_folder import all_latents, load_record
 from mirage_core.rollout.settings import GenerationSettings
 from mirage_core.rollout.state import RolloutState
 from mirage_core.rollout.video import read_frames
+from mirage_core.writing.policy import WriteRules
 
 PICTURE = (128, 192)
 GRID = (8, 12)
-RELEASED = dataclasses.replace(
-    GenerationSettings.released(), steps=3, token_dtype=torch.float32
+RELEASED = dataclasses.replace(GenerationSettings.released(), steps=3).remembering(
+    token_dtype=torch.float32
 )
 
 
@@ -47,12 +51,13 @@ class ToyCodec:
     """The codec of the released code's numbers: cell means through a random matrix."""
 
     name = "toy"
+    channels, spatial_stride, temporal_stride, drawable = 48, 16, 4, False
 
     def __init__(self, basis: Tensor) -> None:
         self.basis = basis
         self.decoded: list[Tensor] = []
 
-    def encode_each(self, frames: Tensor) -> Tensor:
+    def encode_images(self, frames: Tensor) -> Tensor:
         cells = F.avg_pool2d(frames.permute(0, 3, 1, 2) * 2 - 1, 16)
         return torch.einsum("ck,fkhw->cfhw", self.basis, cells)
 
@@ -151,7 +156,7 @@ def test_released_latents(tensors, released) -> None:
 
 def test_released_readouts(tensors, released) -> None:
     for chunk in (1, 2):
-        scene = released["conditions"][chunk].scene
+        scene = released["conditions"][chunk].projection
         assert float((scene - tensors[f"loop.chunk{chunk}.target_scene"]).abs().max()) < 1e-5
 
 
@@ -167,7 +172,7 @@ def test_released_context(numbers, released) -> None:
         overlap = 8 * chunk
         before = list(range(overlap - expected["num_preceding_latents"], overlap))
         assert torch.equal(condition.preceding, history[:, before])
-        assert torch.equal(condition.preceding_scene, stored[:, before])
+        assert torch.equal(condition.preceding_projection, stored[:, before])
     assert released["conditions"][1].preceding.shape[1] == 2
 
 
@@ -199,8 +204,8 @@ class Cancelled(Exception):
 
 def velocity(condition: Condition):
     """A stand-in for the video model that depends on all that it is told."""
-    pull = condition.scene.mean(dim=1, keepdim=True)
-    for part in (condition.references, condition.preceding, condition.preceding_scene):
+    pull = condition.projection.mean(dim=1, keepdim=True)
+    for part in (condition.references, condition.preceding, condition.preceding_projection):
         if part.shape[1]:
             pull = pull + 0.3 * part.mean(dim=1, keepdim=True)
     return lambda latents, timestep: 0.8 * latents - pull * (1 - timestep / 2000)
@@ -296,7 +301,8 @@ def test_progress(start, tmp_path: Path) -> None:
 def test_every_part_of_the_context_reaches_the_frames(start, tmp_path: Path) -> None:
     """Otherwise the tests of resuming would show nothing."""
     results = []
-    for number, changes in enumerate([{}, {"references": 0}, {"preceding": 0}, {"carried": 0}]):
+    variants = [{}, {"references": 0}, {"preceding": 0}, {"decode_context": 0}]
+    for number, changes in enumerate(variants):
         settings = dataclasses.replace(QUICK, **changes)
         state = start(tmp_path / str(number), settings=settings)
         results.append(generate(state, models(), settings))
@@ -318,7 +324,7 @@ def test_a_long_shot_needs_one(start) -> None:
 
 
 def test_another_codec_is_refused(start, tmp_path: Path, make) -> None:
-    with pytest.raises(ModelMismatchError, match="another codec"):
+    with pytest.raises(ModelMismatchError, match="another VAE"):
         generate(start(tmp_path), models(codec=ToyCodec(make.noise(48, 3))), QUICK)
 
 
@@ -336,9 +342,9 @@ def test_pictures_that_do_not_fit_are_refused(make) -> None:
 
 
 def test_direct_and_encoded_writes_differ(start, tmp_path: Path) -> None:
-    direct = dataclasses.replace(QUICK, reencode=False, policy="append")
+    direct = QUICK.remembering(reencode=False, rules=WriteRules("append"))
     state = generate(start(tmp_path / "a", frames=33, settings=direct), models(), direct)
-    encoded = dataclasses.replace(direct, reencode=True)
+    encoded = direct.remembering(reencode=True)
     other = generate(start(tmp_path / "b", frames=33, settings=encoded), models(), encoded)
     written, remade = (torch.cat([b.tokens for b in s.cache.blocks]) for s in (state, other))
     assert written.shape == remade.shape
@@ -349,7 +355,7 @@ def test_direct_and_encoded_writes_differ(start, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"steps": 0}, {"shift": -1}, {"references": -1}, {"carried": 1000}, {"threshold": 2}],
+    [{"steps": 0}, {"shift": -1}, {"references": -1}, {"decode_context": 1000}, {"threshold": 2}],
 )
 def test_settings_out_of_range(changes: dict[str, float]) -> None:
     with pytest.raises(ValueRangeError):

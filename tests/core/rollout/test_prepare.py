@@ -14,14 +14,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirage_core.cache.build import WriteConfig
 from mirage_core.errors import GeometryError, ShapeError
 from mirage_core.geometry.align import AlignConfig
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.masks import MaskGrowth
 from mirage_core.readout.readout import read
-from mirage_core.rollout.prepare import PrepareConfig, PreparedObservation, prepare_observation
-from mirage_core.rollout.update import chunk_observation
+from mirage_core.rollout.align_chunk import AlignedGeometry
+from mirage_core.rollout.chunk_geometry import DYNAMIC, SKY
+from mirage_core.rollout.prepare import PreparedObservation, prepare_observation
+from mirage_core.rollout.settings import MemorySettings
+from mirage_core.writing.consistency import ConsistencyConfig
 
 CHUNK = 33
 LATENT = 9
@@ -47,12 +49,12 @@ class Scene:
 
     def prepare(self, geometry: FrameGeometry | None = None, **changes) -> PreparedObservation:
         encode = changes.pop("encode", self.codec.encode_images)
-        masks = {name: changes.pop(name, None) for name in ("dynamic", "sky")}
-        first = changes.pop("with_first", False)
+        masks = {DYNAMIC: changes.pop("dynamic", None), SKY: changes.pop("sky", None)}
+        scaled = changes.pop("scaled", False)
+        changes.setdefault("consistency", ConsistencyConfig())
         return prepare_observation(
             self.state, self.latents, self.frames, geometry or self.geometry(),
-            encode=encode, dtype=torch.float16, config=PrepareConfig(**changes),
-            with_first=first, **masks,
+            MemorySettings(**changes), encode=encode, masks=masks, scaled=scaled,
         )  # fmt: skip
 
 
@@ -61,23 +63,26 @@ def scene(shot) -> Scene:
     return Scene(shot)
 
 
+def aligned(ready: PreparedObservation) -> AlignedGeometry:
+    """How the depth was aligned."""
+    assert ready.report.alignment is not None
+    return ready.report.alignment
+
+
 def test_depth_of_another_scale_is_brought_to_the_memory(scene) -> None:
-    plain = scene.prepare(contradiction=None).report
-    found = scene.prepare(scene.geometry(1.3 * scene.depth), contradiction=None).report
-    assert [a / b for a, b in zip(plain.scale, found.scale, strict=True)] == pytest.approx(
-        [1.3] * LATENT, rel=1e-3
-    )
-    assert found.residual == pytest.approx(plain.residual, abs=1e-3)
-    assert found.before[0] > 0.2 > 0.05 > found.residual[0]
+    plain = aligned(scene.prepare(consistency=None))
+    found = aligned(scene.prepare(scene.geometry(1.3 * scene.depth), consistency=None))
+    ratio = plain.alignment.correction.scale / found.alignment.correction.scale
+    assert ratio.tolist() == pytest.approx([1.3] * LATENT, rel=1e-3)
+    residual = found.alignment.residual
+    assert residual == pytest.approx(plain.alignment.residual, abs=1e-3)
+    assert found.alignment.before[0] > 0.2 > 0.05 > residual[0]
     assert not found.refused
 
 
 def test_with_everything_off_it_is_the_plain_observation(scene) -> None:
-    plain = chunk_observation(
-        scene.state, scene.latents, scene.frames, scene.geometry(),
-        encode=scene.codec.encode_images, config=WriteConfig(), dtype=torch.float16,
-    )  # fmt: skip
-    same = scene.prepare(align=AlignConfig("none"), contradiction=None).observation
+    plain = scene.prepare(align=None, consistency=None).observation
+    same = scene.prepare(align=AlignConfig("none"), consistency=None).observation
     for name in ("tokens", "depth", "world_to_camera", "intrinsics", "frames"):
         assert torch.equal(getattr(same, name), getattr(plain, name))
 
@@ -90,9 +95,9 @@ def test_depth_of_the_whole_shot_is_cut_to_the_chunk(scene) -> None:
 
 
 def test_the_overlapping_frame_is_taken_when_asked(scene) -> None:
-    both = scene.prepare(with_first=True)
+    both = scene.prepare(first_twice=True)
     assert both.observation.frames.tolist() == list(range(0, CHUNK, 4))
-    assert len(both.held_back) == len(both.excluded) == LATENT
+    assert len(both.rejected) == len(both.excluded) == LATENT
 
 
 @settings(max_examples=25)
@@ -100,7 +105,7 @@ def test_the_overlapping_frame_is_taken_when_asked(scene) -> None:
 def test_masked_cells_are_never_written(scene, make, seed, count) -> None:
     mask = make.uniform(count, 64, 64, seed=seed) < 0.002
     ready = scene.prepare(
-        dynamic=mask, contradiction=None, growth=MaskGrowth(2, 0), encode=None
+        dynamic=mask, consistency=None, growth=MaskGrowth(2, 0), reencode=False
     )
     assert not (ready.observation.depth > 0)[ready.excluded].any()
     pixels = mask[4::4] if count == CHUNK else mask.expand(LATENT, -1, -1)[1:]
@@ -129,12 +134,12 @@ def test_sky_and_moving_things_are_both_left_out(scene) -> None:
 def test_frames_with_wrong_geometry_are_refused_by_name(scene, make) -> None:
     depth = scene.depth.clone()
     depth[4] = torch.nn.functional.interpolate(0.5 + 5 * make.uniform(1, 1, 4, 4), size=(64, 64))
-    report = scene.prepare(scene.geometry(depth), contradiction=None).report
-    assert report.refused == (16,)
+    plain = scene.prepare(scene.geometry(depth), consistency=None)
+    assert aligned(plain).refused == (16,)
     ready = scene.prepare(scene.geometry(depth))
     assert not ready.observation.depth[3].any()
     assert ready.observation.depth[2].any() and ready.observation.depth[4].any()
-    assert "frames 16" in report.describe()
+    assert "frames 16" in plain.report.describe()
 
 
 def noise_depth(make) -> torch.Tensor:
@@ -147,7 +152,7 @@ def test_when_nothing_agrees_nothing_is_written(scene, make) -> None:
     before = scene.state.cache.fingerprint()
     ready = scene.prepare(geometry)
     assert not ready.observation.depth.any()
-    assert len(ready.report.refused) == LATENT
+    assert len(aligned(ready).refused) == LATENT
     assert scene.state.cache.fingerprint() == before
 
 
@@ -163,20 +168,22 @@ def test_an_empty_memory_takes_everything(scene) -> None:
         scene.state, cache=dataclasses.replace(scene.state.cache, blocks=())
     )
     ready = prepare_observation(
-        empty, scene.latents, scene.frames, scene.geometry(),
-        encode=None, dtype=torch.float16,
+        empty, scene.latents, scene.frames, scene.geometry(), MemorySettings(reencode=False),
+        encode=scene.codec.encode_images,
     )  # fmt: skip
-    assert not ready.report.refused
+    assert not aligned(ready).refused
     assert ready.report.written > 0.5
     assert "nothing to compare" in ready.report.describe()
 
 
 def test_the_report_is_complete(scene) -> None:
-    report = scene.prepare().report
-    assert report.frames == tuple(range(0, CHUNK, 4))
-    for name in ("scale", "shift", "before", "fitted", "residual", "overlap"):
-        assert len(getattr(report, name)) == LATENT
-    assert report.masked + report.held_back + report.written <= 1 + 1e-6
+    ready = scene.prepare()
+    report, found = ready.report, aligned(ready)
+    assert found.frames == tuple(range(0, CHUNK, 4))
+    assert len(found.alignment.correction.scale) == len(found.alignment.correction.shift) == LATENT
+    for name in ("before", "fitted", "residual", "overlap"):
+        assert len(getattr(found.alignment, name)) == LATENT
+    assert report.masked + report.rejected + report.written <= 1 + 1e-6
     assert "%" in report.describe()
     with pytest.raises(dataclasses.FrozenInstanceError):
         report.masked = 1.0
@@ -233,7 +240,7 @@ class TestBadInput:
         lens[:, 0, 0] *= 2
         with pytest.raises(GeometryError, match="another lens"):
             scene.prepare(scene.geometry(intrinsics=lens))
-        assert scene.prepare(scene.geometry(intrinsics=lens), check_cameras=False)
+        assert scene.prepare(scene.geometry(intrinsics=lens), scaled=True)
 
     def test_frames_that_do_not_follow_the_trajectory(self, scene) -> None:
         poses = scene.state.latent_cameras.world_to_camera.flip(0)
@@ -248,9 +255,13 @@ def study() -> Iterator[ModuleType]:
     spec = importlib.util.spec_from_file_location("geometry_benchmark", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path.remove(str(path.parent))
+        del sys.modules[spec.name]
 
 
 def test_a_revisited_view_stays_where_it_was(study) -> None:

@@ -73,15 +73,15 @@ def test_subsets_are_in_order_and_what_they_showed_goes_with_them() -> None:
         references, _, preceding = frames(batch)
         counts.add((references.shape[2], preceding.shape[2]))
         for row, clip in enumerate(clips):
-            chosen = [place_of(f, clip.references) for f in references[row].unbind(1)]
+            chosen = [place_of(f, clip.condition.references) for f in references[row].unbind(1)]
             assert chosen == sorted(set(chosen))
             seen.add(tuple(chosen))
-            before = [place_of(f, clip.preceding) for f in preceding[row].unbind(1)]
+            before = [place_of(f, clip.condition.preceding) for f in preceding[row].unbind(1)]
             assert before == sorted(set(before))
             shown = batch.side[row, :48, 3:]
-            assert torch.equal(shown, clip.preceding_scene[:, before])
+            assert torch.equal(shown, clip.condition.preceding_projection[:, before])
             where = batch.side[row, 48, 3:].bool()
-            assert torch.equal(where, clip.preceding_visible[before])
+            assert torch.equal(where, clip.condition.preceding_visible[before])
     assert {r for r, _ in counts} == set(range(5))
     assert {p for _, p in counts} == set(range(3))
     assert len(seen) > 10
@@ -91,16 +91,16 @@ def test_caps_keep_the_best_references_and_the_newest_frames() -> None:
     (clip,) = rich(0)
     batch = maker(references=2, preceding=1, random_subsets=False).make([clip], 0)
     references, _, preceding = frames(batch)
-    assert torch.equal(references[0], clip.references[:, :2])
-    assert torch.equal(preceding[0], clip.preceding[:, -1:])
+    assert torch.equal(references[0], clip.condition.references[:, :2])
+    assert torch.equal(preceding[0], clip.condition.preceding[:, -1:])
 
 
 def test_clips_with_fewer_frames_lower_the_count_for_all() -> None:
     clips = [tiny_training.clip(14), tiny_training.clip(16)]
-    assert [clip.references.shape[1] for clip in clips] == [4, 1]
+    assert [clip.condition.references.shape[1] for clip in clips] == [4, 1]
     batch = maker(random_subsets=False).make(clips, 0)
     assert (batch.segments.references, batch.segments.preceding) == (1, 1)
-    assert torch.equal(batch.latents[0, :, -1], clips[0].preceding[:, -1])
+    assert torch.equal(batch.latents[0, :, -1], clips[0].condition.preceding[:, -1])
 
 
 def test_captions_are_filled_up_and_dropped() -> None:
@@ -130,7 +130,7 @@ def test_the_branch_sees_what_it_sees_in_generation(make, features) -> None:
     white = make.noise(48, 9, *tiny_training.GRID)
     batch = maker(features, white, random_subsets=False).make(clips, 0)
     for row, clip in enumerate(clips):
-        expected = clip.condition().side_input(features, white[:, :5])
+        expected = clip.condition.side_input(features, white[:, :5])
         assert torch.equal(batch.side[row], expected)
 
 

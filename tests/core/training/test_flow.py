@@ -84,7 +84,7 @@ def test_weights_count_channels(make) -> None:
 def test_pixel_weights_of_a_linear_codec_give_the_pixel_error(make) -> None:
     """The ratio of the weighted loss to the error of decoded pixels is the same for any error."""
     codec = DctCodec()
-    weights = pixel_weights(codec.decode)
+    weights = pixel_weights(codec)
     assert float(weights.mean()) == pytest.approx(1.0)
     ratios = []
     for channels in (slice(0, 3), slice(10, 30), slice(40, 48)):

@@ -62,8 +62,8 @@ def answer(model: Any) -> torch.Tensor:
     """What a model predicts for some input, with text, references and preceding frames."""
     model.eval()
     clip = tiny_training.clip(14, planes=True)
-    condition = clip.condition()
-    frames = torch.cat([clip.references, clip.target, clip.preceding], dim=1)
+    condition = clip.condition
+    frames = torch.cat([clip.condition.references, clip.target, clip.condition.preceding], dim=1)
     white = torch.zeros(48, 5, *tiny_training.GRID)
     side = condition.side_input(model.branch_config.features, white)
     text = torch.ones(1, 4, tiny_training.TEXT)

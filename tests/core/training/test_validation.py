@@ -14,8 +14,10 @@ from mirage_core.cli.main import main
 from mirage_core.codecs.dct import DctCodec
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.models.load import load_transformer
+from mirage_core.rollout.begin import begin
 from mirage_core.rollout.depth_source import KnownDepth
-from mirage_core.rollout.generate import GenerationModels, begin, generate
+from mirage_core.rollout.generate import generate
+from mirage_core.rollout.models import GenerationModels
 from mirage_core.rollout.settings import GenerationSettings
 from mirage_core.scenes.scene import ProceduralScene
 from mirage_core.training.memory_estimate import plan_memory, unloaded_model
@@ -115,7 +117,7 @@ def test_planes_are_there_in_every_chunk(tmp_path: Path) -> None:
     assert float(first.log_depth[0].abs().max()) < 1e-3
     assert float(first.offset[:, 4].abs().max()) > 0.1
     # The second chunk is told what the memory showed to its preceding frames at that time.
-    assert torch.allclose(second.preceding_scene, first.scene[:, 6:8])
+    assert torch.allclose(second.preceding_projection, first.projection[:, 6:8])
     assert torch.allclose(second.preceding_offset, first.offset[:, 6:8], atol=1e-3)
     assert torch.allclose(second.preceding_log_depth, first.log_depth[6:8], atol=1e-3)
 

@@ -49,39 +49,39 @@ def find(make, depth: torch.Tensor, cache: LatentCache | None = None, config=EXA
     return find_inconsistent(cache or LatentCache(), observation, views(observation), config)
 
 
-def test_what_moves_within_a_chunk_is_held_back_whole(make) -> None:
+def test_what_moves_within_a_chunk_is_rejected_whole(make) -> None:
     columns = [1, 3, 5, 7, 9, 11, 13]
     depth = room(7, columns)
-    held = find(make, depth, config=ConsistencyConfig()).held_back
+    held = find(make, depth, config=ConsistencyConfig()).rejected
     assert held[depth == 2].all()
     assert held[depth == 4].float().mean() < 0.15
 
 
-def test_without_growth_nothing_that_stands_still_is_held_back(make) -> None:
+def test_without_growth_nothing_that_stands_still_is_rejected(make) -> None:
     depth = room(7, [1, 3, 5, 7, 9, 11, 13])
-    held = find(make, depth).held_back
+    held = find(make, depth).rejected
     assert not held[depth == 4].any()
     assert held[depth == 2].float().mean() > 0.8
 
 
 def test_what_stands_still_is_written(make) -> None:
-    assert not find(make, room(7, [5] * 7)).held_back.any()
+    assert not find(make, room(7, [5] * 7)).rejected.any()
 
 
-def test_one_bad_frame_holds_nothing_back(make) -> None:
+def test_one_bad_frame_rejects_nothing(make) -> None:
     """A frame with a phantom is one voice; the phantom itself is seen past by all others."""
     depth = room(7, [5] * 7)
     depth[3, 4:8, 5:11] = 4.0
-    held = find(make, depth).held_back
+    held = find(make, depth).rejected
     assert not held[[0, 1, 2, 4, 5, 6]].any()
     phantom = room(7, [5] * 7)
     phantom[3, 0:3, 14:18] = 1.0
-    held = find(make, phantom).held_back
+    held = find(make, phantom).rejected
     assert held[3, 1, 15] and not held[[0, 1, 2, 4, 5, 6]].any()
 
 
 @given(seed=st.integers(0, 500), noise=st.floats(0, 0.015), step=st.floats(0, 0.15))
-def test_parallax_is_no_contradiction(make, seed, noise, step) -> None:
+def test_parallax_is_consistent(make, seed, noise, step) -> None:
     """A camera passes a box in front of a wall: hidden wall appears, seen wall disappears."""
     frames = 7
     pose = torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1)
@@ -106,7 +106,7 @@ def test_parallax_is_no_contradiction(make, seed, noise, step) -> None:
     cache = append_all(LatentCache(), dataclasses.replace(first, frames=torch.zeros(1)))
     found = find_inconsistent(cache, observation, views(observation), EXACT)
     # Noise moves points across the box's outline, seldom twice at one place.
-    assert found.held_back.float().mean() <= (0.01 if noise > 0 else 0)
+    assert found.rejected.float().mean() <= (0.01 if noise > 0 else 0)
     assert len(found.gone) <= (2 if noise > 0 else 0)
 
 
@@ -118,12 +118,12 @@ def earlier(make, depth: torch.Tensor, times: list[int]) -> LatentCache:
     )
 
 
-def test_what_came_since_an_earlier_chunk_is_held_back(make) -> None:
+def test_what_came_since_an_earlier_chunk_is_rejected(make) -> None:
     """It does not move in this chunk, but earlier ones saw an empty place."""
     cache = earlier(make, room(4, []), [0, 16, 32, 48])
     depth = room(7, [5] * 7)
     slow = dataclasses.replace(EXACT, share=0.2)
-    held = find(make, depth, cache, slow).held_back
+    held = find(make, depth, cache, slow).rejected
     assert held[:, 5:7, 6:10].all()
     assert not held[depth == 4].any()
 
@@ -132,7 +132,7 @@ def test_what_has_left_is_gone_and_the_place_is_written(make) -> None:
     cache = earlier(make, room(1, [5]), [0])
     depth = room(7, [])
     found = find(make, depth, cache)
-    assert not found.held_back.any()
+    assert not found.rejected.any()
     remembered = cache.blocks[0].points[found.gone]
     assert torch.allclose(remembered[:, 2], torch.tensor(2.0))
     assert len(found.gone) >= 0.8 * BALL[0] * BALL[1]
@@ -157,24 +157,24 @@ def test_forgetting_nothing_gives_the_same_memory(make) -> None:
     assert [len(block) for block in remove_points(left, torch.arange(28)).blocks] == [20]
 
 
-def test_a_place_that_changes_its_looks_is_held_back_when_asked(make) -> None:
+def test_a_place_that_changes_its_looks_is_rejected_when_asked(make) -> None:
     """A screen: depth says nothing, tokens do."""
     depth = room(8, [])
     tokens = make.noise(8, 1, *GRID).expand(8, 8, *GRID).clone()
     show = make.noise(8, 8, seed=5)
     tokens[:, :, 4:9, 6:12] = 3 * show[..., None, None]
-    ordinary = find(make, depth, tokens=tokens).held_back
+    ordinary = find(make, depth, tokens=tokens).rejected
     asked = dataclasses.replace(EXACT, token=1.5)
-    noticed = find(make, depth, config=asked, tokens=tokens).held_back
+    noticed = find(make, depth, config=asked, tokens=tokens).rejected
     assert not ordinary.any()
     assert noticed[:, 5:8, 7:11].float().mean() > 0.8
     assert not noticed[:, :, 14:].any()
 
 
-def test_unknown_cells_are_never_held_back(make) -> None:
+def test_unknown_cells_are_never_rejected(make) -> None:
     depth = room(7, [1, 3, 5, 7, 9, 11, 13])
     depth[:, 5] = 0
-    held = find(make, depth, config=ConsistencyConfig()).held_back
+    held = find(make, depth, config=ConsistencyConfig()).rejected
     assert not held[:, 5].any()
 
 

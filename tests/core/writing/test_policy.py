@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
-from mirage_core.cache.build import Observation, WriteConfig, append_all, merge_blocks
+from mirage_core.cache.build import Observation, append_all, merge_blocks
 from mirage_core.cache.compact import culling_order
 from mirage_core.cache.types import LatentCache
 from mirage_core.errors import ShapeError, ValueRangeError
 from mirage_core.geometry.camera import PixelConvention
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.readout.readout import read_winners
-from mirage_core.rollout.update import chunk_observation
+from mirage_core.rollout.prepare import prepare_observation
+from mirage_core.rollout.settings import MemorySettings
 from mirage_core.writing.novelty import NoveltyRule, novel_cells
 from mirage_core.writing.policy import WRITE_POLICIES, WriteLimits, WriteRules, write
 
@@ -154,14 +157,19 @@ def test_depth_that_does_not_belong_to_the_chunk(make, shot) -> None:
     state = shot.begin()
     latents = torch.zeros(48, 9, 4, 4)
     frames = torch.zeros(33, 64, 64, 3)
-    settings = {"encode": None, "config": WriteConfig(), "dtype": torch.float16}
+    def observed(geometry: FrameGeometry) -> Observation:
+        settings = MemorySettings(align=None, reencode=False)
+        return prepare_observation(
+            state, latents, frames, geometry, settings, encode=shot.CODEC.encode_images
+        ).observation
+
     for count in (1, 8, 32):
         geometry = FrameGeometry(torch.ones(count, 64, 64), make.lens(64, 64, count))
         with pytest.raises(ShapeError, match="9 .every fourth frame., 33"):
-            chunk_observation(state, latents, frames, geometry, **settings)
+            observed(geometry)
     wide = FrameGeometry(torch.ones(9, 64, 96), make.lens(64, 96, 9))
     with pytest.raises(ShapeError, match="aspect"):
-        chunk_observation(state, latents, frames, wide, **settings)
+        observed(wide)
 
 
 def test_all_frames_or_every_fourth_give_the_same_points(make, shot) -> None:
@@ -170,15 +178,15 @@ def test_all_frames_or_every_fourth_give_the_same_points(make, shot) -> None:
     depth = 1 + make.uniform(33, 16, 16)
     every = FrameGeometry(depth, make.lens(16, 16, 33))
     fourth = FrameGeometry(depth[::4], make.lens(16, 16, 9))
-    settings = {"encode": None, "config": WriteConfig(), "dtype": torch.float32}
+    settings = MemorySettings(align=None, reencode=False, token_dtype=torch.float32)
+    encode = shot.CODEC.encode_images
     one, other = (
-        chunk_observation(state, latents, frames, geometry, **settings)
+        prepare_observation(state, latents, frames, geometry, settings, encode=encode).observation
         for geometry in (every, fourth)
     )
     assert torch.equal(one.depth, other.depth)
     assert torch.equal(one.tokens, latents[:, 1:])
     assert one.frames.tolist() == list(range(4, 33, 4))
-    again = chunk_observation(
-        state, latents, frames, every, **{**settings, "encode": shot.CODEC.encode_images}
-    )
-    assert torch.equal(again.tokens, shot.CODEC.encode_images(frames[4::4]))
+    settings = dataclasses.replace(settings, reencode=True)
+    again = prepare_observation(state, latents, frames, every, settings, encode=encode)
+    assert torch.equal(again.observation.tokens, encode(frames[4::4]))

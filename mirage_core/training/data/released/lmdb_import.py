@@ -18,6 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ....conditioning.condition import Condition
 from ....constants import LATENT_CHANNELS, PATCH_SIZE, SPATIAL_STRIDE, WAN_CODEC
 from ....errors import CacheFormatError, MirageError, ShapeError, StorageError
 from ....log import logger
@@ -272,7 +273,7 @@ def convert_sample(data: bytes, key: str, captions: Captions | None = None) -> T
         ShapeError: Its tensors do not fit together.
     """
     files = _files(read_plain(data))
-    target, scene, preceding, shown = (
+    target, projection, preceding, shown = (
         rearrange(_latent(files, name), "T C h w -> C T h w") for name in _FRAMES
     )
     _, _, height, width = target.shape
@@ -288,12 +289,14 @@ def convert_sample(data: bytes, key: str, captions: Captions | None = None) -> T
     caption = _caption(files)
     return TrainingClip(
         target=target,
-        scene=scene,
-        visible=(scene != 0).any(dim=0),
-        preceding=preceding,
-        preceding_scene=shown,
-        preceding_visible=(shown != 0).any(dim=0),
-        references=references,
+        condition=Condition(
+            projection=projection,
+            visible=(projection != 0).any(dim=0),
+            references=references,
+            preceding=preceding,
+            preceding_projection=shown,
+            preceding_visible=(shown != 0).any(dim=0),
+        ),
         text=None if captions is None else captions.encode(caption),
         caption=caption,
         key=key,

@@ -13,16 +13,16 @@ from mirage_core.errors import PlanError, ShapeError, ValueRangeError
 from mirage_core.geometry.camera import PixelConvention
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.transform import invert_rigid
-from mirage_core.readout.detail import point_planes
 from mirage_core.readout.readout import grid_intrinsics, read
+from mirage_core.rollout.begin import begin
 from mirage_core.rollout.context import chunk_condition
-from mirage_core.rollout.generate import begin
-from mirage_core.rollout.remember import ChunkMasks, remember_chunk
+from mirage_core.rollout.memory import write_chunk
 from mirage_core.rollout.run_folder import commit
 from mirage_core.rollout.settings import GenerationSettings
 from mirage_core.scenes.scene import BODY_RADIUS, ProceduralScene
 from mirage_core.training.data.build_clip import ClipSettings, DepthNoise, Shot, build_clips
 from mirage_core.training.data.procedural import ProceduralSource
+from mirage_core.writing.policy import WriteRules
 from tiny_clips import sliding_cameras, wall_shot
 
 QUIET = DepthNoise(0, 0)
@@ -56,43 +56,43 @@ def test_clips_are_what_a_rollout_of_these_frames_sees(tmp_path, loop, exact) ->
             threshold=loop.threshold, exclude_seen=loop.exclude_seen,
         )
         for name, expected in vars(condition).items():
-            found = getattr(clip.condition(), name)
-            # A rollout keeps the planes of finished frames in half precision.
-            tolerance = 1e-3 if name in PLANES else 0
-            torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+            found = getattr(clip.condition, name)
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
         taken = latents[:, number * 8 : number * 8 + 9]
         assert torch.equal(clip.target, taken)
         assert clip.key == f"wall#{number}"
-        offset, ratio = point_planes(readout)
-        assert torch.equal(clip.offset, offset)
-        assert torch.equal(clip.log_depth, ratio)
+        offset, ratio = readout.planes
+        assert torch.equal(clip.condition.offset, offset)
+        assert torch.equal(clip.condition.log_depth, ratio)
         span = range(chunk.first_frame, chunk.output_end)
         frames, geometry = shot.frames[span], shot.geometry.select(list(span)[::4])
-        cache, _ = remember_chunk(
-            state, loop, taken, frames, geometry,
-            encode=codec.encode_each, exact=exact, masks=ChunkMasks(),
-        )
+        cache = write_chunk(
+            state, taken, frames, geometry, loop.memory,
+            encode=codec.encode_images, scaled=exact,
+        ).cache  # fmt: skip
         state = commit(state, latents=taken, frames=frames, readout=readout, cache=cache)
     assert len(clips) == len(state.plan) == 3
-    assert clips[2].references.shape[1] > 0
-    assert clips[2].preceding.shape[1] == loop.preceding
+    assert clips[2].condition.references.shape[1] > 0
+    assert clips[2].condition.preceding.shape[1] == loop.preceding
 
 
 def test_preceding_frames_keep_the_planes_of_their_time() -> None:
-    first, second = build_clips(wall_shot("w"), DctCodec(), ClipSettings(noise=QUIET))
-    assert torch.equal(second.preceding_scene, first.scene[:, 6:8])
+    clips = build_clips(wall_shot("w"), DctCodec(), ClipSettings(noise=QUIET))
+    first, second = (clip.condition for clip in clips)
+    assert torch.equal(second.preceding_projection, first.projection[:, 6:8])
     assert torch.equal(second.preceding_visible, first.visible[6:8])
-    assert torch.equal(second.preceding_offset, first.offset[:, 6:8])
-    assert torch.equal(second.preceding_log_depth, first.log_depth[6:8])
+    # A rollout keeps them in half precision, and so does what is trained on.
+    assert torch.equal(second.preceding_offset, first.offset[:, 6:8].half().float())
+    assert torch.equal(second.preceding_log_depth, first.log_depth[6:8].half().float())
     assert first.preceding.shape[1] == 0
     bare = build_clips(wall_shot("w"), DctCodec(), ClipSettings(planes=False))
-    assert all(getattr(clip, name) is None for clip in bare for name in PLANES)
+    assert all(getattr(clip.condition, name) is None for clip in bare for name in PLANES)
 
 
 @pytest.mark.parametrize("convention", list(PixelConvention))
 def test_planes_by_hand(convention) -> None:
     """Every winning point, projected one by one."""
-    loop = GenerationSettings(convention=convention)
+    loop = GenerationSettings().remembering(convention=convention)
     shot = wall_shot("w", 33)
     geometry = FrameGeometry(
         shot.geometry.depth[:1], shot.geometry.intrinsics[:1], shot.geometry.world_to_camera[:1]
@@ -104,7 +104,7 @@ def test_planes_by_hand(convention) -> None:
     cameras.world_to_camera[1:, 2, 3] = 0.4
     state = begin(shot.frames[0], geometry, cameras, DctCodec(), settings=loop)
     readout = read(state.cache, cameras)
-    offset, ratio = point_planes(readout)
+    offset, ratio = readout.planes
     latent, block = readout.latent_cameras, state.cache.blocks[0]
     lens = grid_intrinsics(latent, (4, 4))
     checked = 0
@@ -126,11 +126,11 @@ def test_planes_by_hand(convention) -> None:
 
 def test_planes_know_the_camera_of_each_block() -> None:
     """In a memory of many frames, the depth ratio is that of the camera that saw the point."""
-    loop = GenerationSettings(policy="append")
+    loop = GenerationSettings().remembering(rules=WriteRules("append"))
     clips = build_clips(wall_shot("w", 97), DctCodec(), ClipSettings(loop, QUIET))
     # The camera slides along the picture plane: depth never changes, whoever saw the point.
     for clip in clips:
-        assert float(clip.log_depth.abs().max()) < 1e-5
+        assert float(clip.condition.log_depth.abs().max()) < 1e-5
 
 
 def test_depth_noise_is_as_large_as_asked_and_drawn_from_the_seed() -> None:
@@ -152,7 +152,7 @@ def test_noise_reaches_the_memory() -> None:
         for noise in (QUIET, DepthNoise(0.3, 0.3))
     )
     assert torch.equal(quiet[1].target, noisy[1].target)
-    assert not torch.equal(quiet[1].scene, noisy[1].scene)
+    assert not torch.equal(quiet[1].condition.projection, noisy[1].condition.projection)
 
 
 def test_frames_after_the_last_whole_chunk_are_left_out() -> None:
@@ -172,11 +172,11 @@ def test_what_a_mask_leaves_out_is_never_remembered(exact) -> None:
         build_clips(dataclasses.replace(shot, geometry=geometry), DctCodec(), settings)
         for geometry in (shot.geometry, masked)
     )
-    assert plain[0].visible[0].all()
-    assert left_out[0].visible[0].float().mean(dim=0).tolist() == [0, 0, 1, 1]
+    assert plain[0].condition.visible[0].all()
+    assert left_out[0].condition.visible[0].float().mean(dim=0).tolist() == [0, 0, 1, 1]
     for before, after in zip(plain, left_out, strict=True):
         assert torch.equal(before.target, after.target)
-        assert int(after.visible.sum()) < int(before.visible.sum())
+        assert int(after.condition.visible.sum()) < int(before.condition.visible.sum())
 
 
 def test_depth_of_every_fourth_frame_is_enough() -> None:
@@ -184,7 +184,7 @@ def test_depth_of_every_fourth_frame_is_enough() -> None:
     thin = dataclasses.replace(shot, geometry=shot.geometry.select(list(range(0, 65, 4))))
     for one, other in zip(*(build_clips(s, DctCodec(), ClipSettings()) for s in (shot, thin)),
                           strict=True):  # fmt: skip
-        assert torch.equal(one.scene, other.scene)
+        assert torch.equal(one.condition.projection, other.condition.projection)
 
 
 def test_bad_shots_are_refused() -> None:

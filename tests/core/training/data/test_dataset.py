@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from mirage_core.errors import CacheFormatError, ShapeError, StorageError, ValueRangeError
 from mirage_core.training.data.clip import TrainingClip
 from mirage_core.training.data.dataset import ClipDataset, ClipWriter
-from mirage_core.training.data.shards import FIELDS
+from mirage_core.training.data.shards import FIELDS, field_of
 from tiny_clips import random_clip
 
 
 def assert_same(one: TrainingClip, other: TrainingClip) -> None:
     assert (one.key, one.caption) == (other.key, other.caption)
     for name in FIELDS:
-        first, second = getattr(one, name), getattr(other, name)
+        first, second = field_of(one, name), field_of(other, name)
         assert (first is None) == (second is None), name
         if first is not None:
             assert first.dtype == second.dtype
@@ -131,7 +131,7 @@ def test_reading_gives_memory_of_its_own(tmp_path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
 def test_what_cannot_be_stored_is_refused_whole(tmp_path, value) -> None:
     good, bad = random_clip("good"), random_clip("bad")
-    bad.scene[3, 1] = value
+    bad.condition.projection[3, 1] = value
     writer = ClipWriter(tmp_path)
     with pytest.raises(ValueRangeError, match="'bad'.*scene"):
         writer.add(good, bad)
@@ -254,15 +254,21 @@ def test_an_empty_folder_is_no_data_set(tmp_path) -> None:
     "change",
     [
         {"key": ""},
-        {"offset": None},
-        {"scene": torch.zeros(48, 4, 4, 6)},
-        {"visible": torch.zeros(3, 6, 4, dtype=torch.bool)},
-        {"preceding_scene": torch.zeros(48, 1, 4, 6)},
-        {"references": torch.zeros(16, 1, 4, 6)},
-        {"preceding_log_depth": torch.zeros(3, 4, 6)},
+        {"target": torch.zeros(48, 4, 4, 6)},
         {"text": torch.zeros(8)},
+        {"condition": {"offset": None, "preceding_offset": None}},
+        {"condition": {"projection": torch.zeros(48, 4, 4, 6)}},
+        {"condition": {"visible": torch.zeros(3, 6, 4, dtype=torch.bool)}},
+        {"condition": {"preceding_projection": torch.zeros(48, 1, 4, 6)}},
+        {"condition": {"references": torch.zeros(16, 1, 4, 6)}},
+        {"condition": {"preceding_log_depth": torch.zeros(3, 4, 6)}},
     ],
 )
 def test_clips_are_checked(change) -> None:
+    clip = random_clip("a")
     with pytest.raises(ShapeError):
-        dataclasses.replace(random_clip("a"), **change)
+        told = {
+            name: dataclasses.replace(clip.condition, **value) if name == "condition" else value
+            for name, value in change.items()
+        }
+        dataclasses.replace(clip, **told)

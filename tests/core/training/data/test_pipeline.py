@@ -56,7 +56,7 @@ def begun(source: WallSource) -> collections.Counter[str]:
 
 
 def contents(folder: Path) -> dict[str, torch.Tensor]:
-    return {clip.key: clip.scene for clip in ClipDataset(folder)}
+    return {clip.key: clip.condition.projection for clip in ClipDataset(folder)}
 
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:

@@ -45,19 +45,19 @@ def test_a_sample_becomes_a_clip(legacy: bool, protocol: int, references: int) -
     target, scene, before, shown = list(latents.values())[:4]
     for frame in range(3):
         assert torch.equal(clip.target[:, frame], target[frame].float())
-        assert torch.equal(clip.scene[:, frame], scene[frame].float())
+        assert torch.equal(clip.condition.projection[:, frame], scene[frame].float())
         for row, column in ((0, 0), (1, 2), (3, 5)):
             seen = bool(scene[frame, :, row, column].any())
-            assert bool(clip.visible[frame, row, column]) == seen
-    assert int((~clip.visible).sum()) == GRID[0] - 1
-    assert torch.equal(clip.preceding[:, 1], before[1].float())
-    assert clip.preceding_scene.shape[1] == len(shown)
-    assert not clip.preceding_visible.any()
-    assert clip.references.shape[1] == references
+            assert bool(clip.condition.visible[frame, row, column]) == seen
+    assert int((~clip.condition.visible).sum()) == GRID[0] - 1
+    assert torch.equal(clip.condition.preceding[:, 1], before[1].float())
+    assert clip.condition.preceding_projection.shape[1] == len(shown)
+    assert not clip.condition.preceding_visible.any()
+    assert clip.condition.references.shape[1] == references
     if references:
-        assert torch.equal(clip.references, latents["train_reference_rgb.pt"].float())
+        assert torch.equal(clip.condition.references, latents["train_reference_rgb.pt"].float())
     assert (clip.caption, clip.has_planes) == ("A courtyard, naïvely lit.", False)
-    assert clip.condition().scene is clip.scene
+    assert clip.condition.segments.target == 3
 
 
 def run(folder: Path, out: Path, **options):
@@ -83,8 +83,8 @@ def test_shards_become_a_data_set(tmp_path: Path, inside: bool) -> None:
     for number, key in enumerate(keys):
         clip, latents = store[store.find(key)], tensors(number)
         assert torch.equal(clip.target.transpose(0, 1), latents["train_target_rgb.pt"].float())
-        assert clip.references.shape[1] == (2 if number < 4 else 0)
-        assert torch.equal(clip.visible, (clip.scene != 0).any(dim=0))
+        assert clip.condition.references.shape[1] == (2 if number < 4 else 0)
+        assert torch.equal(clip.condition.visible, (clip.condition.projection != 0).any(dim=0))
 
 
 def test_nothing_is_done_twice(tmp_path: Path, monkeypatch) -> None:

@@ -1,0 +1,70 @@
+"""Reading the memory for a chunk, and sampling its latents."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ..readout.readout import Readout, read
+from ..sampling.noise import chunk_noise
+from ..sampling.schedule import sigma_schedule
+from ..sampling.solve import OnStep, sample
+from .context import chunk_condition
+from .models import GenerationModels
+from .settings import GenerationSettings
+from .state import RolloutState, chunk_seed
+
+NoiseSource = Callable[[RolloutState, tuple[int, int, int, int]], Tensor]
+"""Noise (C, T, h, w) of the next chunk, from the state before it and the shape."""
+
+
+def sample_chunk(
+    state: RolloutState,
+    models: GenerationModels,
+    settings: GenerationSettings,
+    on_step: OnStep | None = None,
+    noise: NoiseSource | None = None,
+) -> tuple[Readout, Tensor]:
+    """Read the memory for the next chunk, and sample its latents.
+
+    Args:
+        state: The state before the chunk.
+        models: The parts that hold weights.
+        settings: How the shot is generated.
+        on_step: Called after every step; may raise to cancel.
+        noise: Where noise comes from; `chunk_noise` of the chunk's seed by default.
+
+    Returns:
+        The readout, and (C, T, h, w) float32 latents, the overlapping one first.
+    """
+    readout = read(state.cache, state.frame_cameras)
+    condition = chunk_condition(
+        state,
+        readout,
+        references=settings.references,
+        preceding=settings.preceding,
+        threshold=settings.threshold,
+        exclude_seen=settings.exclude_seen,
+    )
+    if models.projection is not None:
+        condition = dataclasses.replace(condition, projection=models.projection(readout))
+    height, width = state.grid
+    shape = (state.cache.channels, state.chunk.latent_frames, height, width)
+    drawn = (noise or seeded_noise)(state, shape)
+    latents = sample(
+        models.denoiser(condition),
+        drawn.to(models.device),
+        state.overlap_latent,
+        sigma_schedule(settings.steps, settings.shift),
+        method=settings.method,
+        integer_timesteps=settings.integer_timesteps,
+        on_step=on_step,
+    )
+    return readout, latents
+
+
+def seeded_noise(state: RolloutState, shape: tuple[int, int, int, int]) -> Tensor:
+    """Noise of the next chunk from the shot's seed and the chunk's number."""
+    return chunk_noise(shape, chunk_seed(state.seed, state.done))
