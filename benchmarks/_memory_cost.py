@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from _walk import FOV, PER_CHUNK, STEP, Walk, estimated, grid_lens, path
 
+from mirage_core.cache.accounting import Footprint, footprint
 from mirage_core.cache.build import WriteConfig, observe
-from mirage_core.cache.footprint import Footprint, footprint
 from mirage_core.cache.types import LatentCache
 from mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from mirage_core.geometry.frame_geometry import FrameGeometry

@@ -23,7 +23,7 @@ from _memory_cost import pixel_memories, real_size
 from _walk import PER_CHUNK, Views, Walk, grid_lens, make_walk, with_field
 from bench_readout import processor
 
-from mirage_core.cache.footprint import footprint
+from mirage_core.cache.accounting import footprint
 from mirage_core.cache.types import LatentCache
 from mirage_core.codecs.dct import CODEC_NAME
 from mirage_core.geometry.camera import projection_matrices

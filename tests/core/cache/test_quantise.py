@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mirage_core.cache.accounting import PURPOSE, footprint
 from mirage_core.cache.build import append_all, merge_blocks
-from mirage_core.cache.footprint import PURPOSE, footprint
 from mirage_core.cache.io import load_cache, save_cache
 from mirage_core.cache.quantise import quantise
 from mirage_core.cache.types import CacheBlock, LatentCache

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mirage_core.cache.footprint import footprint
+from mirage_core.cache.accounting import footprint
 from mirage_core.cache.io import load_cache, save_cache
 from mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from mirage_core.errors import PlanError, ShapeError
