@@ -49,6 +49,9 @@ FREE: Final = {
 }  # fmt: skip
 """Settings that may change when a run goes on: the weights do not depend on them."""
 
+MUON_TORCH: Final = "2.9"
+"""The first torch that has Muon."""
+
 MAX_STEPS: Final = 10_000_000
 MAX_CONTEXT_FRAMES: Final = 64
 
@@ -108,7 +111,8 @@ class TrainingSettings:
         readers: Threads that read clips ahead.
 
     Raises:
-        ValueRangeError: A setting is out of range or unknown.
+        ValueRangeError: A setting is out of range or unknown, or this torch is too old for the
+            optimiser.
         ModelMismatchError: The features are unknown.
     """
 
@@ -160,6 +164,7 @@ class TrainingSettings:
             _expect_word(name, getattr(self, name), known)
         for name, (low, high) in _RANGES.items():
             expect_range(f"The setting {name}", getattr(self, name), low, high)
+        _expect_optimiser(self.optimiser)
         parse_features(self.side_features)
         if self.batch % self.micro_batch:
             raise ValueRangeError(
@@ -291,6 +296,17 @@ def _expect_word(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ValueRangeError(
             f"The setting {name} is unknown", got=value, expected=", ".join(known)
+        )
+
+
+def _expect_optimiser(name: str) -> None:
+    """Refuse what this torch does not have before the first gigabyte is read."""
+    if name == "muon" and not hasattr(torch.optim, "Muon"):
+        raise ValueRangeError(
+            "The optimiser muon needs a newer torch",
+            got=f"torch {torch.__version__}",
+            expected=f"torch {MUON_TORCH} or newer",
+            fix=f'Run pip install --upgrade "torch>={MUON_TORCH}", or choose the optimiser adamw',
         )
 
 
