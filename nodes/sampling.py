@@ -63,7 +63,8 @@ class MirageUniPC(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Sampler.Output(display_name="sampler"),
+                # A decorator of ComfyUI makes this name, unseen by type checkers.
+                io.Sampler.Output(display_name="sampler"),  # type: ignore[attr-defined]
                 io.Sigmas.Output(display_name="sigmas"),
             ],
         )

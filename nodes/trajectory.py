@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 from torch import Tensor
 from typing_extensions import override
@@ -121,7 +123,9 @@ class MirageTrajectory(io.ComfyNode):
         expect_frame_size(width, height)
         geometry.expect_aspect(width, height)
         intrinsics = geometry.intrinsics_for((height, width))[0]
-        camera = {"intrinsics": intrinsics, "width": width, "height": height, "fps": fps}
+        camera: dict[str, Any] = {
+            "intrinsics": intrinsics, "width": width, "height": height, "fps": fps,
+        }  # fmt: skip
         pose = geometry.world_to_camera
         start = None if pose is None else invert_rigid(pose[:1])[0]
         depth = geometry.typical_depth()

@@ -156,7 +156,7 @@ def _models(guider: Any) -> list[Patcher]:
 
 def _has_text(conds: list[dict[str, Any]] | None) -> bool:
     """False as well for what a guider fills in where its negative is left unconnected."""
-    return bool(conds) and all(cond.get("cross_attn") is not None for cond in conds)
+    return all(cond.get("cross_attn") is not None for cond in conds) if conds else False
 
 
 def _expect_conditioning(guider: Any) -> None:
@@ -221,7 +221,8 @@ class ChunkGuide:
     @property
     def grid(self) -> tuple[int, int, int]:
         """(T, h, w) of the chunk."""
-        return tuple(self.condition.visible.shape)
+        frames, height, width = self.condition.visible.shape
+        return frames, height, width
 
     def outer_sample(self, executor: Any, *args: Any, **options: Any) -> Tensor:
         """Around a whole sampling run: what it needs, and nothing left of it afterwards."""

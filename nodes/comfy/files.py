@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import folder_paths
-from comfy_api.latest import InputImpl
+from comfy_api.input_impl import VideoFromFile
 
 from ...mirage_core.errors import StorageError
 from ...mirage_core.files import storage_error
@@ -79,6 +79,6 @@ def file_stamp(name: str) -> tuple[str, int]:
     return name, path.stat().st_mtime_ns if path.exists() else 0
 
 
-def video_from_file(path: Path) -> InputImpl.VideoFromFile:
+def video_from_file(path: Path) -> VideoFromFile:
     """ComfyUI's VIDEO that stays on disk."""
-    return InputImpl.VideoFromFile(str(path))
+    return VideoFromFile(str(path))

@@ -213,7 +213,7 @@ def expect_video_model(model: Patcher) -> Backbone:
         ModelMismatchError: The model is of another kind, or has a side branch merged into it.
     """
     base = getattr(model, "model", None)
-    backbone = getattr(base, "diffusion_model", None)
+    backbone: Any = getattr(base, "diffusion_model", None)
     channels = (getattr(backbone, "in_dim", None), getattr(backbone, "out_dim", None))
     ours = channels == (LATENT_CHANNELS, LATENT_CHANNELS)
     if ours and isinstance(backbone, comfy.ldm.wan.model.VaceWanModel):
@@ -263,8 +263,8 @@ def _matrix_size(model: Patcher, key: Any) -> tuple[int, int] | None:
         return None
     layer = comfy.utils.get_attr(model.model, key.removesuffix(".weight"))
     # Not the weight's own shape: loaders of quantised files pack it.
-    size = getattr(layer, "out_features", None), getattr(layer, "in_features", None)
-    return size if all(isinstance(number, int) for number in size) else None
+    rows, columns = getattr(layer, "out_features", None), getattr(layer, "in_features", None)
+    return (rows, columns) if isinstance(rows, int) and isinstance(columns, int) else None
 
 
 def _change_size(value: Any) -> tuple[int, int] | None:

@@ -33,7 +33,8 @@ class LibrarySampler(comfy.samplers.Sampler):
         disable_pbar: bool = False,
     ) -> Tensor:
         """From noise (B, C, T, h, w) to latents, both in model space."""
-        model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
+        # Any, since it takes the two below without declaring them, as ComfyUI itself gives them.
+        model: Any = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         model.latent_image, model.noise = latent_image, noise
         options = extra_args | {"denoise_mask": denoise_mask}
         # The solver acts on each number alone, so a batch may pass as more channels.
@@ -54,8 +55,9 @@ class LibrarySampler(comfy.samplers.Sampler):
         if latent_image is not None and float(sigmas[0]) < MAX_SIGMA:
             start = torch.lerp(latent_image, noise, sigmas[0].to(noise))
         first = None
-        if denoise_mask is not None and not bool(denoise_mask[:, :, :1].any()):
-            first = latent_image[:, :, :1].reshape(-1, 1, *shape[3:])
+        if latent_image is not None and denoise_mask is not None:
+            if not bool(denoise_mask[:, :, :1].any()):
+                first = latent_image[:, :, :1].reshape(-1, 1, *shape[3:])
         found = sample(denoise, start.reshape(folded), first, sigmas, on_step=on_step)
         return found.reshape(shape)
 

@@ -33,7 +33,8 @@ class DctVAE(comfy.sd.VAE):
 
     def __init__(self) -> None:
         self.codec = DctCodec()
-        self.first_stage_model = torch.nn.Identity()
+        # ComfyUI's class declares no types, and those of its own models are inferred for it.
+        self.first_stage_model = torch.nn.Identity()  # type: ignore[assignment]
         self.device = torch.device("cpu")
         self.output_device = comfy.model_management.intermediate_device()
         self.vae_dtype = torch.float32
@@ -43,12 +44,12 @@ class DctVAE(comfy.sd.VAE):
         self.not_video = False
         self.crop_input = True
         self.size = None
-        self.upscale_ratio = (
+        self.upscale_ratio = (  # type: ignore[assignment]
             lambda frames: max(0, frames * TEMPORAL_STRIDE - TEMPORAL_STRIDE + 1),
             SPATIAL_STRIDE,
             SPATIAL_STRIDE,
         )
-        self.downscale_ratio = (
+        self.downscale_ratio = (  # type: ignore[assignment]
             lambda frames: max(0, (frames + TEMPORAL_STRIDE - 1) // TEMPORAL_STRIDE),
             SPATIAL_STRIDE,
             SPATIAL_STRIDE,

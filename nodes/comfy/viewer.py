@@ -10,8 +10,8 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ...mirage_core.cache.types import LatentCache
-from ...mirage_core.cache.view import block_digest, feature_basis, view_bytes
+from ...mirage_core.cache.types import CacheBlock, LatentCache
+from ...mirage_core.cache.view import FeatureBasis, block_digest, feature_basis, view_bytes
 from ...mirage_core.files import atomic_write
 from ...mirage_core.geometry.camera import latent_size
 from ...mirage_core.geometry.frame_geometry import FrameGeometry
@@ -46,17 +46,8 @@ def memory_view(cache: LatentCache) -> View:
     folder = Path(folder_paths.get_temp_directory()) / SUBFOLDER
     basis = feature_basis(cache)
     blocks = []
-    for block in cache.blocks if basis is not None else ():
-        name = f"points_{cache.convention.value}_{block_digest(block)}.bin"
-        if not (folder / name).exists():
-            tokens = block.values
-            plain = tokens[:, :3] if cache.codec == PICTURE else None
-            colours = token_colours(tokens, cache.codec) if plain is None else plain
-            features = basis.colours(tokens) if plain is None else plain
-            data = view_bytes(block, colours, features, cache.convention)
-            with atomic_write(folder / name, "wb") as file:
-                file.write(data)
-        blocks.append({"filename": name, "points": len(block), "bytes": block.nbytes})
+    if basis is not None:
+        blocks = [_block_view(block, cache, basis, folder) for block in cache.blocks]
     return {
         "blocks": blocks,
         "subfolder": SUBFOLDER,
@@ -65,6 +56,22 @@ def memory_view(cache: LatentCache) -> View:
         "codec": cache.codec,
         "convention": cache.convention.value,
     }
+
+
+def _block_view(
+    block: CacheBlock, cache: LatentCache, basis: FeatureBasis, folder: Path
+) -> dict[str, Any]:
+    """Write the points of one block unless its file is there, and describe it."""
+    name = f"points_{cache.convention.value}_{block_digest(block)}.bin"
+    if not (folder / name).exists():
+        tokens = block.values
+        plain = tokens[:, :3] if cache.codec == PICTURE else None
+        colours = token_colours(tokens, cache.codec) if plain is None else plain
+        features = basis.colours(tokens) if plain is None else plain
+        data = view_bytes(block, colours, features, cache.convention)
+        with atomic_write(folder / name, "wb") as file:
+            file.write(data)
+    return {"filename": name, "points": len(block), "bytes": block.nbytes}
 
 
 def picture_memory(image: Tensor, geometry: FrameGeometry) -> LatentCache:
