@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,22 +14,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-LAYERS = (
-    ("codecs", "geometry", "ops"),
-    ("cache",),
-    ("readout",),
-    ("conditioning",),
-    ("checkpoints", "sampling", "trajectories"),
-    ("models", "preview", "scenes"),
-    ("writing",),
-    ("rollout",),
-    ("training",),
-    ("cli", "doctor"),
-    ("__main__",),
-)
+PAGE = ROOT / "docs" / "architecture.md"
+
+
+def words_of_the_page(opening: str) -> tuple[tuple[str, ...], ...]:
+    """Names in backticks in the first sentence of a line of the page, step by step."""
+    (line,) = [x for x in PAGE.read_text(encoding="utf-8").splitlines() if x.startswith(opening)]
+    sentence = line.removeprefix(opening).partition(".")[0]
+    return tuple(tuple(re.findall(r"`(\w+)`", step)) for step in sentence.split("→"))
+
+
+LAYERS = (*words_of_the_page("- Imports go one way:"), ("__main__",))
 """Packages of mirage_core from the bottom up; each may import those before it, and itself."""
 
-LEAVES = {"errors", "constants", "validate", "log", "files", "tensor_files", "metrics"}
+LEAVES = set(*words_of_the_page("- Everything may import:"))
 """Modules of mirage_core that everything may import; they import only each other."""
 
 CORE_PACKAGES = {"torch", "numpy", "einops", "safetensors", "scipy", "av", "PIL"}
@@ -102,14 +101,14 @@ def imports(path: Path) -> Iterator[Import]:
             for alias in node.names:
                 yield Import(alias.name, False, node.lineno, id(node) in typed)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield Import(node.module or "", False, node.lineno)
+            yield Import(node.module or "", False, node.lineno, id(node) in typed)
         elif isinstance(node, ast.ImportFrom):
             base = list(package[: len(package) - node.level + 1])
             base += (node.module or "").split(".") if node.module else []
             names = [""] if node.module else [alias.name for alias in node.names]
             for name in names:
                 module = ".".join([*base, name] if name else base)
-                yield Import(module, True, node.lineno)
+                yield Import(module, True, node.lineno, id(node) in typed)
 
 
 def offences(folder: str, rule) -> list[str]:
@@ -136,9 +135,25 @@ def test_every_part_of_the_core_has_its_place() -> None:
     assert parts == LEAVES | {name for names in LAYERS for name in names}
 
 
+def test_the_page_names_every_part() -> None:
+    """Whoever knows the paper finds where a thing is changed."""
+    page = PAGE.read_text(encoding="utf-8")
+    parts = [f"mirage_core/{name}" for names in LAYERS for name in names if name != "__main__"]
+    folders = [name_of(path) for path in (ROOT / "tests").iterdir() if (path / ".").is_dir()]
+    assert [part for part in parts if not re.search(rf"`{part}(\.py)?`", page)] == []
+    assert [f for f in folders if f"`{f}`" not in page and not f.endswith(("data", "__"))] == []
+
+
+def test_tests_of_the_core_lie_in_its_folders() -> None:
+    core = {path.name for path in (ROOT / "mirage_core").iterdir() if path.is_dir()}
+    mirrored = {path.name for path in (ROOT / "tests" / "core").iterdir() if path.is_dir()}
+    assert mirrored - {"__pycache__"} <= core
+
+
 def test_core_imports_go_one_way() -> None:
     def rule(path: Path, item: Import) -> str:
-        if not item.relative:
+        # The package itself gives names of every part, and reads none of them at import.
+        if not item.relative or (core_part(path) == "" and item.for_types):
             return ""
         target = item.module.split(".")
         if target[0] != "mirage_core" or len(target) == 1:

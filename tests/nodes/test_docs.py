@@ -149,8 +149,8 @@ class TestLinks:
     @pytest.mark.parametrize("path", documents(), ids=name_of)
     def test_paths_in_backticks_exist(self, path):
         text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
-        folders = "tools|tests|mirage_core|nodes|workflows|subgraphs|locales"
-        for name in re.findall(rf"`((?:{folders})/[\w/]+\.\w+)`", text):
+        folders = "tools|tests|mirage_core|nodes|workflows|subgraphs|locales|examples"
+        for name in re.findall(rf"`((?:{folders})/[\w/]+(?:\.\w+)?)`", text):
             assert (PACK / name).exists(), f"{name_of(path)} names {name}"
 
     def test_pictures_are_small(self):
