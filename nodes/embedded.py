@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from ..mirage_core.constants import SIZE_MULTIPLE
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
-from ..mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
+from ..mirage_core.geometry.trajectory import Trajectory
 from ..mirage_core.geometry.transform import invert_rigid
 from ..mirage_core.models.bundled import branch_path, empty_text, model_path
 from ..mirage_core.scenes.scene import ProceduralScene
@@ -131,14 +131,8 @@ class MirageEmbeddedScene(io.ComfyNode):
     def execute(cls, seed: int, width: int, height: int, fov: float) -> io.NodeOutput:
         expect_frame_size(width, height)
         scene = ProceduralScene.from_seed(seed)
-        intrinsics = intrinsics_from_fov(width, height, fov)[None]
-        camera = Trajectory(
-            invert_rigid(scene.start_camera_to_world.double())[None], intrinsics, width, height
-        )
-        image, depth = scene.render(
-            camera, device=torch.device("cpu"), on_frame=progress(1)
-        )
-        return io.NodeOutput(image, FrameGeometry(depth, intrinsics, metric=True))
+        image, geometry = scene.picture(width, height, fov, on_frame=progress(1))
+        return io.NodeOutput(image[None], geometry)
 
 
 class MirageEmbeddedShot(io.ComfyNode):

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import GeometryError
+from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.trajectory import Trajectory, intrinsics_from_fov
 from ..geometry.transform import invert_rigid, look_at
 from ..validate import expect_range, expect_shape
@@ -126,6 +127,36 @@ class ProceduralScene:
                 if on_frame is not None and rows.stop == height:
                     on_frame(block.stop, count)
         return frames, depth
+
+    def picture(
+        self,
+        width: int,
+        height: int,
+        fov: float = START_FOV,
+        *,
+        on_frame: Callable[[int, int], None] | None = None,
+    ) -> tuple[Tensor, FrameGeometry]:
+        """What `start_camera_to_world` sees, as the one picture that a shot begins with.
+
+        Args:
+            width: In pixels.
+            height: In pixels.
+            fov: Horizontal field of view in degrees.
+            on_frame: As in `render`.
+
+        Returns:
+            Colours (H, W, 3) in 0..1, and the exact geometry of this one frame: depth and
+            intrinsics, without a pose, since the camera is wherever a trajectory begins.
+
+        Raises:
+            ValueRangeError: The field of view is not between 1 and 170 degrees.
+        """
+        start = invert_rigid(self.start_camera_to_world.double())[None]
+        intrinsics = intrinsics_from_fov(width, height, fov)[None]
+        colours, depth = self.render(
+            Trajectory(start, intrinsics, width, height), on_frame=on_frame
+        )
+        return colours[0], FrameGeometry(depth, intrinsics, metric=True)
 
     def free(self, points: Tensor, margin: float = BODY_RADIUS) -> Tensor:
         """Whether a camera may be at ``points``.
