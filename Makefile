@@ -16,16 +16,22 @@ QUICK_BENCH := aloe bench_readout bench_scene data denoise references seam train
 # installed or fetched, so no network is needed. Only mirage_core becomes importable, by a link.
 GPU_PYTHON ?=
 GPU_PATH := $(CURDIR)/out/gpu
+# A GPU is used by one process at a time, and that Python need not know how to start others.
+ONE_PROCESS := -p no:xdist -p no:xdist.looponfail
 WITHOUT_SETUP := PYTHONPATH="$(GPU_PATH)$${PYTHONPATH:+:$$PYTHONPATH}" $(GPU_PYTHON)
 
-.PHONY: help setup test demo comfy lint bench bench-all gpu-ready gpu-test gpu-bench clean
+# Tests that `make check` leaves out, by what they need.
+LEFT_OUT := server or browser or gpu or processes or compiler or estimators or rooms or training or rollout
+
+.PHONY: help setup check test demo comfy lint bench bench-all gpu-ready gpu-test gpu-bench clean
 
 help:
 	@echo "make setup   create .venv, fetch ComfyUI and a browser (other targets do it by themselves)"
+	@echo "make check   lint, types and the tests that need nothing else, in about two minutes"
 	@echo "make test    lint, then every test that this machine can run"
 	@echo "make demo    a first video, without any download of weights"
 	@echo "make comfy   ComfyUI with the pack at http://127.0.0.1:8188 (COMFY_PORT=n for another)"
-	@echo "make lint    ruff and mypy"
+	@echo "make lint    ruff and mypy, the nodes with ComfyUI's own types"
 	@echo "make bench   the benchmarks that are done soon, one JSON report each"
 	@echo "make bench-all  every benchmark; some of them take many minutes"
 	@echo "make gpu-test   the tests that need a CUDA device"
@@ -35,6 +41,12 @@ help:
 
 setup:
 	@$(SETUP)
+
+# One thread in each process: the processes share the cores already. Fewer examples where tests
+# draw them, so that the time goes to what differs.
+check: lint
+	@OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=quick .venv/bin/pytest -q -n auto --maxprocesses 4 --dist worksteal \
+		-m "not ($(LEFT_OUT))" $(PYTEST_ARGS)
 
 test: setup
 	@$(VENV) -m ruff check --quiet .
@@ -47,8 +59,8 @@ comfy: setup
 	@$(VENV) tools dev.comfy_run $(COMFY_ARGS)
 
 lint: setup
-	@$(VENV) -m ruff check .
-	@$(VENV) -m mypy
+	@$(VENV) -m ruff check --quiet .
+	@$(VENV) tools dev.check_types
 
 bench: BENCHMARKS := $(QUICK_BENCH:%=benchmarks/%.py)
 bench-all: BENCHMARKS := $(wildcard benchmarks/[!_]*.py)
@@ -61,7 +73,7 @@ gpu-ready:
 	@$(SETUP) --no-browser
 
 gpu-test: gpu-ready
-	@.venv/bin/pytest -m gpu $(PYTEST_ARGS)
+	@.venv/bin/pytest $(ONE_PROCESS) -m gpu $(PYTEST_ARGS)
 
 gpu-bench: gpu-ready
 	@$(VENV) benchmarks/readout.py $(BENCH_ARGS)
@@ -70,7 +82,7 @@ gpu-ready:
 	@mkdir -p "$(GPU_PATH)" && ln -sfn "$(CURDIR)/mirage_core" "$(GPU_PATH)/mirage_core"
 
 gpu-test: gpu-ready
-	@PYTHONSAFEPATH=1 $(WITHOUT_SETUP) -m pytest -m gpu tests/gpu $(PYTEST_ARGS)
+	@PYTHONSAFEPATH=1 $(WITHOUT_SETUP) -m pytest $(ONE_PROCESS) -m gpu tests/gpu $(PYTEST_ARGS)
 
 gpu-bench: gpu-ready
 	@$(WITHOUT_SETUP) benchmarks/readout.py $(BENCH_ARGS)

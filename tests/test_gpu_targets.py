@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # What torch's own images do not bring along, and what only a setup of the checkout installs.
@@ -19,7 +21,9 @@ import sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"av", "websocket", "diffusers", "cv2", "playwright", "gguf"}:
+        if name.split(".")[0] in {
+            "av", "websocket", "diffusers", "cv2", "playwright", "gguf", "xdist", "execnet"
+        }:
             raise ModuleNotFoundError(name, name=name)
 
 sys.meta_path.insert(0, Refuse())

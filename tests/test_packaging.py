@@ -133,6 +133,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.processes
 def test_the_library_imports_by_itself() -> None:
     found = json.loads(run_python(IMPORT_EVERYTHING))
     files = [
@@ -145,11 +146,13 @@ def test_the_library_imports_by_itself() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.processes
 def test_the_library_imports_without_a_gpu() -> None:
     code = "import torch, mirage_core.readout.readout; print(torch.cuda.is_initialized())"
     assert run_python(code, CUDA_VISIBLE_DEVICES="").strip() == "False"
 
 
+@pytest.mark.processes
 def test_only_the_library_is_installed() -> None:
     """The checkout is off the path: its package `nodes` would shadow ComfyUI's module."""
     code = (
@@ -181,6 +184,7 @@ except ImportError as error:
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("version", ["0.29.4", "0.3.60", "0.0.0", "0.29"])
 def test_the_pack_refuses_an_old_comfyui(tmp_path: Path, version: str) -> None:
     """With a clear message, before any of its modules is loaded."""
@@ -191,6 +195,7 @@ def test_the_pack_refuses_an_old_comfyui(tmp_path: Path, version: str) -> None:
     assert "Update ComfyUI" in message
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("version", ["0.30.0", "0.31.2", "1.0.0", "0.30.1rc1"])
 def test_the_pack_accepts_newer_ones(tmp_path: Path, version: str) -> None:
     (tmp_path / "comfyui_version.py").write_text(f'__version__ = "{version}"\n')

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 PROGRAM = Path(__file__).resolve().parents[1] / "tools" / "dev" / "run_tests.py"
 
 PASSES_WHEN_RUN_AGAIN = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -33,7 +34,8 @@ from mirage_core.writing.policy import WriteRules
 
 # No deadline, since machines are busy; derandomised, since a failure must show again.
 settings.register_profile("mirage", deadline=None, derandomize=True)
-settings.load_profile("mirage")
+settings.register_profile("quick", settings.get_profile("mirage"), max_examples=20)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "mirage"))
 
 
 @pytest.fixture(autouse=True, scope="module")

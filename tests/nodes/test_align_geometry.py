@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+pytestmark = pytest.mark.rooms
+
 FRAMES, CHUNK, LATENT = 65, 33, 9
 WIDTH, HEIGHT = 128, 96
 

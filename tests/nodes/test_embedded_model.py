@@ -102,6 +102,7 @@ def test_a_missing_file_says_what_to_do(kit: Kit, monkeypatch: Any, tmp_path: An
         kit.nodes.MirageEmbeddedModel.execute()
 
 
+@pytest.mark.rooms
 def test_a_rendered_shot_continues_its_picture(kit: Kit) -> None:
     """Frame 0 is the picture of Mirage Embedded Scene; frames follow the move."""
     picture, geometry = kit.nodes.MirageEmbeddedScene.execute(16, 96, 64, 70.0).args

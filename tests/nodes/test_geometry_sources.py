@@ -104,6 +104,7 @@ def test_pictures_and_views_must_belong_together(pack: ModuleType) -> None:
         begin(pack, images[[0, 1, 1]], geometry)
 
 
+@pytest.mark.rooms
 @pytest.mark.parametrize("views", [1, 16])
 def test_a_room_from_all_sides_is_one_surface(pack: ModuleType, views: int) -> None:
     """Photographs around a room: every remembered point lies on what all cameras agree on."""

@@ -19,6 +19,8 @@ from safetensors.torch import save_file
 from tiny_moge import write_moge
 from tiny_weights import noise
 
+pytestmark = pytest.mark.estimators
+
 HEIGHT, WIDTH = 96, 160
 WIDTH_OF_VITS = 384
 

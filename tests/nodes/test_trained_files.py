@@ -16,6 +16,8 @@ from .test_sampling_parity import by_graph, by_library
 
 pytest.importorskip("peft", reason="needs peft for the LoRA")
 
+pytestmark = pytest.mark.training
+
 STEPS = 2
 
 

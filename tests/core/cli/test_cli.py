@@ -130,6 +130,7 @@ def latents(folder: Path) -> torch.Tensor:
     return torch.cat([read_tensors(path, ["latents"])["latents"] for path in paths], dim=1)
 
 
+@pytest.mark.processes
 def test_a_whole_shot(whole: Path) -> None:
     assert len(list(read_frames(whole / "video.mp4"))) == FRAMES
     assert len(load_cache(whole / "memory.safetensors")) > 16
@@ -137,6 +138,7 @@ def test_a_whole_shot(whole: Path) -> None:
     assert torch.isfinite(latents(whole)).all()
 
 
+@pytest.mark.processes
 def test_ctrl_c_leaves_a_folder_to_go_on_from(
     files: Files, whole: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
@@ -167,6 +169,7 @@ def test_ctrl_c_leaves_a_folder_to_go_on_from(
     assert "chunk 1 of 2" not in capsys.readouterr().err
 
 
+@pytest.mark.processes
 def test_a_finished_shot_is_not_made_again(
     files: Files, whole: Path, monkeypatch, capsys
 ) -> None:
@@ -176,11 +179,13 @@ def test_a_finished_shot_is_not_made_again(
     assert "video:" in capsys.readouterr().out
 
 
+@pytest.mark.processes
 def test_another_shot_needs_another_folder(files: Files, whole: Path, capsys) -> None:
     assert main([*files.changed(prompt="a garden"), "--out", str(whole)]) == 2
     assert "belongs to another rollout" in said(capsys)
 
 
+@pytest.mark.processes
 def test_without_resuming_the_old_folder_is_left_alone(files: Files, whole: Path, capsys) -> None:
     other = files.changed(seed="5", frames="5")
     assert main([*other, "--out", str(whole), "--no-resume"]) == 0

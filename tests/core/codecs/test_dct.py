@@ -162,6 +162,7 @@ def test_errors(codec: DctCodec) -> None:
         codec.decode_patches(noise(5, 16))
 
 
+@pytest.mark.rooms
 def test_slow_camera_move_keeps_its_quality(codec: DctCodec) -> None:
     scene = ProceduralScene.from_seed(7, texture_size=256)
     poses = scene.start_camera_to_world.repeat(9, 1, 1)

@@ -54,6 +54,7 @@ def make(room: Any, folder: Path, side_scale: float) -> torch.Tensor:
     return CODEC.decode(all_latents(generate(state, models, settings)))
 
 
+@pytest.mark.rollout
 def test_what_was_seen_comes_back(room: Any, tmp_path: Path) -> None:
     """Closed loop: the last frame shows what the first one showed, thanks to the memory."""
     truth = room[1]

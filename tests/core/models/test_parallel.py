@@ -15,6 +15,7 @@ WORKER = Path(__file__).with_name("context_parallel_worker.py")
 RANKS = 2
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
     reason="needs torch with gloo",

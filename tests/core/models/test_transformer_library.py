@@ -220,6 +220,7 @@ def test_weights_kept_in_eight_bits(released) -> None:
     assert (found - expected).square().mean() < 0.01 * expected.square().mean()
 
 
+@pytest.mark.compiler
 def test_one_graph_for_the_whole_model(released) -> None:
     """torch.compile sees one graph, and new frames and timesteps need no other one."""
     model = released.model()

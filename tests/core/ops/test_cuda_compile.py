@@ -20,6 +20,8 @@ from mirage_core.ops.backend import backend, reset
 from mirage_core.ops.driver import KERNELS
 from mirage_core.ops.nvrtc import OLDEST_DEVICE, SOURCE, Nvrtc
 
+pytestmark = pytest.mark.compiler
+
 
 @pytest.fixture(scope="module")
 def compiler() -> Nvrtc:

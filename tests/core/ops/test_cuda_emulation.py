@@ -25,6 +25,8 @@ from mirage_core.ops.nvrtc import SOURCE
 from mirage_core.ops.splat import BOUNDS_RUN, point_bounds
 from readout_cases import CLOUDS, cloud, memory, noise, same_bits, views
 
+pytestmark = pytest.mark.compiler
+
 EMULATOR = Path(__file__).parent / "emulation" / "emulator.cpp"
 HEIGHT, WIDTH, VIEWS = 11, 18, 3
 

@@ -216,6 +216,7 @@ def inside_cells(height: int, width: int) -> Tensor:
     return (((row >= 2) & (row < 14))[:, None] & ((col >= 2) & (col < 14)))[None]
 
 
+@pytest.mark.rooms
 def test_an_unmoved_camera_shows_what_the_codec_shows(room) -> None:
     """Inside cells the same pixels; where neighbours overlap, their seams are blended."""
     picture, geometry, camera = room
@@ -240,6 +241,7 @@ def test_a_smooth_picture_has_no_seams() -> None:
     assert psnr(render_preview(cache, camera, CODEC).frames, decoded) > 55
 
 
+@pytest.mark.rooms
 def test_depth_of_an_unmoved_camera(room) -> None:
     picture, geometry, camera = room
     cache = remember(picture, geometry)
@@ -250,6 +252,7 @@ def test_depth_of_an_unmoved_camera(room) -> None:
     assert float(((ratio - 1).abs() > 0.1).float().mean()) < 0.05
 
 
+@pytest.mark.rooms
 def test_a_moved_camera_beats_the_unmoved_picture() -> None:
     """Against the room as it really looks from there."""
     scene = ProceduralScene.from_seed(16, texture_size=256)
@@ -267,6 +270,7 @@ def test_a_moved_camera_beats_the_unmoved_picture() -> None:
     assert gain > 3
 
 
+@pytest.mark.rooms
 def test_an_empty_memory_draws_one_colour(room) -> None:
     _, _, camera = room
     preview = render_preview(LatentCache(codec="test"), camera, CODEC)
@@ -275,6 +279,7 @@ def test_an_empty_memory_draws_one_colour(room) -> None:
     assert not preview.depth.any()
 
 
+@pytest.mark.rooms
 def test_frames_and_progress(room, make) -> None:
     picture, geometry, camera = room
     cache = remember(picture, geometry)
@@ -289,6 +294,7 @@ def test_frames_and_progress(room, make) -> None:
     assert float(preview.frames.max()) <= 1
 
 
+@pytest.mark.rooms
 @pytest.mark.parametrize("pixels", [1, 3 * 192 * 256, 1 << 30])
 def test_frames_look_alike_however_many_are_drawn_together(
     room, monkeypatch, pixels: int
@@ -310,6 +316,7 @@ def test_frames_look_alike_however_many_are_drawn_together(
         assert torch.equal(one.frames[0], whole.frames[number])
 
 
+@pytest.mark.rooms
 def test_drawn_latents_are_one_drawing_for_each_latent_frame(room) -> None:
     picture, geometry, camera = room
     cache = dataclasses.replace(remember(picture, geometry), codec=CODEC.name)
@@ -326,6 +333,7 @@ def test_drawn_latents_are_one_drawing_for_each_latent_frame(room) -> None:
     assert torch.equal(drawn[:, 1:], reference)
 
 
+@pytest.mark.rooms
 def test_tokens_of_another_codec_are_not_drawn(room) -> None:
     picture, geometry, camera = room
     cache = dataclasses.replace(remember(picture, geometry), codec="wan2.2")
@@ -333,6 +341,7 @@ def test_tokens_of_another_codec_are_not_drawn(room) -> None:
         drawn_latents(read(cache, camera), CODEC)
 
 
+@pytest.mark.rooms
 def test_a_background_shows_where_the_memory_knows_nothing(room, make) -> None:
     picture, geometry, camera = room
     cache = remember(picture, geometry)

@@ -18,6 +18,7 @@ PLATEAU = 1.05
 """Most that the process may grow after the tenth chunk."""
 
 
+@pytest.mark.rollout
 def test_a_hundred_chunks(shot, tmp_path: Path) -> None:
     """The camera moves on for ever, so every chunk has something new to remember."""
     psutil = pytest.importorskip("psutil", reason="needs psutil to tell the memory in use")

@@ -264,6 +264,7 @@ def study() -> Iterator[ModuleType]:
         del sys.modules[spec.name]
 
 
+@pytest.mark.rollout
 def test_a_revisited_view_stays_where_it_was(study) -> None:
     """Four chunks, a turn of 70 degrees and back, 10 % scale error, 2 % noise."""
     found = study.study_drift(3, study.Size(192, 128, 4, 64), 70.0, ("append",))
@@ -274,6 +275,7 @@ def test_a_revisited_view_stays_where_it_was(study) -> None:
     assert found["append, aligned, contradiction"][2]["held_back"] < 0.005
 
 
+@pytest.mark.rollout
 def test_moving_things_stay_out_of_the_memory(study) -> None:
     """Two chunks with two things that move."""
     filters = ("no filter", "masks", "contradiction")

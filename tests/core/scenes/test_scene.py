@@ -17,6 +17,8 @@ from mirage_core.scenes.scene import ProceduralScene
 from mirage_core.scenes.textures import PAINTERS, level_offsets, paint_pyramid
 from mirage_core.scenes.types import Solid
 
+pytestmark = pytest.mark.rooms
+
 Point = list[float]
 
 
@@ -118,6 +120,21 @@ def test_looking_along_the_axes(room: ProceduralScene) -> None:
         frames, depth = room.render(Trajectory(invert_rigid(start)[None], intrinsics, 33, 33))
         assert bool(torch.isfinite(frames).all())
         assert 0 < float(depth.min()) <= float(depth.max()) < 10
+
+
+def test_the_first_picture_is_what_the_start_camera_sees(room: ProceduralScene) -> None:
+    done: list[tuple[int, int]] = []
+    picture, geometry = room.picture(96, 64, on_frame=lambda *at: done.append(at))
+    frames, depth = room.render(moving_camera(room, 1))
+    assert torch.equal(picture, frames[0])
+    assert torch.equal(geometry.depth, depth)
+    assert torch.equal(geometry.intrinsics, intrinsics_from_fov(96, 64, 75)[None])
+    assert geometry.world_to_camera is None and geometry.metric
+    assert done == [(1, 1)]
+    wide, _ = room.picture(96, 64, fov=100)
+    assert not torch.equal(wide, picture)
+    with pytest.raises(ValueRangeError, match="field of view"):
+        room.picture(96, 64, fov=180)
 
 
 def test_equal_seeds_give_equal_pixels(room: ProceduralScene) -> None:

@@ -83,6 +83,8 @@ def train_apart(count: int, folder: Path, place: Path, settings: dict) -> list[d
     return [json.loads(Path(f"{result}.{rank}").read_text()) for rank in range(count)]
 
 
+@pytest.mark.training
+@pytest.mark.processes
 @needs_gloo
 def test_two_processes_train_as_one(tmp_path) -> None:
     """Joint training from the beginning, over a break: losses, weights, and who holds what."""

@@ -28,6 +28,8 @@ from mirage_core.training.checkpoint import load_state
 from mirage_core.training.settings import TrainingSettings
 from mirage_core.training.trainer import Trainer, TrainingData
 
+pytestmark = pytest.mark.training
+
 STEPS = 18
 KILLS = 3
 
@@ -79,6 +81,7 @@ def wait_for_a_checkpoint(process: subprocess.Popen, out: Path) -> None:
             return
 
 
+@pytest.mark.processes
 def test_a_run_that_is_killed_again_and_again(place: Path, whole: Path) -> None:
     """Every second blow falls anywhere, the others in the middle of a checkpoint."""
     out, rng = place / "killed", random.Random(7)

@@ -74,6 +74,7 @@ def answer(model: Any) -> torch.Tensor:
     )[0]  # fmt: skip
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     ("stage", "trained"),
     [
@@ -105,6 +106,7 @@ def test_a_stage_changes_what_it_trains_and_nothing_else(
     assert files == ({"rest"} if stage in WHOLE else trained)
 
 
+@pytest.mark.training
 def test_a_stage_begins_where_the_one_before_ended(place: Path) -> None:
     """Neither a new branch nor a new LoRA changes the model at first."""
     plain = load_transformer(place / "model.safetensors", dtype=torch.float32)
@@ -145,6 +147,7 @@ def test_layers_of_the_lora(place: Path) -> None:
     assert counts["released"] == sorted(own + other + inner)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("features", ["scene,visible", "scene,white", "scene"])
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_branch_file_is_the_branch(
@@ -158,6 +161,7 @@ def test_a_branch_file_is_the_branch(
     assert torch.equal(answer(loaded), answer(trainer.model))
 
 
+@pytest.mark.training
 def test_extra_planes_are_recorded_and_used(place: Path, tmp_path: Path) -> None:
     features = "scene,visible,offset,depth_ratio"
     trainer = train(place, tmp_path, "branch", clips="planes", side_features=features)
@@ -177,6 +181,7 @@ def released_rules(path: Path, strip: str) -> dict[str, torch.Tensor]:
     return {pattern.sub("", name): tensor for name, tensor in tensors.items()}
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("layers", ["attention", "released"])
 def test_a_lora_file_is_the_lora(place: Path, tmp_path: Path, layers: str) -> None:
     trainer = train(place, tmp_path, "joint", lora_layers=layers)
@@ -205,6 +210,7 @@ def test_a_lora_file_is_the_lora(place: Path, tmp_path: Path, layers: str) -> No
     assert shown.keys() == found.keys()
 
 
+@pytest.mark.training
 def test_the_branch_file_has_the_released_names_and_nothing_else(
     place: Path, tmp_path: Path
 ) -> None:
@@ -216,6 +222,7 @@ def test_the_branch_file_has_the_released_names_and_nothing_else(
     }
 
 
+@pytest.mark.training
 def test_a_whole_model_is_one_file(place: Path, tmp_path: Path) -> None:
     trainer = train(place, tmp_path, "full", dtype="bfloat16")
     path = tmp_path / "model" / "step_0000004_model.safetensors"

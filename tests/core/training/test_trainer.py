@@ -50,6 +50,7 @@ def run(trainer: Trainer) -> list[dict[str, float]]:
     return reports
 
 
+@pytest.mark.training
 def test_it_learns(place: Path, tmp_path: Path) -> None:
     """One clip over and over: the loss falls far below that of knowing nothing."""
     reports = run(
@@ -62,6 +63,7 @@ def test_it_learns(place: Path, tmp_path: Path) -> None:
     assert sum(losses[-10:]) / 10 < 0.7 * sum(losses[:3]) / 3
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("checkpointing", [True, False])
 def test_a_run_is_a_plain_loop(place: Path, tmp_path: Path, checkpointing: bool) -> None:
     """The same weights, written down without the trainer: batches, AdamW, clipping, average."""
@@ -107,6 +109,7 @@ def test_a_run_is_a_plain_loop(place: Path, tmp_path: Path, checkpointing: bool)
         assert torch.allclose(tensor, average[name], atol=1e-5), name
 
 
+@pytest.mark.training
 def test_finished_files_hold_the_average(place: Path, tmp_path: Path) -> None:
     run(trainer(place, tmp_path, steps=4))
     branch = load_file(tmp_path / "vace" / "step_0000004_vace.safetensors")
@@ -120,6 +123,7 @@ def test_finished_files_hold_the_average(place: Path, tmp_path: Path) -> None:
     assert not torch.equal(averaged, last)
 
 
+@pytest.mark.training
 def test_validation_uses_the_average_and_leaves_the_weights(place: Path, tmp_path: Path) -> None:
     plain, watched = (
         trainer(place, tmp_path / name, steps=4, validate_every=every)
@@ -146,6 +150,7 @@ def test_rates() -> None:
     assert TrainingSettings(steps=3, warmup=500).rate(2) == pytest.approx(1e-4 * 3 / 500)
 
 
+@pytest.mark.training
 def test_what_is_logged(place: Path, tmp_path: Path) -> None:
     """A run that broke off after a state shows each step once."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -168,6 +173,7 @@ def test_what_is_logged(place: Path, tmp_path: Path) -> None:
         assert [event.step for event in events.Scalars(name)] == list(range(1, 9))
 
 
+@pytest.mark.training
 def test_numbers_that_are_none(place: Path, tmp_path: Path) -> None:
     broken = trainer(place, tmp_path, stage="full")
     with torch.no_grad():
@@ -207,6 +213,7 @@ def test_settings_come_back(tmp_path: Path) -> None:
             TrainingSettings.load(tmp_path / "bad.json")
 
 
+@pytest.mark.training
 def test_a_finished_run_stays_finished(place: Path, tmp_path: Path) -> None:
     run(trainer(place, tmp_path, steps=2))
     stamp = (tmp_path / "state/step_0000002/state.json").stat().st_mtime_ns

@@ -72,6 +72,7 @@ def test_the_true_latents_reach_the_ceiling() -> None:
     assert stays.truth < best.truth
 
 
+@pytest.mark.rollout
 def test_closed_loops_of_two_chunks(place: Path) -> None:
     """The whole loop with extra planes: equal runs are equal, and the branch takes part."""
     model = load_transformer(place / "model.safetensors", dtype=torch.float32)
@@ -96,6 +97,7 @@ def test_closed_loops_of_two_chunks(place: Path) -> None:
     assert test(model) != first
 
 
+@pytest.mark.rollout
 def test_planes_are_there_in_every_chunk(tmp_path: Path) -> None:
     codec, seen = DctCodec(), []
     scene = ProceduralScene.from_seed(FIRST_SCENE, texture_size=64)
@@ -162,6 +164,7 @@ def arguments(place: Path, out: Path, **changes: object) -> list[str]:
     return ["train", "--device=cpu", f"--data={place / 'clips'}", f"--out={out}", *flags]
 
 
+@pytest.mark.training
 def test_training_a_new_model_on_the_command_line(place: Path, tmp_path: Path, capsys) -> None:
     sizes = "width=48,heads=2,ffn=32,layers=2,text=16"
     flags = [

@@ -211,6 +211,7 @@ def room_shots() -> list[Shot]:
     return list(SOURCE.load("room-5"))
 
 
+@pytest.mark.rooms
 def test_rooms_are_the_same_every_time(room_shots) -> None:
     (again, *_) = SOURCE.load("room-5")
     assert torch.equal(again.frames, room_shots[0].frames)
@@ -218,6 +219,7 @@ def test_rooms_are_the_same_every_time(room_shots) -> None:
     assert len({shot.cameras.fingerprint() for shot in room_shots}) == 6
 
 
+@pytest.mark.rooms
 def test_shots_show_the_room_from_their_cameras(room_shots) -> None:
     scene = ProceduralScene.from_seed(5, texture_size=256)
     for shot in room_shots:
@@ -228,6 +230,7 @@ def test_shots_show_the_room_from_their_cameras(room_shots) -> None:
         assert torch.equal(frames, shot.frames[some])
 
 
+@pytest.mark.rooms
 def test_the_way_back_is_the_way_there_reversed(room_shots) -> None:
     there, back = room_shots[:2]
     assert (there.key, back.key) == ("room-5/0", "room-5/0b")
@@ -236,6 +239,7 @@ def test_the_way_back_is_the_way_there_reversed(room_shots) -> None:
     assert torch.equal(there.geometry.depth.flip(0), back.geometry.depth)
 
 
+@pytest.mark.rooms
 def test_some_shots_come_back_and_no_move_is_a_jump() -> None:
     tiny = ProceduralSource(range(3), 32, 32, shots=6, both_ways=False)
     shots = [shot for item in tiny.items() for shot in tiny.load(item)]

@@ -32,6 +32,8 @@ from mirage_core.trajectories.exchange.files import REALESTATE, export_trajector
 from mirage_core.trajectories.presets import preset_trajectory
 from tiny_clips import sliding_cameras
 
+pytestmark = pytest.mark.rooms
+
 WIDTH, HEIGHT, FRAMES = 128, 80, 71
 
 

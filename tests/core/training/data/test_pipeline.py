@@ -201,6 +201,7 @@ make_data(folder / "data", wall_job(source, flush_seconds=0.0), on_progress=wind
 """
 
 
+@pytest.mark.processes
 def test_killed_at_random_moments_and_resumed(tmp_path) -> None:
     """What was stored is never made again, and the end is the same as without kills."""
     count, rng = 30, random.Random(5)
@@ -246,6 +247,7 @@ def test_captions_are_embedded_without_their_filling(tmp_path) -> None:
         make_data(folder, job)
 
 
+@pytest.mark.processes
 def test_ray_workers_die_and_nothing_is_lost(tmp_path, monkeypatch) -> None:
     """The one test that starts Ray: two workers, one item that kills whoever takes it."""
     ray = pytest.importorskip("ray", reason="Ray is not installed")
@@ -272,6 +274,7 @@ def test_without_ray_the_fix_is_told(tmp_path, monkeypatch) -> None:
         RayPool(tmp_path, wall_job(WallSource(1, tmp_path / "log")))
 
 
+@pytest.mark.processes
 def test_importing_the_pipeline_needs_no_ray() -> None:
     code = "import sys, mirage_core.cli.main; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
