@@ -30,7 +30,7 @@ else:
 lens, depth = geometry.intrinsics_for((height, width))[0], geometry.typical_depth()
 view = {"intrinsics": lens, "width": width, "height": height, "scene_depth": depth}
 move = mirage.preset_trajectory(given.move, given.frames, **view)
-memory = mirage.begin(picture, geometry, move, codec, settings=mirage.GenerationSettings()).cache
+memory = mirage.begin_memory(codec.encode_images(picture[None]), geometry, codec.name)
 print(f"{len(memory)} points, {mirage.read(memory, move).hole_rate:.1%} of the cells unseen")
 frames = mirage.render_preview(memory, move, codec).frames
 write_clip(given.out / "preview.mp4", frames, move.fps)

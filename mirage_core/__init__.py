@@ -17,8 +17,8 @@ __all__ = [
     "FrameGeometry",
     "GenerationSettings",
     "ProceduralScene",
-    "Trajectory",
     "begin",
+    "begin_memory",
     "generate",
     "preset_trajectory",
     "read",
@@ -28,10 +28,11 @@ __all__ = [
 if TYPE_CHECKING:
     from .codecs.dct import DctCodec
     from .geometry.frame_geometry import FrameGeometry
-    from .geometry.trajectory import Trajectory
     from .preview.render import render_preview
     from .readout.readout import read
-    from .rollout.generate import begin, generate
+    from .rollout.begin import begin
+    from .rollout.generate import generate
+    from .rollout.memory import begin_memory
     from .rollout.settings import GenerationSettings
     from .scenes.scene import ProceduralScene
     from .trajectories.presets import preset_trajectory
@@ -42,8 +43,8 @@ else:
         "FrameGeometry": ".geometry.frame_geometry",
         "GenerationSettings": ".rollout.settings",
         "ProceduralScene": ".scenes.scene",
-        "Trajectory": ".geometry.trajectory",
-        "begin": ".rollout.generate",
+        "begin": ".rollout.begin",
+        "begin_memory": ".rollout.memory",
         "generate": ".rollout.generate",
         "preset_trajectory": ".trajectories.presets",
         "read": ".readout.readout",

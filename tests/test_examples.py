@@ -44,7 +44,9 @@ def frames_of(video: Path) -> torch.Tensor:
 def shot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shot of two chunks, there and back."""
     folder = tmp_path_factory.mktemp("shot")
-    run("make_a_shot.py", "--size", WIDTH, HEIGHT, "--frames", 37, "--out", folder)
+    said = run("make_a_shot.py", "--size", WIDTH, HEIGHT, "--frames", 37, "--out", folder)
+    assert "1 saving 4\n" in said
+    assert str(folder) in said
     return folder
 
 

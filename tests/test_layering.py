@@ -144,6 +144,28 @@ def test_the_page_names_every_part() -> None:
     assert [f for f in folders if f"`{f}`" not in page and not f.endswith(("data", "__"))] == []
 
 
+def defined(path: Path) -> set[str]:
+    """What a module defines at its top."""
+    found = set()
+    for node in tree(path).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node]
+        found |= {getattr(target, "name", getattr(target, "id", "")) for target in targets}
+    return found
+
+
+def test_names_of_the_page_are_in_the_core() -> None:
+    """``part.module.name`` and ``part.module`` in backticks, for parts that are packages."""
+    packages = {path.name for path in (ROOT / "mirage_core").iterdir() if path.is_dir()}
+    wrong = []
+    for dotted in re.findall(r"`((?:[a-z_]+\.)+[A-Za-z_]+)`", PAGE.read_text(encoding="utf-8")):
+        part, module, *name = dotted.split(".")
+        file = ROOT / "mirage_core" / part / f"{module}.py"
+        if part in packages and module != "py":
+            there = file.is_file() and all(x in defined(file) for x in name)
+            wrong += [] if there or file.with_suffix("").is_dir() else [dotted]
+    assert wrong == []
+
+
 def test_tests_of_the_core_lie_in_its_folders() -> None:
     core = {path.name for path in (ROOT / "mirage_core").iterdir() if path.is_dir()}
     mirrored = {path.name for path in (ROOT / "tests" / "core").iterdir() if path.is_dir()}
