@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY := PASSIVE
 MAKEFLAGS += --no-print-directory
 
 # Programs that end within about a minute each on two cores; the others take many minutes.
-QUICK_BENCH := aloe bench_readout bench_scene data denoise references seam training
+QUICK_BENCH := aloe data denoise readout_cpu references scene seam training
 
 # GPU_PYTHON=python3 runs the GPU targets with an interpreter that has all they need: nothing is
 # installed or fetched, so no network is needed. Only mirage_core becomes importable, by a link.
@@ -76,7 +76,7 @@ gpu-test: gpu-ready
 	@.venv/bin/pytest $(ONE_PROCESS) -m gpu $(PYTEST_ARGS)
 
 gpu-bench: gpu-ready
-	@$(VENV) benchmarks/readout.py $(BENCH_ARGS)
+	@$(VENV) benchmarks/readout_gpu.py $(BENCH_ARGS)
 else
 gpu-ready:
 	@mkdir -p "$(GPU_PATH)" && ln -sfn "$(CURDIR)/mirage_core" "$(GPU_PATH)/mirage_core"
@@ -85,7 +85,7 @@ gpu-test: gpu-ready
 	@PYTHONSAFEPATH=1 $(WITHOUT_SETUP) -m pytest $(ONE_PROCESS) -m gpu tests/gpu $(PYTEST_ARGS)
 
 gpu-bench: gpu-ready
-	@$(WITHOUT_SETUP) benchmarks/readout.py $(BENCH_ARGS)
+	@$(WITHOUT_SETUP) benchmarks/readout_gpu.py $(BENCH_ARGS)
 endif
 
 clean:

@@ -150,7 +150,7 @@ def add_movers(
             movers.append(mover)
     if len(movers) < count:
         raise GeometryError(
-            "The room has no place for so many movers",
+            "The room has no space for so many movers",
             got=count,
             expected=f"{len(movers)} or fewer",
             fix="Use fewer movers or another seed",

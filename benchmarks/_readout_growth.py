@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from _readout_clock import Plan, captured, copies, reads, rotate, spread
+from _readout_timing import Plan, captured, copies, reads, rotate, spread
 from _walk import Walk, grid_lens, make_walk, with_field
 from memory import DEFAULT, POLICIES, chosen_views, written
 

@@ -1,4 +1,4 @@
-"""The picture of `readout.py`: reads over the size of the memory, and beside pixels."""
+"""The picture of `readout_gpu.py`: reads over the size of the memory, and beside pixels."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 
 import torch
-from _readout_clock import VIEWS, Plan, cameras, captured, reads, rotate, spread
-from bench_readout import GRID, cast, pose, solids
+from _readout_timing import VIEWS, Plan, cameras, captured, reads, rotate, spread
+from readout_cpu import GRID, cast, pose, solids
 
 from mirage_core.constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
 from mirage_core.ops.kernels import BlockTensors

@@ -23,8 +23,8 @@ from functools import partial
 
 import diffusers
 import torch
-from bench_readout import processor
 from diffusers.models.attention_dispatch import attention_backend
+from readout_cpu import processor
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -1,6 +1,6 @@
 """What the memory is worth to the small model that ships, on rooms that it was not trained on.
 
-Shots there and back, made in several ways with the same cameras, depth, seeds and steps. Prints
+Shots there and back, made in several variants with the same cameras, depth, seeds and steps. Prints
 one JSON report: closed loop (last frame against first), and against the rendered truth on the way,
 over all pixels, over cells that the memory knew, and over those that it did not know.
 ``--sheet`` writes a picture of frames, ``--save`` the report.
@@ -21,12 +21,12 @@ from typing import Any
 
 import piq
 import torch
-from _embedded_ways import (
+from _embedded_variants import (
     CODEC,
     Result,
     RgbMemory,
     Shot,
-    Way,
+    Variant,
     by_cells,
     by_model,
     by_patches,
@@ -80,25 +80,25 @@ def make_shot(seed: int, frames: int, width: int, height: int, movers: int) -> S
     return Shot(seed, cameras, truth, geometry, moving)
 
 
-def ways(given: argparse.Namespace, shot: Shot) -> dict[str, Way]:
-    """All ways that the arguments have the weights for."""
+def variants(given: argparse.Namespace, shot: Shot) -> dict[str, Variant]:
+    """All variants that the arguments have the weights for."""
     whole, steps = _model(given.model, given.branch), given.steps
     if shot.moving is not None:
         made = by_model(whole, steps)
-        return {"f, unfiltered": Way(made), "f, filtered": Way(made, filtered=True)}
+        return {"f, unfiltered": Variant(made), "f, filtered": Variant(made, filtered=True)}
     colour = RgbMemory(whole, shot, steps)
     found = {
-        "a": Way(by_model(whole, steps), forget=True),
-        "c": Way(colour.make, learn=colour.learn),
-        "e": Way(by_model(whole, steps)),
-        "e, drawn over": Way(drawn_over(whole, steps)),
-        "g, cells": Way(by_cells),
-        "g, patches": Way(by_patches),
+        "a": Variant(by_model(whole, steps), forget=True),
+        "c": Variant(colour.make, learn=colour.learn),
+        "e": Variant(by_model(whole, steps)),
+        "e, drawn over": Variant(drawn_over(whole, steps)),
+        "g, cells": Variant(by_cells),
+        "g, patches": Variant(by_patches),
     }
     if given.backbone is not None:
-        found["b"] = Way(by_model(_model(given.backbone, None), steps, side=False))
+        found["b"] = Variant(by_model(_model(given.backbone, None), steps, side=False))
         if given.stage_one is not None:
-            found["d"] = Way(by_model(_model(given.backbone, given.stage_one), steps))
+            found["d"] = Variant(by_model(_model(given.backbone, given.stage_one), steps))
     return found
 
 
@@ -120,7 +120,7 @@ def measure(result: Result, shot: Shot, known: Tensor) -> dict[str, float]:
         still = ~shot.moving
     seen = known.repeat_interleave(TEMPORAL, 0)[TEMPORAL - 1 :]
     seen = seen.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)
-    way = slice(1, None)
+    later = slice(1, None)
     squares = (made - truth).square().mean(dim=-1)
     pair = [_chw(frames[4::TEMPORAL]) for frames in (made, truth)]
     return {
@@ -129,13 +129,13 @@ def measure(result: Result, shot: Shot, known: Tensor) -> dict[str, float]:
         ),
         "closed_loop_ssim": float(piq.ssim(_chw(made[-1:]), _chw(made[:1]))),
         "closed_loop_haarpsi": float(piq.haarpsi(_chw(made[-1:]), _chw(made[:1]))),
-        "truth": _db(squares[way][still[way]]),
-        "truth_known": _db(squares[way][(still & seen)[way]]),
-        "truth_unknown": _db(squares[way][(still & ~seen)[way]]),
+        "truth": _db(squares[later][still[later]]),
+        "truth_known": _db(squares[later][(still & seen)[later]]),
+        "truth_unknown": _db(squares[later][(still & ~seen)[later]]),
         "truth_ssim": float(piq.ssim(*pair)),
         "truth_haarpsi": float(piq.haarpsi(*pair)),
-        "sharpness": _edges(made[way]) / _edges(truth[way]),
-        "sharpness_unknown": _edges(made[way], ~seen[way]) / _edges(truth[way], ~seen[way]),
+        "sharpness": _edges(made[later]) / _edges(truth[later]),
+        "sharpness_unknown": _edges(made[later], ~seen[later]) / _edges(truth[later], ~seen[later]),
         "points": float(result.points),
     }  # fmt: skip
 
@@ -157,20 +157,20 @@ def _edges(frames: Tensor, where: Tensor | None = None) -> float:
 
 
 def study(given: argparse.Namespace, movers: int, seed: int) -> dict[str, Any]:
-    """One room in all ways."""
+    """One room in all variants."""
     torch.set_num_threads(1)
     shot = make_shot(seed, given.frames, *given.size, movers)
     results, seconds = {}, {}
-    for name, way in ways(given, shot).items():
+    for name, variant in variants(given, shot).items():
         if given.way and name not in given.way:
             continue
         since = time.perf_counter()
-        results[name] = shoot(shot, way, given.steps)
+        results[name] = shoot(shot, variant, given.steps)
         seconds[name] = time.perf_counter() - since
     if not movers:
         ideal = CODEC.decode(CODEC.encode(shot.truth))
         results["h"] = Result(ideal, results["e"].known, 0)
-    # Which cells count as known does not depend on the way: those of the method itself.
+    # Which cells count as known does not depend on the variant: those of the method itself.
     reference = results["e" if not movers else "f, filtered"].known
     found = {name: measure(result, shot, reference) for name, result in results.items()}
     for name, spent in seconds.items():
@@ -189,7 +189,7 @@ def _strip(frames: Tensor) -> Tensor:
 
 
 def summary(rooms: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and spread over the rooms, and differences between ways, room by room."""
+    """Mean and spread over the rooms, and differences between variants, room by room."""
     names = [name for name in NAMES if any(name in room["ways"] for room in rooms)]
     table = {
         name: {
@@ -205,7 +205,7 @@ def summary(rooms: list[dict[str, Any]]) -> dict[str, Any]:
         pairs = [r["ways"] for r in rooms if one in r["ways"] and other in r["ways"]]
         if pairs:
             gains[f"{one} over {other}"] = {
-                key: _spread([ways_[one][key] - ways_[other][key] for ways_ in pairs])
+                key: _spread([variants_[one][key] - variants_[other][key] for variants_ in pairs])
                 for key in ("closed_loop", "truth", "truth_known", "truth_unknown",
                             "truth_ssim", "truth_haarpsi")
             }  # fmt: skip
@@ -225,7 +225,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def write_sheet(rooms: list[dict[str, Any]], path: Path) -> None:
-    """Rows of frames: the truth and every way, for the rooms that kept pictures."""
+    """Rows of frames: the truth and every variant, for the rooms that kept pictures."""
     rows = [
         room["strips"][name]
         for room in rooms

@@ -38,7 +38,7 @@ from _preview_loop import (  # noqa: E402
     rendered,
 )
 from _walk import path  # noqa: E402
-from bench_readout import processor  # noqa: E402
+from readout_cpu import processor  # noqa: E402
 
 from dev.comfy_client import ComfyClient  # noqa: E402
 from dev.comfy_server import PACK, ComfyServer  # noqa: E402

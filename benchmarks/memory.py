@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from _memory_cost import pixel_memories, real_size
 from _walk import PER_CHUNK, Views, Walk, grid_lens, make_walk, with_field
-from bench_readout import processor
+from readout_cpu import processor
 
 from mirage_core.cache.accounting import footprint
 from mirage_core.cache.types import LatentCache
@@ -46,7 +46,7 @@ DEFAULT = "novelty"
 
 @dataclass(frozen=True)
 class Policy:
-    """A way to write."""
+    """A write policy to measure."""
 
     rules: WriteRules
     drop_flying: bool = True

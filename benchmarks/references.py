@@ -18,7 +18,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from bench_readout import processor
+from readout_cpu import processor
 
 from mirage_core.geometry.camera import projection_matrices
 from mirage_core.geometry.lift import lift

@@ -15,8 +15,8 @@ from datetime import date
 
 import diffusers
 import torch
-from bench_readout import processor
 from diffusers import AutoencoderKLWan
+from readout_cpu import processor
 from torch import Tensor
 
 from mirage_core.checkpoints.vae_format import wan22_config

@@ -1,5 +1,5 @@
 /**
- * Mirage in ComfyUI's interface: a place for a widget on two nodes.
+ * Mirage in ComfyUI's interface: a container for a widget on two nodes.
  *
  * ComfyUI imports every .js file below this folder when the page opens. What draws is loaded when
  * the first node needs it.
@@ -8,10 +8,10 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
-/** Node classes, the module that fills their widget, its least height, and a new node's size. */
+/** By node class: the module of the widget, its minimum height, and the size of a new node. */
 const WIDGETS = {
-  MirageTrajectory: { module: "./trajectory/widget.mjs", least: 400, size: [480, 760] },
-  MirageCacheInfo: { module: "./memory/widget.mjs", least: 320, size: [420, 420] },
+  MirageTrajectory: { module: "./trajectory/widget.mjs", minHeight: 400, size: [480, 760] },
+  MirageCacheInfo: { module: "./memory/widget.mjs", minHeight: 320, size: [420, 420] },
 };
 
 /** Remember the graph for undo, after an edit that ComfyUI did not make itself. */
@@ -24,7 +24,7 @@ function capture() {
 /** @type {{app: object, api: object, capture: () => void}} */
 const bridge = { app, api, capture };
 
-async function fill(place, node, path) {
+async function fill(container, node, path) {
   let gone = false;
   const { onRemoved } = node;
   node.onRemoved = function (...values) {
@@ -33,8 +33,8 @@ async function fill(place, node, path) {
   };
   const [{ attach }, { loadTexts }] = await Promise.all([import(path), import("./page/text.mjs")]);
   const text = await loadTexts(bridge);
-  // Loading may make a node and take it out again before this is here.
-  if (!gone) attach(place, node, bridge, text);
+  // Loading may create a node and remove it before the modules are loaded.
+  if (!gone) attach(container, node, bridge, text);
 }
 
 app.registerExtension({
@@ -43,19 +43,19 @@ app.registerExtension({
   nodeCreated(node) {
     const wanted = WIDGETS[node.comfyClass];
     if (!wanted || !node.addDOMWidget) return;
-    const place = document.createElement("div");
-    place.className = "mirage-place";
-    place.style.minHeight = `${wanted.least}px`;
-    const widget = node.addDOMWidget("mirage_view", "MIRAGE_VIEW", place, {
+    const container = document.createElement("div");
+    container.className = "mirage-container";
+    container.style.minHeight = `${wanted.minHeight}px`;
+    const widget = node.addDOMWidget("mirage_view", "MIRAGE_VIEW", container, {
       serialize: false,
       hideOnZoom: false,
       // ComfyUI draws what its panel of parameters shows there, and no longer on the node.
       hideInPanel: true,
-      getMinHeight: () => wanted.least,
+      getMinHeight: () => wanted.minHeight,
     });
     // Everything it does is in the node's other inputs: no value of its own is saved or queued.
     widget.serialize = false;
     node.setSize([Math.max(node.size[0], wanted.size[0]), Math.max(node.size[1], wanted.size[1])]);
-    fill(place, node, wanted.module).catch((error) => console.error("Mirage:", error));
+    fill(container, node, wanted.module).catch((error) => console.error("Mirage:", error));
   },
 });

@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def report() -> Iterator[str]:
-    """The lines of the report."""
+    """Lines of the report: versions, compiler, devices and packages."""
     package = importlib.import_module(__package__ or "mirage_core")
     yield f"Mirage {package.__version__}"
     yield from _versions()
@@ -68,8 +68,8 @@ def _compiler() -> Iterator[str]:
         yield f"  NVRTC {found.version[0]}.{found.version[1]} at {found.path}"
     except KernelError as error:
         yield f"  NVRTC: {error}"
-    yield f"  compiled kernels are kept in {folder}"
-    yield f"  kept there: {', '.join(path.name for path in kept) or 'none yet'}"
+    yield f"  compiled kernels are cached in {folder}"
+    yield f"  in the cache: {', '.join(path.name for path in kept) or 'none yet'}"
 
 
 def _devices() -> Iterator[str]:
@@ -86,7 +86,7 @@ def _devices() -> Iterator[str]:
             yield f"  {name}: torch, because {decided.reason}"
             continue
         binary = decided.launcher.binary
-        made = "kept from before" if binary.kept else f"compiled now in {binary.seconds:.2f} s"
+        made = "from the cache" if binary.kept else f"compiled now in {binary.seconds:.2f} s"
         yield f"  {name}: CUDA kernels, {made}"
 
 

@@ -1,4 +1,4 @@
-"""Writing files so that they appear whole or not at all."""
+"""Atomic writes: a file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ TEMPORARY_PREFIX: Final = ".mirage-"
 _REMEDIES: Final[dict[int, str]] = {
     errno.ENOSPC: "The disk is full: free disk space, or choose another folder",
     errno.EDQUOT: "Your quota is used up: free disk space, or choose another folder",
-    errno.EFBIG: "This disk does not allow files of this size: choose another folder",
-    errno.EACCES: "The folder is not yours to write: choose another folder",
-    errno.EPERM: "The folder is not yours to write: choose another folder",
+    errno.EFBIG: "This disk does not support files of this size: choose another folder",
+    errno.EACCES: "You have no permission to write to this folder: choose another folder",
+    errno.EPERM: "You have no permission to write to this folder: choose another folder",
     errno.EROFS: "The disk is read-only: choose another folder",
-    errno.ENOTDIR: "A file stands where a folder is needed: choose another folder",
-    errno.EEXIST: "A file stands where a folder is needed: choose another folder",
-    errno.EISDIR: "A folder has this name: choose another file name",
+    errno.ENOTDIR: "A file exists where a folder is needed: choose another folder",
+    errno.EEXIST: "A file exists where a folder is needed: choose another folder",
+    errno.EISDIR: "A folder with this name exists: choose another file name",
     errno.ENAMETOOLONG: "Choose a shorter name",
 }
 

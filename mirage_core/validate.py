@@ -56,7 +56,7 @@ def expect_finite(name: str, tensor: Tensor) -> None:
     if not bool(finite.all()):
         bad = int((~finite).sum())
         raise GeometryError(
-            f"{name} holds values that are not numbers",
+            f"{name} contains values that are not finite",
             got=f"{bad} of {tensor.numel()} entries are NaN or infinite",
             expected="finite numbers",
             fix="Check the file or the estimator that produced it",
@@ -92,7 +92,7 @@ def expect_rigid(name: str, poses: Tensor) -> None:
     if (np.abs(matrices[:, 3] - (0, 0, 0, 1)) > LAST_ROW_TOLERANCE).any():
         raise GeometryError(
             f"{name} has a last row that is not (0, 0, 0, 1)",
-            fix="Matrices are 4x4 with the translation in the last column",
+            fix="Use 4x4 matrices with the translation in the last column",
         )
 
 

@@ -48,7 +48,7 @@ MAX_PRECEDING = 2
 MAX_REFERENCES = 8
 """Reference frames that any released model was trained with."""
 
-READOUT_TIP = "What the memory shows to the chunk's cameras."
+READOUT_TIP = "Readout of the memory for the chunk's cameras."
 FIRST_TIP = "Clean first latent of the chunk, from Mirage Loop Open or Mirage Cache Init."
 
 
@@ -63,9 +63,9 @@ class MirageLoadBranch(io.ComfyNode):
             display_name="Mirage Load Branch",
             category="Mirage/sampling",
             description=(
-                "Loads a side branch from models/model_patches. What it is made for (layers, "
-                "input channels, width) is read from the file. ComfyUI moves its weights to the "
-                "GPU and back as it does with models."
+                "Loads a side branch from models/model_patches. Its layers, input channels and "
+                "width are read from the file. ComfyUI loads and offloads its weights like those "
+                "of any model."
             ),
             search_aliases=["vace", "controlnet", "model patch", "load side branch"],
             inputs=[
@@ -94,9 +94,9 @@ class MirageApply(io.ComfyNode):
             display_name="Mirage Apply",
             category="Mirage/sampling",
             description=(
-                "Shows Wan2.2-TI2V-5B what the memory knows of a chunk: the readout through a "
-                "side branch, and earlier frames as clean frames beside the ones to make. Any "
-                "sampler and guider takes the model; sample the latent output."
+                "Conditions Wan2.2-TI2V-5B on the memory for one chunk: on the readout through a "
+                "side branch, and on earlier frames as clean frames next to the generated ones. "
+                "The model works with any sampler and guider; sample the latent output."
             ),
             search_aliases=["condition", "apply controlnet", "vace", "memory to model", "camera"],
             inputs=[
@@ -105,38 +105,38 @@ class MirageApply(io.ComfyNode):
                 io.Latent.Input("first_latent", tooltip=FIRST_TIP),
                 io.Float.Input(
                     "strength", default=1.0, min=0.0, max=2.0, step=0.01,
-                    tooltip="How strongly the side branch acts; 0 is the plain model, which "
+                    tooltip="Strength of the side branch; 0 is the plain model, which "
                     "does not see earlier frames either.",
                 ),
                 io.Int.Input(
                     "references", default=DEFAULT_REFERENCES, min=0, max=MAX_REFERENCES,
-                    tooltip="Most earlier frames of the same place that the model sees. Each one "
-                    "makes every step slower.",
+                    tooltip="Maximum number of earlier frames of the same place that the model "
+                    "sees. Each one slows down every step.",
                 ),
                 io.Int.Input(
                     "preceding", default=DEFAULT_PRECEDING, min=0, max=MAX_PRECEDING,
-                    tooltip="Most frames right before the chunk that the model sees.",
+                    tooltip="Maximum number of frames right before the chunk that the model sees.",
                 ),
                 io.Float.Input(
                     "start_percent", default=0.0, min=0.0, max=1.0, step=0.001, advanced=True,
-                    tooltip="Where on the noise schedule the side branch begins to act.",
+                    tooltip="Position in the noise schedule at which the side branch starts.",
                 ),
                 io.Float.Input(
                     "end_percent", default=1.0, min=0.0, max=1.0, step=0.001, advanced=True,
-                    tooltip="Where on the noise schedule the side branch ceases to act.",
+                    tooltip="Position in the noise schedule at which the side branch ends.",
                 ),
                 BranchType.Input(
                     "branch", optional=True,
-                    tooltip="From Mirage Load Branch. Without it the readout is not shown, only "
-                    "earlier frames are.",
+                    tooltip="From Mirage Load Branch. Without it the model sees earlier frames "
+                    "but not the readout.",
                 ),
                 StateType.Input(
                     "state", optional=True,
-                    tooltip="From Mirage Loop Open: where earlier frames come from.",
+                    tooltip="From Mirage Loop Open: the source of earlier frames.",
                 ),
                 io.Vae.Input(
                     "vae", optional=True,
-                    tooltip="The VAE of the memory; branches of 96 channels need it.",
+                    tooltip="The VAE of the memory; required by branches with 96 channels.",
                 ),
             ],
             outputs=[
@@ -217,15 +217,15 @@ def expect_parts(
     grid, given = tuple(readout.visible.shape[1:]), tuple(first.shape[2:])
     if grid != given:
         raise ShapeError(
-            "The first latent has another size than the readout",
+            "The first latent and the readout have different sizes",
             got=f"a latent of {given[0]} x {given[1]} cells",
-            expected=f"{grid[0]} x {grid[1]} cells, as the trajectory has",
-            fix="Make picture, trajectory and latent of one size",
+            expected=f"{grid[0]} x {grid[1]} cells, as in the trajectory",
+            fix="Use one size for picture, trajectory and latent",
         )
     if readout.cache.codec == CODEC_NAME:
         logger.warning(
-            "The memory holds latents of the embedded codec, with which the video model was not "
-            "trained: use the Wan2.2 VAE for pictures worth looking at"
+            "The memory contains latents of the embedded codec, which the video model was not "
+            "trained with: use the Wan2.2 VAE for good pictures"
         )
     return backbone, first
 
@@ -243,13 +243,13 @@ class MirageSplitCheckpoint(io.ComfyNode):
             description=(
                 "Splits a file into which a side branch was merged: the video model goes to "
                 "output/diffusion_models, the branch to models/model_patches. The file itself "
-                "stays as it is. Press R afterwards to see the new files in the loaders."
+                "is not changed. Press R afterwards to see the new files in the loaders."
             ),
             search_aliases=["merged model", "extract branch", "vace checkpoint"],
             inputs=[
                 io.Combo.Input(
                     "model_name", options=model_files(MODEL_FOLDER),
-                    tooltip="A file in models/diffusion_models that holds both.",
+                    tooltip="A file in models/diffusion_models that contains both.",
                 )
             ],
             outputs=[

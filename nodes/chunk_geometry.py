@@ -27,8 +27,8 @@ class MirageAlignGeometry(io.ComfyNode):
             display_name="Mirage Align Geometry",
             category="Mirage/geometry",
             description=(
-                "Brings a chunk's estimated depth to the scale of the memory, keeps moving things "
-                "and sky out, and refuses frames whose depth contradicts what is remembered."
+                "Aligns a chunk's estimated depth to the scale of the memory, masks moving objects "
+                "and sky, and rejects frames whose depth contradicts the memory."
             ),
             search_aliases=["scale depth", "depth alignment", "dynamic mask", "sky mask", "drift"],
             inputs=[
@@ -39,36 +39,37 @@ class MirageAlignGeometry(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "mode", options=list(ALIGN_MODES), default=ALIGN_MODES[0],
-                    tooltip="scale: depth is right up to a factor (MoGe, Depth Anything 3). "
-                    "affine: right up to scale and shift of 1 / depth (relative depth pictures). "
-                    "none: depth is exact; only the masks are joined.",
+                    tooltip="scale: depth is correct up to a factor (MoGe, Depth Anything 3). "
+                    "affine: up to scale and shift of 1 / depth (relative depth maps). "
+                    "none: depth is exact; only the masks are applied.",
                 ),
                 io.Float.Input(
                     "refuse_above", default=0.10, min=0.01, max=1.0, step=0.01,
-                    tooltip="Relative depth error from which a frame is not remembered, measured "
-                    "after scale and shift.",
+                    tooltip="Relative depth error above which a frame is not written to the "
+                    "memory, measured after scale and shift.",
                 ),
                 io.Int.Input(
                     "grow_pixels", default=0, min=0, max=1024,
-                    tooltip="Pixels by which masks grow before they meet the latent grid.",
+                    tooltip="Pixels by which masks are dilated, before they are brought to the "
+                    "latent grid.",
                 ),
                 io.Int.Input(
                     "grow_cells", default=0, min=0, max=64, advanced=True,
-                    tooltip="Latent cells by which masks grow afterwards.",
+                    tooltip="Latent cells by which masks are dilated afterwards.",
                 ),
                 io.Boolean.Input(
                     "strict", default=False, advanced=True,
                     tooltip="On: stop with an error when no frame agrees with the memory. Off: "
-                    "such a chunk stays in the video and is not remembered.",
+                    "keep such a chunk in the video but do not write it to the memory.",
                 ),
                 io.Mask.Input(
                     "dynamic", optional=True,
-                    tooltip="White is left out: moving things, from Mirage Dynamic Mask or SAM3, "
-                    "on all of the chunk's frames or on every fourth.",
+                    tooltip="White is excluded: moving objects, from Mirage Dynamic Mask or SAM3, "
+                    "for all of the chunk's frames or every fourth one.",
                 ),
                 io.Mask.Input(
                     "sky", optional=True,
-                    tooltip="White is left out: sky, where the geometry does not mark it itself.",
+                    tooltip="White is excluded: sky, if the geometry does not mark it already.",
                 ),
             ],
             outputs=[

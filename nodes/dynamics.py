@@ -24,24 +24,25 @@ class MirageEntities(io.ComfyNode):
             display_name="Mirage Entities",
             category=CATEGORY,
             description=(
-                "Reads noun phrases out of a language model's answer, and writes them as a "
+                "Extracts noun phrases from a language model's answer and writes them as a "
                 "prompt for SAM3 (through CLIP Text Encode with SAM3's text encoder)."
             ),
             search_aliases=["noun phrases", "parse list", "sam3 prompt", "what moves"],
             inputs=[
                 io.String.Input(
-                    "answer", force_input=True, tooltip="From Generate Text, or typed by hand."
+                    "answer", force_input=True, tooltip="From Generate Text, or typed in."
                 ),
                 io.Int.Input(
-                    "most", default=8, min=1, max=32, tooltip="Most kinds of things to look for."
+                    "most", default=8, min=1, max=32,
+                    tooltip="Maximum number of kinds of things to look for.",
                 ),
                 io.Int.Input(
                     "per_kind", default=8, min=1, max=64,
-                    tooltip="Most instances of each kind in a frame.",
+                    tooltip="Maximum number of instances of each kind in a frame.",
                 ),
                 io.String.Input(
                     "always", default="",
-                    tooltip="Things to look for whatever the answer says, comma separated.",
+                    tooltip="Things to look for regardless of the answer, comma separated.",
                 ),
             ],
             outputs=[io.String.Output(display_name="entities")],
@@ -66,18 +67,18 @@ class MirageDynamicMask(io.ComfyNode):
             display_name="Mirage Dynamic Mask",
             category=CATEGORY,
             description=(
-                "Passes a segmentation on when there is something to look for. Without any "
-                "entity the mask is empty, and the segmentation is not even run."
+                "Passes on a segmentation mask if there is something to look for. Without "
+                "entities the mask is empty, and the segmentation is not run at all."
             ),
             search_aliases=["moving things", "sam3 mask", "exclude", "lazy mask"],
             inputs=[
                 io.String.Input(
                     "entities", force_input=True, tooltip="From Mirage Entities."
                 ),
-                io.Image.Input("image", tooltip="The frames that the mask belongs to."),
+                io.Image.Input("image", tooltip="The frames that are masked."),
                 io.Mask.Input(
                     "mask", lazy=True,
-                    tooltip="Of SAM3 Detect, or SAM3 Track to Mask, on the same frames.",
+                    tooltip="From SAM3 Detect or SAM3 Track to Mask, for the same frames.",
                 ),
             ],
             outputs=[io.Mask.Output(display_name="mask")],

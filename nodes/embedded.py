@@ -32,9 +32,9 @@ class MirageEmbeddedCodec(io.ComfyNode):
             display_name="Mirage Embedded Codec",
             category="Mirage/embedded",
             description=(
-                "A VAE that needs no download: 48 channels and strides 16 and 4, as the Wan2.2 "
-                "VAE. It is a plain transform, so fine detail is softened. Swap it for Load VAE "
-                "with wan2.2_vae.safetensors to use the real model."
+                "A VAE that needs no download: 48 channels and strides 16 and 4, like the Wan2.2 "
+                "VAE. It is a linear transform, so fine detail is softened. Replace it by Load "
+                "VAE with wan2.2_vae.safetensors to use the real model."
             ),
             search_aliases=["vae", "demo vae", "codec without weights"],
             inputs=[],
@@ -58,9 +58,9 @@ class MirageEmbeddedModel(io.ComfyNode):
             display_name="Mirage Embedded Model",
             category="Mirage/embedded",
             description=(
-                "A small video model with Wan2.2's layout, its side branch, codec and empty "
+                "A small video model with Wan2.2's architecture, its side branch, codec and empty "
                 "prompt: everything that sampling needs, without a download. It was trained on "
-                "procedural rooms only, and paints soft pictures. Swap it for Load Diffusion "
+                "procedural rooms only, and its pictures are soft. Replace it by Load Diffusion "
                 "Model, Mirage Load Branch, Load VAE and CLIP Text Encode to use the real model."
             ),
             search_aliases=["demo model", "small model", "no download", "load model"],
@@ -70,7 +70,7 @@ class MirageEmbeddedModel(io.ComfyNode):
                 io.Vae.Output(display_name="VAE"),
                 io.Conditioning.Output(
                     display_name="conditioning",
-                    tooltip="The empty prompt, for positive and negative: the model knows no text.",
+                    tooltip="The empty prompt, for positive and negative: the model ignores text.",
                 ),
                 BranchType.Output(display_name="branch"),
             ],
@@ -99,13 +99,13 @@ class MirageEmbeddedScene(io.ComfyNode):
             category="Mirage/embedded",
             description=(
                 "A picture of a procedural room with its exact depth and field of view, to try "
-                "camera moves without a picture or a depth model at hand."
+                "camera moves without a picture or a depth model."
             ),
             search_aliases=["sample picture", "test scene", "demo room", "procedural"],
             inputs=[
                 io.Int.Input(
                     "seed", default=16, min=0, max=2**31 - 1, control_after_generate=True,
-                    tooltip="Which room to build.",
+                    tooltip="Seed of the room.",
                 ),
                 io.Int.Input(
                     "width", default=640, min=64, max=4096, step=SIZE_MULTIPLE,
@@ -147,24 +147,24 @@ class MirageEmbeddedShot(io.ComfyNode):
             category="Mirage/embedded",
             description=(
                 "Renders a room of Mirage Embedded Scene for every camera of a move. Its depth "
-                "stands in for a depth model in the chunk loop, and its frames are what a "
-                "perfect shot would look like."
+                "replaces a depth model in the chunk loop, and its frames are the ground truth "
+                "of the shot."
             ),
             search_aliases=["ground truth", "render room", "exact depth", "procedural"],
             inputs=[
                 io.Int.Input(
                     "seed", default=16, min=0, max=2**31 - 1,
-                    tooltip="Which room: the seed of Mirage Embedded Scene.",
+                    tooltip="Seed of the room, as in Mirage Embedded Scene.",
                 ),
                 TrajectoryType.Input(
-                    "trajectory", tooltip="The camera move, from the room's start on."
+                    "trajectory", tooltip="The camera move; it begins at the room's start camera."
                 ),
             ],
             outputs=[
                 io.Image.Output(display_name="images"),
                 GeometryType.Output(
                     display_name="geometry",
-                    tooltip="Depth of every frame, for geometry of Mirage Cache Update.",
+                    tooltip="Depth of every frame, for the geometry input of Mirage Cache Update.",
                 ),
             ],
         )

@@ -1,4 +1,4 @@
-"""Geometry estimators that bring their own packages."""
+"""Geometry estimators from packages of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ESTIMATORS = ("MapAnything", "UniDepth V2", "transformers")
 
 
 class MirageLoadEstimator(io.ComfyNode):
-    """An estimator of depth that ComfyUI does not have itself."""
+    """A depth estimator that is not part of ComfyUI."""
 
     @classmethod
     @override
@@ -28,13 +28,14 @@ class MirageLoadEstimator(io.ComfyNode):
             category="Mirage/geometry",
             description=(
                 "Loads MapAnything, UniDepth V2, or any depth model of transformers from a "
-                "folder below models/geometry_estimation. Their packages are yours to install."
+                "folder below models/geometry_estimation. Their packages must be installed "
+                "separately."
             ),
             search_aliases=["mapanything", "unidepth", "depth pro", "zoedepth", "metric depth"],
             inputs=[
                 io.Combo.Input(
                     "estimator", options=list(ESTIMATORS), default=ESTIMATORS[-1],
-                    tooltip="Which kind of model the folder holds.",
+                    tooltip="Kind of model in the folder.",
                 ),
                 io.Combo.Input(
                     "folder", options=model_folders(),
@@ -66,14 +67,16 @@ class MirageEstimateGeometry(io.ComfyNode):
             node_id="MirageEstimateGeometry",
             display_name="Mirage Estimate Geometry",
             category="Mirage/geometry",
-            description="Estimates depth of pictures, for known cameras if there is a trajectory.",
+            description=(
+                "Estimates depth of pictures, with known cameras if a trajectory is connected."
+            ),
             search_aliases=["depth", "metric depth", "camera poses"],
             inputs=[
                 EstimatorType.Input("estimator", tooltip="From Mirage Load Estimator."),
                 io.Image.Input("image", tooltip="One picture, or the frames of a chunk."),
                 TrajectoryType.Input(
                     "trajectory", optional=True,
-                    tooltip="Cameras of the same pictures, one each, where they are known.",
+                    tooltip="Known cameras of the pictures, one per picture.",
                 ),
             ],
             outputs=[
@@ -89,7 +92,7 @@ class MirageEstimateGeometry(io.ComfyNode):
     ) -> io.NodeOutput:
         if trajectory is not None:
             expect_shape(
-                "The pictures of this trajectory", image, "F H W C",
+                "The picture batch of this trajectory", image, "F H W C",
                 F=len(trajectory), H=trajectory.height, W=trajectory.width,
             )  # fmt: skip
         geometry = estimator.run(image[..., :3], trajectory)

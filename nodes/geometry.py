@@ -43,11 +43,11 @@ class MirageGeometryMoGe(io.ComfyNode):
             node_id="MirageGeometryMoGe",
             display_name="Mirage Geometry (MoGe)",
             category=CATEGORY,
-            description="Takes depth and field of view from Run MoGe Inference; sky stays out.",
+            description="Takes depth and field of view from Run MoGe Inference; sky is excluded.",
             search_aliases=["moge", "depth", "metric depth", "field of view"],
             inputs=[
                 MoGeGeometryType.Input(
-                    "moge_geometry", tooltip="From Run MoGe Inference, of the picture itself."
+                    "moge_geometry", tooltip="From Run MoGe Inference, for the same picture."
                 ),
             ],
             outputs=_outputs(),
@@ -73,12 +73,12 @@ class MirageGeometryDA3(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Takes depth from Run Depth Anything 3, and with mode multiview also cameras and "
-                "field of view; sky stays out."
+                "field of view; sky is excluded."
             ),
             search_aliases=["depth anything", "da3", "multiview", "camera poses", "photographs"],
             inputs=[
                 DA3GeometryType.Input(
-                    "da3_geometry", tooltip="From Run Depth Anything 3, of the picture itself."
+                    "da3_geometry", tooltip="From Run Depth Anything 3, for the same picture."
                 ),
                 io.Float.Input(
                     "fov", default=60.0, min=1.0, max=170.0, step=0.5,
@@ -91,11 +91,11 @@ class MirageGeometryDA3(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "sky_threshold", default=SKY_THRESHOLD, min=0.01, max=1.0, step=0.01,
-                    tooltip="Probability from which a pixel is sky and left out.", advanced=True,
+                    tooltip="Probability above which a pixel is sky and excluded.", advanced=True,
                 ),
                 io.Float.Input(
                     "least_confidence", default=0.0, min=0.0, max=0.99, step=0.01,
-                    tooltip="Share of pixels with the least confidence that is left out.",
+                    tooltip="Share of pixels to exclude, those with the lowest confidence.",
                     advanced=True,
                 ),
             ],
@@ -124,7 +124,7 @@ class MirageGeometryDA3(io.ComfyNode):
 
 
 class MirageGeometryLoad(io.ComfyNode):
-    """Geometry from a file."""
+    """Geometry from .safetensors, .npz or .exr."""
 
     @classmethod
     @override
@@ -213,22 +213,22 @@ class MirageGeometry(io.ComfyNode):
             display_name="Mirage Geometry",
             category="Mirage/geometry",
             description=(
-                "Turns depth pictures into geometry: states how grey values become distances, "
-                "and how wide the camera sees."
+                "Converts depth maps to geometry: defines how grey values become distances, "
+                "and the field of view of the camera."
             ),
             search_aliases=["depth", "depth map to geometry", "field of view", "camera intrinsics"],
             inputs=[
                 io.Image.Input(
                     "depth",
-                    tooltip="Depth pictures of the same crop as the picture, any resolution.",
+                    tooltip="Depth maps with the same crop as the picture, any resolution.",
                 ),
                 io.Combo.Input(
                     "encoding", options=list(ENCODINGS), default=NEAR_INVERSE,
                     tooltip=(
-                        "near is white: values follow 1 / distance, as MoGe and most relative "
-                        "estimators draw them. near is white, linear: values fall evenly with "
-                        "distance, as Depth Anything 3 is drawn. far is white: values are "
-                        "distances."
+                        "near is white: values follow 1 / distance, as rendered by MoGe and most "
+                        "relative estimators. near is white, linear: values decrease linearly "
+                        "with distance, as rendered by Depth Anything 3. far is white: values "
+                        "are distances."
                     ),
                 ),
                 io.Float.Input(
@@ -245,7 +245,7 @@ class MirageGeometry(io.ComfyNode):
                 ),
                 io.Mask.Input(
                     "exclude", optional=True,
-                    tooltip="White is left out of the memory: sky, people, anything that moves.",
+                    tooltip="White is excluded from the memory: sky, people, anything that moves.",
                 ),
             ],
             outputs=[

@@ -42,8 +42,8 @@ class MirageReadout(io.ComfyNode):
             display_name="Mirage Readout",
             category="Mirage/memory",
             description=(
-                "Projects the memory on the latent grid of every fourth frame of a move. The "
-                "nearest point wins; cells that no point falls into are holes."
+                "Projects the memory onto the latent grid of every fourth frame of a move. The "
+                "nearest point wins; cells without a point are holes."
             ),
             search_aliases=["read memory", "project", "z-buffer", "visibility"],
             inputs=[
@@ -96,17 +96,18 @@ class MiragePreviewFill(io.ComfyNode):
             display_name="Mirage Preview Fill",
             category="Mirage/memory",
             description=(
-                "Completes a readout's holes smoothly, in seconds and without a model, so that "
-                "a camera move can be judged before a costly sampling run. It invents nothing: "
-                "what was never seen stays a soft patch of colour, and is not remembered."
+                "Fills a readout's holes smoothly, in seconds and without a model, so that a "
+                "camera move can be judged before a costly sampling run. It invents nothing: "
+                "unseen regions become soft patches of colour, which are not written to the "
+                "memory."
             ),
             search_aliases=["preview", "fill holes", "inpaint smooth", "animatic"],
             inputs=[
-                ReadoutType.Input("readout", tooltip="What the memory shows."),
+                ReadoutType.Input("readout", tooltip="Readout of the memory."),
                 io.Vae.Input(
                     "vae",
-                    tooltip="The VAE whose latents the memory holds. With Mirage Embedded Codec "
-                    "every frame is drawn at full precision of the remembered positions.",
+                    tooltip="The VAE that the memory was made with. With Mirage Embedded Codec "
+                    "every frame is drawn from the exact positions of the points.",
                 ),
                 io.Latent.Input(
                     "first_latent", optional=True,
@@ -114,8 +115,8 @@ class MiragePreviewFill(io.ComfyNode):
                 ),
                 io.Image.Input(
                     "background", optional=True,
-                    tooltip="Frames that show where the memory knows nothing, such as those of a "
-                    "video model, in place of smooth colour. With Mirage Embedded Codec only.",
+                    tooltip="Frames to show in the holes in place of smooth colour, such as those "
+                    "of a video model. With Mirage Embedded Codec only.",
                 ),
             ],
             outputs=[
@@ -140,7 +141,7 @@ class MiragePreviewFill(io.ComfyNode):
             raise ModelMismatchError(
                 "Only tokens of the embedded codec can be drawn over a background",
                 got=f"a memory of {readout.cache.codec!r}",
-                fix="Disconnect background, or use the frames of the video model themselves",
+                fix="Disconnect background, or use the frames of the video model directly",
             )
         tokens, depth = fill_readout(readout)
         unknown = ~readout.visible

@@ -47,9 +47,9 @@ class MirageUniPC(io.ComfyNode):
             display_name="Mirage UniPC",
             category="Mirage/sampling",
             description=(
-                "Sampler and noise levels as the method's released code has them, for "
-                "SamplerCustomAdvanced: the same numbers as the command line. Other samplers "
-                "work as well. Needs diffusers."
+                "Sampler and noise levels of the method's released code, for "
+                "SamplerCustomAdvanced. Gives the same results as the command line. Other "
+                "samplers work as well. Requires diffusers."
             ),
             search_aliases=["sampler", "scheduler", "unipc", "sigmas", "released sampler"],
             inputs=[
@@ -58,8 +58,8 @@ class MirageUniPC(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "shift", default=DEFAULT_SHIFT, min=0.01, max=MAX_SHIFT, step=0.01,
-                    tooltip="Larger values spend more steps at high noise. The shift of the "
-                    "model itself does not count here.",
+                    tooltip="Larger values spend more steps at high noise. Independent of the "
+                    "shift of the model.",
                 ),
             ],
             outputs=[
@@ -87,10 +87,10 @@ class MirageChunkDecode(io.ComfyNode):
             display_name="Mirage Chunk Decode",
             category="Mirage/sampling",
             description=(
-                "Decodes a chunk together with the latents before it, so that no seam shows "
-                "where it begins: the VAE looks back in time, and decoded alone a chunk would "
-                "begin as a new video. Returns the chunk's frames only, and every fourth of them, "
-                "of which the memory needs the depth."
+                "Decodes a chunk together with the latents before it, to avoid a visible seam at "
+                "its start: the VAE is causal, and decoded alone a chunk would start like a new "
+                "video. Returns only the chunk's frames, and every fourth of them for the depth "
+                "estimator."
             ),
             search_aliases=["vae decode", "seam", "overlap decode", "temporal context"],
             inputs=[
@@ -99,8 +99,8 @@ class MirageChunkDecode(io.ComfyNode):
                 StateType.Input("state", tooltip="From Mirage Loop Open."),
                 io.Int.Input(
                     "carried", default=DEFAULT_DECODE_CONTEXT, min=0, max=MAX_CARRIED,
-                    tooltip="Latents before the chunk that are decoded with it; 0 decodes it "
-                    "alone.",
+                    tooltip="Number of latents before the chunk that are decoded with it; 0 "
+                    "decodes it alone.",
                 ),
             ],
             outputs=[
@@ -136,7 +136,7 @@ class MirageTrainingFree(io.ComfyNode):
             category="Mirage/sampling",
             description=(
                 "Makes plain Wan2.2-TI2V-5B follow the memory without a side branch: visible "
-                "cells are held at the readout, re-noised to each step's level, for the first "
+                "cells are pinned to the readout, re-noised to each step's level, for the first "
                 "part of the steps. Weaker than a trained side branch; see the help page."
             ),
             search_aliases=["inpaint", "no branch", "latent blend", "guidance", "sdedit"],
@@ -146,13 +146,13 @@ class MirageTrainingFree(io.ComfyNode):
                 io.Latent.Input("first_latent", tooltip=FIRST_TIP),
                 io.Float.Input(
                     "until", default=0.6, min=0.0, max=1.0, step=0.01,
-                    tooltip="Share of the steps in which visible cells are held. Later steps are "
-                    "free, and blend what is held with what is new. 0 is the plain model.",
+                    tooltip="Share of the steps in which visible cells are pinned. Later steps are "
+                    "free and blend pinned and generated cells. 0 is the plain model.",
                 ),
                 io.Float.Input(
                     "softness", default=1.0, min=0.0, max=16.0, step=0.1,
-                    tooltip="Width of the edge between held and free cells, in latent cells of "
-                    "16 pixels.",
+                    tooltip="Width of the transition between pinned and free cells, in latent "
+                    "cells of 16 pixels.",
                 ),
             ],
             outputs=[

@@ -37,8 +37,8 @@ class MirageTrajectory(io.ComfyNode):
             display_name="Mirage Trajectory",
             category="Mirage/camera",
             description=(
-                "A camera move. Amounts are measured in the distance of what the picture shows, "
-                "so a preset looks alike on a tabletop and on a valley."
+                "A camera move. Amounts are relative to the typical distance of the scene, so a "
+                "preset looks the same on a tabletop and on a valley."
             ),
             search_aliases=["camera path", "camera move", "dolly", "orbit", "pan", "keyframes"],
             inputs=[
@@ -56,15 +56,15 @@ class MirageTrajectory(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "amount", default=1.0, min=-10.0, max=10.0, step=0.05,
-                    tooltip="How far to go; 1 is a calm move, negative goes the other way.",
+                    tooltip="Size of the move; 1 is calm, negative values reverse the direction.",
                 ),
                 io.Boolean.Input(
                     "there_and_back", default=False,
-                    tooltip="Go there in the first half and come back in the second.",
+                    tooltip="Move in the first half of the shot and return in the second.",
                 ),
                 io.Combo.Input(
                     "easing", options=list(EASINGS), default="smooth",
-                    tooltip="How the move speeds up and slows down.",
+                    tooltip="How the move accelerates and decelerates.",
                 ),
                 io.Float.Input(
                     "fps", default=24.0, min=1.0, max=120.0, step=0.01,
@@ -189,7 +189,7 @@ class MirageTrajectoryLoad(io.ComfyNode):
             node_id="MirageTrajectoryLoad",
             display_name="Mirage Trajectory Load",
             category="Mirage/camera",
-            description="Loads a camera move that was saved below output/mirage or put into input.",
+            description="Loads a camera move from output/mirage or the input folder.",
             search_aliases=["import camera", "load camera path"],
             inputs=[
                 io.Combo.Input(

@@ -12,7 +12,7 @@ from ..mirage_core.errors import GeometryError, MirageError
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from ..mirage_core.geometry.transform import invert_rigid
-from ..mirage_core.trajectories.exchange.files import (
+from ..mirage_core.trajectories.exchange.formats import (
     FORMATS,
     GLTF,
     SUFFIXES,
@@ -77,8 +77,8 @@ class MirageTrajectoryImport(io.ComfyNode):
             display_name="Mirage Trajectory Import",
             category=CATEGORY,
             description=(
-                "Loads a camera move of Blender, Unreal, Nuke and others (glTF), of COLMAP, "
-                "RealEstate10K, or a transforms.json, and fits it to the picture."
+                "Loads a camera move from Blender, Unreal, Nuke and others (glTF), COLMAP, "
+                "RealEstate10K or a transforms.json, and fits it to the picture."
             ),
             search_aliases=[
                 "gltf", "glb", "colmap", "realestate10k", "blender camera", "transforms.json",
@@ -88,26 +88,26 @@ class MirageTrajectoryImport(io.ComfyNode):
                 io.Image.Input("image", tooltip="The picture: its size is the video's size."),
                 io.Combo.Input(
                     "file", options=files,
-                    tooltip="From the input folder, or below output/mirage. Of a COLMAP model "
-                    "choose images.txt; cameras.txt belongs beside it.",
+                    tooltip="From the input folder, or below output/mirage. For a COLMAP model "
+                    "choose images.txt; cameras.txt must be in the same folder.",
                 ),
                 _frames_input(
-                    0, "Length of the shot, 4n + 1; the move is made slower or faster to fill it. "
-                    "0 takes the frames of the file, cut to 4n + 1."
+                    0, "Length of the shot, 4n + 1; the move is retimed to fill it. "
+                    "0 keeps the frames of the file, truncated to 4n + 1."
                 ),
                 io.Float.Input(
                     "scale", default=1.0, min=0.001, max=1000.0, step=0.01,
-                    tooltip="Size of the move: units of the scene for one unit of the file.",
+                    tooltip="Scale of the move: scene units per unit of the file.",
                 ),
                 io.Boolean.Input(
                     "begin_at_picture", default=True,
-                    tooltip="Let the move begin where the picture was taken. Off keeps the "
-                    "positions of the file, for moves that were made in the memory's own world.",
+                    tooltip="Start the move at the camera of the picture. Off keeps the positions "
+                    "of the file, for moves that were made in the memory's world coordinates.",
                 ),
                 _fps_input(),
                 GeometryType.Input(
                     "geometry", optional=True,
-                    tooltip="Geometry of the picture, when it has a camera pose.",
+                    tooltip="Geometry of the picture, if it has a camera pose.",
                 ),
             ],
             outputs=[
@@ -146,8 +146,8 @@ class MirageTrajectoryImport(io.ComfyNode):
         if begin_at_picture:
             path = begin_at(path, _first_pose(geometry))
         path = retimed(path, frames) if frames else path.select(slice((found - 1) // 4 * 4 + 1))
-        way = float((path.positions[1:] - path.positions[:-1]).norm(dim=1).sum())
-        report = f"{found} frames in the file, {len(path)} in the shot, {way:.3g} units of way"
+        length = float((path.positions[1:] - path.positions[:-1]).norm(dim=1).sum())
+        report = f"{found} frames in the file, {len(path)} in the shot, path length {length:.3g}"
         return io.NodeOutput(path, report, ui={"text": (report,)})
 
 
@@ -198,7 +198,7 @@ class MirageTrajectoryFromCameras(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Makes a move through one or more cameras of Load 3D or Create Camera Info. "
-                "Several cameras in a list are passed at even distances."
+                "Several cameras in a list become keyframes at equal intervals."
             ),
             search_aliases=["load 3d camera", "camera info", "camera list"],
             inputs=[
@@ -244,14 +244,14 @@ class MirageTrajectoryFromGeometry(io.ComfyNode):
             display_name="Mirage Trajectory from Geometry",
             category=CATEGORY,
             description=(
-                "Makes a move through the cameras that Depth Anything 3 (multiview) found for "
+                "Makes a move through the cameras that Depth Anything 3 (multiview) estimated for "
                 "several photographs or the frames of a video."
             ),
             search_aliases=["da3 extrinsics", "match move", "camera poses", "photographs"],
             inputs=[
                 io.Image.Input("image", tooltip="The picture: its size is the video's size."),
                 GeometryType.Input("geometry", tooltip="Geometry with camera poses."),
-                _frames_input(0, "Frames of the shot, 4n + 1. 0 takes one frame per camera."),
+                _frames_input(0, "Frames of the shot, 4n + 1. 0 uses one frame per camera."),
                 _fps_input(),
             ],
             outputs=[TrajectoryType.Output(display_name="trajectory")],

@@ -3,7 +3,7 @@
 import { element } from "../page/dom.mjs";
 import { themeOf } from "../viewer/paint.mjs";
 
-/** Bars at most; the blocks of a longer rollout are put together. */
+/** Maximum number of bars; the blocks of a longer rollout are grouped. */
 const MAX_BARS = 60;
 const STRIP = 10;
 

@@ -3,26 +3,27 @@
 import { Chart } from "./chart.mjs";
 import { Choice, element, iconButton, select } from "../page/dom.mjs";
 import { fedByRollout, followNode, lastReport, recall, remember, settleIn, useStyle } from "../page/bridge.mjs";
-import { ballAround } from "../viewer/paint.mjs";
+import { sphereAround } from "../viewer/paint.mjs";
 import { extentOfPoints, loadPoints, noPoints } from "../viewer/points.mjs";
 import { Viewport } from "../viewer/viewport.mjs";
 
 const COLOURINGS = ["colour", "feature", "age"];
-/** Fill a widget's place; the parameters are those of the trajectory widget. */
-export function attach(place, node, bridge, text) {
+
+/** Create the widget in a container; the parameters are those of the trajectory widget. */
+export function attach(container, node, bridge, text) {
   const content = element("div", { class: "mirage-widget" });
   const widget = new MemoryWidget(content, node, bridge, text);
-  widget.leave = settleIn(node, bridge, place, content);
-  place.mirage = widget;
+  widget.leave = settleIn(node, bridge, container, content);
+  container.mirage = widget;
   return widget;
 }
 
 class MemoryWidget {
-  constructor(place, node, bridge, text) {
-    Object.assign(this, { place, node, bridge, text });
+  constructor(container, node, bridge, text) {
+    Object.assign(this, { container, node, bridge, text });
     useStyle();
     this.points = noPoints();
-    /** Nobody has seen the points yet that are about to be shown: bring all into view. */
+    /** The points are new: fit the view to them when they are loaded. */
     this.unseen = false;
     this.colouring = "colour";
     this.viewport = new Viewport({
@@ -64,10 +65,10 @@ class MemoryWidget {
     this.viewport.canvas.setAttribute("aria-label", text("memoryViewport"));
     const stage = element("div", { class: "mirage-stage" }, this.viewport.canvas, this.note);
     this.facts = element("dl", { class: "mirage-facts" });
-    this.place.append(bar, stage, this.facts, this.chart.canvas);
+    this.container.append(bar, stage, this.facts, this.chart.canvas);
   }
 
-  /** Take up what the node or a running rollout reported. */
+  /** Show what the node or a running rollout reported. */
   async show(view) {
     if (!view || typeof view !== "object") return;
     this.unseen ||= !this.view;
@@ -76,7 +77,7 @@ class MemoryWidget {
     this.#describe();
     // Temporary files go when the server restarts: the next run writes them again.
     const points = await loadPoints(view, (path) => this.bridge.api.fetchApi(path)).catch(() => null);
-    // What was reported meanwhile has points of its own.
+    // A newer report has arrived meanwhile.
     if (this.view !== view) return;
     this.points = points ?? this.points;
     const note = points ? "emptyMemory" : "noMemory";
@@ -122,7 +123,7 @@ class MemoryWidget {
   #fit() {
     const { controls } = this.viewport;
     const { low, high } = extentOfPoints(this.points) ?? { low: [-1, -1, 0], high: [1, 1, 2] };
-    const { centre, radius } = ballAround(low, high);
+    const { centre, radius } = sphereAround(low, high);
     controls.frame(centre, radius);
     this.viewport.invalidate();
   }

@@ -1,11 +1,11 @@
-/** What the widgets need of ComfyUI's page: changes of a node, and what outlives one. */
+/** What the widgets need from ComfyUI's page: events of a node, and state that outlives it. */
 
 /** Sent by the server after every chunk of a rollout. */
 const CHUNK_EVENT = "mirage.chunk";
 
-/** What is looked at, by node: undo makes nodes anew, and their widgets with them. */
-const looks = new Map();
-const MAX_LOOKS = 200;
+/** View state by node: undo creates nodes again, and their widgets with them. */
+const viewStates = new Map();
+const MAX_VIEW_STATES = 200;
 
 const keyOf = ({ graph, id }) => `${graph?.rootGraph?.id}:${graph?.id}:${id}`;
 
@@ -13,52 +13,53 @@ const keyOf = ({ graph, id }) => `${graph?.rootGraph?.id}:${graph?.id}:${id}`;
 export function remember(node, name, value) {
   if (!node.graph) return;
   const key = keyOf(node);
-  const kept = looks.get(key) ?? {};
-  looks.delete(key);
-  looks.set(key, { ...kept, [name]: value });
-  if (looks.size > MAX_LOOKS) looks.delete(looks.keys().next().value);
+  const kept = viewStates.get(key) ?? {};
+  viewStates.delete(key);
+  viewStates.set(key, { ...kept, [name]: value });
+  if (viewStates.size > MAX_VIEW_STATES) viewStates.delete(viewStates.keys().next().value);
 }
 
 /** What was kept for a node. */
-export const recall = (node) => looks.get(keyOf(node)) ?? {};
+export const recall = (node) => viewStates.get(keyOf(node)) ?? {};
 
-/** Frames of the display within which a renderer has put a new widget where it belongs. */
-const PATIENCE = 120;
+/** Display frames within which a renderer has attached a new widget to the page. */
+const SETTLE_FRAMES = 120;
 
 /**
- * Keep a widget where its node is seen.
+ * Keep a widget's content in the element that is shown for its node.
  *
- * When undo or loading makes a node anew under its old id, Nodes 2.0 may go on to show the element
- * that the old node had: then the content moves in there, until the element of its own is shown.
+ * When undo or loading creates a node again under its old id, Nodes 2.0 may keep showing the
+ * element of the old node: then the content moves there, until the node's own element is shown.
  *
  * @param {object} node
  * @param {{app: object}} bridge
- * @param {HTMLElement} place the element that the node's widget has
- * @param {HTMLElement} content what is seen in it
- * @returns {() => void} ends it
+ * @param {HTMLElement} container the element of the node's widget
+ * @param {HTMLElement} content what is shown in it
+ * @returns {() => void} stops it
  */
-export function settleIn(node, { app }, place, content) {
+export function settleIn(node, { app }, container, content) {
   let left = 0;
-  const home = () => {
+  const shownElement = () => {
     if (node.graph?.getNodeById(node.id) !== node) return null;
-    if (place.isConnected) return place;
+    if (container.isConnected) return container;
     if (node.graph !== app.canvas?.graph) return null;
-    return document.querySelector(`[data-node-id="${CSS.escape(node.id)}"] .${place.classList[0]}`);
+    const [name] = container.classList;
+    return document.querySelector(`[data-node-id="${CSS.escape(node.id)}"] .${name}`);
   };
   const look = () => {
     if (left <= 0) return;
-    const here = home();
-    if (here && content.parentElement !== here) here.replaceChildren(content);
+    const shown = shownElement();
+    if (shown && content.parentElement !== shown) shown.replaceChildren(content);
     left -= 1;
     requestAnimationFrame(look);
   };
   const start = () => {
     const idle = left <= 0;
-    left = PATIENCE;
+    left = SETTLE_FRAMES;
     if (idle) look();
   };
-  place.replaceChildren(content);
-  // What is taken out of the page has no size any more.
+  container.replaceChildren(content);
+  // An element that is removed from the page has no size.
   const sizes = new ResizeObserver(start);
   sizes.observe(content);
   return () => {
@@ -67,35 +68,35 @@ export function settleIn(node, { app }, place, content) {
   };
 }
 
-/** Prompts of the server's history that are looked through. */
+/** Prompts of the server's history that are searched. */
 const MAX_PROMPTS = 16;
-/** Milliseconds for which a look at the history is good. */
-const KEPT = 250;
-/** How often the history is looked at again for a prompt that has just finished. */
-const MAX_LOOKS_BACK = 10;
+/** Milliseconds for which a fetched history is reused. */
+const HISTORY_MS = 250;
+/** How often the history is fetched again for a prompt that has just finished. */
+const MAX_RETRIES = 10;
 
-/** @type {Promise<object> | null} one look at the history for all widgets that ask at a time */
-let looking = null;
+/** @type {Promise<object> | null} one request for all widgets that ask at the same time */
+let pendingHistory = null;
 
 function history(api) {
-  looking ??= api
+  pendingHistory ??= api
     .fetchApi(`/history?max_items=${MAX_PROMPTS}`)
     .then((response) => (response.ok ? response.json() : {}))
-    .finally(() => setTimeout(() => (looking = null), KEPT));
-  return looking;
+    .finally(() => setTimeout(() => (pendingHistory = null), HISTORY_MS));
+  return pendingHistory;
 }
 
-/** The newest prompts first, once the history has one that has finished: it is told of before. */
+/** Newest prompts first; waits for a finished prompt, which is announced before it is in there. */
 async function promptsWith(api, finished) {
-  for (let left = MAX_LOOKS_BACK; ; left--) {
+  for (let left = MAX_RETRIES; ; left--) {
     const found = await history(api);
     if (!finished || finished in found || !left) return Object.values(found).reverse();
-    await new Promise((resolve) => setTimeout(resolve, 2 * KEPT));
+    await new Promise((resolve) => setTimeout(resolve, 2 * HISTORY_MS));
   }
 }
 
-/** What a node of a prompt is made from: class and inputs of it and of every node before it. */
-function origin(prompt, key) {
+/** Class and inputs of a node of a prompt and of every node upstream, to compare two prompts. */
+function provenance(prompt, key) {
   const found = new Map();
   const waiting = [key];
   while (waiting.length) {
@@ -108,7 +109,7 @@ function origin(prompt, key) {
   return JSON.stringify([...found]);
 }
 
-/** Key of a node among those of a prompt, where a subgraph's are preceded by where it stands. */
+/** Key of a node in a prompt; keys of nodes in a subgraph begin with the subgraph's own key. */
 function keyIn(nodes, node, root) {
   const inside = `:${node.id}`;
   const fits = (id) => (node.graph === root ? id === String(node.id) : id.endsWith(inside));
@@ -118,9 +119,8 @@ function keyIn(nodes, node, root) {
 /**
  * What a node reported when it last ran, from the server's history.
  *
- * A page that was reloaded did not hear it, and the server does not repeat it for nodes that need
- * not run again, be it because another workflow ran the same ones. The history and the temporary
- * files live as long as the server does.
+ * A reloaded page missed it, and the server does not repeat it for cached nodes, even if a
+ * different workflow ran them. The history and the temporary files live as long as the server.
  *
  * @param {object} node
  * @param {{api: object}} bridge
@@ -140,7 +140,7 @@ export async function lastReport(node, { api }, name, finished) {
   const key = keyIn(nodes, node, root);
   if (!key) return null;
   const same = ({ prompt, outputs }) =>
-    outputs?.[key]?.[name]?.[0] && origin(prompt?.[2], key) === origin(nodes, key);
+    outputs?.[key]?.[name]?.[0] && provenance(prompt?.[2], key) === provenance(nodes, key);
   return prompts.find(same)?.outputs[key][name][0] ?? null;
 }
 
@@ -151,7 +151,7 @@ const grows = (node) =>
   GROWS.has(node.comfyClass) || Boolean(node.subgraph?.nodes?.some((inner) => grows(inner)));
 
 /**
- * Whether what a node gets comes out of a rollout, so that it changes while one runs.
+ * Whether a node is downstream of a rollout, so that its input changes while one runs.
  *
  * @param {object} node
  * @returns {boolean}
@@ -191,7 +191,7 @@ export function useStyle() {
  *   had to
  * @param {(news: object) => void} [handlers.onChunk] a chunk of some rollout is finished
  * @param {() => void} [handlers.onRemoved]
- * @returns {() => void} ends what outlives the node
+ * @returns {() => void} removes the listeners that outlive the node
  */
 export function followNode(node, { api }, { onInput, onOutput, onFinished, onChunk, onRemoved }) {
   if (onInput) {
@@ -209,7 +209,7 @@ export function followNode(node, { api }, { onInput, onOutput, onFinished, onChu
   return () => heard.forEach(([name, listen]) => api.removeEventListener(name, listen));
 }
 
-/** Call a function after the one that is there. */
+/** Call a function after the existing one. */
 function chain(owner, name, added) {
   const before = owner[name];
   owner[name] = function (...values) {

@@ -56,7 +56,7 @@ export function iconButton(name, label, onclick, attributes = {}) {
   return button;
 }
 
-/** Exchange the icon and the name of a button. */
+/** Replace the icon and the name of a button. */
 export function relabel(button, name, label) {
   if (button.title === label) return;
   button.replaceChildren(icon(name));

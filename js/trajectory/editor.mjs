@@ -6,10 +6,10 @@ import {
 import { aimPoint, paintFloor, paintFrustum, paintHandle, paintPath, polyline } from "../viewer/paint.mjs";
 import { cameraAt } from "../viewer/scene.mjs";
 
-/** CSS pixels within which a pointer counts as on a handle. */
+/** CSS pixels within which the pointer hits a handle. */
 const REACH = 11;
 const FRUSTUM = 0.16;
-/** Keyframes that a drawn line becomes at most. */
+/** Maximum number of keyframes of a drawn line. */
 const MAX_DRAWN = 12;
 const NUDGE = 0.02;
 
@@ -112,7 +112,7 @@ export class Editor {
     };
   }
 
-  /** Draw a path on the level of the start camera; it begins where the shot begins. */
+  /** Draw a path at the height of the start camera; it begins at the start camera. */
   #draw(x, y, controls) {
     const { model } = this;
     const level = model.scene.start.position[1];

@@ -13,7 +13,7 @@ import { emptyPath, setCamera } from "../viewer/scene.mjs";
  * @property {number[]} position
  * @property {number[]} quaternion camera to world, (x, y, z, w)
  * @property {number | null} fov_x degrees; null is the lens of the picture
- * @property {string} easing how the way to the next keyframe is travelled
+ * @property {string} easing timing between this keyframe and the next
  */
 
 const MAX_KEYFRAMES = 10000;
@@ -83,10 +83,11 @@ export function parseKeyframes(text, scene) {
   if (keyframes.some((key, i) => i && key.frame === keyframes[i - 1].frame)) {
     throw new DocumentError("sameFrame");
   }
-  return { keyframes: space === "world" ? keyframes : keyframes.map((k) => placed(k, scene)), space };
+  const world = space === "world" ? keyframes : keyframes.map((key) => toWorld(key, scene));
+  return { keyframes: world, space };
 }
 
-function placed(key, { start, depth }) {
+function toWorld(key, { start, depth }) {
   return {
     ...key,
     position: add(rotate(start.rotation, scale(key.position, depth)), start.position),
@@ -94,7 +95,7 @@ function placed(key, { start, depth }) {
   };
 }
 
-function taken(key, { start, depth }) {
+function toStartCamera(key, { start, depth }) {
   const back = [0, 3, 6, 1, 4, 7, 2, 5, 8].map((i) => start.rotation[i]);
   return {
     ...key,
@@ -114,7 +115,8 @@ const short = (value) => Number(value.toPrecision(9));
  */
 export function writeKeyframes(keyframes, scene, space = "start_camera") {
   const items = keyframes.map((key) => {
-    const { frame, position, quaternion, fov_x, easing } = space === "world" ? key : taken(key, scene);
+    const given = space === "world" ? key : toStartCamera(key, scene);
+    const { frame, position, quaternion, fov_x, easing } = given;
     const item = { frame, position: position.map(short), quaternion: quaternion.map(short), easing };
     return fov_x === null ? item : { ...item, fov_x: short(fov_x) };
   });

@@ -6,11 +6,11 @@ import { guessedScene, MAX_FRAMES, MIN_FRAMES, sceneOf } from "../viewer/scene.m
 import { walkPath } from "./walk.mjs";
 
 const INPUTS = ["preset", "frames", "amount", "there_and_back", "easing", "fps", "keys", "keyframes"];
-/** Keyframes that are shown as handles; a path of more is drawn, and left as it is. */
+/** Keyframes that are shown as handles; a longer path is drawn but cannot be edited. */
 const MAX_HANDLES = 400;
 
 /**
- * @typedef {object} Bridge what the page offers
+ * @typedef {object} Bridge access to the page
  * @property {() => void} capture remember the graph for undo
  */
 
@@ -70,7 +70,7 @@ export class TrajectoryModel extends EventTarget {
     return !this.linked && this.problem !== "tooLong" && this.keyframes.length <= MAX_HANDLES;
   }
 
-  /** Take up what the node last reported about its picture. */
+  /** Use what the node last reported about its picture. */
   describe(view) {
     const scene = sceneOf(view);
     if (!scene) return;
@@ -137,7 +137,7 @@ export class TrajectoryModel extends EventTarget {
     else this.dispatchEvent(new Event("scrub"));
   }
 
-  /** Make keyframes of a preset or a walk, so that they can be edited. */
+  /** Convert a preset or a walk to keyframes, so that it can be edited. */
   bake() {
     if (this.source === "keyframes" && this.keyframes.length) return;
     const { thereAndBack, easing } = this.move;
@@ -212,7 +212,7 @@ export class TrajectoryModel extends EventTarget {
     this.scrub(to);
   }
 
-  /** Take a preset: keyframes and keys go. */
+  /** Use a preset; keyframes and keys are cleared. */
   usePreset(preset) {
     this.#set("preset", preset);
     this.#set("keyframes", "");
@@ -222,7 +222,7 @@ export class TrajectoryModel extends EventTarget {
     this.bridge.capture();
   }
 
-  /** Take a recorded walk. */
+  /** Use a recorded walk. */
   useKeys(text) {
     this.#set("keyframes", "");
     this.#set("keys", text);
@@ -231,7 +231,7 @@ export class TrajectoryModel extends EventTarget {
     this.bridge.capture();
   }
 
-  /** Take keyframes that were drawn. */
+  /** Use keyframes that were drawn. */
   useKeyframes(keyframes, { commit = true } = {}) {
     if (this.linked) return;
     this.#set("frames", this.path.length);

@@ -74,7 +74,7 @@ export function presetPath(move, frames, scene) {
 }
 
 const MAX_FITTED = 40;
-/** Differences that nobody sees, for few keyframes: scene depths, radians, logarithm. */
+/** Invisible differences, tolerated for few keyframes: scene depths, radians, logarithm. */
 const CLOSE = { position: 0.012, radians: 0.014, focal: 0.012 };
 
 /**
@@ -123,7 +123,7 @@ function worstFrame(path, other, scene) {
   return worst;
 }
 
-/** Cameras of latent frames count: prefer them, unless the keyframe there is taken. */
+/** Prefer the frames of latent cameras, unless one has a keyframe already. */
 function nearbyLatentFrame(frame, taken, length) {
   const latent = Math.min(length - 1, Math.round(frame / STRIDE) * STRIDE);
   return taken.includes(latent) ? frame : latent;

@@ -35,7 +35,7 @@ export const KEYBOARD = Object.freeze({
   ArrowRight: "l",
 });
 
-/** A walker; `step` moves it. Its place is in the axes of the start camera, in scene depths. */
+/** A walker; `step` moves it. Its position is in the axes of the start camera, in scene depths. */
 class Walker {
   constructor() {
     this.position = [0, 0, 0];
@@ -107,7 +107,7 @@ export function walkPath(text, scene) {
   return path;
 }
 
-/** Writes down a walk while it happens. */
+/** Records a walk. */
 export class Recorder {
   constructor() {
     this.walker = new Walker();

@@ -1,4 +1,4 @@
-/** Walking through the scene with the keyboard, seen through the camera, and written down. */
+/** Walking through the scene with the keyboard, in camera view, and recording it. */
 
 import { add, multiply, rotate, scale } from "../viewer/math.mjs";
 import { KEYBOARD, Recorder } from "./walk.mjs";
@@ -77,7 +77,7 @@ export class WalkMode {
   }
 
   /**
-   * Keys while walking: they walk; Enter ends the walk, Escape drops it.
+   * Keys while walking: they walk; Enter ends the walk, Escape discards it.
    *
    * @returns {boolean} whether the key was taken
    */

@@ -17,37 +17,37 @@ import { VIEWS } from "../viewer/controls.mjs";
 import { WalkMode } from "./walkmode.mjs";
 
 /**
- * Fill a widget's place.
+ * Create the widget in a container.
  *
- * @param {HTMLElement} place
+ * @param {HTMLElement} container
  * @param {object} node
  * @param {{app: object, api: object, capture: () => void}} bridge
  * @param {(key: string, values?: object) => string} text
  */
-export function attach(place, node, bridge, text) {
+export function attach(container, node, bridge, text) {
   const content = element("div", { class: "mirage-widget" });
   const widget = new TrajectoryWidget(content, node, bridge, text);
-  widget.leave = settleIn(node, bridge, place, content);
-  place.mirage = widget;
+  widget.leave = settleIn(node, bridge, container, content);
+  container.mirage = widget;
   return widget;
 }
 
 class TrajectoryWidget {
-  constructor(place, node, bridge, text) {
-    Object.assign(this, { place, node, bridge, text });
+  constructor(container, node, bridge, text) {
+    Object.assign(this, { container, node, bridge, text });
     useStyle();
     this.model = new TrajectoryModel(node, bridge);
     this.editor = new Editor(this.model);
     this.points = noPoints();
     this.colouring = "colour";
     this.playing = 0;
-    /** Nobody has seen the scene yet that is about to be shown: bring all of it into view. */
+    /** The scene is new: fit the view to it when its points are loaded. */
     this.unseen = false;
     this.lensShown = true;
     this.viewport = new Viewport({
       paint: (context, controls, ratio) => this.#paint(context, controls, ratio),
       grab: (event, x, y) => this.editor.grab(event, x, y, this.viewport.controls, this.viewport.ratio),
-      onView: () => this.#viewed(),
+      onView: () => this.#viewChanged(),
     });
     this.lens = new Lens(text);
     this.timeline = new Timeline(this.model, text);
@@ -60,11 +60,11 @@ class TrajectoryWidget {
     this.#build();
     this.model.addEventListener("change", () => this.#changed());
     this.model.addEventListener("scrub", () => this.#scrubbed());
-    this.place.addEventListener("keydown", (event) => this.#key(event));
+    this.container.addEventListener("keydown", (event) => this.#key(event));
     this.unfollow = followNode(node, bridge, {
       onInput: () => !this.model.writing && this.model.read(),
       onOutput: (output) => this.show(output?.mirage_view?.[0]),
-      onChunk: (news) => this.#grown(news),
+      onChunk: (news) => this.#onChunk(news),
       onFinished: (prompt) => this.view ?? this.#recover(prompt),
       onRemoved: () => this.dispose(),
     });
@@ -101,7 +101,7 @@ class TrajectoryWidget {
       "div", { class: "mirage-stage" }, this.viewport.canvas, this.lens.element, this.note,
     );
     this.viewport.canvas.setAttribute("aria-label", text("viewport"));
-    this.place.append(top, stage, this.timeline.element, this.#transport());
+    this.container.append(top, stage, this.timeline.element, this.#transport());
   }
 
   #presetOptions() {
@@ -128,7 +128,7 @@ class TrajectoryWidget {
     );
   }
 
-  /** Take up what the node reported: lens, distance, and files of points. */
+  /** Show what the node reported: intrinsics, distance, and files of points. */
   async show(view, { fit = true } = {}) {
     if (!view || typeof view !== "object") return;
     this.unseen ||= fit && !this.model.scene.known;
@@ -137,22 +137,22 @@ class TrajectoryWidget {
     this.model.describe(view);
     // Temporary files go when the server restarts: the next run writes them again.
     const points = await loadPoints(view, (path) => this.bridge.api.fetchApi(path)).catch(noPoints);
-    // What was reported meanwhile has points of its own.
+    // A newer report has arrived meanwhile.
     if (this.view !== view) return;
-    this.#hold(points);
+    this.#setPoints(points);
     if (this.unseen) this.#fit();
     this.unseen = false;
   }
 
-  #hold(points) {
+  #setPoints(points) {
     this.points = points;
     this.viewport.points = points;
     this.#recolour(this.colouring);
     this.#changed();
   }
 
-  /** A rollout along this node's path has a larger memory now. */
-  #grown(news) {
+  /** A rollout along this node's path has finished a chunk. */
+  #onChunk(news) {
     const ours = this.view?.trajectory && this.view.trajectory === news?.trajectory;
     if (ours) this.show({ ...this.view, ...news }, { fit: false });
   }
@@ -186,13 +186,13 @@ class TrajectoryWidget {
     const values = { frame: model.frame, last: model.path.length - 1, seconds };
     this.clock.textContent = this.text("clock", values);
     this.timeline.scrubbed();
-    this.#noted();
+    this.#updateNote();
     this.#showLens();
     this.viewport.invalidate();
     this.#keep();
   }
 
-  #noted() {
+  #updateNote() {
     const { model, text } = this;
     let note = "";
     if (this.walk.active) note = text("walking", { frame: model.frame });
@@ -217,7 +217,7 @@ class TrajectoryWidget {
     this.#keep();
   }
 
-  #viewed() {
+  #viewChanged() {
     this.views.show(this.viewport.controls.view);
     this.#keep();
   }
@@ -227,7 +227,7 @@ class TrajectoryWidget {
     const { centre, radius } = extentOf(this.model.path, this.model.scene, this.points);
     if (controls.view === "camera") controls.view = "orbit";
     controls.frame(centre, radius);
-    this.#viewed();
+    this.#viewChanged();
     this.viewport.invalidate();
   }
 
@@ -237,7 +237,7 @@ class TrajectoryWidget {
       this.viewport.setView("top");
       this.#fit();
     }
-    this.#noted();
+    this.#updateNote();
     this.viewport.invalidate();
   }
 
@@ -245,7 +245,7 @@ class TrajectoryWidget {
     controls.camera = this.#camera();
     controls.scene = this.model.scene;
     this.drawButton.setAttribute("aria-pressed", String(this.editor.drawing));
-    this.editor.paint(context, controls, themeOf(this.place), ratio, !this.points.count);
+    this.editor.paint(context, controls, themeOf(this.container), ratio, !this.points.count);
   }
 
   #camera() {
@@ -284,7 +284,7 @@ class TrajectoryWidget {
     event.stopPropagation();
   }
 
-  /** Undo makes the node anew: keep what is looked at apart from what the node holds. */
+  /** Undo creates the node again: keep the view state apart from the node's values. */
   #keep() {
     const { controls } = this.viewport;
     const { view, yaw, pitch, target, distance } = controls;

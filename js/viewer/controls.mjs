@@ -1,4 +1,4 @@
-/** From where a viewport looks at the scene: orbiting, from above, from the side, or the shot's. */
+/** Cameras of a viewport: orbiting, from above, from the side, or the camera of the shot. */
 
 import {
   IDENTITY, add, clamp, forwardOf, multiply, norm, rotate, rotationAbout, scale, subtract, unrotate,
@@ -9,13 +9,13 @@ export const VIEWS = Object.freeze(["orbit", "top", "side", "camera"]);
 const FOV = (50 * Math.PI) / 180;
 const ORTHOGRAPHIC = { top: rotationAbout(0, -Math.PI / 2), side: rotationAbout(1, -Math.PI / 2) };
 
-/** Where a viewport looks from, and how it is turned. Pixels are those of its canvas. */
+/** The camera of a viewport and its navigation. Pixels are those of the canvas. */
 export class OrbitControls {
   constructor() {
     this.view = "orbit";
     this.yaw = -0.6;
     this.pitch = -0.45;
-    /** What the camera turns about, and how far away from it. */
+    /** The point that the camera orbits about, and its distance from it. */
     this.target = [0, 0, 1];
     this.distance = 3;
     this.width = 1;
@@ -30,7 +30,7 @@ export class OrbitControls {
     this.height = height;
   }
 
-  /** Place the camera so that a ball around `centre` fills the view. */
+  /** Place the camera so that a sphere around `centre` fills the view. */
   frame(centre, radius) {
     this.target = [...centre];
     this.distance = Math.max(radius, 1e-3) / Math.sin(FOV / 2);
@@ -78,7 +78,7 @@ export class OrbitControls {
     return this.lens.fx / this.distance;
   }
 
-  /** Where a world point lies: x and y in pixels, and its distance along the view; z <= 0: behind. */
+  /** Projection of a world point: x and y in pixels, and view-space depth; z <= 0 is behind. */
   project(point) {
     const [x, y, z] = unrotate(this.rotation, subtract(point, this.position));
     const { fx, fy, cx, cy } = this.lens;
@@ -86,7 +86,7 @@ export class OrbitControls {
     return [cx + (x / z) * fx, cy + (y / z) * fy, z];
   }
 
-  /** The world point at pixels (x, y) in the plane through `through` that faces the view. */
+  /** The world point at pixels (x, y) in the view-parallel plane through `through`. */
   unproject(x, y, through) {
     const { fx, fy, cx, cy } = this.lens;
     const z = unrotate(this.rotation, subtract(through, this.position))[2];
@@ -96,7 +96,7 @@ export class OrbitControls {
     return add(this.position, rotate(this.rotation, ray));
   }
 
-  /** The world point at pixels (x, y) in the level plane of a height; null above the horizon. */
+  /** The world point at pixels (x, y) in a horizontal plane; null above the horizon. */
   onLevel(x, y, height) {
     const { fx, fy, cx, cy } = this.lens;
     if (this.orthographic) {
@@ -123,20 +123,20 @@ export class OrbitControls {
     this.target = add(this.target, shift);
   }
 
-  /** Nearer for factors below 1. */
+  /** Scale the distance to the target; factors below 1 move closer. */
   dolly(factor) {
     if (this.view === "camera") return;
     this.distance = clamp(this.distance * factor, 1e-3, 1e6);
   }
 
-  /** Turn the view to the direction of another, keeping the target. */
+  /** Look in the direction of another camera, keeping the target. */
   follow(rotation) {
     const forward = forwardOf(rotation ?? IDENTITY);
     this.yaw = Math.atan2(forward[0], forward[2]);
     this.pitch = Math.asin(clamp(-forward[1], -1, 1));
   }
 
-  /** 4 x 4 matrix in column order for the graphics card, and the size of a point at distance 1. */
+  /** 4 x 4 matrix in column-major order for WebGL, and the size of a point at distance 1. */
   matrix() {
     const { fx, fy, cx, cy } = this.lens;
     const { rotation: r, position: p, width: w, height: h } = this;
@@ -146,13 +146,15 @@ export class OrbitControls {
     const at = (axis) => -(axis[0] * p[0] + axis[1] * p[1] + axis[2] * p[2]);
     const row = (axis) => [...axis, at(axis)];
     const [x, y, z] = [row(right), row(down), row(ahead)];
-    const rows = this.orthographic ? this.#flat(x, y, z) : this.#deep(x, y, z, fx, fy, cx, cy);
+    const rows = this.orthographic
+      ? this.#orthographic(x, y, z)
+      : this.#perspective(x, y, z, fx, fy, cx, cy);
     const size = this.orthographic ? this.zoom : fx;
     const columns = [0, 1, 2, 3].flatMap((i) => rows.map((values) => values[i]));
     return { matrix: new Float32Array(columns), size, width: w, height: h };
   }
 
-  #deep(x, y, z, fx, fy, cx, cy) {
+  #perspective(x, y, z, fx, fy, cx, cy) {
     const [near, far] = [this.distance * 1e-3, this.distance * 1e3];
     const mix = (axis, a, b) => axis.map((value, i) => value * a + z[i] * b);
     const depth = (far + near) / (far - near);
@@ -166,7 +168,7 @@ export class OrbitControls {
     return rows;
   }
 
-  #flat(x, y, z) {
+  #orthographic(x, y, z) {
     const reach = this.distance * 50;
     const rows = [
       x.map((value) => (value * 2 * this.zoom) / this.width),

@@ -15,7 +15,7 @@ export function themeOf(element) {
   return Object.fromEntries(names.map((n) => [n, style.getPropertyValue(`--mirage-${n}`).trim()]));
 }
 
-/** Draw a line through world points; parts behind the camera are left out. */
+/** Draw a line through world points; parts behind the camera are skipped. */
 export function polyline(context, controls, points) {
   context.beginPath();
   let drawing = false;
@@ -65,7 +65,7 @@ function frustumCorners(camera, scene, reach) {
   return [corner(0, 0), corner(width, 0), corner(width, height), corner(0, height)];
 }
 
-/** A camera as the pyramid that it sees. */
+/** The view frustum of a camera, as a pyramid. */
 export function paintFrustum(context, controls, camera, scene, reach) {
   const corners = frustumCorners(camera, scene, reach);
   polyline(context, controls, [...corners, corners[0]]);
@@ -83,8 +83,8 @@ export function paintPath(context, controls, path, frame, theme, ratio) {
   const points = [];
   for (let i = 0; i < path.length; i += every) points.push(i);
   if (points.at(-1) !== path.length - 1) points.push(path.length - 1);
-  const place = (i) => [path.position[3 * i], path.position[3 * i + 1], path.position[3 * i + 2]];
-  const line = points.map(place);
+  const at = (i) => [path.position[3 * i], path.position[3 * i + 1], path.position[3 * i + 2]];
+  const line = points.map(at);
   context.lineJoin = "round";
   // A dark rim keeps the line readable on points of any colour.
   for (const [style, width] of [[theme.outline, 5], [theme.path, 2.5]]) {
@@ -94,7 +94,7 @@ export function paintPath(context, controls, path, frame, theme, ratio) {
   }
   context.strokeStyle = theme.past;
   context.lineWidth = 2.5 * ratio;
-  polyline(context, controls, points.filter((i) => i <= frame).map(place).concat([place(frame)]));
+  polyline(context, controls, points.filter((i) => i <= frame).map(at).concat([at(frame)]));
 }
 
 /** A handle on the screen. */
@@ -108,14 +108,14 @@ export function paintHandle(context, x, y, radius, fill, outline, ratio) {
   context.stroke();
 }
 
-/** Where the handle lies by which a keyframe is aimed. */
+/** Position of the handle that aims a keyframe. */
 export function aimPoint(keyframe, rotation, scene) {
   return add(keyframe.position, scale(forwardOf(rotation), 0.4 * scene.depth));
 }
 
 /**
- * Middle and radius of what there is to see: the points, or the scene around its target, and the
- * path.
+ * Centre and radius of everything in the scene: the points, or the region around the target, and
+ * the path.
  */
 export function extentOf(path, scene, points) {
   const ahead = add(scene.start.position, scale(forwardOf(scene.start.rotation), scene.depth));
@@ -130,11 +130,11 @@ export function extentOf(path, scene, points) {
       high[axis] = Math.max(high[axis], position[axis]);
     }
   }
-  return ballAround(low, high);
+  return sphereAround(low, high);
 }
 
-/** Middle and radius of a box, less than to its corners. */
-export function ballAround(low, high) {
+/** Sphere around the centre of a box; smaller than its circumscribed sphere, for a closer view. */
+export function sphereAround(low, high) {
   const centre = low.map((value, axis) => (value + high[axis]) / 2);
   return { centre, radius: 0.34 * Math.hypot(...low.map((value, axis) => high[axis] - value)) };
 }

@@ -1,4 +1,4 @@
-/** Files of points: fetched once, decoded to what the graphics card and the z-buffer take. */
+/** Files of points: fetched once, decoded to arrays for WebGL and the z-buffer. */
 
 /**
  * @typedef {object} PointSet
@@ -14,11 +14,11 @@
 const MAGIC = "MIRPTS01";
 const HEADER = 72;
 const CAMERA = 13;
-/** Points that all widgets of a page keep; the ones used longest ago are let go first. */
-const MAX_KEPT = 6e6;
+/** Points cached for all widgets of a page; the least recently used are evicted first. */
+const MAX_CACHED = 6e6;
 
 /** @type {Map<string, Promise<PointSet>>} */
-const kept = new Map();
+const cached = new Map();
 /** @type {Map<string, number>} */
 const sizes = new Map();
 
@@ -51,7 +51,7 @@ export function decodePoints(buffer) {
   const head = new DataView(buffer);
   const [count, cameras, released] = [8, 12, 16].map((at) => head.getUint32(at, true));
   if (buffer.byteLength !== HEADER + cameras * CAMERA * 8 + count * 12) {
-    throw new Error("a file of points is cut off");
+    throw new Error("the file of points is truncated");
   }
   const [u0, du, v0, dv, z0, dz] = [24, 32, 40, 48, 56, 64].map((at) => head.getFloat64(at, true));
   const table = new Float64Array(buffer, HEADER, cameras * CAMERA);
@@ -85,7 +85,7 @@ function unpack(packed, bytes) {
   }
 }
 
-/** One set of the points of several, in their order. */
+/** Concatenate several sets of points. */
 function joinPoints(sets) {
   if (sets.length === 1) return sets[0];
   const count = sets.reduce((sum, set) => sum + set.count, 0);
@@ -102,7 +102,7 @@ function joinPoints(sets) {
   return joined;
 }
 
-/** Points that are left out on each side when the extent is asked for, as a share: far outliers. */
+/** Share of points ignored on each side of the extent: far outliers. */
 const OUTLIERS = 0.02;
 
 /** Lower and upper corner of the box around nearly all points; null when there are none. */
@@ -142,14 +142,14 @@ export async function loadPoints(view, fetchFile) {
 }
 
 function loadFile(name, fetchFile) {
-  let pending = kept.get(name);
+  let pending = cached.get(name);
   if (!pending) {
     pending = fetchDecoded(name, fetchFile);
-    pending.catch(() => kept.delete(name));
+    pending.catch(() => cached.delete(name));
   }
-  // Taken out and put back, the newest used is last.
-  kept.delete(name);
-  kept.set(name, pending);
+  // Deleted and set again: a Map keeps insertion order, so the most recently used is last.
+  cached.delete(name);
+  cached.set(name, pending);
   return pending;
 }
 
@@ -163,12 +163,12 @@ async function fetchDecoded(name, fetchFile) {
 }
 
 function trim(inUse) {
-  let total = [...kept.keys()].reduce((sum, name) => sum + (sizes.get(name) ?? 0), 0);
-  for (const name of [...kept.keys()]) {
-    if (total <= MAX_KEPT) return;
+  let total = [...cached.keys()].reduce((sum, name) => sum + (sizes.get(name) ?? 0), 0);
+  for (const name of [...cached.keys()]) {
+    if (total <= MAX_CACHED) return;
     if (inUse.has(name)) continue;
     total -= sizes.get(name) ?? 0;
-    kept.delete(name);
+    cached.delete(name);
     sizes.delete(name);
   }
 }

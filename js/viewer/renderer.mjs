@@ -1,4 +1,4 @@
-/** Points on the graphics card: one WebGL2 context for all widgets of a page. */
+/** Points drawn by WebGL: one context for all widgets of a page. */
 
 const VERTEX = `#version 300 es
 layout(location = 0) in vec3 position;
@@ -44,7 +44,7 @@ class Renderer {
       this.uploads = new WeakMap();
       this.program = null;
     });
-    // Colours that no widget holds any more take their buffers with them.
+    // Buffers are freed when no widget references their colours any more.
     this.finished = new FinalizationRegistry(({ array, buffers }) => {
       gl.deleteVertexArray(array);
       for (const buffer of buffers) gl.deleteBuffer(buffer);
@@ -98,7 +98,7 @@ class Renderer {
     };
   }
 
-  /** The points in the card's memory. */
+  /** The vertex array of the points, uploaded at first use. */
   #upload(points, colours) {
     const { gl } = this;
     const known = this.uploads.get(colours);

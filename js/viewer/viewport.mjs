@@ -1,4 +1,4 @@
-/** A canvas that shows points with lines over them, and is looked around in. */
+/** A canvas of points with lines over them, and orbit controls. */
 
 import { OrbitControls } from "./controls.mjs";
 import { noPoints } from "./points.mjs";
@@ -19,8 +19,8 @@ const KEY_STEP = 24;
 export class Viewport {
   /**
    * @param {object} options
-   * @param {(context: CanvasRenderingContext2D, controls: OrbitControls, theme: object) => void} options.paint
-   *   draws over the points
+   * @param {(context: CanvasRenderingContext2D, controls: OrbitControls, ratio: number) => void} options.paint
+   *   draws over the points; `ratio` is canvas pixels per CSS pixel
    * @param {(event: PointerEvent, x: number, y: number) => Gesture | null} [options.grab] what is
    *   under the pointer
    * @param {() => void} [options.onView] called when the view changed
@@ -37,7 +37,7 @@ export class Viewport {
     this.canvas.className = "mirage-canvas";
     this.canvas.tabIndex = 0;
     this.canvas.setAttribute("role", "application");
-    // Nodes 2.0 zooms the graph with every wheel but that over what has this mark and the focus.
+    // Nodes 2.0 zooms the graph on every wheel event, except over a focused element with this mark.
     this.canvas.dataset.captureWheel = "true";
     this.context = this.canvas.getContext("2d");
     this.pending = 0;
@@ -46,7 +46,7 @@ export class Viewport {
     this.sizes.observe(this.canvas);
   }
 
-  /** Draw soon; many calls make one picture. */
+  /** Draw in the next animation frame; several calls draw once. */
   invalidate() {
     this.pending ||= requestAnimationFrame(() => {
       this.pending = 0;
@@ -126,7 +126,7 @@ export class Viewport {
     event.stopPropagation();
     this.canvas.focus({ preventScroll: true });
     let [x, y] = this.at(event);
-    const gesture = (event.button === 0 && this.grab(event, x, y)) || this.#look(event);
+    const gesture = (event.button === 0 && this.grab(event, x, y)) || this.#navigate(event);
     this.canvas.setPointerCapture(event.pointerId);
     const move = (moved) => {
       moved.stopPropagation();
@@ -147,8 +147,8 @@ export class Viewport {
     this.canvas.addEventListener("pointercancel", end);
   }
 
-  /** @returns {Gesture} looking around: orbit, or pan with another button or Shift */
-  #look(event) {
+  /** @returns {Gesture} orbit, or pan with another button or Shift */
+  #navigate(event) {
     const { controls } = this;
     const pans = event.button !== 0 || event.shiftKey || controls.orthographic;
     return {
@@ -161,7 +161,7 @@ export class Viewport {
     };
   }
 
-  /** Looking around with the keyboard: Alt and arrows, plus and minus. */
+  /** Navigation with the keyboard: Alt and arrows, plus and minus. */
   #key(event) {
     if (event.ctrlKey || event.metaKey) return;
     const turns = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };

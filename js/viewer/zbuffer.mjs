@@ -6,7 +6,7 @@ import { cameraAt, gridOf, STRIDE } from "./scene.mjs";
 /** Latent frames that a strip of coverage holds at most; longer shots are sampled evenly. */
 const MAX_FRAMES = 600;
 
-/** A z-buffer that is used again and again. */
+/** A reusable z-buffer. */
 export class Grid {
   constructor(rows, columns) {
     this.rows = rows;
@@ -98,7 +98,7 @@ export class Coverage {
     this.job = 0;
   }
 
-  /** Measure another path or memory; what was under way stops. */
+  /** Measure another path or memory; a running measurement stops. */
   start(points, path, scene) {
     const latent = Math.floor((path.length - 1) / STRIDE) + 1;
     const count = Math.min(latent, MAX_FRAMES);

@@ -117,7 +117,7 @@ def spread_layers(blocks: int, backbone_layers: int) -> tuple[int, ...]:
     ]
     if len(fitting) != 1:
         raise ModelMismatchError(
-            "The layers of the side branch cannot be told from its file",
+            "The layers of the side branch cannot be determined from its file",
             got=f"{blocks} blocks for a model of {backbone_layers} layers; "
             f"{len(fitting)} spacings fit",
             expected=f"exactly one, or a file whose metadata names them as {LAYERS_KEY}",
@@ -152,7 +152,7 @@ def infer_branch(
     heads = next(iter(_numbers(known.get(HEADS_KEY, str(dim // HEAD_DIM)))), 0)
     if heads < 1 or dim % heads:
         raise ModelMismatchError(
-            "The side branch's attention heads cannot be told from its file",
+            "The side branch's attention heads cannot be determined from its file",
             got=f"width {dim}, {heads} heads",
             expected=f"a width that is a multiple of {HEAD_DIM}, or the number of heads as "
             f"{HEADS_KEY} in the file's metadata",
@@ -169,9 +169,9 @@ def block_count(names: Iterable[str]) -> int:
     numbers = {int(match[1]) for name in names if (match := _BLOCK.match(name))}
     if not numbers or numbers != set(range(len(numbers))):
         raise ModelMismatchError(
-            "This file does not hold a whole Mirage side branch",
+            "This file does not contain a complete Mirage side branch",
             got=f"blocks {sorted(numbers)}" if numbers else "no tensor named vace_blocks.*",
-            expected="vace_blocks.0, vace_blocks.1, .. without a gap",
+            expected="vace_blocks.0, vace_blocks.1, ... without gaps",
             fix="Choose a branch file (*_vace.safetensors) in models/model_patches",
         )
     return len(numbers)
@@ -181,7 +181,9 @@ def _widths(shapes: Mapping[str, Shape]) -> tuple[int, int]:
     name = "vace_blocks.0.ffn.0.weight"
     if name not in shapes:
         raise ModelMismatchError(
-            "A tensor of the side branch is missing", got=f"no {name}", fix="Fetch the file anew"
+            "A tensor of the side branch is missing",
+            got=f"no {name}",
+            fix="Download the file again",
         )
     ffn_dim, dim = shapes[name][0], shapes[name][-1]
     return dim, ffn_dim
@@ -198,10 +200,10 @@ def _features(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> tuple
         found = channel_count(SCENE_ONLY) + (0 if mask is None else mask[1])
     if channel_count(features) != found:
         raise ModelMismatchError(
-            "The side branch's file contradicts itself",
+            "The side-branch file is inconsistent",
             got=f"{found} input channels, and features {format_features(features)} with "
             f"{channel_count(features)}",
-            fix="Fetch the file anew",
+            fix="Download the file again",
         )
     return features, embedding is None
 
@@ -214,9 +216,9 @@ def _layers(
         if len(layers) == blocks and list(layers) == sorted(set(layers)):
             return layers
         raise ModelMismatchError(
-            "The side branch's file contradicts itself",
+            "The side-branch file is inconsistent",
             got=f"{blocks} blocks for layers {metadata[LAYERS_KEY]}",
-            fix="Fetch the file anew",
+            fix="Download the file again",
         )
     if backbone_layers is None:
         raise ModelMismatchError(

@@ -28,7 +28,7 @@ from .names import is_branch, strip_wrappers, without_wrappers
 FileKind = Literal["branch", "merged", "backbone", "lora", "vae", "text", "unknown"]
 """What a weight file holds; ``merged`` is a backbone with a side branch in the same file."""
 
-FETCH_ANEW: Final = (
+DOWNLOAD_AGAIN: Final = (
     "Fetch the branch file anew; if it stays so, it was made for another model or "
     "by another program"
 )
@@ -113,7 +113,7 @@ def load_branch(
         header.metadata,
         backbone_layers=backbone_layers or (backbone_layer_count(original) or None),
     )
-    expect_tensors(f"The side branch {path.name}", shapes, expected_shapes(config), FETCH_ANEW)
+    expect_tensors(f"The side branch {path.name}", shapes, expected_shapes(config), DOWNLOAD_AGAIN)
     tensors = read_tensors(path, names.values(), device)
     return BranchWeights(config, {plain: tensors[name] for plain, name in names.items()}, path)
 
@@ -216,10 +216,10 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
 _INSTEAD: Final[dict[str, str]] = {
     "merged": "Split it in two with `python -m mirage_core split`, then load the model and the "
     "branch separately",
-    "backbone": "Load it with Load Diffusion Model; the branch is a file of its own",
-    "lora": "Load it with a LoRA loader; the branch is a file of its own (*_vace.safetensors)",
-    "vae": "Load it with Load VAE; the branch is a file of its own",
-    "text": "Load it with Load CLIP; the branch is a file of its own",
+    "backbone": "Load it with Load Diffusion Model; the branch is a separate file",
+    "lora": "Load it with a LoRA loader; the branch is a separate file (*_vace.safetensors)",
+    "vae": "Load it with Load VAE; the branch is a separate file",
+    "text": "Load it with Load CLIP; the branch is a separate file",
     "unknown": "Choose a branch file (*_vace.safetensors) in models/model_patches",
 }
 
@@ -235,7 +235,7 @@ def _not_a_branch(path: Path, kind: FileKind) -> ModelMismatchError:
     return ModelMismatchError(
         f"{path.name} is not a side-branch file",
         got=found,
-        expected="a file with the side branch alone",
+        expected="a file that contains only the side branch",
         fix=_INSTEAD[kind],
     )
 

@@ -54,7 +54,7 @@ class LoraFile:
     changes: dict[str, Tensor] = field(default_factory=dict)
 
     def rank(self, layer: str) -> int:
-        """Rank of one layer's update."""
+        """Rank of one layer's update: rows of its down matrix."""
         return int(self.down[layer].shape[0])
 
     def scale(self, layer: str) -> float:
@@ -80,7 +80,7 @@ def read_lora(path: Path) -> LoraFile:
             raise _unknown(path, name)
         layer, kind = _layer(match["module"]), str(match.lastgroup)
         if kind in known:
-            _put(known[kind], layer, tensor, name)
+            _add_once(known[kind], layer, tensor, name)
         elif kind == "alpha":
             lora.alpha[layer] = float(tensor)
         else:
@@ -140,9 +140,11 @@ def _layer(module: str) -> str:
     return to_diffusers(f"{plain}.").removesuffix(".")
 
 
-def _put(known: dict[str, Tensor], layer: str, tensor: Tensor, name: str) -> None:
+def _add_once(known: dict[str, Tensor], layer: str, tensor: Tensor, name: str) -> None:
     if layer in known:
-        raise ModelMismatchError("The LoRA holds one matrix twice", got=f"{layer}, again as {name}")
+        raise ModelMismatchError(
+            "The LoRA contains a matrix twice", got=f"{layer}, again as {name}"
+        )
     known[layer] = tensor
 
 
@@ -150,9 +152,9 @@ def _expect_pairs(lora: LoraFile) -> None:
     alone = sorted(set(lora.down) ^ set(lora.up))
     if alone:
         raise ModelMismatchError(
-            f"The LoRA {lora.path.name} is not whole",
+            f"The LoRA {lora.path.name} is incomplete",
             got=f"one matrix of two for {alone[0]}",
-            fix="Fetch the file anew",
+            fix="Download the file again",
         )
     if not lora.down:
         raise _unknown(lora.path, "no matrices")
@@ -160,10 +162,10 @@ def _expect_pairs(lora: LoraFile) -> None:
         up = lora.up[layer]
         if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:  # noqa: PLR2004
             raise ModelMismatchError(
-                f"The LoRA {lora.path.name} contradicts itself",
+                f"The LoRA {lora.path.name} has matrices that do not fit together",
                 got=f"{tuple(down.shape)} and {tuple(up.shape)} for {layer}",
                 expected="(rank, in) and (out, rank)",
-                fix="Fetch the file anew",
+                fix="Download the file again",
             )
 
 

@@ -82,7 +82,7 @@ def without_wrappers(tensors: Mapping[str, Value]) -> dict[str, Value]:
         short = strip_wrappers(name)
         if short in plain:
             raise ModelMismatchError(
-                "The file holds one tensor twice", got=f"{short}, the second time as {name}"
+                "The file contains a tensor twice", got=f"{short}, the second time as {name}"
             )
         plain[short] = value
     return plain

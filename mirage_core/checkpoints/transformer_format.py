@@ -67,8 +67,8 @@ class TransformerFormat:
             )
         if self.branch is not None:
             raise ModelMismatchError(
-                "The model file holds a side branch already",
-                got="a second branch to go with it",
+                "The model file already contains a side branch",
+                got="a second branch",
                 fix="Load the model without a branch file, or split the model file first",
             )
 
@@ -127,7 +127,7 @@ def read_format(
     }
     missing = [key for key, axes in needed.items() if len(shapes.get(key, ())) != axes]
     if missing:
-        found = _FOUND.get(kind_of(shapes), f"no tensor that would be its {missing[0]}")
+        found = _FOUND.get(kind_of(shapes), f"no tensor for its {missing[0]}")
         raise ModelMismatchError(
             f"{name} is not the video model", got=found, expected="Wan2.2-TI2V-5B", fix=FIX
         )
@@ -160,7 +160,7 @@ def _expect_latents(channels: int, dim: int, name: str) -> None:
         return
     old = " (a 14B or Wan2.1 model)" if channels in _OLD_CHANNELS else ""
     raise ModelMismatchError(
-        f"{name} was made for other latents",
+        f"{name} uses a different latent space",
         got=f"{channels} input channels, width {dim}{old}",
         expected=f"{LATENT_CHANNELS} channels, those of the Wan2.2 VAE",
         fix=FIX,
@@ -172,7 +172,7 @@ def _heads(dim: int, metadata: Mapping[str, str], name: str) -> int:
     if text.isdecimal() and int(text) > 0 and dim % int(text) == 0:
         return int(text)
     raise ModelMismatchError(
-        f"The attention heads of {name} cannot be told from its file",
+        f"The attention heads of {name} cannot be determined from its file",
         got=f"width {dim}, {text} heads",
         expected=f"a width that is a multiple of {HEAD_DIM}, or {HEADS_KEY} in the metadata",
     )

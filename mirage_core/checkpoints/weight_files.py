@@ -99,9 +99,9 @@ def open_weights(
             found.scales[plain] = source
             continue
         raise ModelMismatchError(
-            f"{name} is stored in a way that cannot be read here",
+            f"{name} is stored in an unsupported format",
             got=f"{source[1]} of shape {factor_sizes[plain]}",
-            expected="one factor for each weight, or one for each of its rows",
+            expected="one scale per weight, or one per row of it",
             fix="Use the bf16, fp16 or fp8_scaled version of the file",
         )
     return found
@@ -138,7 +138,10 @@ def load_into(
         if name not in tied and (part is None or part(name))
     }
     expect_tensors(
-        files.name, files.shapes, expected, "Fetch the file anew, or choose the file of this model"
+        files.name,
+        files.shapes,
+        expected,
+        "Download the file again, or choose the file for this model",
     )
     weights = {
         name: files.read(name).to(device, parameter_type(name, dtype, keep_float32))
@@ -167,7 +170,7 @@ def weight_paths(path: Path, what: str) -> list[Path]:
         return single
     pickled = any(entry.suffix in PICKLED for entry in path.iterdir())
     raise ModelMismatchError(
-        f"The folder does not hold the weights of {what}",
+        f"The folder does not contain the weights of {what}",
         got=f"{len(single)} safetensors files without an index in {path}"
         + (", and pickled files" if pickled else ""),
         expected=f"{PLAIN_NAMES[0]}, or parts with a {INDEX_SUFFIX}",
@@ -201,7 +204,7 @@ def _read(path: Path, name: str) -> Tensor:
 def _add(found: WeightFiles, plain: str, path: Path, own: str, shape: Shape) -> None:
     if plain in found.shapes:
         raise ModelMismatchError(
-            f"{found.name} holds one tensor twice", got=f"{plain}, the second time as {own}"
+            f"{found.name} contains a tensor twice", got=f"{plain}, the second time as {own}"
         )
     found.shapes[plain] = shape
     found.sources[plain] = (path, own)
@@ -215,7 +218,7 @@ def _expect_readable_format(path: Path, name: str) -> None:
         kind = text
     if kind not in _READABLE_FORMATS:
         raise ModelMismatchError(
-            f"{path.name} is stored in a number format that cannot be read here",
+            f"{path.name} is stored in an unsupported number format",
             got=kind,
             expected=" or ".join(_READABLE_FORMATS),
             fix="Use the bf16, fp16 or fp8_scaled version of the file",
@@ -226,7 +229,7 @@ def _indexed(index: Path) -> list[Path]:
     listed = _read_json(index, "The index of the weights").get("weight_map")
     if not isinstance(listed, dict) or not listed:
         raise ModelMismatchError(
-            f"{index.name} does not say which files hold the weights", fix="Fetch it anew"
+            f"{index.name} does not say which files hold the weights", fix="Download it again"
         )
     # Names only: an index has no business outside of its folder.
     return [index.parent / Path(str(name)).name for name in sorted(set(listed.values()))]
@@ -240,10 +243,10 @@ def _read_json(path: Path, what: str) -> dict[str, Any]:
             f"{what} cannot be used",
             got=f"{path.name}: {getattr(error, 'strerror', None) or error}",
             expected=f"a readable {path.name} in {path.parent}",
-            fix="Fetch the folder anew, with all its files",
+            fix="Download the folder again, with all its files",
         ) from error
     if not isinstance(content, dict):
-        raise ModelMismatchError(f"{what} cannot be used", got=f"{path.name} is not an object")
+        raise ModelMismatchError(f"{what} cannot be used", got=f"{path.name} is not a JSON object")
     return content
 
 

@@ -1,4 +1,4 @@
-"""``mirage data``: training clips from footage, from nothing, or from released samples."""
+"""``mirage data``: training clips from footage, procedural rooms or released samples."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ Group = Any
 
 def add_command(commands: Any) -> None:
     """Add ``data`` with its actions to the commands of a parser."""
-    parser = commands.add_parser("data", help="make training clips, or say what a folder holds")
+    parser = commands.add_parser("data", help="make training clips, or describe a data set")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     make = actions.add_parser(
         "make",
         help="turn footage or procedural rooms into training clips",
-        description="Makes the clips that the folder lacks. The same command goes on after a "
-        "stop, and a larger one adds to what is there.",
+        description="Makes the clips that the folder does not have yet. Run the same command again "
+        "to resume; a larger number of rooms or more footage adds clips.",
     )
-    make.add_argument("--out", type=Path, required=True, help="folder of the clips")
+    make.add_argument("--out", type=Path, required=True, help="folder for the clips")
     make.add_argument(
         "--size", type=inputs.parse_size, required=True, help="WIDTHxHEIGHT, multiples of 32"
     )
-    _add_sources(make.add_argument_group("where clips come from"))
+    _add_sources(make.add_argument_group("sources"))
     _add_models(make.add_argument_group("models"))
     _add_clips(make.add_argument_group("clips"))
-    _add_work(make.add_argument_group("work"))
+    _add_work(make.add_argument_group("processes"))
     make.set_defaults(run=run_make)
     _add_import(actions)
-    info = actions.add_parser("info", help="say what a folder of clips holds")
+    info = actions.add_parser("info", help="describe a data set")
     info.add_argument("folder", type=Path)
     info.set_defaults(run=run_info)
 
@@ -59,17 +59,15 @@ def add_command(commands: Any) -> None:
 def _add_import(actions: Any) -> None:
     parser = actions.add_parser(
         "import-lmdb",
-        help="turn samples of the released code into training clips",
-        description="Reads LMDB shards of pickled samples, without running anything that they "
-        "may hold. The same command goes on after a stop.",
+        help="convert samples of the released code to training clips",
+        description="Reads LMDB shards of pickled samples without executing any code in them. "
+        "Run the same command again to resume.",
     )
     parser.add_argument("folder", type=Path, help="folder with shard_000.lmdb and so on")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the clips")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the clips")
     parser.add_argument("--text-encoder", type=Path, help="UMT5-xxl, to embed captions")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    parser.add_argument(
-        "--retry", action="store_true", help="try again what was skipped before"
-    )
+    parser.add_argument("--retry", action="store_true", help="retry what was skipped before")
     parser.set_defaults(run=run_import)
 
 
@@ -83,26 +81,32 @@ def _add_sources(group: Group) -> None:
     group.add_argument("--shots", type=int, default=8, help="camera moves per room (default: 8)")
     group.add_argument(
         "--shot-frames", type=int, default=2 * CHUNK_STEP + 1,
-        help="frames of a shot, 32n + 1 (default: 65): the memory lives this long",
+        help="frames per shot, 32n + 1 (default: 65); each shot begins with a new memory",
     )  # fmt: skip
     group.add_argument(
         "--cameras", type=Path, help="folder of camera files (RealEstate10K and others); default: "
-        "beside the footage",
+        "next to the footage",
     )  # fmt: skip
     group.add_argument(
-        "--geometry", type=Path, help="folder of geometry files; default: beside the footage"
+        "--geometry", type=Path, help="folder of geometry files; default: next to the footage"
     )
     group.add_argument(
-        "--exact-depth", action="store_true", help="geometry files are those of a renderer"
+        "--exact-depth",
+        action="store_true",
+        help="geometry files come from a renderer; noise is added to their depth",
     )
-    group.add_argument("--stride", type=int, default=1, help="take every n-th frame of footage")
-    group.add_argument("--caption", default="", help="of footage without a .caption.txt file")
+    group.add_argument("--stride", type=int, default=1, help="use every n-th frame of the footage")
+    group.add_argument(
+        "--caption", default="", help="caption for footage without a .caption.txt file"
+    )
 
 
 def _add_models(group: Group) -> None:
     codec = group.add_mutually_exclusive_group(required=True)
     codec.add_argument("--vae", type=Path, help="Wan2.2 VAE")
-    codec.add_argument("--embedded-codec", action="store_true", help="the codec without weights")
+    codec.add_argument(
+        "--embedded-codec", action="store_true", help="use the embedded codec, which has no weights"
+    )
     group.add_argument("--text-encoder", type=Path, help="UMT5-xxl, to embed captions")
     group.add_argument("--depth-model", type=Path, help="folder of a geometry estimator")
     group.add_argument(
@@ -114,38 +118,44 @@ def _add_models(group: Group) -> None:
 
 def _add_clips(group: Group) -> None:
     group.add_argument("--policy", choices=WRITE_POLICIES, help="default: novelty")
-    group.add_argument("--references", type=int, help="most reference frames (default: 4)")
-    group.add_argument("--preceding", type=int, help="most preceding frames (default: 2)")
+    group.add_argument(
+        "--references", type=int, help="maximum number of reference frames (default: 4)"
+    )
+    group.add_argument(
+        "--preceding", type=int, help="maximum number of preceding frames (default: 2)"
+    )
     group.add_argument(
         "--released", action="store_true",
         help="build the memory as the method's released code does",
     )  # fmt: skip
     group.add_argument(
         "--depth-noise", type=float, nargs=2, metavar=("SMOOTH", "WHITE"), default=(0.04, 0.02),
-        help="largest relative errors of exact depth (default: 0.04 0.02)",
+        help="largest relative noise added to exact depth (default: 0.04 0.02)",
     )  # fmt: skip
     group.add_argument(
         "--planes", action=argparse.BooleanOptionalAction, default=True,
-        help="store sub-cell offset and depth ratio too",
+        help="also store sub-cell offset and depth ratio",
     )  # fmt: skip
     group.add_argument(
         "--drawn", action="store_true",
-        help="store what the memory shows as drawings, for --side-features drawn,...; with "
-        "--embedded-codec only",
+        help="store the readout as drawings, for --side-features drawn,...; requires "
+        "--embedded-codec",
     )  # fmt: skip
 
 
 def _add_work(group: Group) -> None:
     group.add_argument(
         "--workers", type=int, default=0,
-        help="processes, run by Ray; 0 (default) works in this process and needs no Ray",
+        help="number of Ray worker processes; 0 (default) works in this process without Ray",
     )  # fmt: skip
-    group.add_argument("--address", help="a running Ray cluster; default: this machine alone")
+    group.add_argument(
+        "--address", help="address of a running Ray cluster; default: this machine only"
+    )
     group.add_argument(
         "--gpus-per-worker", type=float, default=0.0,
-        help="what Ray gives to each worker, also less than 1; default: none, workers use the CPU",
+        help="GPUs that Ray assigns to each worker, may be a fraction; default: 0, CPU only",
     )  # fmt: skip
-    group.add_argument("--retry", action="store_true", help="try again what was skipped before")
+    group.add_argument("--retry", action="store_true", help="retry what was skipped before")
 
 
 def run_make(arguments: argparse.Namespace) -> int:
@@ -162,7 +172,7 @@ def run_make(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
     elif arguments.address:
         raise ModelMismatchError(
-            "A cluster needs workers", got="--workers 0", fix="Say how many with --workers"
+            "A cluster requires workers", got="--workers 0", fix="Set the number with --workers"
         )
     with _Bar() as bar:
         try:
@@ -170,7 +180,7 @@ def run_make(arguments: argparse.Namespace) -> int:
                 arguments.out, job, open_pool, retry=arguments.retry, on_progress=bar
             )
         except KeyboardInterrupt:
-            sys.stderr.write("\nFinished clips are stored. Run the same command to go on.\n")
+            sys.stderr.write("\nFinished clips are stored. Run the same command again to resume.\n")
             raise
     sys.stdout.write(
         f"{progress.clips} clips made in {arguments.out}; {progress.done} of {progress.total} "
@@ -196,7 +206,7 @@ def run_import(arguments: argparse.Namespace) -> int:
 
 
 def job_of(arguments: argparse.Namespace) -> DataJob:
-    """What the arguments ask for."""
+    """The data set to make, as the arguments describe it."""
     device = _device(arguments)
     loop = GenerationSettings.released() if arguments.released else GenerationSettings()
     given = {name: getattr(arguments, name) for name in ("references", "preceding")}
@@ -224,7 +234,7 @@ def _device(arguments: argparse.Namespace) -> str:
         return "cuda" if shares or (not workers and torch.cuda.is_available()) else "cpu"
     if workers and not shares and arguments.device.startswith("cuda"):
         raise ValueRangeError(
-            "Workers have to be given a part of a GPU to use one",
+            "Workers can use a GPU only if a share of one is assigned to them",
             got=f"--device {arguments.device} --gpus-per-worker 0",
             expected="GPUs for each worker, such as 1, or 0.5 for two workers on each GPU",
             fix="Add --gpus-per-worker 0.5, or use --device cpu",
@@ -277,8 +287,9 @@ def _expect_paths(arguments: argparse.Namespace, names: Sequence[str]) -> None:
         path = getattr(arguments, name)
         if path is not None and not path.exists():
             raise CacheFormatError(
-                "The folder is not there" if name == "folder"
-                else f"What --{name.replace('_', '-')} names is not there",
+                "The folder does not exist"
+                if name == "folder"
+                else f"The path of --{name.replace('_', '-')} does not exist",
                 got=path,
                 expected="a file or folder on this machine; nothing is downloaded",
                 fix="Check the path",

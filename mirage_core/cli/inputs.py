@@ -15,7 +15,7 @@ from ..geometry.frame_geometry import ASPECT_TOLERANCE, FrameGeometry, depth_fro
 from ..geometry.geometry_io import load_geometry
 from ..geometry.trajectory import Trajectory, intrinsics_from_fov
 from ..geometry.transform import invert_rigid
-from ..trajectories.exchange.files import import_trajectory
+from ..trajectories.exchange.formats import import_trajectory
 from ..trajectories.presets import preset_trajectory
 from ..validate import expect_frame_size
 
@@ -50,10 +50,10 @@ def load_picture(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     distortion = (width / height) / (picture.width / picture.height)
     if abs(distortion - 1) > ASPECT_TOLERANCE:
         raise ShapeError(
-            "The size would distort the picture",
+            "Resizing to this size would distort the picture",
             got=f"a picture of {picture.width} x {picture.height}",
             expected=f"the aspect ratio of {width} x {height}",
-            fix="Crop the picture first, and its depth alike",
+            fix="Crop the picture first, and crop its depth in the same way",
         )
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+    """The argument parser; each command stores its function as ``run``."""
     parser = argparse.ArgumentParser(
         prog="mirage", description="Long camera-directed video from one picture."
     )
@@ -58,9 +58,9 @@ def make_parser() -> argparse.ArgumentParser:
     add_train_command(commands)
     split = commands.add_parser(
         "split",
-        help="take a model file with a side branch in it apart",
-        description="Takes a safetensors file that holds a video model and its side branch "
-        "apart. The file itself stays as it is.",
+        help="split a model file that contains a side branch",
+        description="Splits a safetensors file that contains a video model and its side branch. "
+        "The file itself is not changed.",
     )
     split.add_argument("model", type=Path, help="the merged .safetensors file")
     split.add_argument("--model-out", type=Path, help="default: MODEL_backbone.safetensors")
@@ -68,15 +68,15 @@ def make_parser() -> argparse.ArgumentParser:
     split.set_defaults(run=_split)
     lora = commands.add_parser(
         "lora",
-        help="give a LoRA the names that ComfyUI's loader reads",
-        description="Writes a LoRA of the video model again under the names that ComfyUI's "
-        "loader reads, such as one of the released training code. The file itself stays as it is.",
+        help="convert a LoRA to the names that ComfyUI's loader reads",
+        description="Converts a LoRA for the video model, such as one from the released training "
+        "code, to the names that ComfyUI's loader reads. The file itself is not changed.",
     )
-    lora.add_argument("file", type=Path, help="the .safetensors file, under any usual names")
+    lora.add_argument("file", type=Path, help="the .safetensors file, in any common naming scheme")
     lora.add_argument("--out", type=Path, help="default: FILE_comfyui.safetensors")
     lora.set_defaults(run=_lora)
     if importlib.util.find_spec(f"{ROOT}.doctor") is not None:
-        doctor = commands.add_parser("doctor", help="say what works on this machine, and why")
+        doctor = commands.add_parser("doctor", help="report what works on this machine, and why")
         doctor.set_defaults(run=_doctor)
     return parser
 
@@ -103,7 +103,7 @@ def _lora(arguments: argparse.Namespace) -> int:
 def _expect_free(target: Path, options: str) -> None:
     if target.exists():
         raise StorageError(
-            "A file of this name is there already",
+            "A file of this name already exists",
             got=target,
             fix=f"Choose another name with {options}",
         )

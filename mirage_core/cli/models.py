@@ -36,7 +36,7 @@ WEIGHTS = (".safetensors", ".gguf", ".json", ".model")
 
 
 @dataclass(frozen=True)
-class Place:
+class DeviceSetup:
     """Where models compute, and how they share the memory.
 
     Attributes:
@@ -50,8 +50,8 @@ class Place:
     preset: OffloadPreset | None
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Place:
-        """The place that the arguments ask for; ``auto`` is CUDA if there is one."""
+    def from_arguments(cls, arguments: argparse.Namespace) -> DeviceSetup:
+        """The setup that the arguments ask for; ``auto`` is CUDA if there is one."""
         name = arguments.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -72,45 +72,45 @@ class Place:
 
     @property
     def load_device(self) -> torch.device:
-        """Where weights are read to; presets place them afterwards."""
+        """Where weights are read to; presets move them afterwards."""
         return self.device if self.preset is None else torch.device("cpu")
 
     @property
-    def steady(self) -> torch.dtype:
+    def stable_dtype(self) -> torch.dtype:
         """Type for the models that overflow in float16."""
         return torch.bfloat16 if self.dtype == torch.float16 else self.dtype
 
-    def arrange(self, **pieces: Any) -> None:
-        """Put a model that was just read where the preset wants it."""
+    def offload(self, **pieces: Any) -> None:
+        """Place a model that was just read as the preset says; each step is logged."""
         if self.preset is not None:
             for sentence in apply_offload(self.preset, self.device, **pieces):
                 logger.info(sentence)
 
 
-def load_codec(arguments: argparse.Namespace, place: Place) -> WanCodec | DctCodec:
+def load_codec(arguments: argparse.Namespace, setup: DeviceSetup) -> WanCodec | DctCodec:
     """The codec that ``--vae`` or ``--embedded-codec`` names."""
     if arguments.embedded_codec:
         return DctCodec()
-    codec = load_vae(arguments.vae, dtype=place.steady, device=place.load_device)
-    place.arrange(codec=codec)
+    codec = load_vae(arguments.vae, dtype=setup.stable_dtype, device=setup.load_device)
+    setup.offload(codec=codec)
     return codec
 
 
 def load_depth(
-    arguments: argparse.Namespace, geometry: FrameGeometry, frames: int, place: Place
+    arguments: argparse.Namespace, geometry: FrameGeometry, frames: int, setup: DeviceSetup
 ) -> DepthSource:
     """Where depth of new frames comes from: the geometry, if it has all frames, or a model."""
     if len(geometry) >= frames:
         return KnownDepth(geometry, scaled=arguments.depth_alignment in (None, "none"))
     if arguments.depth_model is None:
         raise ModelMismatchError(
-            "Nothing gives depth of the frames that are generated",
-            got=f"geometry of {len(geometry)} frames for a shot of {frames}",
+            "There is no depth source for the generated frames",
+            got=f"geometry of {len(geometry)} frames for a shot of {frames} frames",
             expected="a depth model, or geometry of the whole shot",
-            fix="Give a depth model's folder with --depth-model",
+            fix="Set the folder of a depth model with --depth-model",
         )
     estimator = load_estimator(
-        arguments.depth_kind, arguments.depth_model, device=place.device, fov=arguments.fov
+        arguments.depth_kind, arguments.depth_model, device=setup.device, fov=arguments.fov
     )
     return EstimatedDepth(estimator)
 
@@ -119,19 +119,19 @@ def load_models(
     arguments: argparse.Namespace,
     codec: LatentCodec,
     depth: DepthSource,
-    place: Place,
+    setup: DeviceSetup,
 ) -> GenerationModels:
     """Read text encoder and transformer, one after the other: both at once need not fit."""
-    text, negative = _encode_prompts(arguments, place)
+    text, negative = _encode_prompts(arguments, setup)
     transformer = load_transformer(
         arguments.transformer,
         branch=arguments.branch,
-        dtype=place.dtype,
-        device=place.load_device,
+        dtype=setup.dtype,
+        device=setup.load_device,
     )
     for path in arguments.lora:
         apply_lora(transformer, path, arguments.lora_scale)
-    place.arrange(transformer=transformer)
+    setup.offload(transformer=transformer)
     denoisers = TransformerDenoisers(
         transformer.eval(),
         text,
@@ -141,26 +141,26 @@ def load_models(
         side_scale=arguments.side_scale,
     )
     projection = projection_source(transformer, codec)
-    return GenerationModels(codec, denoisers, depth, place.device, projection=projection)
+    return GenerationModels(codec, denoisers, depth, setup.device, projection=projection)
 
 
-def describe_models(arguments: argparse.Namespace, place: Place) -> str:
-    """Text that differs whenever the models, or what they are told, do."""
+def describe_models(arguments: argparse.Namespace, setup: DeviceSetup) -> str:
+    """Hex digest that changes with the files of the models and with their settings."""
     files = [arguments.transformer, arguments.branch, *arguments.lora, arguments.text_encoder]
     files += [arguments.vae, arguments.depth_model]
     parts: list[object] = [_stamp(path) for path in files]
     parts += [arguments.prompt, arguments.negative, arguments.guidance, arguments.side_scale]
-    parts += [arguments.lora_scale, place.dtype, arguments.depth_kind]
+    parts += [arguments.lora_scale, setup.dtype, arguments.depth_kind]
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
 
 
 def _encode_prompts(
-    arguments: argparse.Namespace, place: Place
+    arguments: argparse.Namespace, setup: DeviceSetup
 ) -> tuple[Tensor, Tensor | None]:
     encoder = load_text_encoder(
-        arguments.text_encoder, dtype=place.steady, device=place.load_device
+        arguments.text_encoder, dtype=setup.stable_dtype, device=setup.load_device
     )
-    place.arrange(text=encoder)
+    setup.offload(text=encoder)
     text = encoder.encode(arguments.prompt)
     negative = None if arguments.guidance == 1 else encoder.encode(arguments.negative)
     encoder.release()

@@ -45,18 +45,18 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "rollout",
         help="generate a shot from a picture, its depth and a camera move",
-        description="Generates a shot chunk by chunk. Every finished chunk is saved; the same "
-        "command goes on after the last one. The folder then holds video.mp4 and "
-        f"{MEMORY}.",
+        description="Generates a shot chunk by chunk and saves every finished chunk. Run the same "
+        "command again to resume after the last one. At the end the folder contains video.mp4 "
+        f"and {MEMORY}.",
     )
     _add_inputs(parser.add_argument_group("picture and camera"))
     _add_models(parser.add_argument_group("models"))
     _add_settings(parser.add_argument_group("generation"))
     output = parser.add_argument_group("output")
-    output.add_argument("--out", type=Path, required=True, help="folder of the shot")
+    output.add_argument("--out", type=Path, required=True, help="folder for the shot")
     output.add_argument(
         "--resume", action=argparse.BooleanOptionalAction, default=True,
-        help="go on with the chunks in the folder; --no-resume begins in a new one beside it",
+        help="resume from the chunks in the folder; --no-resume starts in a new folder next to it",
     )  # fmt: skip
     parser.set_defaults(run=run)
 
@@ -70,7 +70,7 @@ def _add_inputs(group: Group) -> None:
     depth.add_argument("--depth", type=Path, help="a depth picture")
     depth.add_argument(
         "--geometry", type=Path,
-        help="a geometry file (.safetensors, .npz, .exr) of the picture or of the whole shot",
+        help="a geometry file (.safetensors, .npz, .exr) of the picture or of the full shot",
     )  # fmt: skip
     group.add_argument(
         "--depth-encoding", choices=inputs.ENCODINGS, default=inputs.NEAR_WHITE,
@@ -96,7 +96,11 @@ def _add_inputs(group: Group) -> None:
         "--amount", type=float, default=1.0, help=f"size of --move, up to {MAX_AMOUNT:g}"
     )
     group.add_argument("--easing", choices=EASINGS, default="smooth", help="of --move")
-    group.add_argument("--there-and-back", action="store_true", help="--move returns")
+    group.add_argument(
+        "--there-and-back",
+        action="store_true",
+        help="return to the start in the second half of --move",
+    )
     group.add_argument("--fps", type=float, default=DEFAULT_FPS, help="frames per second")
 
 
@@ -105,9 +109,9 @@ def _add_models(group: Group) -> None:
         "--transformer", type=Path, required=True,
         help="Wan2.2-TI2V-5B: a folder, or one .safetensors or .gguf file",
     )  # fmt: skip
-    group.add_argument("--branch", type=Path, help="side branch, if it is a file of its own")
+    group.add_argument("--branch", type=Path, help="side branch, if it is a separate file")
     group.add_argument(
-        "--lora", type=Path, action="append", default=[], help="may be given several times"
+        "--lora", type=Path, action="append", default=[], help="a LoRA file; can be repeated"
     )
     group.add_argument(
         "--lora-scale", type=float, default=1.0, help="strength of all LoRAs (default: 1)"
@@ -116,7 +120,7 @@ def _add_models(group: Group) -> None:
     codec.add_argument("--vae", type=Path, help="Wan2.2 VAE: a folder or a .safetensors file")
     codec.add_argument(
         "--embedded-codec", action="store_true",
-        help="the codec without weights; for models that were trained with it",
+        help="use the embedded codec, for models that were trained with it",
     )  # fmt: skip
     group.add_argument(
         "--text-encoder", type=Path, required=True,
@@ -129,40 +133,46 @@ def _add_models(group: Group) -> None:
     )  # fmt: skip
     group.add_argument(
         "--depth-alignment", choices=ALIGN_MODES,
-        help="what depth is right up to: scale (default for --depth-model), affine (scale and "
-        "shift of 1 / depth), or none (default for depth of the whole shot)",
+        help="how depth is aligned to the memory: scale (default for --depth-model), affine "
+        "(scale and shift of 1 / depth), or none (default for depth of the full shot)",
     )  # fmt: skip
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     group.add_argument(
         "--offload", choices=("none", "8", "16", "24", "80"), default="none",
-        help="fit the models on a card of so many GiB (default: keep all of them on the device)",
+        help="fit the models on a GPU with this many GiB (default: keep all of them on the device)",
     )  # fmt: skip
 
 
 def _add_settings(group: Group) -> None:
-    group.add_argument("--prompt", default="", help="what the shot shows")
+    group.add_argument("--prompt", default="", help="text prompt")
     group.add_argument("--negative", default="", help="negative prompt, with --guidance")
     group.add_argument("--guidance", type=float, default=1.0, help="CFG scale (default: 1, off)")
     group.add_argument("--side-scale", type=float, default=1.0, help="strength of the side branch")
-    group.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    group.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
     group.add_argument(
         "--released", action="store_true",
-        help="begin from the settings of the method's released code, for its checkpoints",
+        help="start from the settings of the released code, for its checkpoints",
     )  # fmt: skip
     group.add_argument("--steps", type=int, help="sampling steps (default: 40)")
     group.add_argument("--shift", type=float, help="shift of the noise levels (default: 5)")
     group.add_argument("--method", choices=METHODS, help="solver (default: unipc)")
-    group.add_argument("--references", type=int, help="most reference frames (default: 4)")
-    group.add_argument("--preceding", type=int, help="most preceding frames (default: 2)")
     group.add_argument(
-        "--carried", type=int, help="latents decoded again before each chunk (default: 2)"
+        "--references", type=int, help="maximum number of reference frames (default: 4)"
+    )
+    group.add_argument(
+        "--preceding", type=int, help="maximum number of preceding frames (default: 2)"
+    )
+    group.add_argument(
+        "--carried", type=int, help="preceding latents decoded with each chunk (default: 2)"
+    )
+    group.add_argument(
+        "--policy", choices=WRITE_POLICIES, help="which cells are written to the memory"
     )
     group.add_argument(
         "--min-overlap", type=float, metavar="SHARE",
         help="least overlap of a reference frame with what comes next, 0 to 1 (default: 0.04)",
     )  # fmt: skip
-    group.add_argument("--policy", choices=WRITE_POLICIES, help="what is remembered")
     group.add_argument(
         "--max-points", type=int, help="most points of the memory (default: 0, no limit)"
     )
@@ -172,11 +182,11 @@ def _add_settings(group: Group) -> None:
     )  # fmt: skip
     group.add_argument(
         "--reencode", action=argparse.BooleanOptionalAction, default=None,
-        help="remember decoded frames, encoded again (default), or the latents themselves",
+        help="write tokens of decoded and re-encoded frames (default), or the latents themselves",
     )  # fmt: skip
     group.add_argument(
         "--hold-back", action=argparse.BooleanOptionalAction, default=None,
-        help="keep out of the memory what other views contradict: things that move",
+        help="do not write cells that other views contradict, such as moving objects",
     )  # fmt: skip
 
 
@@ -222,22 +232,22 @@ def run(arguments: argparse.Namespace) -> int:
     # Imported late, so that help and typing errors do not wait for diffusers.
     from . import models
 
-    place = models.Place.of(arguments)
-    depth = models.load_depth(arguments, geometry, len(trajectory), place)
-    codec = models.load_codec(arguments, place)
+    setup = models.DeviceSetup.from_arguments(arguments)
+    depth = models.load_depth(arguments, geometry, len(trajectory), setup)
+    codec = models.load_codec(arguments, setup)
     state = begin(
-        picture.to(place.device), geometry, trajectory, codec,
-        settings=settings, seed=arguments.seed, models=models.describe_models(arguments, place),
+        picture.to(setup.device), geometry, trajectory, codec,
+        settings=settings, seed=arguments.seed, models=models.describe_models(arguments, setup),
         folder=arguments.out if arguments.resume else _unused(arguments.out),
     )  # fmt: skip
     state = open_folder(state)
     try:
         if not state.complete:
-            parts = models.load_models(arguments, codec, depth, place)
+            parts = models.load_models(arguments, codec, depth, setup)
             with Bar() as bar:
                 state = generate(state, parts, settings, bar)
     except KeyboardInterrupt:
-        _say_how_to_go_on(state)
+        _print_resume_hint(state)
         raise
     _report(state)
     return 0
@@ -251,7 +261,7 @@ def _expect_files(arguments: argparse.Namespace) -> None:
     for name, path in paths.items():
         if path is not None and not path.exists():
             raise CacheFormatError(
-                f"The {name.replace('_', ' ')} is not there",
+                f"The {name.replace('_', ' ')} does not exist",
                 got=path,
                 expected="a file or folder on this machine; nothing is downloaded",
                 fix="Check the path",
@@ -266,11 +276,11 @@ def _unused(folder: Path) -> Path:
     return candidate
 
 
-def _say_how_to_go_on(state: RolloutState) -> None:
+def _print_resume_hint(state: RolloutState) -> None:
     saved = open_folder(state).done
     sys.stderr.write(
         f"\n{saved} of {len(state.plan)} chunks are saved in {state.folder}. Run the same "
-        "command to go on.\n"
+        "command again to resume.\n"
     )
 
 

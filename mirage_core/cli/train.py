@@ -11,8 +11,8 @@ from typing import Any, Final
 from ..errors import MirageError, ResumeError
 from .inputs import parse_size
 
-WAIT_WORTH_SAYING: Final = 0.05
-"""Share of the time spent waiting for clips from which on it is said."""
+MIN_REPORTED_WAIT: Final = 0.05
+"""Share of the time spent waiting for clips above which it is reported."""
 
 TINY_DEFAULT: Final = "width=256,heads=2,ffn=1024,layers=6,text=64"
 
@@ -22,36 +22,36 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="train a side branch, a LoRA, or a small model",
-        description="Trains in a folder that can be gone on from at any time: the same command "
+        description="Trains in a folder that can be resumed at any time: the same command "
         "continues after the last checkpoint. With several processes "
         "(accelerate launch -m mirage_core train ...) the model is sharded over them.",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--out", type=Path, help="folder of the run")
+    parser.add_argument("--out", type=Path, help="folder for the run")
     parser.add_argument("--data", type=Path, help="training clips, from `mirage data make`")
-    parser.add_argument("--held-out", type=Path, help="clips that the loss is measured on")
+    parser.add_argument("--held-out", type=Path, help="held-out clips for the validation loss")
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--transformer", type=Path, help="Wan2.2-TI2V-5B in bf16, fp16 or fp32")
     model.add_argument(
         "--new-transformer", metavar="SIZES", nargs="?", const=TINY_DEFAULT,
-        help=f"begin a small model, for the stage full (default: {TINY_DEFAULT})",
+        help=f"train a new small model, for --stage full (default: {TINY_DEFAULT})",
     )  # fmt: skip
-    parser.add_argument("--branch", type=Path, help="side branch to go on from")
+    parser.add_argument("--branch", type=Path, help="side branch to start from")
     codec = parser.add_mutually_exclusive_group()
-    codec.add_argument("--vae", type=Path, help="Wan2.2 VAE: for validation by closed loops")
+    codec.add_argument("--vae", type=Path, help="Wan2.2 VAE, for closed-loop validation")
     codec.add_argument(
-        "--embedded-codec", action="store_true", help="the clips' codec is the one without weights"
+        "--embedded-codec", action="store_true", help="the clips were made with the embedded codec"
     )
     parser.add_argument("--device", default="auto", help="auto or cpu")
     parser.add_argument(
         "--plan", type=int, metavar="N",
-        help="train nothing; print what each of N devices would hold. Without --transformer for "
-        "Wan2.2-TI2V-5B, whose weights need not be there",
+        help="do not train; print the memory that each of N devices needs. Without "
+        "--transformer for Wan2.2-TI2V-5B, whose weights are not needed",
     )  # fmt: skip
     parser.add_argument(
-        "--plan-size", type=parse_size, default=(1280, 704), help="pictures of --plan"
+        "--plan-size", type=parse_size, default=(1280, 704), help="picture size of --plan"
     )
-    parser.add_argument("--settings", type=Path, help="JSON file with settings to begin from")
+    parser.add_argument("--settings", type=Path, help="JSON file with initial settings")
     _add_settings(parser.add_argument_group("settings", "see docs/training.md"))
 
 
@@ -113,9 +113,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _train(trainer: Any) -> int:
     try:
-        trainer.run(_say if trainer.processes.first else None)
+        trainer.run(_print_step if trainer.processes.first else None)
     except KeyboardInterrupt:
-        sys.stderr.write("\nRun the same command to go on after the last checkpoint.\n")
+        sys.stderr.write("\nRun the same command again to resume from the last checkpoint.\n")
         raise
     finally:
         trainer.processes.close()
@@ -126,30 +126,29 @@ def _expect_needed(arguments: argparse.Namespace) -> None:
     """Refuse missing arguments and paths that lead nowhere before the first gigabyte is read."""
     for name in ("out", "data"):
         if getattr(arguments, name) is None:
-            raise MirageError(f"The training needs --{name}", fix="See mirage train --help")
+            raise MirageError(f"Training requires --{name}", fix="See mirage train --help")
     if arguments.transformer is None and arguments.new_transformer is None:
         raise MirageError(
             "There is nothing to train",
-            fix="Give --transformer, or --new-transformer with --stage full",
+            fix="Set --transformer, or --new-transformer with --stage full",
         )
     for name in ("data", "held_out", "transformer", "branch", "vae", "settings"):
         path = getattr(arguments, name)
         if path is not None and not path.exists():
             raise ResumeError(
-                f"The path of --{name.replace('_', '-')} is not there",
+                f"The path of --{name.replace('_', '-')} does not exist",
                 got=path,
                 expected="a file or folder on this machine; nothing is downloaded",
                 fix="Check the path",
             )
 
 
-def _say(report: Any) -> None:
-    """One line for a step."""
+def _print_step(report: Any) -> None:
     values = report.values
     line = f"step {report.step} of {report.steps}, loss {values['loss']:.4f}"
     left = values["seconds"] * (report.steps - report.step)
     line += f", {values['seconds']:.2f} s a step, {_duration(left)} left"
-    if values["waiting"] > WAIT_WORTH_SAYING:
+    if values["waiting"] > MIN_REPORTED_WAIT:
         line += f", {values['waiting']:.0%} of the time waiting for clips"
     for name, unit in (
         ("held_out/loss", ""), ("closed_loop/closed", " dB"), ("closed_loop/truth", " dB"),

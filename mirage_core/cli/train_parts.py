@@ -36,14 +36,14 @@ SIZES: Final = {
     "width": "dim", "heads": "num_attention_heads", "ffn": "ffn_dim", "layers": "num_layers",
     "text": "text_dim",
 }  # fmt: skip
-FREQUENCIES: Final = 256
+FREQ_DIM: Final = 256
 
 
 @contextmanager
 def deterministic() -> Iterator[None]:
     """Ask PyTorch for kernels that give the same bits each time; it warns where it has none.
 
-    Otherwise sums on a GPU come in any order, and a run that goes on gives other bits.
+    Otherwise sums on a GPU have no fixed order, and a resumed run gives different bits.
     """
     # cuBLAS reads this when it is first used.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -77,7 +77,7 @@ def make_trainer(arguments: argparse.Namespace, settings: TrainingSettings) -> T
         folder=arguments.data,
         empty_text=empty,
         held_out=arguments.held_out,
-        white=_white(arguments, settings, model, codec),
+        white=_white_latent(arguments, settings, model, codec),
         loss_weights=weights,
     )
     loops = None
@@ -89,17 +89,17 @@ def make_trainer(arguments: argparse.Namespace, settings: TrainingSettings) -> T
 def load_model(
     arguments: argparse.Namespace, settings: TrainingSettings, device: torch.device
 ) -> Any:
-    """The video model, read or begun."""
-    dtype = torch.float32 if settings.whole else settings.compute_dtype
+    """The video model: loaded from a file, or new with random weights."""
+    dtype = torch.float32 if settings.trains_full_model else settings.compute_dtype
     if arguments.new_transformer is None:
         return load_transformer(
             arguments.transformer, branch=arguments.branch, dtype=dtype, device=device
         )
-    if not settings.whole or arguments.branch is not None:
+    if not settings.trains_full_model or arguments.branch is not None:
         raise ModelMismatchError(
-            "A new video model has to be trained as a whole",
+            "A new video model requires training all of its weights",
             got=f"the stage {settings.stage}" + (" and a branch" if arguments.branch else ""),
-            fix="Choose --stage backbone or full, and no --branch",
+            fix="Choose --stage backbone or full, without --branch",
         )
     with seeded(mixed_seed(settings.seed, WEIGHTS_SEED, 1), device):
         model: Any = MirageTransformer3DModel(**parse_sizes(arguments.new_transformer))
@@ -116,20 +116,20 @@ def parse_sizes(text: str) -> dict[str, int]:
     numbers = {name: int(value) for name, value in found.items() if value.isdecimal()}
     if set(numbers) != set(SIZES) or not all(numbers.values()):
         raise ValueRangeError(
-            "The sizes of the new model cannot be understood",
+            "The sizes of the new model cannot be parsed",
             got=text,
             expected=f"a number above 0 for each of {', '.join(SIZES)}",
         )
     width, heads = numbers["width"], numbers["heads"]
     if width % heads or width // heads % 2:
         raise ValueRangeError(
-            "The width cannot be divided evenly over the attention heads",
+            "The width is not divisible by the number of attention heads",
             got=f"{width} channels, {heads} heads",
             expected="an even number of channels for each head",
         )
     sizes = {SIZES[name]: value for name, value in numbers.items()}
     del sizes["dim"]
-    return {**sizes, "attention_head_dim": width // heads, "freq_dim": FREQUENCIES}
+    return {**sizes, "attention_head_dim": width // heads, "freq_dim": FREQ_DIM}
 
 
 def plan(arguments: argparse.Namespace, settings: TrainingSettings) -> str:
@@ -161,10 +161,10 @@ def _expect_same_codec(arguments: argparse.Namespace, codec: Any) -> None:
     for made_with in made:
         if made_with != wanted:
             raise ModelMismatchError(
-                "The clips were made with another codec",
+                "The clips were made with a different codec",
                 got=f"clips of {made_with!r}, and {wanted!r}",
-                fix="Give the codec of the clips: --vae, or --embedded-codec; held-out clips "
-                "need the codec of the others",
+                fix="Set the codec of the clips with --vae or --embedded-codec; held-out clips "
+                "need the same codec as the others",
             )
 
 
@@ -177,10 +177,10 @@ def _expect_drawn(arguments: argparse.Namespace, settings: TrainingSettings, mod
     drawn = DRAWN in read_manifest(arguments.data).settings.split(";")
     if drawn != (SideFeature.DRAWN in features):
         raise ModelMismatchError(
-            "The clips do not show the memory in the way that the side branch takes",
+            "The clips and the side branch use different forms of the readout",
             got=f"{'drawings' if drawn else 'the tokens themselves'} in the clips",
             expected=f"clips for {format_features(features)}",
-            fix="Make the clips with mirage data make --drawn exactly if the features begin "
+            fix="Make the clips with mirage data make --drawn if and only if the features begin "
             "with drawn",
         )
 
@@ -190,12 +190,12 @@ def _expect_codec(codec: LatentCodec | None, what: str) -> LatentCodec:
         raise ModelMismatchError(
             f"{what} needs the codec of the training clips",
             got="none",
-            fix="Give --vae, or --embedded-codec if the clips were made with it",
+            fix="Set --vae, or --embedded-codec if the clips were made with it",
         )
     return codec
 
 
-def _white(
+def _white_latent(
     arguments: argparse.Namespace,
     settings: TrainingSettings,
     model: Any,

@@ -1,1 +1,1 @@
-"""What the denoiser is told beside the noise: segments, side input, branch files."""
+"""The condition of the denoiser: segments of clean frames and the input of the side branch."""

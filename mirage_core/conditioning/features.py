@@ -85,7 +85,7 @@ def features_of_channels(channels: int) -> Features:
     }
     if channels not in known:
         raise ModelMismatchError(
-            "The side branch takes an input that Mirage does not know",
+            "The side branch has an unknown kind of input",
             got=f"{channels} channels",
             expected=" or ".join(f"{count}" for count in sorted(known, reverse=True)),
             fix="Use a branch made for 48-channel latents (Wan2.2-TI2V-5B), or one whose file "
@@ -106,7 +106,7 @@ def parse_features(text: str) -> Features:
     beside = set(known) - set(first)
     if names[0] not in first or not set(names[1:]) <= beside:
         raise ModelMismatchError(
-            "The side branch asks for features that this version does not know",
+            "The side branch uses features that this version does not know",
             got=text,
             expected=f"scene or drawn, then any of {', '.join(sorted(beside))}",
             fix="Update Mirage, or use another branch",

@@ -34,15 +34,15 @@ class Segments:
     def __post_init__(self) -> None:
         if self.target < 1 or self.references < 0 or self.preceding < 0:
             raise ShapeError(
-                "The frames of a forward pass cannot be counted so",
+                "The numbers of frames of a forward pass are invalid",
                 got=f"{self.references} references, {self.target} target, "
                 f"{self.preceding} preceding",
-                expected="at least one target frame, and no negative count",
+                expected="at least one target frame, and no negative number",
             )
 
     @property
     def total(self) -> int:
-        """All frames."""
+        """Number of all frames, R + T + P."""
         return self.references + self.target + self.preceding
 
     @property
@@ -104,7 +104,7 @@ class Segments:
             target = timestep
         else:
             raise ShapeError(
-                "Timesteps do not belong to these frames",
+                "The timesteps do not match the frames",
                 got=tuple(timestep.shape),
                 expected=f"(B,) or (B, {self.target})",
             )

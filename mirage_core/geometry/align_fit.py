@@ -19,7 +19,7 @@ SHIFT_RANGE: Final = 0.5
 """Typical size of a shift, in units of the clip's typical inverse depth."""
 
 SHIFTS_TRIED: Final = 25
-FARTHEST_SHIFT: Final = 3.0
+MAX_START_SHIFT: Final = 3.0
 """Shifts with which the search starts, in units of the clip's typical inverse depth."""
 
 STEPS: Final = 20
@@ -80,7 +80,7 @@ class RobustFit:
         error = torch.full((frames,), math.inf, dtype=torch.float64)
         low = -float(self.inverse[self.weight > 0].min())
         reach = torch.linspace(0, 1, SHIFTS_TRIED, dtype=torch.float64)[1:]
-        tried = torch.cat([low * (1 - reach), FARTHEST_SHIFT * reach]).tolist()
+        tried = torch.cat([low * (1 - reach), MAX_START_SHIFT * reach]).tolist()
         for shift in [0.0, *tried] if self.shifts else [0.0]:
             parameters = torch.zeros(frames, 2, dtype=torch.float64)
             parameters[:, 1] = shift

@@ -41,12 +41,12 @@ def expect_same_lens(geometry: FrameGeometry, cameras: Trajectory) -> None:
     if float(focal) <= math.log(1 + FOCAL_TOLERANCE) and float(centre) <= CENTRE_TOLERANCE:
         return
     raise GeometryError(
-        "The depth was made for another lens than the shot's",
+        "The depth's intrinsics differ from the shot's",
         got=f"a field of view of {_degrees(float(own[0, 0, 0]), cameras.width):.1f} degrees, "
         f"principal point ({float(own[0, 0, 2]):.0f}, {float(own[0, 1, 2]):.0f})",
         expected=f"about {_degrees(float(wanted[0, 0, 0]), cameras.width):.1f} degrees, "
         f"({float(wanted[0, 0, 2]):.0f}, {float(wanted[0, 1, 2]):.0f})",
-        fix="Give the depth estimator the trajectory's field of view, and whole frames",
+        fix="Pass the trajectory's field of view to the depth estimator, and uncropped frames",
     )
 
 
@@ -73,7 +73,7 @@ def expect_same_path(geometry: FrameGeometry, cameras: Trajectory) -> None:
     scale = max(0.0, float((one * other).sum() / one.square().sum().clamp_min(1e-12)))
     off = float((scale * one - other).norm(dim=1).max()) / length
     if off > MAX_OFF_PATH:
-        _raise_off_path(f"positions {off:.0%} of the path off", f"{MAX_OFF_PATH:.0%}")
+        _raise_off_path(f"positions off by {off:.0%} of the path length", f"{MAX_OFF_PATH:.0%}")
 
 
 def _from_first(world_to_camera: Tensor) -> Tensor:

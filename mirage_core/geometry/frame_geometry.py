@@ -56,7 +56,7 @@ class FrameGeometry:
         sizes = expect_shape("The depth", self.depth, "F H W")
         expect_shape("The depth's intrinsics", self.intrinsics, "F 3 3", F=sizes["F"])
         expect_intrinsics("The depth's intrinsics", self.intrinsics)
-        _expect_own_pixels(self.intrinsics, sizes["W"], sizes["H"])
+        _expect_own_resolution(self.intrinsics, sizes["W"], sizes["H"])
         if self.world_to_camera is not None:
             poses = self.world_to_camera.detach().cpu().double()
             object.__setattr__(self, "world_to_camera", poses)
@@ -122,7 +122,7 @@ def _frames_without_depth(depth: Tensor) -> list[int]:
     return [frame for frame in doubtful if not bool(valid_depth(depth[frame]).any())]
 
 
-def _expect_own_pixels(intrinsics: Tensor, width: int, height: int) -> None:
+def _expect_own_resolution(intrinsics: Tensor, width: int, height: int) -> None:
     """Raise `GeometryError` for intrinsics (F, 3, 3) that count in another picture's pixels.
 
     They are off by the same factor along both sides. A crop shifts the middle as well, but
@@ -137,7 +137,7 @@ def _expect_own_pixels(intrinsics: Tensor, width: int, height: int) -> None:
         raise GeometryError(
             "The depth's intrinsics do not belong to pictures of its size",
             got=f"a principal point of ({found[0]:.4g}, {found[1]:.4g}), {width} x {height} pixels",
-            expected="a point about in the middle, in pixels of the depth map",
+            expected="a point near the centre, in pixels of the depth map",
             fix="Scale focal lengths and principal point by the size of the depth map over that of "
             "the picture that they were made for",
         )

@@ -28,7 +28,7 @@ class MaskGrowth:
         cells: Latent cells by which it grows afterwards.
 
     Raises:
-        ValueRangeError: A number is negative or beyond all sense.
+        ValueRangeError: A number is negative or too large.
     """
 
     pixels: int = 0
@@ -137,7 +137,7 @@ def with_mask(
         _expect_size(name, size, [geometry.size])
     if found["M"] not in (1, len(geometry)):
         raise ShapeError(
-            f"{name} has another number of frames than the depth",
+            f"{name} and the depth have different numbers of frames",
             got=f"{found['M']} masks, {len(geometry)} depth maps",
             expected=f"1 (for all of them) or {len(geometry)}",
             fix="Make one mask for each picture, or a single one",
@@ -167,7 +167,7 @@ def _expect_size(name: str, size: tuple[int, int], sizes: Sequence[tuple[int, in
         return
     wanted = " or ".join(f"{cols} x {rows}" for rows, cols in dict.fromkeys(sizes))
     raise ShapeError(
-        f"{name} has another size than the pictures",
+        f"{name} and the pictures have different sizes",
         got=f"{size[1]} x {size[0]}",
         expected=wanted,
         fix="Make the mask from the frames themselves, or resize it to their size; the empty mask "
@@ -180,10 +180,10 @@ def _expect_count(name: str, count: int, latent_frames: int) -> None:
     if count in (1, latent_frames, pixel_frames):
         return
     raise ShapeError(
-        f"{name} has another number of frames than the chunk",
+        f"{name} and the chunk have different numbers of frames",
         got=f"{count} masks",
         expected=f"1 (for all frames), {latent_frames} (every fourth) or {pixel_frames} (all)",
-        fix="Detect or track on exactly the chunk's decoded frames",
+        fix="Run detection or tracking on exactly the chunk's decoded frames",
     )
 
 

@@ -1,7 +1,7 @@
-"""What depth estimators hand over, in the project's conventions: one adapter each.
+"""Output of depth estimators, converted to the project's conventions: one adapter each.
 
-Every estimator has its own idea of intrinsics, invalid pixels and units. Nothing else in the
-project knows them.
+Every estimator has its own convention for intrinsics, invalid pixels and units. Nothing else in
+the project depends on them.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def geometry_from_da3(
         confidence = confidence.cpu().float()
         if least_confidence > 0:
             exclude |= confidence < _quantile(confidence, least_confidence)
-    _expect_something_left(depth, exclude)
+    _expect_valid_pixels(depth, exclude)
     return FrameGeometry(
         depth,
         intrinsics,
@@ -150,7 +150,7 @@ def views_to_begin(pictures: int, geometry: FrameGeometry) -> int:
     if pictures == len(geometry) <= MAX_VIEWS:
         return pictures
     raise ShapeError(
-        "The pictures and their geometry do not belong together",
+        "The pictures and their geometry do not match",
         got=f"{pictures} pictures, geometry of {len(geometry)} views with camera poses",
         expected=f"as many pictures as views, at most {MAX_VIEWS}",
         fix="Estimate geometry on the same batch of pictures, with fewer of them if need be",
@@ -165,7 +165,7 @@ def _da3_cameras(
     network, rigid = da3["intrinsics"], da3.get("extrinsics")
     if network.ndim != 4 or network.shape[0] != 1:  # noqa: PLR2004
         raise ShapeError(
-            "Depth Anything's intrinsics have another layout than this version of ComfyUI gives",
+            "Depth Anything's intrinsics have an unexpected layout",
             got=tuple(network.shape),
             expected=f"(1, {count}, 3, 3)",
         )
@@ -210,7 +210,7 @@ def _orthonormal(poses: Tensor) -> Tensor:
             "Depth Anything found no cameras for these pictures",
             got="poses that are not numbers",
             expected="pictures of one place that overlap",
-            fix="Leave out pictures that show something else, or try the other pose_method",
+            fix="Remove pictures that show something else, or try the other pose_method",
         )
     left, _, right = torch.linalg.svd(poses[:, :3, :3])
     rotation = left @ right
@@ -231,7 +231,7 @@ def _quantile(values: Tensor, share: float) -> Tensor:
     return flat[:, int(share * (flat.shape[1] - 1))][:, None, None]
 
 
-def _expect_something_left(depth: Tensor, exclude: Tensor) -> None:
+def _expect_valid_pixels(depth: Tensor, exclude: Tensor) -> None:
     left = (valid_depth(depth) & ~exclude).flatten(1).any(dim=1)
     if not bool(left.all()):
         raise GeometryError(

@@ -78,6 +78,6 @@ def _shipped(name: str) -> Path:
             "A file of the shipped model is missing",
             got=path,
             expected="the file that comes with the pack",
-            fix="Install the pack again, or train the model anew: see docs/embedded-model.md",
+            fix="Reinstall the pack, or train the model again: see docs/embedded-model.md",
         )
     return path

@@ -59,7 +59,7 @@ class MirageDenoiser:
             raise ValueRangeError(
                 "Guidance needs a negative prompt",
                 got=f"guidance {self.guidance:g} and no negative prompt",
-                fix="Encode one, an empty text will do, or set the guidance to 1",
+                fix="Encode one (it may be empty), or set the guidance to 1",
             )
         object.__setattr__(self, "_side", self._side_input())
 

@@ -13,8 +13,8 @@ from torch.nn import functional
 from ..errors import ModelMismatchError
 from ..validate import expect_shape
 
-FARTHEST: Final = 100.0
-"""Relative depth is cut off where it is this many times the distance of what is nearest."""
+MAX_RELATIVE_DEPTH: Final = 100.0
+"""Relative depth is clipped at this many times the smallest distance."""
 
 
 class DepthModel:
@@ -65,7 +65,7 @@ class DepthModel:
 
 def _from_inverse(inverse: Tensor) -> Tensor:
     """Depth of unknown scale from inverse depth, 0 where that is next to nothing."""
-    least = inverse.max().clamp_min(0) / FARTHEST
+    least = inverse.max().clamp_min(0) / MAX_RELATIVE_DEPTH
     known = (inverse > least) & torch.isfinite(inverse)
     return torch.where(known, 1 / inverse, 0.0)
 
@@ -107,8 +107,8 @@ def load_depth_model(
     if metric is None:
         raise ModelMismatchError(
             f"The depth model {folder.name} does not say whether its depth is metric",
-            expected="depth_estimation_type in its config.json, or a statement",
-            fix="State it: metric for distances, relative for inverse depth",
+            expected="depth_estimation_type in its config.json, or an explicit choice",
+            fix="Choose metric for distances, or relative for inverse depth",
         )
     try:
         network: Any = AutoModelForDepthEstimation.from_pretrained(
@@ -117,10 +117,10 @@ def load_depth_model(
         processor: Any = AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # each library below raises errors of its own for bad folders
         raise ModelMismatchError(
-            f"The folder {folder.name} holds no depth model that can be read",
+            f"The folder {folder.name} contains no depth model that can be loaded",
             got=str(error).splitlines()[0][:300] if str(error) else type(error).__name__,
-            expected="a model for depth estimation of transformers, with safetensors weights",
-            fix="Download the whole folder, for instance Depth-Anything-V2-Small-hf",
+            expected="a depth-estimation model of transformers, with safetensors weights",
+            fix="Download the complete folder, for example Depth-Anything-V2-Small-hf",
         ) from error
     return DepthModel(network.to(device), processor, metric=metric)
 
@@ -130,7 +130,7 @@ def _config(folder: Path) -> dict[str, Any]:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelMismatchError(
-            f"The folder {folder} holds no depth model",
+            f"The folder {folder} contains no depth model",
             got=str(error)[:200],
             expected="a folder with config.json, safetensors weights and preprocessor_config.json",
             fix="Check the path",

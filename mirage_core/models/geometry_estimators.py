@@ -1,8 +1,8 @@
-"""Geometry estimators that bring their own packages: MapAnything, UniDepth, or any other.
+"""Geometry estimators from packages of their own: MapAnything, UniDepth, or any other.
 
-A provider is whatever is called with frames, and with cameras where they are known, and gives
-a `FrameGeometry`. Their packages are not installed with Mirage, and nothing is fetched: who
-has them installed names a folder of weights.
+An estimator is any callable from frames, and their cameras where they are known, to a
+`FrameGeometry`. The packages are not installed with Mirage, and no weights are downloaded: the
+user installs the package and passes a folder of weights.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from ..geometry.transform import invert_rigid
 from ..validate import expect_shape
 from .depth_model import load_depth_model
 
-STANDING: Final = 1e-6
-"""Cameras that are spread less than this far stand in one place."""
+MIN_BASELINE: Final = 1e-6
+"""Baseline between cameras below which they do not define a scale, in their own units."""
 
 
 class GeometryEstimator(Protocol):
-    """Estimates depth, and what it needs not be told of the cameras."""
+    """Estimates depth, and the camera parameters that are not known."""
 
     def __call__(self, frames: Tensor, cameras: Trajectory | None = None) -> FrameGeometry:
         """Geometry of pictures.
 
         Args:
             frames: (F, H, W, 3) in 0..1.
-            cameras: Their F cameras, where they are known; a provider that cannot use them
-                estimates its own intrinsics all the same.
+            cameras: Their F cameras, where they are known; an estimator that cannot use
+                them estimates its own intrinsics.
 
         Returns:
             Geometry of the same F frames, at any resolution of the same aspect ratio.
@@ -43,7 +43,7 @@ class GeometryEstimator(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class UniDepthProvider:
+class UniDepthEstimator:
     """Metric depth and field of view of single pictures, by UniDepth V2.
 
     Attributes:
@@ -121,7 +121,7 @@ class MapAnythingEstimator:
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformersProvider:
+class TransformersEstimator:
     """Depth of single pictures by any depth model of transformers, for known cameras.
 
     Attributes:
@@ -152,7 +152,7 @@ def _path_scale(found: Tensor, known: Tensor) -> float | None:
     lengths = [
         float((poses[:, :3, 3] - poses[:, :3, 3].mean(dim=0)).norm()) for poses in (found, known)
     ]
-    return lengths[1] / lengths[0] if min(lengths) > STANDING else None
+    return lengths[1] / lengths[0] if min(lengths) > MIN_BASELINE else None
 
 
 def uncropped(geometry: FrameGeometry, width: int, height: int) -> FrameGeometry:
@@ -196,7 +196,7 @@ def load_estimator(
     """Load an estimator from a folder of weights on this machine.
 
     Args:
-        name: One of `PROVIDERS`.
+        name: One of `ESTIMATORS`.
         folder: Its weights, as its own package saved them (``config.json`` and safetensors).
         device: Where it computes.
         fov: Horizontal field of view in degrees, for models that do not estimate it.
@@ -211,21 +211,21 @@ def load_estimator(
         )
     if not (folder / "config.json").is_file():
         raise ModelMismatchError(
-            f"The folder {folder.name} holds no model",
+            f"The folder {folder.name} contains no model",
             got="no config.json",
-            expected="a whole copy of the model's folder, with config.json and safetensors",
+            expected="a complete copy of the model's folder, with config.json and safetensors",
             fix=f"Put the model into {folder}",
         )
     if name == TRANSFORMERS:
         model = load_depth_model(folder, device=device)
-        return TransformersProvider(model, fov, model.metric)
+        return TransformersEstimator(model, fov, model.metric)
     load = _load_unidepth if name == UNIDEPTH else _load_map_anything
     try:
         return load(str(folder), device)
     except ImportError as error:
         package = "unidepth" if name == UNIDEPTH else "mapanything"
         raise ModelMismatchError(
-            f"{name} needs its own package",
+            f"{name} requires its own package",
             got=str(error),
             expected=f"an installed package named {package}",
             fix="Install it as its authors describe, in the environment of ComfyUI",
@@ -234,14 +234,14 @@ def load_estimator(
         raise ModelMismatchError(
             f"{name} could not be loaded from {folder.name}",
             got=str(error).splitlines()[0][:300] if str(error) else type(error).__name__,
-            fix="Copy the model's whole folder anew",
+            fix="Copy the model's complete folder again",
         ) from error
 
 
 def _load_unidepth(folder: str, device: torch.device | str) -> GeometryEstimator:
     from unidepth.models import UniDepthV2  # type: ignore[import-not-found]
 
-    return UniDepthProvider(UniDepthV2.from_pretrained(folder).to(device).eval())
+    return UniDepthEstimator(UniDepthV2.from_pretrained(folder).to(device).eval())
 
 
 def _load_map_anything(folder: str, device: torch.device | str) -> GeometryEstimator:

@@ -51,7 +51,7 @@ def read_gguf_tensors(
         raw = load_gguf_checkpoint(str(path))
     except ValueError as error:
         raise ModelMismatchError(
-            f"{path.name} uses a quantisation that cannot be read here",
+            f"{path.name} uses an unsupported quantisation",
             got=str(error).splitlines()[0],
             expected="one of the types Q4_0 to Q8_0, Q2_K to Q6_K, BF16, F16 or F32",
             fix="Use the Q8_0 or Q4_K_M version of the file",
@@ -69,7 +69,7 @@ def _open(path: Path) -> Any:
         from gguf import GGUFReader
     except ImportError as error:
         raise ModelMismatchError(
-            "GGUF files need the package gguf",
+            "GGUF files require the package gguf",
             got="it is not installed",
             fix="Install it with: pip install gguf",
         ) from error
@@ -83,6 +83,6 @@ def _open(path: Path) -> Any:
         raise ModelMismatchError(
             f"The weight file {path.name} cannot be read as GGUF",
             got=str(error) or type(error).__name__,
-            expected="a whole .gguf file",
-            fix="Fetch the file anew: its download was probably cut short",
+            expected="a complete .gguf file",
+            fix="Download the file again: the download was probably incomplete",
         ) from error

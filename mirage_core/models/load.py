@@ -106,7 +106,7 @@ def _load_gguf(
     with init_empty_weights():
         model: Any = MirageTransformer3DModel(**arguments)
     expected = shapes_of(model.state_dict())
-    expect_tensors(f"The model {path.name}", shapes, expected, "Fetch the file anew")
+    expect_tensors(f"The model {path.name}", shapes, expected, "Download the file again")
     linear = {
         f"{name}.weight"
         for name, module in model.named_modules()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..checkpoints.lora_format import LoraFile, read_lora
 from ..errors import ModelMismatchError
 
-_WIDE: Final = (torch.float32, torch.bfloat16, torch.float16)
+_PLAIN_TYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -83,20 +83,20 @@ def _targets(transformer: Any, lora: LoraFile) -> dict[str, nn.Module]:
         module = modules.get(layer)
         into, out = getattr(module, "in_features", None), getattr(module, "out_features", None)
         if into is None or out is None:
-            raise _foreign(lora, f"{layer}, which this model does not have")
+            raise _mismatch(lora, f"{layer}, which this model does not have")
         found = (int(lora.up[layer].shape[0]), int(lora.down[layer].shape[1]))
         if found != (out, into):
-            raise _foreign(lora, f"{layer} of {found} instead of {(out, into)}")
+            raise _mismatch(lora, f"{layer} of {found} instead of {(out, into)}")
     parameters = dict(transformer.named_parameters())
     for parameter, change in lora.changes.items():
         own = parameters.get(parameter)
         if own is None or own.shape != change.shape:
             size = "none" if own is None else tuple(own.shape)
-            raise _foreign(lora, f"{parameter} of {tuple(change.shape)} instead of {size}")
+            raise _mismatch(lora, f"{parameter} of {tuple(change.shape)} instead of {size}")
     return {layer: modules[layer] for layer in lora.down}
 
 
-def _foreign(lora: LoraFile, got: str) -> ModelMismatchError:
+def _mismatch(lora: LoraFile, got: str) -> ModelMismatchError:
     return ModelMismatchError(
         f"The LoRA {lora.path.name} was made for another model",
         got=got,
@@ -110,13 +110,13 @@ def _add_adapter(transformer: Any, lora: LoraFile, strength: float, name: str) -
         import peft  # noqa: F401
     except ImportError as error:
         raise ModelMismatchError(
-            "LoRA needs the package peft",
+            "LoRA requires the package peft",
             got="it is not installed",
             fix="Install it with: pip install peft, or fuse the LoRA into the weights",
         ) from error
     if lora.changes:
         raise ModelMismatchError(
-            f"The LoRA {lora.path.name} also changes whole tensors",
+            f"The LoRA {lora.path.name} also changes full tensors",
             got=next(iter(lora.changes)),
             expected="matrices only",
             fix="Apply it with fuse=True, which changes the weights",
@@ -132,18 +132,18 @@ def _add_adapter(transformer: Any, lora: LoraFile, strength: float, name: str) -
     trainable = {id(own): own.requires_grad for own in transformer.parameters()}
     transformer.load_lora_adapter(state, prefix=None, adapter_name=name)
     transformer.set_adapters([*active, name], weights=1.0)
-    _settle(transformer, lora, name)
+    _match_types(transformer, lora, name)
     # PEFT makes adapters trainable and freezes all else.
     for own in transformer.parameters():
         own.requires_grad_(trainable.get(id(own), False))
 
 
-def _settle(transformer: Any, lora: LoraFile, name: str) -> None:
+def _match_types(transformer: Any, lora: LoraFile, name: str) -> None:
     """The adapter in the type of the layers that it stands in."""
     modules = dict(transformer.named_modules())
     for layer in lora.down:
         weight = modules[layer].base_layer.weight
-        dtype = weight.dtype if weight.dtype in _WIDE else torch.bfloat16
+        dtype = weight.dtype if weight.dtype in _PLAIN_TYPES else torch.bfloat16
         for part in (modules[layer].lora_A[name], modules[layer].lora_B[name]):
             part.to(weight.device, dtype)
 
@@ -154,11 +154,11 @@ def _fuse(
     weights = {layer: _weight(module) for layer, module in modules.items()}
     parameters = dict(transformer.named_parameters())
     changed = [*weights.items(), *((name, parameters[name]) for name in lora.changes)]
-    narrow = [name for name, weight in changed if weight.dtype not in _WIDE]
+    narrow = [name for name, weight in changed if weight.dtype not in _PLAIN_TYPES]
     if narrow:
         raise ModelMismatchError(
             "The LoRA cannot be added to these weights",
-            got=f"{narrow[0]} is stored in few bits",
+            got=f"{narrow[0]} is stored in a quantised format",
             expected="bf16, fp16 or fp32 weights",
             fix="Apply it with fuse=False, or load the bf16 model",
         )

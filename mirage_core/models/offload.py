@@ -40,7 +40,7 @@ class OffloadPreset:
     Attributes:
         memory: GiB of the card that it is made for.
         transformer: Where the transformer with its side branch is.
-        narrow: True to store the transformer's matrices in 8 bits.
+        float8: True to store the transformer's matrices in 8 bits.
         text: Where the text encoder is until it is released.
         codec: Where the autoencoder is.
         tiling: Tiles of the autoencoder; None for whole pictures.
@@ -48,7 +48,7 @@ class OffloadPreset:
 
     memory: int
     transformer: Placement
-    narrow: bool
+    float8: bool
     text: Placement
     codec: Placement
     tiling: Tiling | None
@@ -150,7 +150,7 @@ def stream_weights(
     )
 
 
-def store_narrow(transformer: Any) -> str:
+def store_float8(transformer: Any) -> str:
     """Store matrices of a transformer in float8_e4m3fn and widen each when it computes.
 
     Returns:
@@ -165,7 +165,7 @@ def store_narrow(transformer: Any) -> str:
 
 
 def _place_transformer(transformer: Any, preset: OffloadPreset, device: torch.device) -> str:
-    stored = f"{store_narrow(transformer)}, " if preset.narrow else ""
+    stored = f"{store_float8(transformer)}, " if preset.float8 else ""
     # Only the transformer runs often, and in the same order every time, as streams want it.
     return stored + _place(transformer, preset.transformer, device, "block_level", stream=True)
 
@@ -188,5 +188,5 @@ def _place(
 
 def _tiles(tiling: Tiling | None) -> str:
     if tiling is None:
-        return "whole pictures"
+        return "full pictures"
     return f"tiles of {tiling.size} pixels every {tiling.stride}"

@@ -46,8 +46,8 @@ def expect_divisible(parallel: Any, tokens: int) -> None:
     devices = 1 if context is None else context._world_size
     if tokens % devices:
         raise ShapeError(
-            "A frame cannot be divided evenly over the devices",
+            "The tokens of a frame are not divisible by the number of devices",
             got=f"{tokens} tokens in a frame, {devices} devices",
-            expected="a number of tokens that the number of devices divides",
+            expected="a number of tokens divisible by the number of devices",
             fix="Use a picture size with width * height / 1024 divisible by the number of devices",
         )

@@ -103,7 +103,9 @@ class SideBranchMixin:
         """
         if mode not in ("zero", "copy"):
             raise ValueRangeError(
-                "This way to set up a side branch is unknown", got=mode, expected="zero or copy"
+                "The initialisation of the side branch is unknown",
+                got=mode,
+                expected="zero or copy",
             )
         self._expect_branch()
         config = cast(BranchConfig, self.branch_config)

@@ -44,7 +44,7 @@ _FIX: Final = (
 
 
 class TextEncoder:
-    """Encodes prompts; big, and needed once for each prompt.
+    """Encodes prompts; large, and needed only once per prompt.
 
     Attributes:
         device: Where it computes.
@@ -74,8 +74,8 @@ class TextEncoder:
     def encode(self, prompt: str) -> Tensor:
         """Text tokens of a prompt, as the released code makes them.
 
-        Only the prompt's own tokens pass the network: to the attention, the filling up to 512
-        is not there, and its results are zero.
+        Only the prompt's own tokens pass through the network, without padding; the result is
+        padded with zeros to 512 tokens.
 
         Args:
             prompt: Any text; the empty one stands for "no prompt".
@@ -222,7 +222,7 @@ def _folder_tokenizer(folder: Path) -> Tokenize:
 def _file_tokenizer(files: WeightFiles) -> Tokenize:
     if files.shapes.pop(SPIECE, None) is None:
         raise ModelMismatchError(
-            f"{files.name} comes without a tokenizer",
+            f"{files.name} does not contain a tokenizer",
             got=f"no tensor named {SPIECE}",
             expected="a file as ComfyUI uses it",
             fix=_FIX,
@@ -237,7 +237,7 @@ def _sentencepiece(model: bytes, name: str) -> Tokenize:
         import sentencepiece
     except ImportError as error:
         raise ModelMismatchError(
-            "This text encoder needs the package sentencepiece",
+            "This text encoder requires the package sentencepiece",
             got="it is not installed",
             fix="Install it with: pip install sentencepiece",
         ) from error
@@ -246,7 +246,7 @@ def _sentencepiece(model: bytes, name: str) -> Tokenize:
         processor.LoadFromSerializedProto(model)
     except RuntimeError as error:
         raise ModelMismatchError(
-            f"The tokenizer in {name} is damaged", fix="Fetch the file anew"
+            f"The tokenizer in {name} is damaged", fix="Download the file again"
         ) from error
 
     def tokenize(text: str) -> list[int]:

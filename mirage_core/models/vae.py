@@ -42,7 +42,7 @@ class Tiling:
         grid = 2 * SPATIAL_STRIDE
         if self.size % grid or self.stride % grid or not 0 < self.stride <= self.size:
             raise ValueRangeError(
-                "These tiles do not cover a picture",
+                "The tiles do not cover the picture",
                 got=f"tiles of {self.size} pixels every {self.stride} pixels",
                 expected=f"multiples of {grid}, the stride at most the size",
             )

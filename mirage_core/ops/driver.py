@@ -98,13 +98,13 @@ class DeviceLauncher:
         module, functions = ctypes.c_void_p(), {}
         with self._current():
             code = self._driver.cuModuleLoadData(ctypes.byref(module), data)
-            self._expect(code, "The driver does not take the compiled kernels")
+            self._expect(code, "The driver rejects the compiled kernels")
             for name in KERNELS:
                 function = ctypes.c_void_p()
                 code = self._driver.cuModuleGetFunction(
                     ctypes.byref(function), module, name.encode()
                 )
-                self._expect(code, f"The compiled kernels hold no {name}")
+                self._expect(code, f"The compiled kernels do not contain {name}")
                 functions[name] = function
         return functions
 
@@ -113,11 +113,11 @@ class DeviceLauncher:
             return
         words = ctypes.c_char_p()
         self._driver.cuGetErrorString(code, ctypes.byref(words))
-        said = words.value.decode(errors="replace") if words.value else "unknown error"
+        message = words.value.decode(errors="replace") if words.value else "unknown error"
         raise KernelError(
             what,
-            got=f"CUDA error {code}: {said}",
-            fix="Update the GPU's driver, or set MIRAGE_DISABLE_CUDA=1 to do without the kernels",
+            got=f"CUDA error {code}: {message}",
+            fix="Update the GPU's driver, or set MIRAGE_DISABLE_CUDA=1 to run without the kernels",
         )
 
 

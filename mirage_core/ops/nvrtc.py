@@ -156,7 +156,7 @@ def binary(nvrtc: Nvrtc, device: int, *, fresh: bool = False) -> Binary:
         try:
             return Binary(path.read_bytes(), path, True, 0.0)
         except OSError:
-            logger.debug("%s is not kept yet", path)
+            logger.debug("%s is not cached yet", path)
     start = time.perf_counter()
     data = compile_source(nvrtc, source, target)
     seconds = time.perf_counter() - start
@@ -164,7 +164,7 @@ def binary(nvrtc: Nvrtc, device: int, *, fresh: bool = False) -> Binary:
         with atomic_write(path, "wb") as file:
             file.write(data)
     except StorageError as error:
-        logger.info("Compiled CUDA kernels are not kept and will be made again: %s", error)
+        logger.info("Compiled CUDA kernels cannot be cached, each start compiles them: %s", error)
     return Binary(data, path, False, seconds)
 
 

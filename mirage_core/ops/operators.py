@@ -97,7 +97,7 @@ def _expect_fitting(memory: BlockTensors, projection: Tensor) -> None:
         runs = -(-len(points) // BOUNDS_RUN)
         if points.shape[1:] != (3,) or boxes.shape != (runs, 6):
             raise ShapeError(
-                "The points of a memory and their boxes do not fit together",
+                "The points of a memory and their bounding boxes do not match",
                 got=f"{tuple(points.shape)} and {tuple(boxes.shape)}",
                 expected=f"(N, 3) and (ceil(N / {BOUNDS_RUN}), 6)",
             )
@@ -120,7 +120,7 @@ def _expect_tokens(memory: BlockTensors, channels: int, dtype: torch.dtype) -> N
         or not (stored <= {dtype} or stored == {torch.int8})
     ):
         raise ShapeError(
-            "The tokens of a memory do not fit its points",
+            "The tokens of a memory do not match its points",
             got=f"tokens {[tuple(rows.shape) for rows in memory.tokens]} of types "
             f"{sorted(map(str, stored))}, {len(memory.scales)} scales",
             expected=f"tokens {counts} of {dtype}, or of int8 with a scale for each",

@@ -60,17 +60,16 @@ def expect_sigmas(sigmas: Tensor) -> None:
     )
 
 
-def timesteps_of(sigmas: Tensor, *, whole: bool = True) -> list[float]:
+def timesteps_of(sigmas: Tensor, *, integer: bool = True) -> list[float]:
     """What the model is told of each step's noise level: 1000 sigma.
 
     Args:
         sigmas: (N + 1,) noise levels; the last one, 0, is never shown to the model.
-        whole: Cut off the digits behind the point, as the released sampler does: its timesteps
-            are whole numbers, and sigma 0.9785 is announced as 978. Off, the model gets the
-            exact level.
+        integer: Truncate to integers, as the released sampler does: sigma 0.9785 becomes
+            timestep 978. False keeps the exact level.
 
     Returns:
         N timesteps.
     """
     exact = (sigmas[:-1].double() * TRAINING_STEPS).tolist()
-    return [float(int(step)) for step in exact] if whole else exact
+    return [float(int(step)) for step in exact] if integer else exact

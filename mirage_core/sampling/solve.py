@@ -49,7 +49,7 @@ def sample(
         first: (C, 1, h, w) clean first latent frame; None when all frames are made.
         sigmas: (N + 1,) noise levels that fall to 0, such as `schedule.sigma_schedule`.
         method: One of `METHODS`.
-        integer_timesteps: Cut timesteps to whole numbers, as the released sampler does.
+        integer_timesteps: Cut timesteps to integer numbers, as the released sampler does.
         on_step: Called after every step; may raise to cancel.
 
     Returns:
@@ -71,7 +71,7 @@ def sample(
     levels = sigmas.float().tolist()
     step = _stepper(method, sigmas)
     latents = _with_first(noise.float(), first)
-    timesteps = timesteps_of(sigmas, whole=integer_timesteps)
+    timesteps = timesteps_of(sigmas, integer=integer_timesteps)
     for number, timestep in enumerate(timesteps):
         velocity = denoise(latents, timestep).float()
         expect_shape("The model's velocity", velocity, "C T h w", **sizes)
@@ -79,7 +79,7 @@ def sample(
         latents = _with_first(step(velocity, latents), first)
         if on_step is not None:
             on_step(number + 1, len(timesteps), _with_first(clean, first))
-    _expect_numbers(latents)
+    _expect_finite(latents)
     return latents
 
 
@@ -127,18 +127,18 @@ def _scheduler_class() -> Any:
         from diffusers import UniPCMultistepScheduler
     except ImportError as error:
         raise ModelMismatchError(
-            "The sampler of the library needs diffusers",
+            "The sampler of the library requires diffusers",
             got=str(error),
             fix="Run pip install diffusers, or choose the method euler",
         ) from error
     return UniPCMultistepScheduler
 
 
-def _expect_numbers(latents: Tensor) -> None:
+def _expect_finite(latents: Tensor) -> None:
     if bool(torch.isfinite(latents).all()):
         return
     raise ValueRangeError(
-        "The video model returned values that are not numbers",
+        "The video model returned values that are not finite",
         got="NaN or infinite latents",
         expected="finite numbers",
         fix="Run it in bfloat16 or float32: float16 overflows in this model",

@@ -1,6 +1,6 @@
-"""Furnishes a room from a seed: solids, materials and lamps, all plain immutable data.
+"""Furnishes a room from a seed: solids, materials and lamps, all immutable data.
 
-`scene_types` says which axes and face numbers the room uses.
+`types` says which axes and face numbers the room uses.
 """
 
 from __future__ import annotations

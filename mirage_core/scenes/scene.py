@@ -216,7 +216,7 @@ class ProceduralScene:
                 break
         if not positions:
             raise GeometryError(
-                "The room leaves no place for a camera", got=f"seed {self.seed}",
+                "The room has no free position for a camera", got=f"seed {self.seed}",
                 fix="Use another seed",
             )  # fmt: skip
         return look_at(

@@ -1,7 +1,7 @@
 """Procedural surface textures, painted once per scene and filtered into a pyramid.
 
 Every family is a function of a canvas and four colours. The families of this file are
-periodic and tile a surface; those of `scene_pictures` are stretched over one face.
+periodic and tile a surface; those of `pictures` are stretched over one face.
 """
 
 from __future__ import annotations

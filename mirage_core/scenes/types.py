@@ -17,7 +17,7 @@ class Material:
     """A texture family with its colours.
 
     Attributes:
-        family: Key of `scene_textures.PAINTERS`.
+        family: Key of `textures.PAINTERS`.
         colours: Four linear RGB colours: ground, second, accent, dark.
         metres: Length of one tile, or 0 to stretch the texture over each face.
         seed: Selects one picture of the family.
@@ -53,7 +53,7 @@ class Solid:
 
     @property
     def centre(self) -> Vector:
-        """Middle of the bounds."""
+        """(x, y, z) centre of the bounds, in metres."""
         x, y, z = ((a + b) / 2 for a, b in zip(self.low, self.high, strict=True))
         return x, y, z
 

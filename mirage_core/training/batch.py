@@ -137,16 +137,16 @@ class BatchMaker:
             text = self.empty_text if drop or clip.text is None else clip.text
             if text.shape[1] != width:
                 raise ShapeError(
-                    f"The text of clip {clip.key!r} is of another encoder",
+                    f"The text of clip {clip.key!r} was made by a different encoder",
                     got=f"{text.shape[1]} channels",
-                    expected=f"{width}, as the video model takes",
+                    expected=f"{width}, as the video model expects",
                 )
             text = text[: self.settings.text_tokens]
             filled[row, : len(text)] = text.float()
         return filled
 
 
-Places = tuple[list[int], list[int]]
+ShownFrames = tuple[list[int], list[int]]
 """Which reference frames and which preceding frames are shown."""
 
 
@@ -156,7 +156,7 @@ def _subsets(
     generator: torch.Generator,
     *,
     whole: bool,
-) -> list[Places]:
+) -> list[ShownFrames]:
     """For each clip; all clips show the same numbers of frames.
 
     The first references are the best ones, the last preceding frames the newest ones: these
@@ -185,7 +185,7 @@ def _subsets(
 
 
 def _some(frames: range, count: int, generator: torch.Generator) -> list[int]:
-    """``count`` of the frames, in order."""
+    """``count`` random frames, ascending."""
     picked = torch.randperm(len(frames), generator=generator)[:count].tolist()
     return [frames[index] for index in sorted(picked)]
 

@@ -1,4 +1,4 @@
-"""States to go on from: written whole, kept in pairs, found again after a kill.
+"""Checkpoints of a run: written atomically, kept in pairs, found again after a kill.
 
 A state is a folder with the weights, their average and the optimizer's moments as safetensors,
 and ``state.json``. That file is written last and removed first, so a state that has it is whole.
@@ -35,7 +35,7 @@ VERSION: Final = 1
 
 @dataclass(frozen=True, eq=False)
 class TrainingState:
-    """Everything that a run goes on from.
+    """Everything that a run resumes from.
 
     Attributes:
         step: Steps that are done.
@@ -54,7 +54,7 @@ class TrainingState:
     def expect_fits(self, parameters: Mapping[str, Tensor]) -> None:
         """Raise `ModelMismatchError` unless these are the parameters of the model."""
         expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-        fix = "Give the same model and settings, or another folder"
+        fix = "Use the same model and settings, or another folder"
         expect_tensors("The saved training state", shapes_of(self.weights), expected, fix)
         if self.average:
             expect_tensors("The saved average", shapes_of(self.average), expected, fix)
@@ -106,22 +106,22 @@ def load_state(folder: Path) -> TrainingState | None:
         try:
             return _read(saved)
         except MirageError as error:
-            logger.warning("The state %s is left out: %s", saved.name, error)
+            logger.warning("Skipped the state %s: %s", saved.name, error)
     if states:
         raise ResumeError(
-            "No state of this run can be read",
+            "No state of this run can be loaded",
             got=f"{len(states)} damaged states in {folder / STATES}",
-            fix="Begin a new run from the last finished weights, in another folder",
+            fix="Start a new run from the last finished weights, in another folder",
         )
     return None
 
 
 def has_state(folder: Path) -> bool:
-    """True when a run has a state to go on from, even a damaged one."""
+    """True when a run has a state to resume from, even a damaged one."""
     return bool(_states(folder))
 
 
-def tidy(folder: Path) -> None:
+def remove_partial(folder: Path) -> None:
     """Remove what a killed program left half-written in a run's folder."""
     for part in (folder, *(folder / name for name in ("vace", "lora", "model"))):
         if part.is_dir():
@@ -144,7 +144,7 @@ def _read(saved: Path) -> TrainingState:
         path = saved / f"{part}.safetensors"
         length = path.stat().st_size if path.is_file() else 0
         if length != header["lengths"].get(part):
-            raise ResumeError(f"{path.name} is cut short", got=f"{length} bytes")
+            raise ResumeError(f"{path.name} is truncated", got=f"{length} bytes")
         parts[part] = read_tensors(path)
     return TrainingState(int(header["step"]), Position.from_json(header["position"]), **parts)
 
@@ -158,7 +158,7 @@ def _header(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResumeError("The saved state is damaged", got=f"{path.name}: {error}") from error
     if not (ours and whole and position):
-        raise ResumeError("The saved state is of another kind or a newer version", got=path)
+        raise ResumeError("The saved state has an unknown format or a newer version", got=path)
     return dict(header)
 
 

@@ -45,7 +45,7 @@ class Distributed:
         """
         if micro_batches % self.count:
             raise ValueRangeError(
-                "A batch cannot be divided evenly over the processes",
+                "The batch is not divisible by the number of processes",
                 got=f"{micro_batches} micro-batches, {self.count} processes",
                 expected="a multiple of the number of processes",
             )
@@ -73,7 +73,7 @@ class Distributed:
         self._state.wait_for_everyone()
 
     def close(self) -> None:
-        """End the talk between processes."""
+        """Destroy the process group."""
         self._state.destroy_process_group()
 
 

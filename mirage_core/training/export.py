@@ -29,7 +29,7 @@ def export_weights(
     trained: Mapping[str, Tensor],
     dtype: torch.dtype,
     *,
-    whole_model: bool = False,
+    full_model: bool = False,
 ) -> list[Path]:
     """Write what a stage has trained.
 
@@ -44,7 +44,7 @@ def export_weights(
         transformer: The model, for what the branch is made for.
         trained: Whole trained tensors by the model's names, on the CPU.
         dtype: Type in the files.
-        whole_model: True when everything was trained.
+        full_model: True when everything was trained.
 
     Returns:
         The files.
@@ -54,7 +54,7 @@ def export_weights(
     """
     name = f"step_{step:07d}"
     cast = {key: tensor.to(dtype).contiguous() for key, tensor in trained.items()}
-    if whole_model:
+    if full_model:
         path = folder / "model" / f"{name}_model.safetensors"
         released = {to_released(key): tensor for key, tensor in cast.items()}
         return [write_tensors(path, released, _meta(transformer))]

@@ -24,7 +24,7 @@ MOMENT_COPIES: Final = 2
 UNITS_AT_ONCE: Final = 2
 """Blocks that are gathered at the same time: one computes, the next is on its way."""
 
-KEPT: Final = {"frozen": (18, 1), "lora": (30, 1), "trained": (38, 2)}
+SAVED_ACTIVATIONS: Final = {"frozen": (18, 1), "lora": (30, 1), "trained": (38, 2)}
 """Numbers that a block keeps for each token between its forward and backward pass: so many for
 each channel, and so many for each channel inside the feed-forward part. Counted in bfloat16 with
 ``saved_tensors_hooks``, with attention that does not keep its scores."""
@@ -79,7 +79,7 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
-        """Sum of all of these."""
+        """Peak bytes of one device."""
         parts = (self.weights, self.gradients, self.moments, self.average)
         return sum(parts) + self.gathered + self.activations
 
@@ -94,7 +94,7 @@ def unloaded_model(settings: TrainingSettings, **sizes: Any) -> Any:
     with torch.device("meta"):
         model: Any = MirageTransformer3DModel(**sizes)
     words = keep_float32_words(model)
-    dtype = torch.float32 if settings.whole else settings.compute_dtype
+    dtype = torch.float32 if settings.trains_full_model else settings.compute_dtype
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(parameter_type(name, dtype, words))
     return model
@@ -190,10 +190,10 @@ def _activations(
     number = torch.finfo(settings.compute_dtype).bits // 8
 
     def inside(kind: str) -> int:
-        each, inner = KEPT[kind]
+        each, inner = SAVED_ACTIVATIONS[kind]
         return number * (each * width + inner * model.config.ffn_dim)
 
-    full = "trained" if settings.whole else "frozen"
+    full = "trained" if settings.trains_full_model else "frozen"
     backbone = tokens * inside("lora" if settings.with_lora else full)
     side = side_tokens * inside("trained" if settings.with_branch else "frozen")
     if settings.gradient_checkpointing:
@@ -204,7 +204,7 @@ def _activations(
 
 
 def describe_plan(plan: MemoryPlan) -> str:
-    """The plan as lines of text."""
+    """The plan as a table: parameters and MiB per unit, GiB per device."""
     lines = [
         f"{plan.devices} devices, {plan.tokens} tokens in a clip with {plan.channels}-channel "
         "latents",

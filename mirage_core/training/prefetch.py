@@ -16,7 +16,7 @@ from .sampler import BATCH_SEED, ClipSampler, Position, mixed_seed
 
 
 @dataclass(frozen=True, eq=False)
-class Portion:
+class MicroBatch:
     """One forward pass of this process.
 
     Attributes:
@@ -29,7 +29,7 @@ class Portion:
 
 
 class Prefetcher:
-    """Batches of this process, in order, for ever.
+    """Batches of this process, in order, without end.
 
     Which clips a step sees, and what is random about them, does not depend on the number of
     processes or threads.
@@ -66,7 +66,7 @@ class Prefetcher:
         self._ahead: deque[tuple[Future[TrainingBatch], Position]] = deque()
         self._depth = 2 * readers
 
-    def __next__(self) -> Portion:
+    def __next__(self) -> MicroBatch:
         """The next batch.
 
         Raises:
@@ -80,9 +80,9 @@ class Prefetcher:
         since = time.perf_counter()
         batch = future.result()
         self.waited += time.perf_counter() - since
-        return Portion(batch, position)
+        return MicroBatch(batch, position)
 
-    def __iter__(self) -> Iterator[Portion]:
+    def __iter__(self) -> Iterator[MicroBatch]:
         return self
 
     def __enter__(self) -> Prefetcher:

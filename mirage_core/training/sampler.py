@@ -22,15 +22,15 @@ BATCH_SEED: Final = 2
 VALIDATION_SEED: Final = 3
 """What a seed is for: the second number of `mixed_seed`, after the run's seed."""
 
-_SPREAD: Final = 0x9E3779B97F4A7C15
+_GOLDEN: Final = 0x9E3779B97F4A7C15
 _MASK: Final = (1 << 63) - 1
 
 
 def mixed_seed(*numbers: int) -> int:
-    """A seed from several numbers; neighbours have nothing in common."""
-    value = _SPREAD
+    """A seed in 0..2^63 - 1 from several numbers; similar numbers give unrelated seeds."""
+    value = _GOLDEN
     for number in numbers:
-        value = (value ^ (number & _MASK)) * _SPREAD & ((1 << 64) - 1)
+        value = (value ^ (number & _MASK)) * _GOLDEN & ((1 << 64) - 1)
         value = (value ^ (value >> 29)) * 0xBF58476D1CE4E5B9 & ((1 << 64) - 1)
         value ^= value >> 32
     return value & _MASK
@@ -53,7 +53,7 @@ class Position:
     shards: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """JSON-serialisable fields, for `from_json`."""
         return {**vars(self), "shards": list(self.shards)}
 
     @classmethod
@@ -67,7 +67,7 @@ class Position:
             epoch, batch, clips = (int(content[name]) for name in ("epoch", "batch", "clips"))
             return cls(epoch, batch, clips, tuple(map(str, content["shards"])))
         except (KeyError, TypeError, ValueError) as error:
-            raise ResumeError("The saved place in the data set is damaged", got=error) from error
+            raise ResumeError("The saved position in the data set is damaged", got=error) from error
 
 
 class ClipSampler:
@@ -94,10 +94,10 @@ class ClipSampler:
         held = dataset.shards[: len(position.shards)]
         if position.clips > len(dataset) or held != position.shards:
             raise ResumeError(
-                "The data set is not the one that the run was begun with",
+                "The data set is not the one that the run was started with",
                 got=f"{len(dataset)} clips",
                 expected=f"at least the {position.clips} clips of {len(position.shards)} shards",
-                fix="Give the same folder; clips may be added, but not removed",
+                fix="Use the same folder; clips may be added, but not removed",
             )
         self._position = position
         self._batches = self._cut()
@@ -140,6 +140,6 @@ class ClipSampler:
                 "There are too few clips for one micro-batch",
                 got=f"{self._position.clips} clips of {len(waiting)} sizes",
                 expected=f"{self._micro_batch} clips of one size",
-                fix="Make more clips, or set micro_batch lower",
+                fix="Make more clips, or lower micro_batch",
             )
         return batches

@@ -27,7 +27,7 @@ VERSION: Final = 1
 Stage = Literal["branch", "joint", "single", "lora", "backbone", "full"]
 STAGES: Final[tuple[str, ...]] = get_args(Stage)
 
-WHOLE: Final = ("backbone", "full")
+FULL_MODEL_STAGES: Final = ("backbone", "full")
 """Stages that train every weight of the video model."""
 
 Noise = Literal["frame", "clip"]
@@ -42,12 +42,12 @@ DTYPES: Final = {
     "float16": torch.float16,
 }
 
-FREE: Final = {
+RESUMABLE: Final = {
     "checkpoint_every", "keep", "validate_every", "validation_clips", "validation_scenes",
     "validation_frames", "validation_size", "validation_steps", "readers",
     "gradient_checkpointing",
 }  # fmt: skip
-"""Settings that may change when a run goes on: the weights do not depend on them."""
+"""Settings that may change when a run is resumed: the weights do not depend on them."""
 
 MUON_TORCH: Final = "2.9"
 """The first torch that has Muon."""
@@ -160,17 +160,17 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "validation_size", tuple(self.validation_size))
-        for name, known in _WORDS.items():
-            _expect_word(name, getattr(self, name), known)
+        for name, known in _CHOICES.items():
+            _expect_choice(name, getattr(self, name), known)
         for name, (low, high) in _RANGES.items():
             expect_range(f"The setting {name}", getattr(self, name), low, high)
         _expect_optimiser(self.optimiser)
         parse_features(self.side_features)
         if self.batch % self.micro_batch:
             raise ValueRangeError(
-                "A batch does not consist of whole micro-batches",
+                "The batch is not divisible into micro-batches",
                 got=f"batch {self.batch}, micro_batch {self.micro_batch}",
-                expected="a batch that micro_batch divides",
+                expected="a multiple of micro_batch",
             )
 
     @property
@@ -189,13 +189,13 @@ class TrainingSettings:
         return self.stage not in ("lora", "backbone")
 
     @property
-    def whole(self) -> bool:
+    def trains_full_model(self) -> bool:
         """True when every weight of the video model is trained."""
-        return self.stage in WHOLE
+        return self.stage in FULL_MODEL_STAGES
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """Type to compute in."""
+        """The torch type of ``dtype``."""
         return DTYPES[self.dtype]
 
     def rate(self, step: int) -> float:
@@ -238,18 +238,18 @@ class TrainingSettings:
     def expect_same(self, other: TrainingSettings) -> None:
         """Raise `ResumeError` unless a run with the other settings can go on with these."""
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
-        changed = [name for name in mine if name not in FREE and mine[name] != theirs[name]]
+        changed = [name for name in mine if name not in RESUMABLE and mine[name] != theirs[name]]
         if changed:
             name = changed[0]
             raise ResumeError(
-                "The run was begun with other settings",
+                "The run was started with other settings",
                 got=f"{name} {mine[name]!r} instead of {theirs[name]!r}"
                 + (f", and {len(changed) - 1} more" if len(changed) > 1 else ""),
-                fix="Give the same settings, or another folder",
+                fix="Use the same settings, or another folder",
             )
 
 
-_WORDS: Final[Mapping[str, tuple[str, ...]]] = {
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "stage": STAGES,
     "optimiser": get_args(OptimiserName),
     "noise": get_args(Noise),
@@ -292,7 +292,7 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
 }
 
 
-def _expect_word(name: str, value: str, known: tuple[str, ...]) -> None:
+def _expect_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ValueRangeError(
             f"The setting {name} is unknown", got=value, expected=", ".join(known)
@@ -320,7 +320,7 @@ def _known(found: dict[str, Any], path: Path) -> dict[str, Any]:
     ]
     if unknown or wrong:
         raise ResumeError(
-            f"{path.name} holds settings that this version does not know",
+            f"{path.name} contains settings that this version does not know",
             got=", ".join(unknown + [f"{name} = {found[name]!r}" for name in wrong]),
             fix="Correct the file, or update Mirage",
         )

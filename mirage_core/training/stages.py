@@ -62,13 +62,13 @@ def prepare_model(transformer: Any, settings: TrainingSettings) -> dict[str, nn.
     if settings.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     if settings.compute_dtype != torch.float32:
-        keep_exact(transformer.condition_embedder.time_embedder)
+        exclude_from_autocast(transformer.condition_embedder.time_embedder)
     return {name: p for name, p in transformer.named_parameters() if p.requires_grad}
 
 
 def is_trained(name: str, settings: TrainingSettings) -> bool:
     """Whether a stage trains the parameter of this name."""
-    if settings.whole:
+    if settings.trains_full_model:
         return True
     if is_branch(name):
         return settings.with_branch
@@ -100,7 +100,7 @@ def even_layers(blocks: int, backbone_layers: int) -> tuple[int, ...]:
             return layers
     counts = {len(range(0, backbone_layers, step)) for step in range(1, backbone_layers + 1)}
     raise ModelMismatchError(
-        "So many side blocks cannot be spread evenly",
+        "This number of side blocks cannot be spaced evenly",
         got=f"{blocks} blocks for a model of {backbone_layers} layers",
         expected=f"one of {', '.join(map(str, sorted(counts)))}",
     )
@@ -126,7 +126,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def keep_exact(module: nn.Module) -> None:
+def exclude_from_autocast(module: nn.Module) -> None:
     """Take a module out of autocast: the time embedding is float32 in generation as well."""
     open_contexts: list[torch.autocast] = []
 
@@ -146,9 +146,9 @@ def _expect_branch(transformer: Any, settings: TrainingSettings) -> None:
     given = transformer.branch_config is not None
     if settings.stage in ("joint", "lora") and not given:
         raise ModelMismatchError(
-            f"The stage {settings.stage} goes on from a trained side branch",
+            f"The stage {settings.stage} requires a trained side branch",
             got="a model without one",
-            fix="Give the branch of the first stage, or choose the stage single",
+            fix="Set the branch of the first stage, or choose the stage single",
         )
     if settings.stage in ("single", "backbone") and given:
         wanted = "a new side branch" if settings.with_branch else "a model that has none"

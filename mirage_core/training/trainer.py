@@ -17,7 +17,7 @@ from ..errors import ResumeError, ValueRangeError
 from ..files import ensure_writable_folder
 from ..log import logger
 from .batch import BatchMaker
-from .checkpoint import TrainingState, has_state, load_state, save_state, tidy
+from .checkpoint import TrainingState, has_state, load_state, remove_partial, save_state
 from .data.dataset import ClipDataset
 from .distributed import Distributed, gathered, local_shard, sharded_like
 from .export import export_weights
@@ -114,7 +114,7 @@ class Trainer:
         self._position: Position | None = None
         state = load_state(self.folder)
         if state is not None:
-            self._take_up(state)
+            self._restore(state)
         # The average begins at the weights, so it is made after they are there.
         decay = self.settings.ema_decay
         self._ema = Ema(self._parameters, decay) if decay else None
@@ -179,7 +179,7 @@ class Trainer:
         return values
 
     def save(self) -> None:
-        """Write finished weights and a state to go on from; all processes must call this."""
+        """Write finished weights and a state to resume from; all processes must call this."""
         weights = self._gather(self._parameters.items())
         average = {} if self._ema is None else self._gather(self._ema.tensors())
         moments = self._gather(self._optimiser.tensors())
@@ -190,7 +190,7 @@ class Trainer:
                 self.model,
                 average or weights,
                 DTYPES[self.settings.export_dtype],
-                whole_model=self.settings.whole,
+                full_model=self.settings.trains_full_model,
             )
             state = TrainingState(self.step, self._position, weights, average, moments)
             save_state(self.folder, state, self.settings.keep)
@@ -203,8 +203,8 @@ class Trainer:
         self.model.train()
         total = torch.zeros((), device=processes.device)
         for _ in share:
-            portion = next(batches)
-            batch = portion.batch.to(processes.device, settings.compute_dtype)
+            micro_batch = next(batches)
+            batch = micro_batch.batch.to(processes.device, settings.compute_dtype)
             with seeded(batch.seed, processes.device):
                 loss = flow_loss(
                     velocity(self.model, batch, settings),
@@ -214,10 +214,10 @@ class Trainer:
             total += loss.detach()
         mean = float(processes.mean(total))
         norm = float(self._optimiser.step(self.step))
-        _expect_numbers(self.step, mean, norm)
+        _expect_finite(self.step, mean, norm)
         if self._ema is not None:
             self._ema.update(self.step)
-        self._position = portion.position
+        self._position = micro_batch.position
         rate = settings.rate(self.step)
         self.step += 1
         seconds = time.perf_counter() - began
@@ -249,13 +249,13 @@ class Trainer:
         self.processes.wait()
         if self.processes.first:
             ensure_writable_folder(self.folder)
-            tidy(self.folder)
+            remove_partial(self.folder)
         self.processes.wait()
 
-    def _take_up(self, state: TrainingState) -> None:
+    def _restore(self, state: TrainingState) -> None:
         if state.step > self.settings.steps:
             raise ResumeError(
-                "The run is longer than the settings say",
+                "The run is already longer than the settings say",
                 got=f"a state after {state.step} of {self.settings.steps} steps",
             )
         state.expect_fits(self._parameters)
@@ -265,21 +265,21 @@ class Trainer:
             for name, parameter in self._parameters.items():
                 saved = sharded_like(state.weights[name], parameter.data)
                 local_shard(parameter.detach()).copy_(local_shard(saved))
-        logger.info("Going on after step %d of %s", state.step, self.folder)
+        logger.info("Resuming after step %d of %s", state.step, self.folder)
 
     def _features(self) -> Features:
         branch = self.model.branch_config
         return () if branch is None else branch.features
 
 
-def _expect_numbers(step: int, loss: float, norm: float) -> None:
+def _expect_finite(step: int, loss: float, norm: float) -> None:
     if loss == loss and norm == norm and abs(loss) != float("inf") and norm != float("inf"):
         return
     raise ValueRangeError(
-        f"The training broke down in step {step + 1}",
+        f"The training diverged in step {step + 1}",
         got=f"loss {loss}, gradient {norm}",
         expected="finite numbers",
-        fix="Go on from the last checkpoint with a lower learning rate, in another folder",
+        fix="Resume from the last checkpoint with a lower learning rate, in another folder",
     )
 
 

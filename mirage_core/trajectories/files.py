@@ -70,7 +70,7 @@ def parse_json(text: str, name: str) -> Any:
         raise CacheFormatError(
             f"{name} is not valid JSON",
             got=str(error)[:200],
-            fix="The text is damaged or cut off: copy or save it again",
+            fix="The text is damaged or truncated: copy or save it again",
         ) from error
 
 
@@ -134,7 +134,7 @@ def expect_numbers(value: object, count: int, what: str) -> list[float]:
     for number in value:
         if type(number) not in (int, float) or not _is_finite(number):
             raise CacheFormatError(
-                f"{what} holds something that is not a number",
+                f"{what} contains something that is not a number",
                 got=describe(number),
                 expected=f"{count} finite numbers",
             )
@@ -201,7 +201,7 @@ def trajectory_from_json(data: dict[str, Any], name: str = "The trajectory") -> 
     try:
         return Trajectory(_to_project(poses, axes, matrix), intrinsics, width, height, fps)
     except ValueRangeError as error:
-        raise CacheFormatError(f"{name} holds an impossible value", got=str(error)) from error
+        raise CacheFormatError(f"{name} contains an impossible value", got=str(error)) from error
 
 
 def _pixels(data: Mapping[str, Any], name: str, key: str) -> int:

@@ -80,10 +80,10 @@ def _parse(text: str) -> tuple[Tensor, Tensor, list[re.Match[str]]]:
     for place in re.finditer(r"[^\s,]+", text):
         match = _TOKEN.fullmatch(place.group())
         if match is None:
-            raise _token_error("The path holds a token that is not made of keys", place)
+            raise _token_error("The path contains a token that does not consist of keys", place)
         keys = match[1].lower()
         if len(set(keys)) < len(keys):
-            raise _token_error("A token holds a key twice; write w*2 or w w", place)
+            raise _token_error("A token contains a key twice; write w*2 or w w", place)
         count = _repeats(place, match[2])
         total += count
         if total > MAX_STEPS:
@@ -92,7 +92,7 @@ def _parse(text: str) -> tuple[Tensor, Tensor, list[re.Match[str]]]:
         counts.append(count)
         places.append(place)
     if not moves:
-        raise TrajectoryError("The path holds no keys", got=repr(text[:40]), expected=_HELP)
+        raise TrajectoryError("The path contains no keys", got=repr(text[:40]), expected=_HELP)
     return torch.tensor(moves), torch.tensor(counts), places
 
 

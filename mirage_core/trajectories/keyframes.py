@@ -76,7 +76,7 @@ class Keyframe:
             raise GeometryError(
                 f"The quaternion of the keyframe at frame {self.frame} is zero",
                 got=self.quaternion,
-                expected="(x, y, z, w) of length 1; (0, 0, 0, 1) is no rotation",
+                expected="(x, y, z, w) of length 1; (0, 0, 0, 1) is the identity",
             )
         if self.fov_x is not None:
             expect_range("The keyframe's field of view", self.fov_x, 1, 170)

@@ -123,7 +123,7 @@ def _expect_latent(latent: Tensor, grid: tuple[int, int, int]) -> None:
     if latent.ndim == len(grid) + 2 and tuple(latent.shape[2:]) == grid:
         return
     raise ShapeError(
-        "The latent to sample has another size than the readout",
+        "The latent to sample and the readout have different sizes",
         got=tuple(latent.shape),
         expected=f"(batch, 48, {', '.join(map(str, grid))})",
         fix="Connect the latent output of the Mirage node that patched the model",
@@ -134,7 +134,7 @@ def _expect_guider(guider: Any) -> None:
     """Raise `ModelMismatchError` for what would sample frames apart, or steer by nothing."""
     if guider.model_options.get("context_handler") is not None:
         raise ModelMismatchError(
-            "Context windows cut the chunk into pieces that the memory does not know",
+            "Context windows split the chunk into parts that do not match the memory",
             expected="a model without context windows: a chunk has at most 9 latent frames",
             fix="Remove the context window node; long shots are made by the Mirage loop",
         )
@@ -142,9 +142,9 @@ def _expect_guider(guider: Any) -> None:
     if not math.isclose(cfg, 1.0) and not _has_text(guider.conds.get("negative")):
         raise ModelMismatchError(
             "Classifier-free guidance has no negative conditioning",
-            got=f"cfg {cfg:g} and nothing at negative",
+            got=f"cfg {cfg:g} and no negative input",
             expected="a negative conditioning, or cfg 1",
-            fix="Connect a CLIP Text Encode to negative, empty if need be, or set cfg to 1",
+            fix="Connect a CLIP Text Encode to negative (its text may be empty), or set cfg to 1",
         )
 
 
@@ -165,7 +165,7 @@ def _expect_conditioning(guider: Any) -> None:
             foreign = [name for name in _FOREIGN_FRAMES if cond.get(name) is not None]
             if foreign:
                 raise ModelMismatchError(
-                    "The conditioning puts frames of its own into the model",
+                    "The conditioning adds frames of its own to the model",
                     got=", ".join(foreign),
                     expected="a text conditioning",
                     fix="Remove the node that adds frames to the conditioning; Mirage adds the "
@@ -182,14 +182,14 @@ class _Run:
 
     high: float = math.inf
     low: float = -math.inf
-    placed: dict[tuple[str, torch.device, torch.dtype], Tensor] = field(default_factory=dict)
+    moved: dict[tuple[str, torch.device, torch.dtype], Tensor] = field(default_factory=dict)
 
-    def place(self, name: str, tensor: Tensor, like: Tensor) -> Tensor:
+    def on_device(self, name: str, tensor: Tensor, like: Tensor) -> Tensor:
         """(1, ...) on the device and in the type of ``like``, moved there once a run."""
         key = (name, like.device, like.dtype)
-        if key not in self.placed:
-            self.placed[key] = tensor[None].to(like)
-        return self.placed[key]
+        if key not in self.moved:
+            self.moved[key] = tensor[None].to(like)
+        return self.moved[key]
 
 
 class ChunkGuide:
@@ -285,11 +285,11 @@ class ChunkGuide:
         segments = self.condition.segments
         known = dict(transformer_options or {})
         if self.side is not None and _active(run, known):
-            planes = run.place("planes", self.side.planes, x)
+            planes = run.on_device("planes", self.side.planes, x)
             side = SidePass(self.side, segments, executor.class_obj, planes)
             known["patches_replace"] = side.replaces(known.get("patches_replace", {}))
-        references = run.place("references", self.condition.references, x)
-        preceding = run.place("preceding", self.condition.preceding, x)
+        references = run.on_device("references", self.condition.references, x)
+        preceding = run.on_device("preceding", self.condition.preceding, x)
         batch = (len(x), -1, -1, -1, -1)
         frames = torch.cat([references.expand(batch), x, preceding.expand(batch)], dim=2)
         times = segments.timesteps(timestep)

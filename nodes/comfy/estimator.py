@@ -22,10 +22,10 @@ FOLDER = "geometry_estimation"
 
 @dataclass(frozen=True)
 class Estimator:
-    """A provider, and the patcher that moves its network to the device and back.
+    """An estimator, and the patcher that moves its network to the device and back.
 
     Attributes:
-        provider: `mirage_core.models.geometry_estimators.GeometryEstimator`.
+        estimator: `mirage_core.models.geometry_estimators.GeometryEstimator`.
         patcher: ComfyUI's handle on its network.
     """
 
@@ -39,7 +39,7 @@ class Estimator:
         return self.estimator(frames, cameras)
 
 
-class _Held(torch.nn.Module):
+class _NetworkModule(torch.nn.Module):
     """A network inside a module whose attributes ComfyUI may set."""
 
     def __init__(self, network: torch.nn.Module) -> None:
@@ -58,7 +58,7 @@ def model_folders() -> list[str]:
 
 
 def load_offloaded(name: str, folder: str, fov: float) -> Estimator:
-    """Load a provider on the offload device.
+    """Load an estimator on the offload device.
 
     Raises:
         ModelMismatchError: The folder is gone, its package is not installed, or it holds
@@ -78,9 +78,9 @@ def load_offloaded(name: str, folder: str, fov: float) -> Estimator:
     offload = comfy.model_management.unet_offload_device()
     estimator: Any = load_estimator(name, path, device=offload, fov=fov)
     network = estimator.network if hasattr(estimator, "network") else estimator.estimate.network
-    # Foreign layers cannot be cast on the fly, so ComfyUI loads them whole or not at all.
+    # Foreign layers cannot be cast on the fly, so ComfyUI loads them completely or not at all.
     patcher = comfy.model_patcher.ModelPatcher(
-        _Held(network),
+        _NetworkModule(network),
         load_device=comfy.model_management.get_torch_device(),
         offload_device=offload,
     )

@@ -137,7 +137,7 @@ class Branch:
 
 
 def model_files(folder: str) -> list[str]:
-    """Files that a loader of a model folder offers."""
+    """Names of the files in a model folder of ComfyUI, for the options of a loader."""
     return folder_paths.get_filename_list(folder)
 
 
@@ -219,8 +219,8 @@ def expect_video_model(model: Patcher) -> Backbone:
     if ours and isinstance(backbone, comfy.ldm.wan.model.VaceWanModel):
         raise ModelMismatchError(
             "A side branch is merged into the video model's file",
-            got="one file with the tensors of both, which ComfyUI reads as a VACE model",
-            expected="the video model alone, and the branch in a file of its own",
+            got="one file with the tensors of both, which ComfyUI loads as a VACE model",
+            expected="the video model alone, and the branch in a separate file",
             fix="Split the file with Mirage Split Checkpoint, or `python -m mirage_core split`, "
             "then load the model with Load Diffusion Model and the branch with Mirage Load "
             "Branch",
@@ -310,8 +310,8 @@ def split_targets(path: Path) -> tuple[Path, Path]:
     for target in targets:
         if target.exists():
             raise StorageError(
-                "A split of this file is there already",
+                "This file was already split",
                 got=target,
-                fix="Use the files that are there, or remove them first",
+                fix="Use the existing files, or remove them first",
             )
     return targets

@@ -66,8 +66,8 @@ def expect_library_solver() -> None:
     """Raise `ModelMismatchError` unless the library's solver can run."""
     if find_spec("diffusers") is None:
         raise ModelMismatchError(
-            "The UniPC solver of the library needs diffusers, which is not installed",
-            expected="diffusers 0.35 or newer beside ComfyUI",
+            "The UniPC solver of the library requires diffusers, which is not installed",
+            expected="diffusers 0.35 or newer in the environment of ComfyUI",
             fix="Run `pip install diffusers` with ComfyUI's Python, or use KSampler with uni_pc, "
             "which needs nothing",
         )

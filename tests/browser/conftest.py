@@ -60,7 +60,8 @@ SETTLED = """async ([kind, patience]) => {
     const look = () => {
         const { ds } = app.canvas;
         const node = app.graph.nodes.find((n) => n.type === kind);
-        const place = node?.widgets?.find((w) => w.name === "mirage_view")?.element?.mirage?.place;
+        const widget = node?.widgets?.find((w) => w.name === "mirage_view");
+        const place = widget?.element?.mirage?.container;
         if (!place?.isConnected || !place.offsetWidth) return { shown: false, right: false };
         const { left, top, width, height } = place.getBoundingClientRect();
         const wanted = app.canvas.canvas.getBoundingClientRect().left

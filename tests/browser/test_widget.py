@@ -184,7 +184,7 @@ def test_undo_and_redo_are_comfyuis(studio: Any, modern: bool) -> None:
     noted(first)
     studio.page.keyboard.press("Control+y")
     noted(second)
-    assert studio.widget("(w) => w.place.isConnected"), "what is shown is the widget of now"
+    assert studio.widget("(w) => w.container.isConnected"), "what is shown is the widget of now"
     assert studio.page.locator(".mirage-timeline").count() == 1
 
 
@@ -292,7 +292,7 @@ def test_saved_and_opened_again(
 def test_everything_can_be_reached_and_is_named(studio: Any, modern: bool) -> None:
     studio.widget("(w) => w.model.addKeyframe(8)")
     unnamed = studio.widget(
-        """(w) => [...w.place.querySelectorAll("button, select, canvas, [tabindex]")]
+        """(w) => [...w.container.querySelectorAll("button, select, canvas, [tabindex]")]
             .filter((e) => !(e.getAttribute("aria-label") || e.textContent.trim()))
             .map((e) => e.outerHTML)"""
     )
@@ -342,9 +342,9 @@ def test_screenshots(studio: Any, modern: bool, theme: str, width: int) -> None:
     name = f"widget_{'nodes2' if modern else 'classic'}_{theme}_{width}.png"
     studio.page.screenshot(path=str(SCREENS / name))
     studio.setting("Comfy.ColorPalette", "dark")
-    wide = studio.widget("(w) => [w.place.scrollWidth, w.place.clientWidth]")
+    wide = studio.widget("(w) => [w.container.scrollWidth, w.container.clientWidth]")
     assert wide[0] <= wide[1] + 1
-    tall = studio.widget("(w) => [w.place.scrollHeight, w.place.clientHeight]")
+    tall = studio.widget("(w) => [w.container.scrollHeight, w.container.clientHeight]")
     assert tall[0] <= tall[1] + 1
 
 

@@ -33,7 +33,7 @@ def french(studio: Any, reload_page: Callable[[Any], None]) -> Iterator[dict[str
 def test_controls_and_nodes_are_translated(studio: Any, french: dict[str, Any]) -> None:
     texts = french["main"]["mirage"]
     labels = studio.widget(
-        """(w) => [...w.place.querySelectorAll("[aria-label]")]
+        """(w) => [...w.container.querySelectorAll("[aria-label]")]
             .map((e) => e.getAttribute("aria-label"))"""
     )
     for key in ("play", "addKeyframe", "draw", "timeline", "viewport", "preset"):
@@ -43,5 +43,5 @@ def test_controls_and_nodes_are_translated(studio: Any, french: dict[str, Any]) 
         "() => app.graph.nodes.find((n) => n.type === 'MirageTrajectory').title"
     )
     assert title == french["nodeDefs"]["MirageTrajectory"]["display_name"]
-    wide = studio.widget("(w) => [w.place.scrollWidth, w.place.clientWidth]")
+    wide = studio.widget("(w) => [w.container.scrollWidth, w.container.clientWidth]")
     assert wide[0] <= wide[1] + 1, "longer words still fit"

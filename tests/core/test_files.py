@@ -66,7 +66,7 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path, failure, exists):
     ("number", "fix"),
     [
         (errno.ENOSPC, "free disk space"),
-        (errno.EACCES, "not yours to write"),
+        (errno.EACCES, "no permission to write"),
         (errno.EROFS, "read-only"),
         (errno.EIO, "Check the disk"),
     ],
@@ -111,8 +111,8 @@ def test_targets_that_cannot_be_are_refused_before_the_work(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     cases = {
-        tmp_path / "file" / "a.bin": "A file stands where",
-        tmp_path / "folder": "A folder has this name",
+        tmp_path / "file" / "a.bin": "A file exists where",
+        tmp_path / "folder": "A folder with this name",
         tmp_path / ("n" * 300): "shorter name",
         tmp_path / "nul\0byte": "could not be written",
     }
@@ -172,9 +172,9 @@ def test_ensure_writable_folder_creates_and_leaves_nothing_behind(tmp_path):
 
 def test_ensure_writable_folder_refuses(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StorageError, match="A file stands where"):
+    with pytest.raises(StorageError, match="A file exists where"):
         ensure_writable_folder(tmp_path / "file")
-    with pytest.raises(StorageError, match="A file stands where"):
+    with pytest.raises(StorageError, match="A file exists where"):
         ensure_writable_folder(tmp_path / "file" / "below")
 
     def full(_descriptor):

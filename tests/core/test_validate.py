@@ -77,7 +77,7 @@ def test_poses(make) -> None:
     ("change", "error", "words"),
     [
         (lambda p: p[:, :3], ShapeError, "wrong shape"),
-        (lambda p: p * torch.nan, GeometryError, "not numbers"),
+        (lambda p: p * torch.nan, GeometryError, "not finite"),
         (lambda p: 2 * p, GeometryError, "frame 1 is not a rotation|frame 0 is not a rotation"),
         (
             lambda p: p @ torch.diag(torch.tensor([1, 1, -1, 1.0])).double(),

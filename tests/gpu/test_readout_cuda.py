@@ -337,7 +337,7 @@ def test_first_use_in_a_fresh_process(tmp_path: Path) -> None:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         said.append(done.stdout)
     assert "CUDA kernels, compiled now" in said[0]
-    assert "CUDA kernels, kept from before" in said[1]
+    assert "CUDA kernels, from the cache" in said[1]
     (kept,) = (tmp_path / "kernels").iterdir()
     kept.write_bytes(b"damaged")
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

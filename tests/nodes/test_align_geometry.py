@@ -214,16 +214,16 @@ class TestBadInput:
         self, shot: Shot, errors: ModuleType, shape: tuple[int, ...]
     ) -> None:
         for name in ("dynamic", "sky"):
-            with pytest.raises(errors.ShapeError, match="mask.*another"):
+            with pytest.raises(errors.ShapeError, match="mask.*different"):
                 shot.align(**{name: torch.zeros(shape)})
-        with pytest.raises(errors.ShapeError, match="exclusion mask.*another"):
+        with pytest.raises(errors.ShapeError, match="exclusion mask.*different"):
             shot.update(shot.geometry, exclude=torch.zeros(shape))
 
     def test_another_lens(self, shot: Shot, errors: ModuleType) -> None:
         lens = shot.geometry.intrinsics.clone()
         lens[:, :2, :2] *= 2
         for act in (shot.align, shot.update):
-            with pytest.raises(errors.GeometryError, match="another lens.*field of view"):
+            with pytest.raises(errors.GeometryError, match="intrinsics differ.*field of view"):
                 act(shot.of(intrinsics=lens))
 
     def test_frames_that_do_not_follow_the_trajectory(

@@ -101,7 +101,7 @@ def test_file_in_place_of_the_output_folder(
     files: ModuleType, errors: ModuleType, output: Path
 ) -> None:
     (output / "mirage").write_text("in the way")
-    with pytest.raises(errors.StorageError, match="A file stands where a folder is needed"):
+    with pytest.raises(errors.StorageError, match="A file exists where a folder is needed"):
         files.next_file("memory", "safetensors")
     assert (output / "mirage").read_text() == "in the way"
 

@@ -98,7 +98,7 @@ def test_its_branch_refuses_a_memory_of_another_codec(kit: Kit, shipped: Any) ->
 
 def test_a_missing_file_says_what_to_do(kit: Kit, monkeypatch: Any, tmp_path: Any) -> None:
     monkeypatch.setattr(kit.module("models.bundled"), "FOLDER", tmp_path)
-    with pytest.raises(kit.errors.ModelMismatchError, match="Install the pack again"):
+    with pytest.raises(kit.errors.ModelMismatchError, match="Reinstall the pack"):
         kit.nodes.MirageEmbeddedModel.execute()
 
 

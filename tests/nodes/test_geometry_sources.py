@@ -160,9 +160,9 @@ def test_masks_of_other_pictures_are_refused(pack: ModuleType) -> None:
     vae = module(pack, "nodes.comfy.vae").DctVAE()
     depth = module(pack, "nodes.geometry").MirageGeometry.execute
     for mask in (torch.zeros(1, 48, 64), torch.zeros(3, 64, 64)):
-        with pytest.raises(errors.ShapeError, match="exclusion mask has another"):
+        with pytest.raises(errors.ShapeError, match="exclusion mask and the"):
             init(images, geometry, vae, "bilinear", True, "paper", mask)
-        with pytest.raises(errors.ShapeError, match="exclusion mask has another"):
+        with pytest.raises(errors.ShapeError, match="exclusion mask and the"):
             depth(images, "far is white", 1.0, 5.0, 60.0, mask)
     thin = torch.zeros(1, 256, 256)
     thin[0, 130] = 1

@@ -255,7 +255,7 @@ def test_sam3_detects_into_masks_by_its_layout(pack: ModuleType) -> None:
     assert cells[3, 0, 0] and cells[3, -1, -1] and not cells[3, 0, -1]
     # One mask for each thing is not one for each frame.
     errors = module(pack, "mirage_core.errors")
-    with pytest.raises(errors.ShapeError, match="2 masks.*Detect or track"):
+    with pytest.raises(errors.ShapeError, match="2 masks.*Run detection or tracking"):
         grid(masks[1], size, 9, [(HEIGHT, WIDTH)])
 
 

@@ -100,7 +100,7 @@ def test_branch_for_more_layers(kit: Kit, refuse: Refuse) -> None:
 def test_branch_whose_layers_cannot_be_told(kit: Kit, refuse: Refuse) -> None:
     config = kit.config("scene,visible", False, layers=(0, 1))
     branch = kit.models.make_branch(config, side_branch(config), named_layers=False)
-    refuse("ModelMismatchError", "cannot be told", call=lambda: kit.apply(branch=branch))
+    refuse("ModelMismatchError", "cannot be determined", call=lambda: kit.apply(branch=branch))
 
 
 WIDTH = 384
@@ -228,7 +228,7 @@ def test_latent_of_another_size(
 ) -> None:
     for model, _ in ready:
         latent = {"samples": torch.ones(shape)}
-        words = ("another size than the readout", str(shape), "(batch, 48, 3, 4, 6)")
+        words = ("have different sizes", str(shape), "(batch, 48, 3, 4, 6)")
         refuse("ShapeError", *words, call=lambda m=model, x=latent: kit.ksampler(m, x))
 
 
@@ -314,7 +314,7 @@ BRANCH_FILES = {
     ),
     "missing block": (
         lambda: without(side_branch(), "vace_blocks.1."),
-        ("not hold a whole Mirage side branch", "[0, 2]"),
+        ("not contain a complete Mirage side branch", "[0, 2]"),
     ),
     "16 channels": (
         lambda: branch_with("vace_patch_embedding.weight", 256, 80, 1, 2, 2),

@@ -278,5 +278,5 @@ def test_split_checkpoint(kit: Kit, folders: Path) -> None:
     assert kit.models.expect_video_model(model).num_layers == SIZE.layers
     found = model.model.diffusion_model.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in backbone.items())
-    with pytest.raises(kit.errors.StorageError, match="there already"):
+    with pytest.raises(kit.errors.StorageError, match="already split"):
         kit.nodes.MirageSplitCheckpoint.execute("both.safetensors")

@@ -353,9 +353,9 @@ def test_file_where_the_folder_should_be(refuse: Any, comfy_server: ComfyServer)
     blocked = comfy_server.output / "mirage" / "blocked"
     blocked.parent.mkdir(exist_ok=True)
     blocked.write_text("in the way")
-    error = refuse(shot(name="blocked"), "StorageError", "could not be written", "A file stands")
+    error = refuse(shot(name="blocked"), "StorageError", "could not be written", "A file exists")
     assert error.node_type == "MirageRolloutStart"
-    refuse(shot(name="blocked/deeper"), "StorageError", "could not be written", "A file stands")
+    refuse(shot(name="blocked/deeper"), "StorageError", "could not be written", "A file exists")
     assert blocked.read_text() == "in the way"
 
 
@@ -379,4 +379,4 @@ def test_prefix_below_a_file(refuse: Any, comfy_server: ComfyServer) -> None:
     blocked.write_text("in the way")
     prompt = looked_at()
     prompt["save"] = node("MirageCacheSave", cache=["init", 0], filename_prefix="blocked_memory/m")
-    refuse(prompt, "StorageError", "could not be written", "A file stands")
+    refuse(prompt, "StorageError", "could not be written", "A file exists")

@@ -393,7 +393,7 @@ def test_latent_of_another_length(client: ComfyClient) -> None:
                       batch_size=1)
     }  # fmt: skip
     prompt = models() | readout() | applied() | other | sampled(latent_image=["other", 0])
-    words = ("another size than the readout", "(1, 48, 4, 4, 4)", "latent output of the Mirage")
+    words = ("have different sizes", "(1, 48, 4, 4, 4)", "latent output of the Mirage")
     error = refused(client, prompt, "ShapeError", *words)
     assert error.node_type == "KSampler"
 

@@ -150,7 +150,7 @@ def expect_storable(clip: TrainingClip, dtype: torch.dtype = STORED) -> None:
         value = field_of(clip, name)
         if value is not None and not bool(torch.isfinite(value.to(dtype)).all()):
             raise ValueRangeError(
-                f"The clip {clip.key!r} holds numbers that cannot be stored",
+                f"The clip {clip.key!r} contains numbers that cannot be stored",
                 got=f"NaN or infinite values in {name} as {str(dtype).removeprefix('torch.')}",
                 expected="finite numbers",
                 fix="Check the frames and the depth of this clip",
@@ -160,9 +160,9 @@ def expect_storable(clip: TrainingClip, dtype: torch.dtype = STORED) -> None:
 class ClipDataset(Sequence[TrainingClip]):
     """Reads a data set at random, also while it grows.
 
-    The number of a clip never changes while the store is open: shards that `refresh` finds come
+    The number of a clip never changes while the data set is open: shards that `refresh` finds come
     after the ones that are there. A program that must find the same numbers later, such as a
-    resumed training, gives `shards` back. A store can be sent to other processes; they map the
+    resumed training, gives `shards` back. A data set can be sent to other processes; they map the
     files anew.
 
     Args:
@@ -191,26 +191,26 @@ class ClipDataset(Sequence[TrainingClip]):
             OrderedDict()
         )
         for name in shards:
-            self._take(self._promised(name))
+            self._append(self._required(name))
         self.refresh()
         if not self._numbers:
             raise CacheFormatError(
-                f"The folder {self.folder.name} holds no training clips",
+                f"The folder {self.folder.name} contains no training clips",
                 got=self.folder,
-                expected="a folder that `mirage data make` has filled",
+                expected="a folder that was filled by `mirage data make`",
                 fix="Check the path",
             )
 
-    def _promised(self, name: str) -> ShardIndex:
-        """A shard whose clips have numbers already: making them again would give them others."""
+    def _required(self, name: str) -> ShardIndex:
+        """The index of a shard whose clips have numbers already; it must not be made again."""
         try:
             return read_index(self.folder / f"{name}.json")
         except CacheFormatError as error:
             raise CacheFormatError(
-                "A shard that this run was begun with is gone or damaged",
+                "A shard of this run's data set is missing or damaged",
                 got=str(error.__cause__ or error)[:300] + f" ({name})",
-                expected="all shards that were there when the epoch began",
-                fix="Put the shard and its index back from a copy. Without one, begin a new run "
+                expected="all shards that existed when the epoch began",
+                fix="Restore the shard and its index from a backup. Without one, start a new run "
                 "from the last finished weights, in another folder",
             ) from error
 
@@ -228,13 +228,13 @@ class ClipDataset(Sequence[TrainingClip]):
             if path.stem in known or path.name in self.damaged:
                 continue
             try:
-                self._take(read_index(path))
+                self._append(read_index(path))
             except CacheFormatError as error:
                 self.damaged[path.name] = str(error)
-                logger.warning("Left out of the data set: %s", error)
+                logger.warning("Skipped a damaged shard: %s", error)
         return len(self) - before
 
-    def _take(self, index: ShardIndex) -> None:
+    def _append(self, index: ShardIndex) -> None:
         """Add a shard; a clip that two writers made counts once."""
         number = len(self._shards)
         self._shards.append(index)
@@ -249,7 +249,7 @@ class ClipDataset(Sequence[TrainingClip]):
         return tuple(shard.path.stem for shard in self._shards)
 
     def keys(self) -> tuple[str, ...]:
-        """Keys of all clips, by number."""
+        """Keys of all clips; position i belongs to clip number i."""
         return tuple(self._numbers)
 
     def find(self, key: str) -> int | None:

@@ -19,7 +19,7 @@ from ...geometry.camera import latent_size
 from ...geometry.frame_geometry import FrameGeometry
 from ...geometry.geometry_io import load_geometry
 from ...geometry.trajectory import Trajectory
-from ...trajectories.exchange.files import import_trajectory
+from ...trajectories.exchange.formats import import_trajectory
 from ...validate import expect_range
 from .build_clip import CHUNK_STEP, Shot
 from .fit import Fit
@@ -169,7 +169,7 @@ class _Parts:
         if (count - 1) // source.stride + 1 < MAX_CHUNK_FRAMES:
             raise ShapeError(
                 f"{path} is shorter than one chunk",
-                got=f"{count} frames, of which every {source.stride}. is taken",
+                got=f"{count} frames, of which every {source.stride}th is used",
                 expected=f"at least {MAX_CHUNK_FRAMES}",
             )
         fit = Fit((width, height), (source.width, source.height))
@@ -226,10 +226,10 @@ def _expect_size(parts: _Parts, picture: Tensor) -> None:
     width, height = parts.fit.own
     if picture.shape[:2] != (height, width):
         raise CacheFormatError(
-            f"The pictures of {parts.footage.path.name} are of several sizes",
+            f"The pictures of {parts.footage.path.name} have different sizes",
             got=f"{picture.shape[1]} x {picture.shape[0]}",
-            expected=f"{width} x {height}, as the first one",
-            fix="Scale them to one size, or put them into folders of their own",
+            expected=f"{width} x {height}, like the first one",
+            fix="Scale them to one size, or put them into separate folders",
         )
 
 
@@ -247,15 +247,15 @@ def _incomplete(name: str, found: int, count: int) -> CacheFormatError:
     return CacheFormatError(
         f"{name} is damaged",
         got=f"{found} frames that can be decoded",
-        expected=f"{count}, as the file says",
-        fix="Copy it again, or leave it out",
+        expected=f"{count}, as stated by the file",
+        fix="Copy it again, or remove it",
     )
 
 
 def _missing(key: str, what: str) -> GeometryError:
     return GeometryError(
         f"{key} has no {what}",
-        got="no such file, and no estimator that gives them",
-        expected="a camera file and a geometry file beside the footage, or an estimator",
-        fix="Name an estimator, or put the files beside the footage",
+        got="no such file, and no estimator for them",
+        expected="a camera file and a geometry file next to the footage, or an estimator",
+        fix="Choose an estimator, or put the files next to the footage",
     )

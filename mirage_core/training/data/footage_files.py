@@ -19,7 +19,7 @@ from torch import Tensor
 from ...errors import CacheFormatError, GeometryError
 from ...geometry.geometry_io import SUFFIXES as GEOMETRY_SUFFIXES
 from ...rollout.video import read_frames
-from ...trajectories.exchange.files import SUFFIXES as CAMERA_SUFFIXES
+from ...trajectories.exchange.formats import SUFFIXES as CAMERA_SUFFIXES
 from ...trajectories.exchange.text_files import read_text
 
 VIDEOS: Final = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
@@ -107,7 +107,7 @@ class Footage:
         # Frames that are numbered from 0 or 1, and not named by their time, tell nothing.
         if wrong and int(names[-1]) > len(names):
             raise GeometryError(
-                f"The pictures of {self.path.name} do not belong to the cameras",
+                f"The pictures of {self.path.name} do not match the cameras",
                 got=f"a picture of the time {wrong[0]}",
                 expected=f"the times in {cameras.name}",
                 fix="Extract the frames at exactly the listed times",
@@ -118,8 +118,8 @@ def _unreadable(path: Path, error: BaseException) -> CacheFormatError:
     return CacheFormatError(
         f"The video {path.name} cannot be read",
         got=str(error)[:200] or type(error).__name__,
-        expected="a whole file with a video stream",
-        fix="The file is damaged: copy it again, or leave it out",
+        expected="a complete file with a video stream",
+        fix="The file is damaged: copy it again, or remove it",
     )
 
 
@@ -131,8 +131,8 @@ def _open(path: Path) -> Image.Image:
         raise CacheFormatError(
             f"The picture {path.name} cannot be read",
             got=str(error)[:200] or type(error).__name__,
-            expected=f"a whole picture ({', '.join(PICTURES)})",
-            fix="The file is damaged: copy it again, or leave this footage out",
+            expected=f"a complete picture ({', '.join(PICTURES)})",
+            fix="The file is damaged: copy it again, or remove this footage",
         ) from error
 
 
@@ -150,7 +150,7 @@ def find_footage(root: Path) -> tuple[str, ...]:
             found.add(path.parent.relative_to(root).as_posix())
     if not found:
         raise CacheFormatError(
-            "The folder holds no footage",
+            "The folder contains no footage",
             got=root,
             expected=f"videos ({', '.join(VIDEOS)}), or folders of pictures, one per frame",
             fix="Check the path",
@@ -171,16 +171,16 @@ def find_beside(root: Path, item: str, suffixes: tuple[str, ...]) -> Path | None
 
 
 def find_cameras(root: Path, item: str) -> Path | None:
-    """The camera file of an item."""
+    """Path of the camera file next to an item; None when there is none."""
     return find_beside(root, item, CAMERA_SUFFIXES)
 
 
 def find_geometry(root: Path, item: str) -> Path | None:
-    """The geometry file of an item."""
+    """Path of the geometry file next to an item; None when there is none."""
     return find_beside(root, item, GEOMETRY_SUFFIXES)
 
 
 def read_caption(root: Path, item: str, default: str) -> str:
-    """The caption beside an item."""
+    """Caption from the text file next to an item, or the default."""
     path = find_beside(root, item, (CAPTION_SUFFIX,))
     return default if path is None else " ".join(read_text(path).split())

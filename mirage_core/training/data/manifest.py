@@ -57,7 +57,7 @@ def claim(folder: Path, manifest: DataManifest) -> None:
     other = [name for name in own if own[name] != there[name]]
     if other:
         raise ResumeError(
-            f"The folder {folder.name} holds clips that were made in another way",
+            f"The folder {folder.name} contains clips that were made with other options",
             got="; ".join(f"{name} {there[name]!r}" for name in other),
             expected="; ".join(f"{name} {own[name]!r}" for name in other),
             fix="Use the same options as before, or another folder",
@@ -135,6 +135,6 @@ def _damaged(path: Path, error: Exception) -> CacheFormatError:
     return CacheFormatError(
         f"{path.name} of the data set cannot be read",
         got=str(error) or type(error).__name__,
-        expected="a folder that `mirage data make` has filled",
+        expected="a folder that was filled by `mirage data make`",
         fix="Check the path",
     )

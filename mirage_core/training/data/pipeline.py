@@ -20,8 +20,8 @@ from .clip import TrainingClip
 from .dataset import ClipDataset, ClipWriter, expect_storable
 from .manifest import DataManifest, claim, read_skipped, write_empty_text, write_skipped
 
-ABANDONED: Final = 3600.0
-"""Seconds after which a half-written shard is taken for one that a killed worker left."""
+ABANDONED_SECONDS: Final = 3600.0
+"""Age in seconds at which a half-written shard counts as left by a killed worker."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class ShotSource(Protocol):
 
     @property
     def width(self) -> int:
-        """Picture width of all shots."""
+        """Picture width of all shots in pixels, a multiple of 32."""
 
     @property
     def height(self) -> int:
-        """Picture height of all shots."""
+        """Picture height of all shots in pixels, a multiple of 32."""
 
     def items(self) -> Sequence[str]:
         """Names of what can be loaded, without loading it; the same at every call."""
@@ -73,7 +73,7 @@ class DataJob:
         settings: How clips are made.
         text: Makes the text encoder, for clips with embedded captions.
         text_name: Name of that encoder; empty without one.
-        flush_seconds: See `mirage_core.training.data.store.ClipWriter`.
+        flush_seconds: See `mirage_core.training.data.dataset.ClipWriter`.
     """
 
     source: ShotSource
@@ -155,7 +155,7 @@ class Worker:
         self._writer = ClipWriter(folder, flush_seconds=job.flush_seconds)
 
     def make(self, item: str) -> ItemResult:
-        """Make the clips of one item; what is bad is told in the result."""
+        """Make the clips of one item; failures are reported in the result."""
         clips: list[TrainingClip] = []
         bad: list[BadShot] = []
         try:
@@ -174,7 +174,7 @@ class Worker:
             # Footage comes from anywhere, and what no check foresaw must not end a run of days.
             return ItemResult(item, bad=(*bad, BadShot(item, _reason(item, error))))
         if not clips:
-            bad.append(BadShot(item, "No shot of it can be used."))
+            bad.append(BadShot(item, "None of its shots can be used."))
         return ItemResult(item, len(clips), tuple(bad), items_of(stored))
 
     def _build(self, shot: Shot) -> list[TrainingClip]:
@@ -197,7 +197,7 @@ class Worker:
 def _reason(name: str, error: Exception) -> str:
     if isinstance(error, MirageError):
         return str(error)
-    logger.error("Unforeseen trouble with %s", name, exc_info=error)
+    logger.error("Unexpected error in %s", name, exc_info=error)
     return f"{type(error).__name__}: {error}"[:500]
 
 
@@ -275,7 +275,7 @@ def make_data(
         StorageError: The disk is full, or the folder cannot be written.
     """
     claim(folder, job.manifest)
-    discard_unfinished(folder, age=ABANDONED)
+    discard_unfinished(folder, age=ABANDONED_SECONDS)
     items = job.source.items()
     if retry:
         write_skipped(folder, {})

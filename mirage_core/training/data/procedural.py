@@ -81,7 +81,7 @@ class ProceduralSource:
         expect_range("The number of rooms", len(self.rooms), 1, 1 << 31)
 
     def items(self) -> tuple[str, ...]:
-        """Names of the rooms."""
+        """Names of the rooms, one per seed."""
         return tuple(f"room-{seed}" for seed in self.rooms)
 
     def load(self, item: str) -> Iterator[Shot]:
@@ -127,7 +127,7 @@ class ProceduralSource:
             if cameras is not None:
                 return cameras.select(slice(0, int(order.max()) + 1)), order
         raise GeometryError(
-            "The room leaves no place for a camera move",
+            "The room has no free space for a camera move",
             got=f"seed {scene.seed}, {ATTEMPTS} attempts",
             fix="Use other rooms",
         )

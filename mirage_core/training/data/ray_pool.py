@@ -16,15 +16,15 @@ from ...log import logger
 from ...validate import expect_range
 from .pipeline import BadShot, DataJob, ItemResult, Worker
 
-DEATHS: Final = 2
-"""Workers that may die of one item before it is skipped."""
+MAX_DEATHS: Final = 2
+"""Workers that may die while making one item before it is skipped."""
 
 OBJECT_STORE: Final = 100 << 20
 """Bytes of Ray's shared memory; clips go from the workers straight to the disk."""
 
 FLUSH_SECONDS: Final = 300.0
-PATIENCE: Final = 60.0
-"""Seconds after which it is said that workers have not started."""
+START_SECONDS: Final = 60.0
+"""Seconds after which a warning says that workers have not started."""
 
 MAX_WORKERS: Final = 4096
 
@@ -74,7 +74,8 @@ class RayPool:
     def _expect_started(self) -> None:
         """Raise what keeps workers from starting, such as a missing model, before the work."""
         asked = [worker.flush.remote() for worker in self._workers]
-        while len(self._ray.wait(asked, num_returns=len(asked), timeout=PATIENCE)[0]) < len(asked):
+        count = len(asked)
+        while len(self._ray.wait(asked, num_returns=count, timeout=START_SECONDS)[0]) < count:
             logger.warning(
                 "Some of %d workers have not started yet: they are loading models, or the cluster "
                 "has no CPUs or GPUs left for them (%s)",
@@ -88,7 +89,7 @@ class RayPool:
                 "The workers could not start",
                 got=str(error).strip().splitlines()[-1][:500],
                 expected="the same models and packages on every machine",
-                fix="Try --workers 0, which tells more",
+                fix="Try --workers 0, which reports more",
             ) from error
 
     def run(self, items: Iterator[str]) -> Iterator[ItemResult]:
@@ -122,17 +123,17 @@ class RayPool:
         self, index: int, item: str, error: Exception, again: deque[str]
     ) -> Iterator[ItemResult]:
         """Replace a dead worker; its items are made again, the one it died of last."""
-        logger.warning("A worker died while it made %s: %s", item, error)
+        logger.warning("A worker died while making %s: %s", item, error)
         for lost, clips in self._unstored[index].items():
             again.append(lost)
             yield ItemResult(lost, clips=-clips)
         self._unstored[index] = {}
         self._workers[index] = self._start_worker()
         deaths = self._deaths[item] = self._deaths.get(item, 0) + 1
-        if deaths < DEATHS:
+        if deaths < MAX_DEATHS:
             again.append(item)
         else:
-            reason = f"{deaths} workers died of it: {str(error).splitlines()[0][:300]}"
+            reason = f"{deaths} workers died while making it: {str(error).splitlines()[0][:300]}"
             yield ItemResult(item, bad=(BadShot(item, reason),))
 
     def close(self) -> tuple[str, ...]:
@@ -173,7 +174,7 @@ def _start(workers: int, address: str | None) -> Any:
         import ray
     except ImportError as error:
         raise ModelMismatchError(
-            "Several workers need Ray",
+            "Several workers require Ray",
             got="it is not installed",
             fix='Install it with `pip install "ray>=2.40"`, or use --workers 0',
         ) from error

@@ -17,20 +17,20 @@ from ...geometry.lift import lift
 from ...geometry.trajectory import Trajectory
 from ...readout.readout import grid_intrinsics
 
-LONGEST: Final = 64
+LONG_SIDE: Final = 64
 """Cells along the longer side of the grid on which views are compared."""
 
 PAIRS: Final = 6
-DEPTHS: Final = (0.5, 500.0)
-"""Typical depth in units of the way between two cameras: from very near to out of reach."""
+DEPTH_RANGE: Final = (0.5, 500.0)
+"""Typical depth in units of the baseline of two cameras: from very near to out of range."""
 
 CANDIDATES: Final = 49
 REFINED: Final = 25
 MIN_SEEN: Final = 0.3
 """Share of the cells that must be seen by the other camera for a pair to count."""
 
-WORST: Final = 0.25
-"""Typical relative error of depth from which cameras and depth do not belong together."""
+MAX_ERROR: Final = 0.25
+"""Typical relative depth error above which cameras and depth do not match."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ def to_camera_units(geometry: FrameGeometry, cameras: Trajectory, colours: Tenso
         GeometryError: No factor makes depth and cameras agree.
     """
     fit = fit_scale(geometry, cameras, colours)
-    if not fit.error <= WORST:
+    if not fit.error <= MAX_ERROR:
         raise GeometryError(
-            "The depth and the cameras do not belong together",
+            "The depth and the cameras do not match",
             got=f"an error of {fit.error:.0%} at the best scale",
-            expected=f"at most {WORST:.0%}",
+            expected=f"at most {MAX_ERROR:.0%}",
             fix="Check that the cameras belong to these frames, in the order of the frames",
         )
     return dataclasses.replace(
@@ -76,10 +76,10 @@ def to_camera_units(geometry: FrameGeometry, cameras: Trajectory, colours: Tenso
 
 def fit_scale(geometry: FrameGeometry, cameras: Trajectory, colours: Tensor) -> ScaleFit:
     """The factor for depth with which views agree best; see `to_camera_units`."""
-    pairs = _Pairs.of(geometry, cameras, colours)
+    pairs = _FramePairs.of(geometry, cameras, colours)
     if pairs.baseline == 0:
         return ScaleFit(1.0, pairs.errors(torch.ones(1))[1][0].item())
-    near, far = (pairs.baseline * distance / pairs.depth for distance in DEPTHS)
+    near, far = (pairs.baseline * distance / pairs.depth for distance in DEPTH_RANGE)
     best = 1.0
     for count, low, high in ((CANDIDATES, near, far), (REFINED, 0.85, 1.18)):
         low, high = (low, high) if count == CANDIDATES else (best * low, best * high)
@@ -93,7 +93,7 @@ def fit_scale(geometry: FrameGeometry, cameras: Trajectory, colours: Tensor) -> 
 
 
 @dataclass(frozen=True, eq=False)
-class _Pairs:
+class _FramePairs:
     """Frames to compare, on a coarse grid."""
 
     depth_maps: Tensor
@@ -105,8 +105,8 @@ class _Pairs:
     depth: float
 
     @classmethod
-    def of(cls, geometry: FrameGeometry, cameras: Trajectory, colours: Tensor) -> _Pairs:
-        shrink = LONGEST / max(cameras.width, cameras.height)
+    def of(cls, geometry: FrameGeometry, cameras: Trajectory, colours: Tensor) -> _FramePairs:
+        shrink = LONG_SIDE / max(cameras.width, cameras.height)
         size = (max(2, round(cameras.height * shrink)), max(2, round(cameras.width * shrink)))
         depth = downsample_depth(geometry.depth.cpu(), size)
         small = torch.nn.functional.interpolate(

@@ -71,7 +71,7 @@ class ClipSizes:
 
     @classmethod
     def of(cls, clip: TrainingClip) -> ClipSizes:
-        """Sizes of a clip."""
+        """Sizes of the tensors of a clip."""
         words, text = (0, 0) if clip.text is None else clip.text.shape
         _, frames, height, width = clip.target.shape
         told = clip.condition
@@ -139,7 +139,7 @@ class ShardIndex:
 
 
 def index_path(shard: Path) -> Path:
-    """The index of a shard."""
+    """Path of the JSON index that belongs to the safetensors file of a shard."""
     return shard.with_suffix(".json")
 
 
@@ -252,7 +252,7 @@ def map_shard(index: ShardIndex) -> Mapping[str, Tensor]:
     absent = torch.zeros(0)
     for name, count in counts.items():
         if tuple(tensors.setdefault(name, absent).shape) != (count,):
-            raise damaged(index.path, f"{name} does not hold {count} values")
+            raise damaged(index.path, f"{name} does not have {count} values")
     return tensors
 
 
@@ -262,5 +262,5 @@ def damaged(path: Path, got: str) -> CacheFormatError:
         f"The shard {path.name} is damaged",
         got=got[:300],
         expected="a shard and the index that was written with it",
-        fix="Make the data again into the same folder: only what is missing is made",
+        fix="Run `mirage data make` again with the same folder: only missing clips are made",
     )

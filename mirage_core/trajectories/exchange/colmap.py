@@ -15,7 +15,7 @@ from ...errors import CacheFormatError
 from ...files import atomic_write
 from ...geometry.trajectory import Trajectory
 from .axes import camera_frame, poses_of, quaternions
-from .text_files import malformed, numbers, read_text
+from .text_files import malformed, parse_numbers, read_text
 
 CAMERAS = "cameras.txt"
 IMAGES = "images.txt"
@@ -64,9 +64,9 @@ def read_colmap(path: Path, *, width: int, height: int, fps: float) -> Trajector
         where = f"A line of {path.name}"
         if len(words) != _IMAGE_WORDS or words[8] not in cameras:
             raise malformed(where, line)
-        found.append((words[9], numbers(words[1:8], where), cameras[words[8]]))
+        found.append((words[9], parse_numbers(words[1:8], where), cameras[words[8]]))
     if not found:
-        raise CacheFormatError(f"{path.name} holds no image", fix="Export the model as text")
+        raise CacheFormatError(f"{path.name} contains no image", fix="Export the model as text")
     found.sort(key=lambda image: image[0])
     values = torch.tensor([image[1] for image in found], dtype=torch.float64)
     intrinsics = [
@@ -127,7 +127,7 @@ def _cameras(path: Path) -> dict[str, _Camera]:
             continue
         where = f"A line of {path.name}"
         focals = _FOCALS.get(words[1]) if len(words) > 1 else None
-        values = numbers(words[2:], where)
+        values = parse_numbers(words[2:], where)
         if focals is None or len(values) < focals + 4:
             raise malformed(where, line)
         size, focal = values[:2], values[2 : 2 + focals]

@@ -37,7 +37,7 @@ def read_gltf(path: Path, *, width: int, height: int, fps: float) -> Trajectory:
     Raises:
         CacheFormatError: The file is damaged, foreign, or uses what is not read here.
         GeometryError: The numbers are not those of cameras.
-        TrajectoryError: It holds no perspective camera.
+        TrajectoryError: It contains no perspective camera.
     """
     document, data = _contents(path)
     try:
@@ -83,9 +83,9 @@ class _Reader:
                 if camera["type"] == "perspective":
                     return number, camera
         raise TrajectoryError(
-            f"{self.name} holds no perspective camera",
+            f"{self.name} contains no perspective camera",
             got=f"{len(self.nodes)} objects",
-            fix="Export the camera too: most programs have a check box for it",
+            fix="Enable the export of cameras in the exporting program",
         )
 
     def _chain(self, node: int) -> list[int]:
@@ -181,23 +181,23 @@ class _Reader:
         accessor = self.document["accessors"][number]
         if accessor["componentType"] != FLOAT or "sparse" in accessor:
             raise CacheFormatError(
-                f"{self.name} stores its animation in a way that is not read here",
+                f"{self.name} stores its animation in an unsupported format",
                 got=f"component type {accessor['componentType']}",
-                expected="plain 32 bit floats",
-                fix="Export without compression of animations",
+                expected="plain 32-bit floats",
+                fix="Export without animation compression",
             )
         width, count = _WIDTHS[accessor["type"]], int(accessor["count"])
         view = self.document["bufferViews"][accessor["bufferView"]]
         stride = int(view.get("byteStride", 4 * width))
         start = int(view.get("byteOffset", 0)) + int(accessor.get("byteOffset", 0))
         if view["buffer"] != 0 or not 0 < count <= MAX_FRAMES or stride < 4 * width or start < 0:
-            raise ValueError("an accessor points outside of the data")
+            raise ValueError("an accessor points outside the data")
         rows = np.ndarray(
             (count, width), "<f4", buffer=self.data, offset=start, strides=(stride, 4)
         )
         values = torch.from_numpy(rows.astype(np.float64))
         if not bool(torch.isfinite(values).all()):
-            raise ValueError("the animation holds values that are not numbers")
+            raise ValueError("the animation contains values that are not finite")
         return values
 
 
@@ -258,7 +258,7 @@ def _chunks(content: bytes, name: str) -> tuple[dict[str, Any], bytes]:
     while offset + 8 <= len(content):
         size, kind = struct.unpack_from("<II", content, offset)
         if offset + 8 + size > len(content):
-            raise ValueError("the file is cut short")
+            raise ValueError("the file is truncated")
         parts[kind] = content[offset + 8 : offset + 8 + size]
         offset += 8 + size
     return parse_json(parts[JSON_CHUNK].decode(), name), parts.get(BINARY_CHUNK, b"")

@@ -135,7 +135,7 @@ def _facing(position: Tensor, target: Tensor, name: str) -> Tensor:
     back = position - target
     if float(back.norm()) == 0:
         raise GeometryError(
-            f"{name} looks nowhere",
+            f"{name} has no viewing direction",
             got="a target at the camera's own position",
             fix="Move the target",
         )

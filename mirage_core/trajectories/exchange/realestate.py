@@ -15,7 +15,7 @@ from ...files import atomic_write, with_suffix
 from ...geometry.frame_geometry import ASPECT_TOLERANCE
 from ...geometry.trajectory import Trajectory
 from .axes import camera_frame
-from .text_files import malformed, numbers, read_text
+from .text_files import malformed, parse_numbers, read_text
 
 _COLUMNS = 19
 _MICROSECONDS = 1_000_000
@@ -44,9 +44,9 @@ def read_realestate(path: Path, *, width: int, height: int, fps: float) -> Traje
         where = f"Line {number + 1} of {path.name}"
         if len(words) != _COLUMNS:
             raise malformed(where, line)
-        rows.append(numbers(words, where))
+        rows.append(parse_numbers(words, where))
     if not rows:
-        raise CacheFormatError(f"{path.name} holds no camera", fix="Fetch the file anew")
+        raise CacheFormatError(f"{path.name} contains no camera", fix="Download the file again")
     values = torch.tensor(rows, dtype=torch.float64)
     ratio = _side_ratio(values[:, 1:3], height / width)
     size = (1.0, ratio)

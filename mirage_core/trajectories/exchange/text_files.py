@@ -32,8 +32,8 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def numbers(words: list[str], where: str) -> list[float]:
-    """Words as finite numbers.
+def parse_numbers(words: list[str], where: str) -> list[float]:
+    """Words as finite floats.
 
     Raises:
         CacheFormatError: One is something else.
@@ -52,6 +52,6 @@ def malformed(where: str, got: str) -> CacheFormatError:
     return CacheFormatError(
         f"{where} is malformed",
         got=repr(got[:_SHOWN]),
-        expected="finite numbers, as the format lays them down",
+        expected="finite numbers, as defined by the format",
         fix="Export the cameras again",
     )

@@ -111,7 +111,7 @@ def _lens(data: Mapping[str, Any], where: str, width: int, height: int) -> Tenso
         focal = [own_width / (2 * math.tan(angle / 2))] * 2
     else:
         raise CacheFormatError(
-            f"{where} does not say how wide the camera sees",
+            f"{where} has no field of view",
             expected='"camera_angle_x", or "fl_x" with "w" and "h"',
         )
     middle = (data.get("cx", own_width / 2), data.get("cy", own_height / 2))

@@ -258,8 +258,8 @@ def test_depth_of_the_whole_shot_is_aligned_on_request(
     words = [*files.changed(depth_alignment=choice), "--out", "x"]
     arguments = make_parser().parse_args(words)
     geometry = load_geometry(files.folder / "shot.npz", 60)
-    place = models.Place.of(arguments)
-    assert models.load_depth(arguments, geometry, FRAMES, place).scaled == scaled
+    setup = models.DeviceSetup.from_arguments(arguments)
+    assert models.load_depth(arguments, geometry, FRAMES, setup).scaled == scaled
 
 
 def test_splitting_a_merged_file(files: Files, tmp_path: Path, capsys) -> None:
@@ -273,7 +273,7 @@ def test_splitting_a_merged_file(files: Files, tmp_path: Path, capsys) -> None:
     assert set(found) == set(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert main(["split", str(model)]) == 2
-    assert "there already" in said(capsys)
+    assert "already exists" in said(capsys)
 
 
 def test_a_lora_for_comfyui(tmp_path: Path, capsys) -> None:
@@ -305,7 +305,7 @@ def test_a_lora_for_comfyui(tmp_path: Path, capsys) -> None:
         ({"image": "shot.npz"}, "cannot be read"),
         ({"geometry": "none.npz"}, "does not exist"),
         ({"geometry": "picture.png"}, "not a geometry file"),
-        ({"transformer": "none.safetensors"}, "transformer is not there"),
+        ({"transformer": "none.safetensors"}, "transformer does not exist"),
         ({"transformer": "text.safetensors"}, "text encoder"),
         ({"branch": "wan.safetensors"}, "branch"),
         ({"branch": None}, "no side branch"),

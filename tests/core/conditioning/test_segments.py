@@ -79,7 +79,7 @@ def test_every_target_frame_may_have_its_own_time() -> None:
 
 @pytest.mark.parametrize("shape", [(), (2, 4), (2, 3, 1)])
 def test_timesteps_of_other_frames_are_refused(shape: tuple) -> None:
-    with pytest.raises(ShapeError, match="Timesteps"):
+    with pytest.raises(ShapeError, match="timesteps"):
         Segments(3, references=1).timesteps(torch.zeros(shape))
 
 

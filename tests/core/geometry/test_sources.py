@@ -193,5 +193,5 @@ def test_confidence_share_is_checked(share: float) -> None:
 def test_foreign_layouts_are_refused() -> None:
     source = views()
     source["intrinsics"] = source["intrinsics"][0]
-    with pytest.raises(ShapeError, match="another layout"):
+    with pytest.raises(ShapeError, match="unexpected layout"):
         geometry_from_da3(da3(count=3, **source), fov=60.0)

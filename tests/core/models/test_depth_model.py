@@ -81,7 +81,7 @@ def test_damaged_folders(folder: Path, tmp_path: Path, damage: str) -> None:
         weights.write_bytes(weights.read_bytes()[:3000])
     if damage == "no json":
         (copy / "config.json").write_text("[1, 2")
-    with pytest.raises(ModelMismatchError, match="holds no depth model"):
+    with pytest.raises(ModelMismatchError, match="contains no depth model"):
         load_depth_model(copy)
 
 

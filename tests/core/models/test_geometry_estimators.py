@@ -15,7 +15,7 @@ from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.models.geometry_estimators import (
     MapAnythingEstimator,
-    UniDepthProvider,
+    UniDepthEstimator,
     load_estimator,
     uncropped,
 )
@@ -74,11 +74,11 @@ class MapAnything:
 
 def test_unidepth_estimates_its_own_lens_or_takes_the_known_one() -> None:
     network = UniDepth()
-    geometry = UniDepthProvider(network)(FRAMES)
+    geometry = UniDepthEstimator(network)(FRAMES)
     assert geometry.metric
     assert float(geometry.depth[1, 0, 0]) == pytest.approx(float(FRAMES[1].mean()) * 255, abs=1)
     assert float(geometry.intrinsics[0, 0, 0]) == 50
-    known = UniDepthProvider(network)(FRAMES, cameras())
+    known = UniDepthEstimator(network)(FRAMES, cameras())
     assert torch.equal(known.intrinsics, cameras().intrinsics)
     assert torch.equal(network.told[-1], cameras().intrinsics[1].float())
 

@@ -260,9 +260,9 @@ def test_files_that_are_no_lora(tmp_path: Path, model: MirageTransformer3DModel)
     twice = {**whole, **FORMS["comfy"](matrices())}
     dora = {**whole, "pipe.dit.blocks.0.self_attn.q.dora_scale": torch.zeros(1)}
     cases = {
-        "is not whole": alone,
-        "contradicts itself": bent,
-        "holds one matrix twice": twice,
+        "is incomplete": alone,
+        "do not fit together": bent,
+        "contains a matrix twice": twice,
         "dora_scale": dora,
         "is not a LoRA": tiny.backbone_tensors(),
         "no matrices": {"blocks.0.norm3.diff": torch.zeros(SIZE.dim)},
@@ -289,7 +289,7 @@ def test_a_lora_that_comfyui_cannot_take(tmp_path: Path) -> None:
 def test_narrow_weights_cannot_be_fused(tmp_path: Path, model: MirageTransformer3DModel) -> None:
     model.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
     path = tiny.write(tmp_path / "l.safetensors", FORMS["released"](matrices()))
-    with pytest.raises(ModelMismatchError, match="few bits.*fuse=False"):
+    with pytest.raises(ModelMismatchError, match="quantised format.*fuse=False"):
         apply_lora(model, path, fuse=True)
 
 
@@ -306,7 +306,7 @@ def test_quantised_models_take_adapters(tmp_path: Path) -> None:
     model = load_transformer(
         tiny.write_gguf(tmp_path / "m.gguf", tensors, tiny.metadata(size)), dtype=torch.float32
     )
-    with pytest.raises(ModelMismatchError, match="few bits"):
+    with pytest.raises(ModelMismatchError, match="quantised format"):
         apply_lora(model, lora, fuse=True)
     layer = model.blocks[1].attn1.to_q
     tokens = torch.randn(1, 3, 96, generator=rng)

@@ -15,7 +15,7 @@ from mirage_core.models.offload import (
     PRESETS,
     apply_offload,
     find_preset,
-    store_narrow,
+    store_float8,
     stream_weights,
 )
 from mirage_core.models.text import SPIECE, TextEncoder, load_text_encoder
@@ -39,7 +39,7 @@ def codec(tmp_path: Path) -> WanCodec:
 
 @pytest.fixture
 def text(tmp_path: Path) -> TextEncoder:
-    pytest.importorskip("sentencepiece", reason="needs the package sentencepiece")
+    pytest.importorskip("sentencepiece", reason="requires the package sentencepiece")
     model = tiny.sentencepiece_model()
     tensors = tiny.noise(tiny.text_shapes(64))
     tensors[SPIECE] = torch.frombuffer(bytearray(model), dtype=torch.uint8)
@@ -65,7 +65,7 @@ def test_presets_are_ordered_by_memory() -> None:
     names = sorted(PRESETS, key=int)
     assert names == ["8", "16", "24", "80"]
     streamed = [
-        [place == "streamed" for place in (p.transformer, p.text, p.codec)] + [p.narrow]
+        [place == "streamed" for place in (p.transformer, p.text, p.codec)] + [p.float8]
         for p in map(find_preset, names)
     ]
     for small, large in zip(streamed, streamed[1:], strict=False):
@@ -110,7 +110,7 @@ def test_streamed_weights_give_the_same_results(
 
 def test_narrow_matrices_cost_some_precision(transformer: MirageTransformer3DModel) -> None:
     before = run(transformer)
-    assert store_narrow(transformer) == "matrices in 8 bits"
+    assert store_float8(transformer) == "matrices in 8 bits"
     kinds = {
         name.rsplit(".", 2)[-2]: parameter.dtype
         for name, parameter in transformer.named_parameters()
@@ -136,7 +136,7 @@ def test_on_a_card(
     assert not any("Nothing is offloaded" in line for line in said)
     for _ in range(2):
         error = (run(transformer) - velocity).norm() / velocity.norm()
-        assert error < (0.2 if PRESETS[name].narrow else 1e-3)
+        assert error < (0.2 if PRESETS[name].float8 else 1e-3)
         torch.testing.assert_close(codec.encode(frames), latents, atol=1e-2, rtol=1e-2)
         torch.testing.assert_close(codec.decode(latents), decoded, atol=1e-2, rtol=1e-2)
         torch.testing.assert_close(text.encode("a quiet room"), words, atol=1e-2, rtol=1e-2)

@@ -213,7 +213,7 @@ def test_what_is_missing_is_named(monkeypatch, caplog, undecided) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        KernelError("The driver does not take the compiled kernels"),
+        KernelError("The driver rejects the compiled kernels"),
         RuntimeError("CUDA error: no kernel image"),
         FileNotFoundError("csrc/readout.cu"),
         AttributeError("undefined symbol: nvrtcGetCUBINSize"),

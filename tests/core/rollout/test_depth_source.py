@@ -130,7 +130,7 @@ class TestAgreement:
             lens[:, 0, 0] /= 2
             return FrameGeometry(torch.full(frames.shape[:3], 2.5), lens)
 
-        with pytest.raises(GeometryError, match="another lens"):
+        with pytest.raises(GeometryError, match="intrinsics differ"):
             self.shot(make, tmp_path / "shot", QUICK, depth=EstimatedDepth(wide))
         assert [path.name for path in (tmp_path / "shot").iterdir()] == ["rollout.json"]
 

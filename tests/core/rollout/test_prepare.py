@@ -238,7 +238,7 @@ class TestBadInput:
     def test_another_lens(self, scene) -> None:
         lens = scene.state.latent_cameras.intrinsics.clone()
         lens[:, 0, 0] *= 2
-        with pytest.raises(GeometryError, match="another lens"):
+        with pytest.raises(GeometryError, match="intrinsics differ"):
             scene.prepare(scene.geometry(intrinsics=lens))
         assert scene.prepare(scene.geometry(intrinsics=lens), scaled=True)
 

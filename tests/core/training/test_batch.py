@@ -152,7 +152,7 @@ def test_clips_that_cannot_share_a_pass() -> None:
     other = tiny_training.clip(3, grid=(4, 8))
     with pytest.raises(ShapeError, match="several sizes"):
         maker().make([tiny_training.clip(3), other], 0)
-    with pytest.raises(ShapeError, match="another encoder"):
+    with pytest.raises(ShapeError, match="different encoder"):
         replace(maker(text_dropout=0.0), empty_text=torch.zeros(1, 9)).make(
             [tiny_training.clip(1)], 0
         )

@@ -22,8 +22,8 @@ from mirage_core.models.lora import apply_lora
 from mirage_core.models.transformer import MirageTransformer3DModel
 from mirage_core.training.batch import BatchMaker
 from mirage_core.training.forward import velocity
-from mirage_core.training.settings import WHOLE, TrainingSettings
-from mirage_core.training.stages import even_layers, keep_exact, prepare_model
+from mirage_core.training.settings import FULL_MODEL_STAGES, TrainingSettings
+from mirage_core.training.stages import even_layers, exclude_from_autocast, prepare_model
 from mirage_core.training.trainer import Trainer, TrainingData
 
 SETTINGS = TrainingSettings(
@@ -49,7 +49,7 @@ def load(place: Path, stage: str, dtype=torch.float32) -> Any:
 
 def train(place: Path, out: Path, stage: str, clips: str = "clips", **changes: object) -> Trainer:
     settings = replace(SETTINGS, stage=stage, **changes)
-    dtype = torch.float32 if settings.whole else settings.compute_dtype
+    dtype = torch.float32 if settings.trains_full_model else settings.compute_dtype
     white = torch.zeros(48, 5, *tiny_training.GRID)
     data = TrainingData(place / clips, torch.zeros(1, tiny_training.TEXT), white=white)
     trainer = Trainer(load(place, stage, dtype), settings, data, out)
@@ -103,7 +103,7 @@ def test_a_stage_changes_what_it_trains_and_nothing_else(
     assert changed == trained
     kinds = {"vace": "vace/*_vace", "lora": "lora/*_lora", "rest": "model/*_model"}
     files = {kind for kind, glob in kinds.items() if list(tmp_path.glob(f"{glob}.safetensors"))}
-    assert files == ({"rest"} if stage in WHOLE else trained)
+    assert files == ({"rest"} if stage in FULL_MODEL_STAGES else trained)
 
 
 @pytest.mark.training
@@ -279,7 +279,7 @@ def test_the_time_embedding_stays_exact_under_autocast(place: Path) -> None:
     exact = embedder(inputs)
     with torch.autocast("cpu", torch.bfloat16):
         assert embedder(inputs).dtype == torch.bfloat16
-    keep_exact(embedder)
+    exclude_from_autocast(embedder)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(embedder(inputs), exact)
         assert torch.is_autocast_enabled("cpu")
@@ -287,7 +287,7 @@ def test_the_time_embedding_stays_exact_under_autocast(place: Path) -> None:
 
 def test_stages_that_do_not_fit(place: Path) -> None:
     for stage in ("joint", "lora"):
-        with pytest.raises(ModelMismatchError, match="goes on from a trained side branch"):
+        with pytest.raises(ModelMismatchError, match="requires a trained side branch"):
             prepare_model(load(place, "branch"), replace(SETTINGS, stage=stage))
     with pytest.raises(ModelMismatchError, match="begins with a new side branch"):
         prepare_model(load(place, "joint"), replace(SETTINGS, stage="single"))

@@ -178,7 +178,7 @@ def test_numbers_that_are_none(place: Path, tmp_path: Path) -> None:
     broken = trainer(place, tmp_path, stage="full")
     with torch.no_grad():
         broken.model.proj_out.bias[3] = float("nan")
-    with pytest.raises(ValueRangeError, match="broke down in step 1"):
+    with pytest.raises(ValueRangeError, match="diverged in step 1"):
         broken.run()
     assert not list(tmp_path.rglob("*.safetensors"))
 
@@ -187,7 +187,7 @@ def test_numbers_that_are_none(place: Path, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"stage": "both"}, "stage"),
-        ({"batch": 3}, "whole micro-batches"),
+        ({"batch": 3}, "into micro-batches"),
         ({"dtype": "float16"}, "dtype"),
         ({"learning_rate": -1.0}, "learning_rate"),
         ({"ema_decay": 1.0}, "ema_decay"),

@@ -192,18 +192,18 @@ def test_training_a_new_model_on_the_command_line(place: Path, tmp_path: Path, c
     ("flags", "message"),
     [
         ([], "nothing to train"),
-        (["--transformer=nowhere.safetensors"], "is not there"),
-        (["--new-transformer", "--stage=branch"], "trained as a whole"),
-        (["--new-transformer=width=7", "--stage=full"], "cannot be understood"),
+        (["--transformer=nowhere.safetensors"], "does not exist"),
+        (["--new-transformer", "--stage=branch"], "training all of its weights"),
+        (["--new-transformer=width=7", "--stage=full"], "cannot be parsed"),
         (
             ["--new-transformer=width=9,heads=2,ffn=8,layers=2,text=4", "--stage=full"],
-            "divided evenly",
+            "not divisible by the number of attention heads",
         ),
         (["--stage=several"], "stage is unknown"),
         (["--transformer={model}", "--side-features=scene,white"], "needs the codec"),
         (["--transformer={model}", "--loss=pixel"], "needs the codec"),
-        (["--transformer={model}", "--stage=joint"], "goes on from a trained side branch"),
-        (["--transformer={model}", "--batch=4", "--micro-batch=3"], "whole micro-batches"),
+        (["--transformer={model}", "--stage=joint"], "requires a trained side branch"),
+        (["--transformer={model}", "--batch=4", "--micro-batch=3"], "into micro-batches"),
     ],
 )
 def test_arguments_that_do_not_fit(

@@ -217,7 +217,7 @@ def test_an_index_with_other_sizes_reads_nothing_wrong(tmp_path) -> None:
     document = json.loads(path.read_text())
     change(document, 3, 5)
     path.write_text(json.dumps(document))
-    with pytest.raises(CacheFormatError, match="does not hold"):
+    with pytest.raises(CacheFormatError, match="does not have"):
         ClipDataset(tmp_path)[0]
 
 
@@ -239,7 +239,7 @@ def test_a_run_that_lost_a_shard_is_told_what_helps(tmp_path) -> None:
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1])
     fill(tmp_path, "c", range(4))
-    with pytest.raises(CacheFormatError, match=r"clips-a-00000.*from a copy.*another folder"):
+    with pytest.raises(CacheFormatError, match=r"clips-a-00000.*from a backup.*another folder"):
         ClipDataset(tmp_path, shards=promised)
     shard.write_bytes(whole)
     assert ClipDataset(tmp_path, shards=promised).shards[:2] == promised

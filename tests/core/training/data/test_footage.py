@@ -28,7 +28,7 @@ from mirage_core.training.data.footage import FootageSource
 from mirage_core.training.data.footage_files import Footage, find_footage
 from mirage_core.training.data.pipeline import BadShot
 from mirage_core.training.data.scale import fit_scale, to_camera_units
-from mirage_core.trajectories.exchange.files import REALESTATE, export_trajectory
+from mirage_core.trajectories.exchange.formats import REALESTATE, export_trajectory
 from mirage_core.trajectories.presets import preset_trajectory
 from tiny_clips import sliding_cameras
 
@@ -154,7 +154,7 @@ def test_realestate_with_a_folder_of_pictures(tmp_path, room, numbered) -> None:
     assert torch.equal(made[1].frames[4:5], expected)
     if not numbered:
         (root / "0a1b" / f"{times[3]}.png").rename(root / "0a1b" / f"{int(times[3]) + 9}.png")
-        with pytest.raises(GeometryError, match="do not belong to the cameras"):
+        with pytest.raises(GeometryError, match="do not match the cameras"):
             shots(root, cameras=cameras, geometry=tmp_path / "depth")
 
 
@@ -244,9 +244,9 @@ def test_pictures_of_several_sizes_are_refused(tmp_path, room) -> None:
         size = (WIDTH, HEIGHT) if number < 33 else (HEIGHT, WIDTH)
         Image.new("RGB", size).save(folder / f"{number}.png")
     (reason,) = reasons_of(folder.parent)
-    assert "of several sizes" in reason
+    assert "have different sizes" in reason
     assert f"{HEIGHT} x {WIDTH}" in reason
-    assert "of their own" in reason
+    assert "separate folders" in reason
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "b/0.jpg", "b/0.png", "b/0.webp", "c.npz"])
@@ -371,5 +371,5 @@ def test_depth_that_no_scale_fits_is_refused() -> None:
     cameras = sliding_cameras(9, way=2)
     depth = (torch.randn(9, 64, 64, generator=rng) * 1.5).exp()
     geometry = FrameGeometry(depth, cameras.intrinsics)
-    with pytest.raises(GeometryError, match="do not belong together"):
+    with pytest.raises(GeometryError, match="do not match"):
         to_camera_units(geometry, cameras, torch.rand(9, 64, 64, 3, generator=rng))

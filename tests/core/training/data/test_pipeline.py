@@ -37,7 +37,7 @@ from mirage_core.training.data.manifest import (
     read_skipped,
 )
 from mirage_core.training.data.pipeline import (
-    ABANDONED,
+    ABANDONED_SECONDS,
     DataJob,
     DataProgress,
     LocalPool,
@@ -131,7 +131,7 @@ def test_other_clips_do_not_go_into_the_folder(tmp_path) -> None:
         DataJob(source, DctCodec, "another codec"),
         wall_job(WallSource(1, tmp_path / "log", width=96)),
     ):
-        with pytest.raises(ResumeError, match="made in another way"):
+        with pytest.raises(ResumeError, match="made with other options"):
             make_data(folder, other)
     assert read_manifest(folder) == wall_job(source).manifest
     (folder / MANIFEST).write_text("[]")
@@ -179,7 +179,7 @@ def test_what_killed_workers_left_half_written_is_removed(tmp_path) -> None:
     old, new = folder / ".mirage-1.safetensors", folder / ".mirage-2.safetensors"
     for path in (old, new):
         path.write_bytes(b"half")
-    os.utime(old, (0, time.time() - 2 * ABANDONED))
+    os.utime(old, (0, time.time() - 2 * ABANDONED_SECONDS))
     make_data(folder, wall_job(source))
     assert not old.exists()
     assert new.exists()
@@ -255,7 +255,7 @@ def test_ray_workers_die_and_nothing_is_lost(tmp_path, monkeypatch) -> None:
     source, folder = WallSource(6, tmp_path / "log", deadly=(2,)), tmp_path / "data"
     done = make_data(folder, wall_job(source), partial(RayPool, workers=2))
     assert (done.done, done.total, done.clips) == (6, 6, 10)
-    assert "workers died of it" in read_skipped(folder)["wall-2"]
+    assert "workers died while making it" in read_skipped(folder)["wall-2"]
     make_data(tmp_path / "plain", wall_job(WallSource(6, tmp_path / "other", bad=(2,))))
     assert_same(contents(folder), contents(tmp_path / "plain"))
     assert begun(source)["wall-2"] == 2
@@ -299,7 +299,7 @@ def test_the_command_line_makes_and_describes(tmp_path, capsys) -> None:
     latents = DctCodec().encode(direct.frames)[:, :9]
     assert torch.equal(ClipDataset(folder)[0].target, latents.half().float())
     assert main([*MAKE, "1", *more, "--policy", "append"]) == 2
-    assert "made in another way" in capsys.readouterr().err
+    assert "made with other options" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -307,10 +307,10 @@ def test_the_command_line_makes_and_describes(tmp_path, capsys) -> None:
     [
         (["data", "info", "nowhere"], "cannot be read"),
         ([*MAKE, "0", "--out", "x"], "number of rooms"),
-        ([*MAKE, "1", "--out", "x", "--address", "auto"], "needs workers"),
+        ([*MAKE, "1", "--out", "x", "--address", "auto"], "requires workers"),
         ([*MAKE, "1", "--out", "x", "--workers", "2", "--device", "cuda"], "--gpus-per-worker 0.5"),
         (["data", "make", "--size", "64x64", "--embedded-codec", "--footage", "nowhere",
-          "--out", "x"], "not there"),
+          "--out", "x"], "does not exist"),
         (["data", "make", "--size", "60x64", "--embedded-codec", "--procedural", "1",
           "--out", "x"], "divisible by 32"),
     ],

@@ -18,7 +18,7 @@ from mirage_core.errors import CacheFormatError, GeometryError, MirageError, Tra
 from mirage_core.geometry.sources import geometry_from_da3
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid, rigid, rotation_about
-from mirage_core.trajectories.exchange.files import FORMATS, export_trajectory, import_trajectory
+from mirage_core.trajectories.exchange.formats import FORMATS, export_trajectory, import_trajectory
 from mirage_core.trajectories.exchange.load3d import (
     camera_of_frame,
     camera_pose,
@@ -373,5 +373,5 @@ def test_orthographic_cameras_are_refused() -> None:
         camera_pose(load3d() | {"cameraType": "orthographic"})
     with pytest.raises(CacheFormatError):
         keyframes_of_cameras([{"position": "here"}], 5, width=96, height=64)
-    with pytest.raises(GeometryError, match="nowhere"):
+    with pytest.raises(GeometryError, match="no viewing direction"):
         camera_pose(load3d() | {"target": load3d()["position"]})

@@ -11,8 +11,8 @@ points, by the same kernels, and the Wan2.2 VAE's encoder on the 33 frames drawn
 Last comes the memory of the default write policy on a walk of a hundred chunks, as in
 ``memory.py``: its read after chunk 100 beside that after chunk 10.
 
-``--save FOLDER`` keeps JSON and plot. ``python benchmarks/readout.py --device cpu --small`` runs
-every part on the CPU, in torch.
+``--save FOLDER`` keeps JSON and plot. ``python benchmarks/readout_gpu.py --device cpu --small``
+runs every part on the CPU, in torch.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _readout_clock import VIEWS, Plan, cameras, captured, copies, reads, rotate, spread
 from _readout_growth import growth
 from _readout_rgb import against_rgb
-from bench_readout import GRID, grid_lens, pose, processor, read_as_released, walk
+from _readout_timing import VIEWS, Plan, cameras, captured, copies, reads, rotate, spread
+from readout_cpu import GRID, grid_lens, pose, processor, read_as_released, walk
 from torch import Tensor
 
 from mirage_core.constants import LATENT_CHANNELS

@@ -4,7 +4,7 @@ A camera walks through sixteen furnished rooms and remembers 3,520 cells at each
 then nine views that go on with the walk are read from the last 1, 10, 100 and 1,000 steps. Both
 algorithms run in turn in the same process, since the speed of a machine drifts.
 
-``python benchmarks/bench_readout.py --help``
+``python benchmarks/readout_cpu.py --help``
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def alternate(tasks: dict[str, Callable[[], object]], runs: int) -> dict[str, li
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median and range."""
+    """Median, minimum and maximum."""
     numbers = {"median": statistics.median(values), "low": min(values), "high": max(values)}
     return {name: round(value, 2) for name, value in numbers.items()}
 

@@ -1,7 +1,7 @@
 """How fast procedural rooms are rendered: prints one JSON object.
 
 Run from the folder that holds ``mirage_core``:
-``python benchmarks/bench_scene.py --help``.
+``python benchmarks/scene.py --help``.
 """
 
 from __future__ import annotations

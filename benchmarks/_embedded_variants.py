@@ -1,4 +1,4 @@
-"""Ways of making a shot, to compare: each tells what a chunk looks like from what is remembered."""
+"""Variants of making a shot, to compare: each makes a chunk from what is remembered."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ Make = Callable[[RolloutState], Made]
 
 
 @dataclass(eq=False)
-class Way:
-    """One way of making chunks.
+class Variant:
+    """One variant of making chunks.
 
     Attributes:
         make: From the state before a chunk to the chunk.
@@ -97,17 +97,17 @@ class Result:
 
 
 def settings(steps: int) -> GenerationSettings:
-    """The loop's settings that all ways share."""
+    """The loop's settings that all variants share."""
     return GenerationSettings(
         steps=steps, shift=SHIFT, method="euler", references=0, preceding=2
     )
 
 
-def shoot(shot: Shot, way: Way, steps: int) -> Result:
+def shoot(shot: Shot, variant: Variant, steps: int) -> Result:
     """Make a whole shot with the loop of a rollout."""
     loop = settings(steps)
     first = shot.geometry.select([0])
-    if way.filtered and shot.moving is not None:
+    if variant.filtered and shot.moving is not None:
         first = dataclasses.replace(first, exclude=shot.moving[:1])
     frames, known = [], []
     with tempfile.TemporaryDirectory(prefix="mirage-embedded-") as folder:
@@ -115,17 +115,19 @@ def shoot(shot: Shot, way: Way, steps: int) -> Result:
             shot.truth[0], first, shot.cameras, CODEC,
             settings=loop, seed=shot.seed, folder=Path(folder) / "shot",
         )  # fmt: skip
-        if way.learn is not None:
-            way.learn(state, shot.truth[:1])
+        if variant.learn is not None:
+            variant.learn(state, shot.truth[:1])
         while not state.complete:
             chunk, added = state.chunk, 1 if state.done else 0
-            made = way.make(state)
+            made = variant.make(state)
             pictures = made.frames
             if pictures is None:
                 before = context_latents(state, loop.decode_context)
                 pictures = decode_with_context(CODEC.decode, before, made.latents)
             seen = slice(chunk.first_frame, chunk.output_end)
-            moving = shot.moving[seen] if way.filtered and shot.moving is not None else None
+            moving = None
+            if variant.filtered and shot.moving is not None:
+                moving = shot.moving[seen]
             cache = write_chunk(
                 state, made.latents, pictures,
                 shot.geometry.select(list(range(seen.start, seen.stop, TEMPORAL_STRIDE))),
@@ -135,9 +137,9 @@ def shoot(shot: Shot, way: Way, steps: int) -> Result:
             state = commit(
                 state, latents=made.latents, frames=pictures, readout=made.readout, cache=cache
             )
-            if way.learn is not None:
-                way.learn(before_state, pictures)
-            if way.forget:
+            if variant.learn is not None:
+                variant.learn(before_state, pictures)
+            if variant.forget:
                 state = dataclasses.replace(state, cache=_anew(state, shot, pictures[-1], loop))
             frames.append(pictures[added:])
             known.append(made.readout.visible[added:])

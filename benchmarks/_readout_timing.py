@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from bench_readout import GRID, HEIGHT, WIDTH, grid_lens, pose
+from readout_cpu import GRID, HEIGHT, WIDTH, grid_lens, pose
 from torch import Tensor
 
 from mirage_core.constants import LATENT_CHANNELS
@@ -55,7 +55,7 @@ class Plan:
         return 3 if self.small else 30
 
 
-def clock(plan: Plan, call: Callable[[], object], *, queued: bool = False) -> float:
+def time_call(plan: Plan, call: Callable[[], object], *, queued: bool = False) -> float:
     """Microseconds of one call: of events on a GPU, of the wall on a CPU.
 
     ``queued`` keeps the GPU waiting until the call is queued behind the first event: what the
@@ -76,7 +76,7 @@ def clock(plan: Plan, call: Callable[[], object], *, queued: bool = False) -> fl
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median and range."""
+    """Median, minimum and maximum."""
     numbers = {"median": statistics.median(values), "low": min(values), "high": max(values)}
     return {name: round(value, 2) for name, value in numbers.items()}
 
@@ -87,7 +87,7 @@ def rotate(
     """Microseconds of ``runs`` calls, taken in turn, after one round of warming up."""
     for call in calls:
         call()
-    return [clock(plan, calls[number % len(calls)], queued=queued) for number in range(runs)]
+    return [time_call(plan, calls[number % len(calls)], queued=queued) for number in range(runs)]
 
 
 def captured(plan: Plan, calls: list[Callable[[], object]]) -> list[Callable[[], object]]:
