@@ -17,11 +17,13 @@ from .ops import nvrtc
 from .ops.backend import DISABLE_VARIABLE, backend, switched_off
 
 OPTIONAL: Final = {
+    "OpenEXR": "reading depth passes in .exr files",
     "diffusers": "running Wan2.2 outside of ComfyUI",
     "transformers": "its text encoder",
     "accelerate": "models larger than the GPU's memory",
     "peft": "LoRA adapters",
     "gguf": "GGUF model files",
+    "lmdb": "importing released training samples",
     "opencv-python": "reading and comparing photographs in the benchmarks",
 }
 """Packages that only some tasks need, and which."""

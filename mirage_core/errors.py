@@ -76,3 +76,7 @@ class ResumeError(MirageError):
 
 class KernelError(MirageError):
     """The CUDA kernels cannot be compiled, loaded or started."""
+
+
+class PackageError(MirageError):
+    """A package that only some tasks need is not installed, or too old."""

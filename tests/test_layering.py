@@ -34,6 +34,7 @@ CORE_PACKAGES = {"torch", "numpy", "einops", "safetensors", "scipy", "av", "PIL"
 """All that mirage_core needs. PIL is a requirement of ComfyUI; it draws contact sheets."""
 
 LIBRARY_PACKAGES = {
+    "geometry": {"OpenEXR"},
     "models": {
         "diffusers", "transformers", "accelerate", "peft", "gguf", "sentencepiece", "unidepth",
         "mapanything",
@@ -42,7 +43,7 @@ LIBRARY_PACKAGES = {
     "cli": {"tqdm"},
     "training": {"diffusers", "accelerate", "peft", "ray", "tensorboard"},
 }  # fmt: skip
-"""Parts that only headless work needs, and what they import beside the rest."""
+"""What single parts import beside the rest, where they need it: mostly for headless work."""
 
 COMFY_PUBLIC = {"comfy_api", "comfy_execution"}
 COMFY_PRIVATE = {

@@ -9,7 +9,7 @@ file                  holds
                       or ``world_to_camera`` (F, 4, 4) with OpenCV axes, ``masks`` (F, H, W),
                       True where depth is valid; objects are never unpickled
 ``.exr``              one depth map: the only channel, the one called ``Z`` or depth in any
-                      layer, or colours that are all the same
+                      layer or part, or colours that are all the same
 ====================  =====================================================================
 """
 
@@ -84,6 +84,7 @@ def load_geometry(path: Path, fov: float | None = None) -> FrameGeometry:
     Raises:
         CacheFormatError: The file is damaged, of another kind, or from a newer version.
         GeometryError: It has no intrinsics and ``fov`` is None, or its depth is unusable.
+        PackageError: It is an .exr file, and the package OpenEXR is not installed.
         ShapeError: Its arrays do not fit together.
     """
     suffix = path.suffix.lower()
