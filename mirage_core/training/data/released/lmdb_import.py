@@ -1,7 +1,7 @@
 """Import of training samples in the format of the released code: LMDB shards of pickled files.
 
-What is in them is not trusted: shards, pickles and tensor files are read by readers of our own
-that can run nothing. Pictures and JSON of a sample are not read.
+What is in them is not trusted: shards are verified before they are opened, and pickles and tensor
+files can run nothing. Pictures and JSON of a sample are not read.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from ..clip import TrainingClip
 from ..dataset import ClipDataset, ClipWriter
 from ..manifest import MANIFEST, DataManifest, claim, read_manifest, read_skipped, write_skipped
 from ..pipeline import CaptionEncoder, Captions, DataProgress
-from .lmdb_file import LmdbEntry, LmdbFile
-from .plain_pickle import read_plain
-from .torch_archive import read_tensors
+from .lmdb_file import LmdbFile
+from .safe_load import read_plain, read_tensors
 
 SHARDS: Final = "shard_*.lmdb"
 """Names of the shards in their folder; each is a file, or a folder with ``data.mdb``."""
@@ -65,12 +64,12 @@ class _Sample:
     Attributes:
         key: Key of its clip: names of the folder, the shard and the sample.
         shard: The shard.
-        entry: Its entry there.
+        name: Its key there.
     """
 
     key: str
     shard: Path
-    entry: LmdbEntry
+    name: bytes
 
 
 def import_lmdb(
@@ -101,6 +100,7 @@ def import_lmdb(
 
     Raises:
         CacheFormatError: The folder holds no shards, or no sample that can be read.
+        PackageError: The package lmdb is not installed.
         ResumeError: The data set holds clips that were made in another way.
         StorageError: The disk is full, or the data set cannot be written.
     """
@@ -140,6 +140,7 @@ def find_samples(folder: Path) -> tuple[list[_Sample], dict[str, str]]:
 
     Raises:
         CacheFormatError: The folder holds no shards.
+        PackageError: The package lmdb is not installed.
     """
     shards = sorted(folder.glob(SHARDS))
     if not shards:
@@ -155,7 +156,7 @@ def find_samples(folder: Path) -> tuple[list[_Sample], dict[str, str]]:
         name = f"{_prefix(folder)}{shard.stem}"
         try:
             with LmdbFile(shard) as file:
-                samples += [_located(name, shard, entry) for entry in file.entries()]
+                samples += [_located(name, shard, key) for key in file.keys()]
         except CacheFormatError as error:
             logger.warning("Skipped %s: %s", name, error)
             broken[name] = str(error)
@@ -184,14 +185,14 @@ def _count(skipped: Mapping[str, str], folder: Path) -> int:
     return sum(name.startswith(_prefix(folder)) for name in skipped)
 
 
-def _located(name: str, shard: Path, entry: LmdbEntry) -> _Sample:
-    if not _NAME.fullmatch(entry.key):
+def _located(name: str, shard: Path, key: bytes) -> _Sample:
+    if not _NAME.fullmatch(key):
         raise CacheFormatError(
             f"A sample of {shard.name} has a name that is none",
-            got=repr(entry.key[:64]),
+            got=repr(key[:64]),
             expected="letters, digits, dots and lines",
         )
-    return _Sample(f"{name}/{entry.key.decode('ascii')}", shard, entry)
+    return _Sample(f"{name}/{key.decode('ascii')}", shard, key)
 
 
 def _manifest(
@@ -249,7 +250,7 @@ def _read(samples: list[_Sample]) -> Iterator[tuple[_Sample, Callable[[], bytes]
                     if file is not None:
                         file.close()
                     file, path = LmdbFile(sample.shard), sample.shard
-                return file.read(sample.entry, MAX_SAMPLE)
+                return file.read(sample.name, MAX_SAMPLE)
 
             yield sample, data
     finally:
@@ -304,7 +305,10 @@ def convert_sample(data: bytes, key: str, captions: Captions | None = None) -> T
 
 
 def _files(content: Any) -> dict[str, bytes]:
-    if type(content) is not dict or any(type(value) is not bytes for value in content.values()):
+    plain = type(content) is dict and all(
+        type(name) is str and type(value) is bytes for name, value in content.items()
+    )
+    if not plain:
         raise _incomplete("something else than files")
     return content
 
