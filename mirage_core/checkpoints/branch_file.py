@@ -29,7 +29,7 @@ FileKind = Literal["branch", "merged", "backbone", "lora", "vae", "text", "unkno
 """What a weight file holds; ``merged`` is a backbone with a side branch in the same file."""
 
 DOWNLOAD_AGAIN: Final = (
-    "Fetch the branch file anew; if it stays so, it was made for another model or "
+    "Download the branch file again; if the error remains, it was made for another model or "
     "by another program"
 )
 

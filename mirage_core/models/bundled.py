@@ -59,8 +59,8 @@ def load_embedded_transformer(
 ) -> MirageTransformer3DModel:
     """The shipped model with its side branch, for `mirage_core.rollout.generate`.
 
-    Its branch takes drawings of the memory: give
-    `mirage_core.rollout.denoisers.scene_source` to the models of the loop.
+    Its branch takes drawings of the memory: pass
+    `mirage_core.rollout.denoisers.projection_source` to the models of the loop.
 
     Raises:
         ModelMismatchError: The pack was installed without it, or a file is damaged.

@@ -91,7 +91,7 @@ class SideBranchMixin:
         )
 
     def init_branch(self, mode: BranchInit) -> None:
-        """Set the branch up anew. Its projections out are zero, so it changes nothing at first.
+        """Initialise the branch. Its output projections are zero, so it changes nothing at first.
 
         Args:
             mode: "zero" for random blocks (released code), "copy" for copies of the backbone's

@@ -2,7 +2,7 @@
 
 A state is a folder with the weights, their average and the optimizer's moments as safetensors,
 and ``state.json``. That file is written last and removed first, so a state that has it is whole.
-Tensors are stored whole: a run can go on with another number of processes.
+Tensors are stored unsharded: a run can resume with another number of processes.
 
 There is no state of random generators. Everything random follows from the run's seed and the
 number of the step.

@@ -101,7 +101,7 @@ class TrainingSettings:
         export_dtype: Type of the weights in finished files.
         gradient_checkpointing: Compute blocks again instead of keeping what is inside them.
         checkpoint_every: Steps between checkpoints.
-        keep: How many states to go on from are kept; finished weights are never removed.
+        keep: Number of states to keep for resuming; finished weights are never removed.
         validate_every: Steps between validations; 0 for none.
         validation_clips: Held-out clips whose loss is measured.
         validation_scenes: Procedural scenes whose closed loop is measured.
@@ -236,7 +236,7 @@ class TrainingSettings:
         return cls(**_known(found, path))
 
     def expect_same(self, other: TrainingSettings) -> None:
-        """Raise `ResumeError` unless a run with the other settings can go on with these."""
+        """Raise `ResumeError` unless a run with the other settings can resume with these."""
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
         changed = [name for name in mine if name not in RESUMABLE and mine[name] != theirs[name]]
         if changed:

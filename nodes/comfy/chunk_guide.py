@@ -78,7 +78,7 @@ def sample_chunk(
     """Sample with a clean first frame; frames that are clean come out bit for bit.
 
     Args:
-        executor: Goes on with ComfyUI's sampling.
+        executor: Continues ComfyUI's sampling.
         grid: (T, h, w) of the chunk.
         first: (1, C, 1, h, w) clean first frame in raw VAE space.
         noise: (B, C, T, h, w).

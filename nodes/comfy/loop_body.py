@@ -14,7 +14,7 @@ from ...mirage_core.rollout.state import RolloutState
 from .ui import is_output_node
 
 CHUNKS_PER_EXPANSION = 16
-"""Body copies that one expansion adds; a longer loop goes on with an expansion of its own.
+"""Body copies that one expansion adds; a longer loop continues with another expansion.
 
 Messages of the server grow with the nodes that a prompt has ever had, so copies are made in
 portions, and each portion begins from a state by value, which keeps chains of nodes short.

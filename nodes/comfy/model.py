@@ -242,7 +242,7 @@ def expect_video_model(model: Patcher) -> Backbone:
 def expect_fitting_loras(model: Patcher) -> None:
     """Raise `ModelMismatchError` if a LoRA was made for a model of another width.
 
-    ComfyUI itself only logs such layers and goes on without them.
+    ComfyUI itself only logs such layers and skips them.
     """
     for key, entries in model.patches.items():
         size = _matrix_size(model, key)
