@@ -1,4 +1,4 @@
-"""The programs in `examples`, each as a person runs it, with small pictures."""
+"""The programs in `docs/examples`, each as a person runs it, with small pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mirage_core.cache.io import load_cache
 from mirage_core.metrics import psnr
 from mirage_core.rollout.video import read_frames
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 MAX_LINES = 40
 WIDTH, HEIGHT = 128, 64
 

@@ -76,6 +76,12 @@ def test_requirements_are_met_here() -> None:
         assert [int(n) for n in found] >= [int(n) for n in re.findall(r"\d+", least)]
 
 
+def test_comfyui_finds_the_templates() -> None:
+    """It serves the first of these folders that a pack has, and no other."""
+    names = ("example_workflows", "example", "examples", "workflow", "workflows")
+    assert [name for name in names if (ROOT / name).is_dir()] == ["workflows"]
+
+
 def test_one_version(project) -> None:
     source = (ROOT / "mirage_core" / "__init__.py").read_text(encoding="utf-8")
     version = re.search(r'^__version__ = "(\d+\.\d+\.\d+)"$', source, re.MULTILINE)

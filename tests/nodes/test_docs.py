@@ -149,7 +149,7 @@ class TestLinks:
     @pytest.mark.parametrize("path", documents(), ids=name_of)
     def test_paths_in_backticks_exist(self, path):
         text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
-        folders = "tools|tests|mirage_core|nodes|workflows|subgraphs|locales|examples"
+        folders = "tools|tests|mirage_core|nodes|workflows|subgraphs|locales|docs"
         for name in re.findall(rf"`((?:{folders})/[\w/]+(?:\.\w+)?)`", text):
             assert (PACK / name).exists(), f"{name_of(path)} names {name}"
 
