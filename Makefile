@@ -20,14 +20,11 @@ GPU_PATH := $(CURDIR)/out/gpu
 ONE_PROCESS := -p no:xdist -p no:xdist.looponfail
 WITHOUT_SETUP := PYTHONPATH="$(GPU_PATH)$${PYTHONPATH:+:$$PYTHONPATH}" $(GPU_PYTHON)
 
-# Tests that `make check` leaves out, by what they need.
-LEFT_OUT := server or browser or gpu or processes or compiler or estimators or rooms or training or rollout
-
 .PHONY: help setup check test demo comfy lint bench bench-all gpu-ready gpu-test gpu-bench clean
 
 help:
 	@echo "make setup   create .venv, fetch ComfyUI and a browser (other targets do it by themselves)"
-	@echo "make check   lint, types and the tests that need nothing else, in about two minutes"
+	@echo "make check   lint, types and the tests that need nothing else, in under two minutes"
 	@echo "make test    lint, then every test that this machine can run"
 	@echo "make demo    a first video, without any download of weights"
 	@echo "make comfy   ComfyUI with the pack at http://127.0.0.1:8188 (COMFY_PORT=n for another)"
@@ -42,11 +39,8 @@ help:
 setup:
 	@$(SETUP)
 
-# One thread in each process: the processes share the cores already. Fewer examples where tests
-# draw them, so that the time goes to what differs.
-check: lint
-	@OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=quick .venv/bin/pytest -q -n auto --maxprocesses 4 --dist worksteal \
-		-m "not ($(LEFT_OUT))" $(PYTEST_ARGS)
+check: setup
+	@$(VENV) tools dev.check $(PYTEST_ARGS)
 
 test: setup
 	@$(VENV) -m ruff check --quiet .

@@ -18,7 +18,7 @@ SAMPLERS = ("uni_pc", "euler", "lcm", "dpmpp_2m", "euler_ancestral", "heun")
 FIRST = (slice(None), slice(None), slice(0, 1))
 
 
-pytestmark = pytest.mark.usefixtures("inference")
+pytestmark = [pytest.mark.samplers, pytest.mark.usefixtures("inference")]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ FIRST = (slice(None), slice(None), slice(0, 1))
 SAMPLERS = ("euler", "uni_pc", "lcm", "dpmpp_2m", "euler_ancestral", "heun", "res_multistep")
 
 
-pytestmark = pytest.mark.usefixtures("inference")
+pytestmark = [pytest.mark.samplers, pytest.mark.usefixtures("inference")]
 
 
 def free(kit: Kit, **changes: Any) -> tuple[Any, dict[str, Tensor]]:

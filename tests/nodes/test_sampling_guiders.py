@@ -18,7 +18,7 @@ FIRST = (slice(None), slice(None), slice(0, 1))
 POSITIVE, MIDDLE, NEGATIVE = conditioning(10), conditioning(12), conditioning(11)
 
 
-pytestmark = pytest.mark.usefixtures("inference")
+pytestmark = [pytest.mark.samplers, pytest.mark.usefixtures("inference")]
 
 
 @pytest.fixture

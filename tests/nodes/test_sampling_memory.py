@@ -18,7 +18,7 @@ FP8 = torch.float8_e4m3fn
 FIRST = (slice(None), slice(None), slice(0, 1))
 
 
-pytestmark = pytest.mark.usefixtures("inference")
+pytestmark = [pytest.mark.samplers, pytest.mark.usefixtures("inference")]
 
 
 def far(one: Tensor, other: Tensor) -> float:

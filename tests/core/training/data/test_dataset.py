@@ -102,6 +102,7 @@ def test_old_clips_are_stored_with_the_next(tmp_path) -> None:
     assert writer.add(random_clip("one")) == ("one",)
 
 
+@pytest.mark.processes
 def test_a_store_goes_to_other_processes(tmp_path) -> None:
     clips = fill(tmp_path, "a", range(5))
     store = ClipDataset(tmp_path)
