@@ -9,11 +9,11 @@ import os
 import pytest
 import torch
 
+import mirage_core.rollout.report
 from mirage_core.errors import ShapeError
 from mirage_core.metrics import MAX_PSNR, psnr, returns_to_start
-from mirage_core.rollout.contact_sheet import contact_sheet
 from mirage_core.rollout.progress import seconds_left, time_left
-from mirage_core.rollout.report import closed_loop_psnr, describe
+from mirage_core.rollout.report import closed_loop_psnr, report, review
 from mirage_core.rollout.run_folder import chunk_path, finish
 from mirage_core.rollout.state import RolloutState
 from mirage_core.rollout.video import read_frames
@@ -59,7 +59,7 @@ def test_moves_that_come_back(make) -> None:
 
 def test_reports(finished: RolloutState, make) -> None:
     video = finish(finished)
-    text = describe(finished, video)
+    text = report(finished, video)
     assert "69 frames of 64 x 64 in 3 chunks" in text
     assert f"{len(finished.cache):,} points" in text
     assert "closed loop" not in text
@@ -67,14 +67,30 @@ def test_reports(finished: RolloutState, make) -> None:
     poses[-1] = poses[0]
     cameras = dataclasses.replace(finished.trajectory, world_to_camera=poses)
     loop = dataclasses.replace(finished, trajectory=cameras)
-    frames = torch.stack(list(read_frames(video))).float() / 255
-    expected = -10 * (frames[0] - frames[-1]).square().mean().log10()
-    assert closed_loop_psnr(loop, video) == pytest.approx(float(expected), abs=1e-3)
-    assert f"{float(expected):.2f} dB" in describe(loop, video)
+    frames = list(read_frames(video))
+    ends = {0: frames[0], len(frames) - 1: frames[-1]}
+    error = (frames[0].float() - frames[-1].float()) / 255
+    expected = float(-10 * error.square().mean().log10())
+    assert closed_loop_psnr(loop, ends) == pytest.approx(expected, abs=1e-3)
+    assert closed_loop_psnr(finished, ends) is None
+    assert f"{expected:.2f} dB" in report(loop, video)
+
+
+def test_a_review_reads_the_video_once(finished: RolloutState, monkeypatch) -> None:
+    video, passes = finish(finished), []
+
+    def counted(*given):
+        passes.append(given)
+        return read_frames(*given)
+
+    monkeypatch.setattr(mirage_core.rollout.report, "read_frames", counted)
+    seen = review(finished, video)
+    assert len(passes) == 1
+    assert seen.report == report(finished, video)
 
 
 def test_contact_sheets(finished: RolloutState) -> None:
-    sheet = contact_sheet(finished, finish(finished))
+    sheet = review(finished, finish(finished)).contact_sheet
     assert sheet.ndim == 3
     assert 0 <= float(sheet.min()) < 0.2
     assert 0.8 < float(sheet.max()) <= 1

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mirage_core.cache.accounting import footprint
 from mirage_core.cache.io import load_cache, save_cache
-from mirage_core.codecs.dct import CODEC_NAME, DctCodec
+from mirage_core.codecs.dct import DctCodec
 from mirage_core.errors import PlanError, ShapeError
 from mirage_core.geometry.camera import PixelConvention
 from mirage_core.geometry.frame_geometry import FrameGeometry
@@ -41,14 +41,14 @@ def observe(memory: PixelCache, make, frames: Tensor, depth: Tensor):
 
 def both(convention: PixelConvention = PixelConvention.PAPER) -> tuple[PixelCache, PixelCache]:
     return (
-        RgbCache.empty(CODEC.encode_images, convention),
-        FeatureCache.empty(CODEC_NAME, convention=convention),
+        RgbCache.empty(CODEC, convention),
+        FeatureCache.empty(CODEC, convention),
     )
 
 
 def test_colours_come_back_as_the_encoded_picture(make) -> None:
     frames = pictures(make)
-    memory = RgbCache.empty(CODEC.encode_images)
+    memory = RgbCache.empty(CODEC)
     seen = observe(memory, make, frames, torch.full((1, *SIZE), 2.0))
     memory = memory.holding(write(memory.cache, seen, "append"))
     readout = memory.read(make.trajectory(1, SIZE[1], SIZE[0]))
@@ -60,7 +60,7 @@ def test_colours_come_back_as_the_encoded_picture(make) -> None:
 
 def test_features_are_interpolated_and_averaged(make) -> None:
     """A linear field of tokens survives both, except at the rim of the picture."""
-    memory = FeatureCache.empty(CODEC_NAME)
+    memory = FeatureCache.empty(CODEC)
     ramp = torch.arange(6.0).expand(48, 1, 4, 6) + 10 * torch.arange(4.0)[:, None]
     cameras = make.trajectory(1, SIZE[1], SIZE[0])
     observation = memory.observe(
@@ -142,7 +142,7 @@ def test_the_bytes_of_a_pixel(make) -> None:
 
 
 def test_colours_can_be_saved(make, tmp_path: Path) -> None:
-    memory = RgbCache.empty(CODEC.encode_images)
+    memory = RgbCache.empty(CODEC)
     seen = observe(memory, make, pictures(make), torch.ones(1, *SIZE))
     memory = memory.holding(write(memory.cache, seen, "append"))
     path = save_cache(tmp_path / "colours", memory.cache)
