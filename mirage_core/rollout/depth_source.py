@@ -68,7 +68,7 @@ class EstimatedDepth:
     The cameras of the trajectory are taken as they are; only depth is estimated.
 
     Attributes:
-        estimate: Geometry of frames (F, H, W, 3) in 0..1 for their F cameras, such as a provider
+        estimate: Geometry of frames (F, H, W, 3) in 0..1 for their F cameras, such as one
             of `mirage_core.models.geometry_estimators`.
         scaled: True when the estimate can be trusted to be in scene units. Most cannot, not
             even those that are called metric.
