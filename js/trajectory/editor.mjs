@@ -77,11 +77,22 @@ export class Editor {
     this.model.scrub(best.frame);
   }
 
+  /**
+   * Something that changes a keyframe in steps. Each looks the keyframe up: whatever changes the
+   * node's inputs meanwhile, such as a report of a rollout, gives the model new ones.
+   */
+  #step(index, change) {
+    const { model } = this;
+    const key = model.keyframes[index];
+    if (!key) return;
+    model.edit(() => change(key), { commit: false });
+    model.scrub(key.frame);
+  }
+
   #move(index, controls) {
-    const key = this.model.keyframes[index];
     let moved = false;
-    const [fromX, fromY] = controls.project(key.position);
-    const origin = [...key.position];
+    const origin = [...this.model.keyframes[index].position];
+    const [fromX, fromY] = controls.project(origin);
     let [dx, dy] = [0, 0];
     return {
       move: (x, y, sx, sy) => {
@@ -89,24 +100,22 @@ export class Editor {
         dx += sx;
         dy += sy;
         const to = controls.unproject(fromX + dx, fromY + dy, origin);
-        this.model.edit(() => (key.position = to), { commit: false });
-        this.model.scrub(key.frame);
+        this.#step(index, (key) => (key.position = to));
       },
       end: () => moved && this.model.commit(),
     };
   }
 
   #turn(index, controls) {
-    const key = this.model.keyframes[index];
     let moved = false;
     return {
       move: (x, y) => {
         moved = true;
-        const target = controls.unproject(x, y, this.#aim(key));
-        if (distance(target, key.position) < 1e-6) return;
-        const quaternion = quaternionOf(lookAt(key.position, target));
-        this.model.edit(() => (key.quaternion = quaternion), { commit: false });
-        this.model.scrub(key.frame);
+        this.#step(index, (key) => {
+          const target = controls.unproject(x, y, this.#aim(key));
+          if (distance(target, key.position) < 1e-6) return;
+          key.quaternion = quaternionOf(lookAt(key.position, target));
+        });
       },
       end: () => moved && this.model.commit(),
     };
