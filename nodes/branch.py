@@ -22,6 +22,7 @@ from ..mirage_core.readout.readout import Readout
 from ..mirage_core.rollout.context import chunk_condition
 from ..mirage_core.rollout.settings import DEFAULT_PRECEDING
 from ..mirage_core.rollout.state import RolloutState
+from ..mirage_core.validate import expect_token_channels
 from .comfy.chunk_guide import ChunkGuide, Side, chunk_latent, without_mirage
 from .comfy.model import (
     BRANCH_FOLDER,
@@ -214,6 +215,7 @@ def expect_parts(
     backbone = expect_video_model(model)
     expect_fitting_loras(model)
     first = latent_tokens(first_latent, "The first latent")[:, :1]
+    expect_token_channels("The readout", readout.tokens.shape[0])
     grid, given = tuple(readout.visible.shape[1:]), tuple(first.shape[2:])
     if grid != given:
         raise ShapeError(

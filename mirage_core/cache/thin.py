@@ -19,7 +19,7 @@ _BITS: Final = 18
 
 
 def thin(cache: LatentCache, limit: int) -> LatentCache:
-    """Remove points where the memory is densest until at most ``most`` are left.
+    """Remove points where the memory is densest until at most ``limit`` are left.
 
     Space is cut into cubes whose edge is a point's sample size: where points were seen from
     near, cubes are small. Of the points of one cube one is enough. While there are too many
@@ -31,7 +31,7 @@ def thin(cache: LatentCache, limit: int) -> LatentCache:
         limit: The cap, at least 1.
 
     Returns:
-        A memory of at most ``most`` points; the same memory when it holds no more.
+        A memory of at most ``limit`` points; the same memory when it holds no more.
     """
     if len(cache) <= limit:
         return cache
@@ -47,7 +47,7 @@ def thin(cache: LatentCache, limit: int) -> LatentCache:
 
 
 def _kept(cache: LatentCache, limit: int) -> Tensor:
-    """(N,) bool: the ``most`` points that stay."""
+    """(N,) bool: the ``limit`` points that stay."""
     index = torch.arange(len(cache), device=cache.device)
     points = torch.cat([block.points for block in cache.blocks]).double()
     size = sample_size(cache, index).double().clamp_min(torch.finfo(torch.float32).tiny)

@@ -30,7 +30,6 @@ from ..errors import ShapeError
 from ..geometry.camera import PixelConvention, project_each
 from ..geometry.transform import invert_rigid
 from ..validate import expect_shape
-from .footprints import in_source_camera
 from .types import CacheBlock, LatentCache
 
 MAGIC: Final = b"MIRPTS01"
@@ -133,10 +132,8 @@ def view_bytes(
 
 def _seen(block: CacheBlock) -> tuple[NDArray, NDArray, NDArray]:
     """Grid coordinates and depth (N,) float64 of every point in the camera that saw it."""
-    alone = LatentCache((block.to("cpu"),), channels=block.tokens.shape[1])
-    local = in_source_camera(alone, torch.arange(len(block)))
-    lifted = torch.nn.functional.pad(block.intrinsics, (0, 1))[block.source.cpu().long()]
-    x, y, z = project_each(local, lifted)
+    matrices = (block.intrinsics @ block.world_to_camera[:, :3])[block.source.cpu().long()]
+    x, y, z = project_each(block.points.detach().cpu().double(), matrices)
     with np.errstate(divide="ignore", invalid="ignore"):
         return (x / z).numpy(), (y / z).numpy(), z.numpy()
 

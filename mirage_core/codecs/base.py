@@ -104,5 +104,5 @@ def expect_same_codec(held: str, codec: LatentCodec) -> None:
             "The memory was made with another VAE",
             got=f"a memory of {held!r}",
             expected=codec.name,
-            fix="Use the VAE that the memory was made with, or make the memory again",
+            fix="Use the VAE or codec that the memory was made with, or make the memory again",
         )

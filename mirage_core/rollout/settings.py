@@ -133,6 +133,37 @@ class GenerationSettings:
         return dataclasses.replace(self, memory=dataclasses.replace(self.memory, **changes))
 
     def describe(self) -> str:
-        """Text that differs whenever a setting does, for the rollout's id."""
-        values = dataclasses.asdict(self)
+        """Text that differs whenever a setting does, for the rollout's id.
+
+        The keys are promises: a shot goes on in its folder as long as they give the same text.
+        What came later is named only where it is not the default.
+        """
+        memory, plain = self.memory, MemorySettings()
+        values: dict[str, Any] = {
+            "steps": self.steps,
+            "shift": self.shift,
+            "method": self.method,
+            "whole_timesteps": self.integer_timesteps,
+            "references": self.references,
+            "preceding": self.preceding,
+            "threshold": self.threshold,
+            "exclude_seen": self.exclude_seen,
+            "carried": self.decode_context,
+            "policy": memory.rules.policy,
+            "reencode": memory.reencode,
+            "first_twice": memory.first_twice,
+            "write": dataclasses.asdict(memory.write),
+            "align": None if memory.align is None else dataclasses.asdict(memory.align),
+            "hold_back": memory.consistency is not None,
+            "convention": memory.convention,
+            "token_dtype": memory.token_dtype,
+        }
+        later = {
+            "novelty": (memory.rules.novelty, plain.rules.novelty),
+            "limits": (memory.rules.limits, plain.rules.limits),
+            "growth": (memory.growth, plain.growth),
+            "strict": (memory.strict, plain.strict),
+            "consistency": (memory.consistency or ConsistencyConfig(), ConsistencyConfig()),
+        }
+        values |= {name: value for name, (value, default) in later.items() if value != default}
         return ";".join(f"{name}={values[name]}" for name in sorted(values))

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-import comfy.latent_formats
 import comfy.model_management
-import comfy.sd
 import comfy.utils
-
-if TYPE_CHECKING:
-    import comfy.sd
 
 
 def progress(total: int) -> Callable[[float, float], None]:

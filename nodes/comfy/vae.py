@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import comfy.latent_formats
 import comfy.model_management
 import comfy.sd
-import comfy.utils
 import torch
 from torch import Tensor
 
@@ -16,10 +15,6 @@ from ...mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from ...mirage_core.constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, WAN_CODEC
 from ...mirage_core.errors import ModelMismatchError, ShapeError
 from ...mirage_core.validate import expect_frame_size, expect_token_channels
-
-if TYPE_CHECKING:
-    import comfy.sd
-
 
 Latent = dict[str, Any]
 """ComfyUI's LATENT: ``samples`` (B, 48, T, h, w) in the VAE's own, raw space."""

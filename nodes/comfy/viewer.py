@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ...mirage_core.cache.types import CacheBlock, LatentCache
 from ...mirage_core.cache.view import FeatureBasis, block_digest, feature_basis, view_bytes
+from ...mirage_core.constants import SPATIAL_STRIDE
 from ...mirage_core.files import atomic_write
-from ...mirage_core.geometry.camera import latent_size
 from ...mirage_core.geometry.frame_geometry import FrameGeometry
 from ...mirage_core.geometry.trajectory import Trajectory
 from ...mirage_core.rollout.memory import begin_memory
@@ -79,9 +79,8 @@ def picture_memory(image: Tensor, geometry: FrameGeometry) -> LatentCache:
 
     Tokens are the colours themselves, so that both ways of colouring show the picture.
     """
-    stride = image.shape[1] // latent_size(image.shape[2], image.shape[1])[0]
     pixels = image[:1, :, :, :3].movedim(-1, 1).float().cpu()
-    mean = torch.nn.functional.avg_pool2d(pixels, stride)
+    mean = torch.nn.functional.avg_pool2d(pixels, SPATIAL_STRIDE)
     settings = MemorySettings(token_dtype=torch.float32)
     return begin_memory(
         mean.movedim(0, 1), geometry.select([0]), PICTURE, settings, allow_empty=True

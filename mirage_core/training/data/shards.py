@@ -23,7 +23,7 @@ from ...conditioning.condition import Condition
 from ...constants import LATENT_CHANNELS
 from ...errors import CacheFormatError
 from ...files import atomic_write
-from ...tensor_files import write_safetensors
+from ...tensor_files import is_count, write_safetensors
 from .clip import TrainingClip
 
 FORMAT: Final = "mirage-clips"
@@ -211,7 +211,9 @@ def read_index(path: Path) -> ShardIndex:
             raise damaged(path, f"{document['format']!r} of version {document['version']}")
         clips = tuple(_entry(row) for row in document["clips"])
         # Files that do not say it hold Wan2.2's.
-        channels = int(document.get("channels", LATENT_CHANNELS))
+        channels = document.get("channels", LATENT_CHANNELS)
+        if not is_count(channels) or channels == 0:
+            raise ValueError(f"latents of {channels!r} channels")
         shard = path.with_name(_plain(document["shard"]))
         index = ShardIndex(shard, document["bytes"], clips, channels)
         found = index.path.stat().st_size

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mirage_core.cache.build import WriteConfig
 from mirage_core.checkpoints.names import to_diffusers
 from mirage_core.codecs.dct import DctCodec
 from mirage_core.conditioning.condition import Condition
@@ -24,7 +25,9 @@ from mirage_core.errors import (
     ShapeError,
     ValueRangeError,
 )
+from mirage_core.geometry.camera import PixelConvention
 from mirage_core.geometry.frame_geometry import FrameGeometry
+from mirage_core.geometry.masks import MaskGrowth
 from mirage_core.geometry.trajectory import Trajectory
 from mirage_core.geometry.transform import invert_rigid
 from mirage_core.models.denoiser import MirageDenoiser
@@ -38,7 +41,8 @@ from mirage_core.rollout.run_folder import all_latents, load_record
 from mirage_core.rollout.settings import GenerationSettings
 from mirage_core.rollout.state import RolloutState
 from mirage_core.rollout.video import read_frames
-from mirage_core.writing.policy import WriteRules
+from mirage_core.writing.consistency import ConsistencyConfig
+from mirage_core.writing.policy import WriteLimits, WriteRules
 
 PICTURE = (128, 192)
 GRID = (8, 12)
@@ -360,3 +364,37 @@ def test_direct_and_encoded_writes_differ(start, tmp_path: Path) -> None:
 def test_settings_out_of_range(changes: dict[str, float]) -> None:
     with pytest.raises(ValueRangeError):
         GenerationSettings(**changes)
+
+
+def test_the_text_of_the_settings_is_a_promise() -> None:
+    """Shots that were begun with it go on; what came later shows only where it is used."""
+    plain = GenerationSettings()
+    assert plain.describe() == (
+        "align={'mode': 'scale', 'step': 0.02, 'local': True, 'refuse_above': 0.1};carried=2;"
+        f"convention={PixelConvention.PAPER};exclude_seen=True;first_twice=False;hold_back=False;"
+        "method=unipc;policy=novelty;preceding=2;reencode=True;references=4;shift=5.0;steps=40;"
+        "threshold=0.04;token_dtype=torch.float16;whole_timesteps=True;"
+        "write={'depth_mode': 'bilinear', 'drop_flying': True}"
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rules": WriteRules("append")},
+        {"rules": WriteRules(limits=WriteLimits(1000))},
+        {"write": WriteConfig("median")},
+        {"align": None},
+        {"growth": MaskGrowth(cells=1)},
+        {"consistency": ConsistencyConfig()},
+        {"consistency": ConsistencyConfig(token=1.0)},
+        {"strict": True},
+        {"reencode": False},
+        {"first_twice": True},
+        {"convention": PixelConvention.RELEASED},
+        {"token_dtype": torch.int8},
+    ],
+)
+def test_every_setting_of_the_memory_is_in_the_text(changes: dict[str, Any]) -> None:
+    texts = {GenerationSettings().remembering(**part).describe() for part in ({}, changes)}
+    assert len(texts) == 2
