@@ -395,7 +395,7 @@ def test_errors_leave_nothing_behind(kit: Kit, plain: Tensor) -> None:
 
     def fail(executor: Any, *args: Any, **options: Any) -> Tensor:
         executor(*args, **options)
-        assert guide_of(model)._run.placed
+        assert guide_of(model)._run.moved
         raise MemoryError
 
     failing = model.clone()
