@@ -74,6 +74,10 @@ class ResumeError(MirageError):
     """A saved rollout cannot be continued."""
 
 
+class FolderInUseError(ResumeError):
+    """Another program works in the folder."""
+
+
 class KernelError(MirageError):
     """The CUDA kernels cannot be compiled, loaded or started."""
 

@@ -67,6 +67,27 @@ def ensure_writable_folder(path: Path | str) -> Path:
     return path
 
 
+def make_unused_folder(path: Path) -> Path:
+    """Make ``path``, or ``path-2``, ``path-3``, ... where that exists.
+
+    Two programs that ask at the same time get different folders.
+
+    Raises:
+        StorageError: The folder cannot be made.
+    """
+    number, candidate = 2, path
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            candidate = path.with_name(f"{path.name}-{number}")
+            number += 1
+        except (OSError, ValueError) as error:
+            raise storage_error(candidate, error) from error
+        else:
+            return candidate
+
+
 def with_suffix(path: Path | str, suffix: str) -> Path:
     """``path`` with ``suffix`` added unless it has it already, in whatever case."""
     path = Path(path)

@@ -38,6 +38,7 @@ from .comfy.model import (
     split_targets,
 )
 from .comfy.vae import Latent, VaeCodec, latent_tokens
+from .shot import expect_begun
 from .types import BranchType, ReadoutType, StateType
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class MirageApply(io.ComfyNode):
         condition = Condition.of_readout(readout)
         if state is not None:
             condition = chunk_condition(
-                state, readout, references=references, preceding=preceding
+                expect_begun(state), readout, references=references, preceding=preceding
             )
         side = None
         if branch is not None:

@@ -13,6 +13,7 @@ from ..mirage_core.rollout.align_chunk import align_to_memory
 from ..mirage_core.rollout.chunk_geometry import DYNAMIC, SKY, chunk_geometry
 from ..mirage_core.rollout.state import RolloutState
 from .comfy.ui import show_text
+from .shot import expect_begun
 from .types import GeometryType, StateType
 
 
@@ -95,7 +96,8 @@ class MirageAlignGeometry(io.ComfyNode):
     ) -> io.NodeOutput:
         align = AlignConfig(mode, refuse_above=refuse_above)
         growth = MaskGrowth(grow_pixels, grow_cells)
-        own = chunk_geometry(state, geometry, {DYNAMIC: dynamic, SKY: sky}, growth=growth)
+        masks = {DYNAMIC: dynamic, SKY: sky}
+        own = chunk_geometry(expect_begun(state), geometry, masks, growth=growth)
         aligned = align_to_memory(state, own, align, strict=strict)
         report = f"chunk {state.done + 1} of {len(state.plan)}\n{aligned.describe()}"
         show_text(report, cls.hidden.unique_id)

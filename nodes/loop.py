@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
@@ -13,28 +11,19 @@ from typing_extensions import override
 
 from ..mirage_core.cache.types import LatentCache
 from ..mirage_core.errors import MirageError
+from ..mirage_core.files import ensure_writable_folder
 from ..mirage_core.geometry.trajectory import Trajectory, fov_of
 from ..mirage_core.rollout.plan import expect_rollout_length
 from ..mirage_core.rollout.progress import time_left
 from ..mirage_core.rollout.report import review
-from ..mirage_core.rollout.run_folder import all_latents, finish, open_folder
-from ..mirage_core.rollout.state import RolloutState, chunk_seed, rollout_id
+from ..mirage_core.rollout.run_folder import all_latents, finish
+from ..mirage_core.rollout.state import RolloutState, chunk_seed
 from .comfy.files import output_folder, video_from_file
-from .comfy.loop_body import BoxedState, LoopBody, body_digest
+from .comfy.loop_body import Boxed, Flow, LoopBody, PromptNodes, settings_digest, unboxed
 from .comfy.ui import progress, show_text
 from .comfy.vae import Latent, latent_tokens, make_latent
+from .shot import PlannedShot, expect_begun
 from .types import CacheType, FlowType, StateType, TrajectoryType
-
-
-@dataclass(frozen=True)
-class Flow:
-    """Ties a Loop Close to its Loop Open.
-
-    Attributes:
-        state: The state with which the body of this iteration begins.
-    """
-
-    state: RolloutState
 
 
 class MirageRolloutStart(io.ComfyNode):
@@ -70,7 +59,7 @@ class MirageRolloutStart(io.ComfyNode):
                 ),
             ],
             outputs=[StateType.Output(display_name="state")],
-            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -92,21 +81,9 @@ class MirageRolloutStart(io.ComfyNode):
     ) -> io.NodeOutput:
         expect_rollout_length(len(trajectory))
         tokens = latent_tokens(first_latent, "The picture's latent")[:, :1]
-        settings = body_digest(cls.hidden.dynprompt, cls.hidden.unique_id)
-        run_id = rollout_id(trajectory, cache, tokens, seed, settings)
-        folder = output_folder(name) / run_id[:12]
-        if not resume:
-            folder = _unused(folder)
-        state = RolloutState(trajectory, cache, tokens, seed, run_id, folder)
-        return io.NodeOutput(open_folder(state))
-
-
-def _unused(folder: Path) -> Path:
-    number, candidate = 2, folder
-    while candidate.exists():
-        candidate = folder.with_name(f"{folder.name}-{number}")
-        number += 1
-    return candidate
+        folder = ensure_writable_folder(output_folder(name))
+        state = RolloutState(trajectory, cache, tokens, seed, run_id="", folder=folder)
+        return io.NodeOutput(PlannedShot(state, folder, resume, cls.hidden.unique_id))
 
 
 class MirageLoopOpen(io.ComfyNode):
@@ -132,21 +109,24 @@ class MirageLoopOpen(io.ComfyNode):
                 io.Int.Output(display_name="chunk"),
                 io.Float.Output(display_name="fov"),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            # Two with equal inputs begin different loops: neither may be given the other's outputs.
+            not_idempotent=True,
         )
 
     @classmethod
     @override
-    def execute(cls, state: RolloutState | BoxedState) -> io.NodeOutput:
-        state = state.state if isinstance(state, BoxedState) else state
+    def execute(cls, state: PlannedShot | RolloutState | Boxed[RolloutState]) -> io.NodeOutput:
+        flow = _flow_from(state, cls.hidden.dynprompt, cls.hidden.unique_id)
+        state = flow.state
         if state.complete:
             # Previews that hang off the body would run it once more: there is no chunk for them.
-            return io.NodeOutput(Flow(state), *[ExecutionBlocker(None)] * 7)
+            return io.NodeOutput(flow, *[ExecutionBlocker(None)] * 7)
         text = f"Chunk {state.done + 1} of {len(state.plan)}"
         left = time_left(state)
         show_text(text + (f", {left} left" if left else ""), cls.hidden.unique_id)
         return io.NodeOutput(
-            Flow(state),
+            flow,
             state,
             state.cache,
             state.frame_cameras,
@@ -155,6 +135,19 @@ class MirageLoopOpen(io.ComfyNode):
             state.done,
             _field_of_view(state.latent_cameras),
         )
+
+
+def _flow_from(
+    state: PlannedShot | RolloutState | Boxed[RolloutState],
+    dynprompt: Any,  # noqa: ANN401
+    open_id: str,
+) -> Flow:
+    """The flow of a Loop Open: the first of a loop begins a rollout, its copies go on with it."""
+    if isinstance(state, PlannedShot):
+        nodes = PromptNodes(dynprompt)
+        body = LoopBody.find(nodes, open_id)
+        return Flow(state.begin(settings_digest(nodes, open_id, state.start_id)), body)
+    return Flow(unboxed(state))
 
 
 def _field_of_view(cameras: Trajectory) -> float:
@@ -182,31 +175,54 @@ class MirageLoopClose(io.ComfyNode):
                 StateType.Input("state", lazy=True, tooltip="From Mirage Cache Update."),
             ],
             outputs=[StateType.Output(display_name="state")],
-            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             enable_expand=True,
         )
 
     @classmethod
     @override
-    def check_lazy_status(cls, flow: Flow, state: RolloutState | None = None) -> list[str]:
-        return [] if flow.state.complete or state is not None else ["state"]
+    def check_lazy_status(
+        cls, flow: Flow | Boxed[Flow], state: RolloutState | None = None
+    ) -> list[str]:
+        flow = unboxed(flow)
+        if flow.state.complete or state is not None:
+            return []
+        _expect_body(flow)
+        return ["state"]
 
     @classmethod
     @override
-    def execute(cls, flow: Flow, state: RolloutState | None = None) -> io.NodeOutput:
+    def execute(
+        cls, flow: Flow | Boxed[Flow], state: RolloutState | None = None
+    ) -> io.NodeOutput:
+        flow = unboxed(flow)
         if flow.state.complete:
             return io.NodeOutput(flow.state)
-        if state is None or state.done <= flow.state.done:
+        if state is None or expect_begun(state).done <= flow.state.done:
             raise MirageError(
                 "The loop's body does not finish a chunk",
                 expected="the state of Mirage Cache Update",
                 fix="Connect the state output of Mirage Cache Update to Mirage Loop Close",
             )
+        if state.run_id != flow.state.run_id:
+            raise MirageError(
+                "The state at this Mirage Loop Close belongs to another loop",
+                expected="the state of the Mirage Cache Update between it and its Mirage Loop Open",
+                fix="Connect state of the same Mirage Loop Open to every node of the body",
+            )
         if state.complete:
             return io.NodeOutput(state)
-        body = LoopBody.find(cls.hidden.dynprompt, cls.hidden.unique_id)
-        graph, result = body.repeat(state)
-        return io.NodeOutput(result, expand=graph.finalize())
+        added, result = _expect_body(flow).repeat(state)
+        return io.NodeOutput(result, expand=added)
+
+
+def _expect_body(flow: Flow) -> LoopBody:
+    if flow.body is None:
+        raise MirageError(
+            "The flow of this Mirage Loop Close comes by way of another node",
+            expected="flow straight from Mirage Loop Open",
+            fix="Connect flow of Mirage Loop Open to flow of Mirage Loop Close",
+        )
+    return flow.body
 
 
 class MirageRolloutResult(io.ComfyNode):
@@ -239,7 +255,7 @@ class MirageRolloutResult(io.ComfyNode):
     @classmethod
     @override
     def execute(cls, state: RolloutState) -> io.NodeOutput:
-        path = finish(state)
+        path = finish(expect_begun(state))
         read_frame = progress(len(state.trajectory))
         seen = review(state, path, read_frame)
         return io.NodeOutput(

@@ -38,6 +38,7 @@ from .comfy.vae import (
     make_latent,
     token_colours,
 )
+from .shot import expect_begun, expect_one_writer
 from .types import CacheType, GeometryType, ReadoutType, StateType
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ class MirageCacheUpdate(io.ComfyNode):
     ) -> io.NodeOutput:
         steps = progress(STAGES)
         codec = VaeCodec(vae, lambda done, total: steps(done / total, STAGES))
-        expect_same_codec(state.cache.codec, codec)
+        expect_same_codec(expect_begun(state).cache.codec, codec)
         chunk_tokens = latent_tokens(latent, "The chunk's latent")
         settings = MemorySettings(
             rules=WriteRules(policy, limits=WriteLimits(max_points)),
@@ -259,6 +260,7 @@ class MirageCacheUpdate(io.ComfyNode):
             masks={"The exclusion mask": exclude},
             on_frame=lambda done, total: steps(1 + done / total, STAGES),
         )
+        expect_one_writer(state, written.cache)
         report = _report(state, written, hold_back)
         after = commit(
             state,

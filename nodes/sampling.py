@@ -27,6 +27,7 @@ from .comfy.model import Patcher
 from .comfy.training_free import TrainingFreeGuide
 from .comfy.unipc import LibrarySampler, expect_library_solver
 from .comfy.vae import Latent, VaeCodec, latent_tokens
+from .shot import expect_begun
 from .types import ReadoutType, StateType
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class MirageChunkDecode(io.ComfyNode):
         cls, latent: Latent, vae: comfy.sd.VAE, state: RolloutState, carried: int
     ) -> io.NodeOutput:
         codec = VaeCodec(vae)
-        expect_same_codec(state.cache.codec, codec)
+        expect_same_codec(expect_begun(state).cache.codec, codec)
         images = decode_with_context(
             codec.decode,
             context_latents(state, carried),

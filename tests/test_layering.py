@@ -30,7 +30,7 @@ LAYERS = (*words_of_the_page("- Imports go one way:"), ("__main__",))
 LEAVES = set(*words_of_the_page("- Everything may import:"))
 """Modules of mirage_core that everything may import; they import only each other."""
 
-CORE_PACKAGES = {"torch", "numpy", "einops", "safetensors", "scipy", "av", "PIL"}
+CORE_PACKAGES = {"torch", "numpy", "einops", "safetensors", "scipy", "av", "PIL", "filelock"}
 """All that mirage_core needs. PIL is a requirement of ComfyUI; it draws contact sheets."""
 
 LIBRARY_PACKAGES = {

@@ -13,6 +13,8 @@ from tqdm import tqdm
 from ..cache.io import save_cache
 from ..constants import DEFAULT_FPS
 from ..errors import CacheFormatError
+from ..files import make_unused_folder
+from ..folder_lock import exclusive_folder
 from ..geometry.align import ALIGN_MODES, AlignConfig
 from ..geometry.depth import DEPTH_MODES
 from ..rollout.begin import begin
@@ -235,21 +237,23 @@ def run(arguments: argparse.Namespace) -> int:
     setup = models.DeviceSetup.from_arguments(arguments)
     depth = models.load_depth(arguments, geometry, len(trajectory), setup)
     codec = models.load_codec(arguments, setup)
+    folder = arguments.out if arguments.resume else make_unused_folder(arguments.out)
     state = begin(
         picture.to(setup.device), geometry, trajectory, codec,
         settings=settings, seed=arguments.seed, models=models.describe_models(arguments, setup),
-        folder=arguments.out if arguments.resume else _unused(arguments.out),
+        folder=folder,
     )  # fmt: skip
-    state = open_folder(state)
-    try:
-        if not state.complete:
-            parts = models.load_models(arguments, codec, depth, setup)
-            with Bar() as bar:
-                state = generate(state, parts, settings, bar)
-    except KeyboardInterrupt:
-        _print_resume_hint(state)
-        raise
-    _report(state)
+    with exclusive_folder(folder):
+        state = open_folder(state)
+        try:
+            if not state.complete:
+                parts = models.load_models(arguments, codec, depth, setup)
+                with Bar() as bar:
+                    state = generate(state, parts, settings, bar)
+        except KeyboardInterrupt:
+            _print_resume_hint(state)
+            raise
+        _report(state)
     return 0
 
 
@@ -266,14 +270,6 @@ def _expect_files(arguments: argparse.Namespace) -> None:
                 expected="a file or folder on this machine; nothing is downloaded",
                 fix="Check the path",
             )
-
-
-def _unused(folder: Path) -> Path:
-    number, candidate = 2, folder
-    while candidate.exists():
-        candidate = folder.with_name(f"{folder.name}-{number}")
-        number += 1
-    return candidate
 
 
 def _print_resume_hint(state: RolloutState) -> None:

@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"{parts.plan(arguments, settings)}\n")
         return 0
     _expect_needed(arguments)
-    with parts.deterministic():
+    with parts.deterministic(), parts.own_folder(arguments):
         return _train(parts.make_trainer(arguments, settings))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import torch
@@ -17,6 +17,7 @@ from ..codecs.dct import DctCodec
 from ..conditioning.features import SideFeature, format_features, parse_features
 from ..constants import MAX_CHUNK_FRAMES, TEMPORAL_STRIDE
 from ..errors import ModelMismatchError, ValueRangeError
+from ..folder_lock import exclusive_folder
 from ..models.load import load_transformer
 from ..models.transformer import MirageTransformer3DModel
 from ..models.vae import load_vae
@@ -54,6 +55,18 @@ def deterministic() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warned)
+
+
+@contextmanager
+def own_folder(arguments: argparse.Namespace) -> Iterator[None]:
+    """Keep other programs out of the run's folder; the processes of this run share it.
+
+    Raises:
+        FolderInUseError: Another run has the folder.
+    """
+    first = Distributed(cpu=arguments.device == "cpu").first
+    with exclusive_folder(arguments.out) if first else nullcontext():
+        yield
 
 
 def make_trainer(arguments: argparse.Namespace, settings: TrainingSettings) -> Trainer:

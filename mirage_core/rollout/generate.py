@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..constants import TEMPORAL_STRIDE
+from ..folder_lock import exclusive_folder
 from ..log import logger
 from ..readout.readout import Readout
 from .decode import context_latents, decode_with_context
@@ -44,19 +45,31 @@ def generate(
     Raises:
         ModelMismatchError: The memory was made with another codec.
         ResumeError: The folder belongs to another rollout, or a shot of several chunks has none.
+        FolderInUseError: Another program works on this shot.
         StorageError: The folder cannot be written.
     """
     models.expect_fitting(state)
     expect_folder(state)
-    if state.folder is not None:
-        state = open_folder(state)
+    if state.folder is None:
+        return _generate(state, models, settings, on_progress, noise)
+    with exclusive_folder(state.folder):
+        state = _generate(open_folder(state), models, settings, on_progress, noise)
+        finish(state)
+    return state
+
+
+def _generate(
+    state: RolloutState,
+    models: GenerationModels,
+    settings: GenerationSettings,
+    on_progress: OnProgress | None,
+    noise: NoiseSource | None,
+) -> RolloutState:
     clock = Clock(state, settings.steps, on_progress)
     with torch.no_grad():
         while not state.complete:
             readout, latents = sample_chunk(state, models, settings, clock.on_step(state), noise)
             state = _finish_chunk(state, models, settings, readout, latents, clock)
-    if state.folder is not None:
-        finish(state)
     return state
 
 

@@ -52,6 +52,9 @@ def clip_path(folder: Path, index: int) -> Path:
 def open_folder(state: RolloutState) -> RolloutState:
     """Prepare the rollout's folder, and take up the chunks that are saved in it.
 
+    What another program is writing there would be removed as left behind: hold the folder with
+    `mirage_core.folder_lock.exclusive_folder` before, and until the last chunk is committed.
+
     Returns:
         The state after the last saved chunk; the given state when there is none.
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+import torch
 from comfy_execution.graph_utils import GraphBuilder, is_link
+from torch import Tensor
 
+from ...mirage_core.errors import MirageError
 from ...mirage_core.rollout.state import RolloutState
 from .ui import is_output_node
 
@@ -20,16 +24,26 @@ Messages of the server grow with the nodes that a prompt has ever had, so copies
 portions, and each portion begins from a state by value, which keeps chains of nodes short.
 """
 
+CORE_BODY, CORE_END = "_loop_body", "_loop_end"
+"""Where ComfyUI's validation writes, on a Start Loop of its own, the ids of what belongs to it."""
 
-class BoxedState(Mapping[str, str]):
-    """A state as a constant input of an expanded node.
+T = TypeVar("T")
 
-    ComfyUI's cache reads a mapping's items to tell inputs apart; they name the state.
+Node = dict[str, Any]
+"""A node of a prompt: ``class_type``, ``inputs``, and what ComfyUI notes beside them."""
+
+
+class Boxed(Mapping[str, str], Generic[T]):
+    """A value as a constant input of an expanded node, unlike any other.
+
+    ComfyUI's cache reads a mapping's items to tell inputs apart. What a loop carries is worth
+    nothing to a later prompt: chunks that are saved are read from disk, and what was made in
+    another folder, or before a file was deleted, must not be taken for this one's.
     """
 
-    def __init__(self, state: RolloutState) -> None:
-        self.state = state
-        self._items = {"rollout": state.run_id, "chunk": str(state.done)}
+    def __init__(self, value: T) -> None:
+        self.value = value
+        self._items = {"made": uuid.uuid4().hex}
 
     def __getitem__(self, key: str) -> str:
         return self._items[key]
@@ -41,94 +55,250 @@ class BoxedState(Mapping[str, str]):
         return len(self._items)
 
 
-def body_digest(dynprompt: Any, start_id: str) -> str:  # noqa: ANN401
-    """Digest of everything that the loops begun by a Rollout Start depend on.
+def unboxed(value: T | Boxed[T]) -> T:
+    """What a box holds; any other value as it is."""
+    return value.value if isinstance(value, Boxed) else value
 
-    Names of files to write do not count: only what is upstream of a Loop Close does.
+
+@dataclass(frozen=True)
+class Flow:
+    """Ties a Loop Close to its Loop Open.
+
+    Attributes:
+        state: The state with which the body of this iteration begins.
+        body: The body as it was before it ran; None where no Loop Close takes this flow.
     """
-    upstream: set[str] = set()
-    for node_id in dynprompt.all_node_ids():
-        if dynprompt.get_node(node_id)["class_type"] == "MirageLoopClose":
-            above = ancestors(dynprompt, node_id)
-            upstream |= above | {node_id} if start_id in above else set()
-    described = []
-    for node_id in sorted(upstream - {start_id}):
-        node = dynprompt.get_node(node_id)
-        described.append((node_id, node["class_type"], sorted(node["inputs"].items())))
-    return hashlib.sha256(json.dumps(described, default=str).encode()).hexdigest()
+
+    state: RolloutState
+    body: LoopBody | None = None
 
 
-def ancestors(dynprompt: Any, node_id: str) -> set[str]:  # noqa: ANN401
-    """Ids of all nodes upstream of a node."""
+class PromptNodes(Mapping[str, Node]):
+    """The nodes of a prompt as they were added to it.
+
+    ComfyUI's own loops replace the inputs of their ends while they run.
+    """
+
+    def __init__(self, dynprompt: Any) -> None:  # noqa: ANN401
+        self._parts = (dynprompt.original_prompt, dynprompt.ephemeral_prompt)
+        self.display_id = dynprompt.get_display_node_id
+        self.parent_id = dynprompt.get_parent_node_id
+
+    def __getitem__(self, node_id: str) -> Node:
+        for part in self._parts:
+            if node_id in part:
+                return dict(part[node_id])
+        raise KeyError(node_id)
+
+    def __iter__(self) -> Iterator[str]:
+        for part in self._parts:
+            yield from part
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def siblings(self, node_id: str) -> dict[str, Node]:
+        """Nodes that were added together with this one, itself included."""
+        parent = self.parent_id(node_id)
+        return {other: self[other] for other in self if self.parent_id(other) == parent}
+
+
+def sources(node: Node) -> set[str]:
+    """Ids of the nodes that a node takes its inputs from."""
+    return {value[0] for value in node.get("inputs", {}).values() if is_link(value)}
+
+
+def ancestors(nodes: Mapping[str, Node], *node_ids: str) -> set[str]:
+    """Ids of all nodes upstream of some; those that are not among ``nodes`` end the search."""
+    found: set[str] = set()
+    pending = [node_id for node_id in node_ids if node_id in nodes]
+    while pending:
+        new = sources(nodes[pending.pop()]) - found
+        found |= new
+        pending += [node_id for node_id in new if node_id in nodes]
+    return found
+
+
+def descendants(nodes: Mapping[str, Node], node_id: str) -> set[str]:
+    """Ids of all nodes downstream of one."""
+    takers: dict[str, list[str]] = {}
+    for taker, node in nodes.items():
+        for source in sources(node):
+            takers.setdefault(source, []).append(taker)
     found: set[str] = set()
     pending = [node_id]
     while pending:
-        for value in dynprompt.get_node(pending.pop()).get("inputs", {}).values():
-            if is_link(value) and value[0] not in found:
-                found.add(value[0])
-                pending.append(value[0])
+        new = set(takers.get(pending.pop(), ())) - found
+        found |= new
+        pending += new
     return found
+
+
+def close_of(nodes: Mapping[str, Node], open_id: str) -> str | None:
+    """The Loop Close that takes the flow of a Loop Open; None when there is none.
+
+    Raises:
+        MirageError: There are several. Which of them a chunk belongs to could not be told.
+    """
+    closes = sorted(
+        node_id
+        for node_id, node in nodes.items()
+        if node["class_type"] == "MirageLoopClose" and node["inputs"].get("flow") == [open_id, 0]
+    )
+    if len(closes) > 1:
+        raise MirageError(
+            "Several Mirage Loop Close end the same Mirage Loop Open",
+            got=f"nodes {', '.join(closes)} take the flow of node {open_id}",
+            expected="one Mirage Loop Close for each Mirage Loop Open",
+            fix="Give each its own: copy Mirage Loop Open and the body together with Mirage Loop "
+            "Close. All of them may begin from the same Mirage Rollout Start",
+        )
+    return closes[0] if closes else None
+
+
+def settings_digest(nodes: Mapping[str, Node], open_id: str, start_id: str) -> str:
+    """Digest of everything that a loop depends on.
+
+    Names of files to write do not count: only what is upstream of the Loop Close does, and of
+    other shots upstream not under which name they are saved. Without a Loop Close, whatever
+    hangs off the Loop Open counts.
+    """
+    close_id = close_of(nodes, open_id)
+    ends = descendants(nodes, open_id) if close_id is None else {close_id}
+    described = []
+    for node_id in sorted((ancestors(nodes, *ends) | ends) - {start_id}):
+        node = nodes[node_id]
+        inputs = dict(node["inputs"])
+        if node["class_type"] == "MirageRolloutStart":
+            del inputs["name"], inputs["resume"]
+        described.append((node_id, node["class_type"], sorted(inputs.items())))
+    return hashlib.sha256(json.dumps(described, default=_by_value).encode()).hexdigest()
+
+
+def _by_value(value: Any) -> str:  # noqa: ANN401
+    """Stands for an input by value, which loops of other packs give to their copies."""
+    if isinstance(value, Tensor):
+        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(data).hexdigest()}"
+    # Nothing is known of it, so nothing that is saved may be taken for made with it.
+    return uuid.uuid4().hex
 
 
 @dataclass(frozen=True)
 class LoopBody:
-    """The nodes between a Loop Open and its Loop Close.
+    """The nodes between a Loop Open and its Loop Close, as they were before they ran.
 
     Attributes:
-        dynprompt: The prompt as it runs.
         open_id: The Loop Open.
         close_id: The Loop Close.
-        members: All nodes of the body, the Loop Open included, the Loop Close not.
+        members: Ids of all nodes of the body, the Loop Open included, the Loop Close not.
+        nodes: The members and the Loop Close.
+        display_ids: Which node of the workflow stands for each of them.
     """
 
-    dynprompt: Any
     open_id: str
     close_id: str
     members: frozenset[str]
+    nodes: Mapping[str, Node]
+    display_ids: Mapping[str, str]
 
     @classmethod
-    def find(cls, dynprompt: Any, close_id: str) -> LoopBody:  # noqa: ANN401
-        """The body that ends in a Loop Close, with output nodes that hang off it."""
-        open_id = dynprompt.get_node(close_id)["inputs"]["flow"][0]
-        above = {node_id: ancestors(dynprompt, node_id) for node_id in dynprompt.all_node_ids()}
-        inside = {n for n in above if open_id in above[n] and close_id not in above[n]}
-        ends = {n for n in inside if is_output_node(dynprompt.get_node(n)["class_type"])}
-        wanted = ends.union(above[close_id], *(above[n] for n in ends))
-        members = (wanted & inside) - {close_id} | {open_id}
-        return cls(dynprompt, open_id, close_id, frozenset(members))
+    def find(cls, nodes: PromptNodes, open_id: str) -> LoopBody | None:
+        """The body that begins at a Loop Open, with output nodes that hang off it.
 
-    def repeat(self, state: RolloutState) -> tuple[GraphBuilder, Any]:
+        Only nodes that stand beside the Loop Open count: what a node of the body expands to,
+        its copy expands to by itself.
+        """
+        near = nodes.siblings(open_id)
+        close_id = close_of(near, open_id)
+        if close_id is None:
+            return None
+        inside = descendants(near, open_id) - descendants(near, close_id) - {close_id}
+        ends = {n for n in inside if is_output_node(near[n]["class_type"])}
+        wanted = ends | ancestors(near, close_id, *ends)
+        members = _with_core_loops(near, wanted & inside | {open_id})
+        kept = members | {close_id}
+        return cls(
+            open_id,
+            close_id,
+            frozenset(members),
+            {n: near[n] for n in kept},
+            {n: nodes.display_id(n) for n in kept},
+        )
+
+    def repeat(self, state: RolloutState) -> tuple[dict[str, Node], Any]:
         """Copies of the body for the chunks after ``state``, and the last copy's result."""
         graph = GraphBuilder()
-        carried: Any = BoxedState(state)
+        notes: dict[str, dict[str, Any]] = {}
+        carried: Any = Boxed(state)
         copies = min(state.remaining, CHUNKS_PER_EXPANSION)
         for iteration in range(copies):
-            name = f"chunk{state.done + iteration + 1}"
-            self._copy(graph, name, self.members)
-            graph.lookup_node(self._name(name, self.open_id)).set_input("state", carried)
-            carried = self._result(graph, name)
+            copy = _Copy(self, graph, f"chunk{state.done + iteration + 1}")
+            notes |= copy.add(sorted(self.members))
+            copy.node(self.open_id).set_input("state", carried)
+            carried = copy.link(self.nodes[self.close_id]["inputs"]["state"])
         if copies < state.remaining:
-            self._copy(graph, name, {self.close_id})
-            carried = graph.lookup_node(self._name(name, self.close_id)).out(0)
-        return graph, carried
+            copy.add([self.close_id])
+            close = copy.node(self.close_id)
+            # By value, since only this body is as it was before ComfyUI ran it.
+            close.set_input("flow", Boxed(Flow(state, self)))
+            carried = close.out(0)
+        added = graph.finalize()
+        for node_id, note in notes.items():
+            added[node_id].update(note)
+        return added, carried
 
-    def _name(self, copy: str, node_id: str) -> str:
-        return f"{copy}_{self.dynprompt.get_display_node_id(node_id)}"
 
-    def _copy(self, graph: GraphBuilder, name: str, members: set[str] | frozenset[str]) -> None:
-        for node_id in members:
-            node = graph.node(
-                self.dynprompt.get_node(node_id)["class_type"], self._name(name, node_id)
-            )
-            node.set_override_display_id(self.dynprompt.get_display_node_id(node_id))
-        for node_id in members:
-            copy = graph.lookup_node(self._name(name, node_id))
-            for key, value in self.dynprompt.get_node(node_id)["inputs"].items():
-                inside = is_link(value) and value[0] in self.members
-                copy.set_input(key, self._link(graph, name, value) if inside else value)
+@dataclass(frozen=True)
+class _Copy:
+    """One copy of a body, as it is added to a graph."""
 
-    def _link(self, graph: GraphBuilder, name: str, link: list[Any]) -> Any:  # noqa: ANN401
-        return graph.lookup_node(self._name(name, link[0])).out(link[1])
+    body: LoopBody
+    graph: GraphBuilder
+    name: str
 
-    def _result(self, graph: GraphBuilder, name: str) -> Any:  # noqa: ANN401
-        return self._link(graph, name, self.dynprompt.get_node(self.close_id)["inputs"]["state"])
+    def add(self, node_ids: list[str]) -> dict[str, dict[str, Any]]:
+        """Add copies of nodes; returns what ComfyUI noted on them, with the copies' ids."""
+        body, notes = self.body, {}
+        for node_id in node_ids:
+            node = self.graph.node(body.nodes[node_id]["class_type"], self._id(node_id))
+            node.set_override_display_id(body.display_ids[node_id])
+        for node_id in node_ids:
+            content, node = body.nodes[node_id], self.node(node_id)
+            for key, value in content["inputs"].items():
+                node.set_input(key, self.link(value))
+            if CORE_END in content:
+                notes[node.id] = {
+                    CORE_BODY: [self.node(other).id for other in content[CORE_BODY]],
+                    CORE_END: self.node(content[CORE_END]).id,
+                }
+        return notes
+
+    def node(self, node_id: str) -> Any:  # noqa: ANN401
+        """The copy of a node."""
+        return self.graph.lookup_node(self._id(node_id))
+
+    def link(self, value: Any) -> Any:  # noqa: ANN401
+        """An input's value, led to the copy where it is a link into the body."""
+        inside = is_link(value) and value[0] in self.body.members
+        return self.node(value[0]).out(value[1]) if inside else value
+
+    def _id(self, node_id: str) -> str:
+        return f"{self.name}_{self.body.display_ids[node_id]}"
+
+
+def _with_core_loops(nodes: Mapping[str, Node], members: set[str]) -> set[str]:
+    """The members, with ComfyUI's own loops that end among them: those are copied whole.
+
+    Such a loop's start may take nothing from the body.
+    """
+    while True:
+        added = {
+            other
+            for node_id, node in nodes.items()
+            if node.get(CORE_END) in members
+            for other in (node_id, *node[CORE_BODY])
+        }
+        if added <= members:
+            return members
+        members = members | added

@@ -62,29 +62,43 @@ def dynamic(prompt: dict[str, Any]) -> Any:
     return DynamicPrompt(prompt)
 
 
-def expand(loops: ModuleType, prompt: Any, close_id: str, state: State) -> tuple[list[str], Any]:
+def find(loops: ModuleType, prompt: Any, open_id: str = "open") -> Any:
+    return loops.LoopBody.find(loops.PromptNodes(prompt), open_id)
+
+
+def digest(loops: ModuleType, prompt: Any, open_id: str = "open", start_id: str = "start") -> str:
+    return loops.settings_digest(loops.PromptNodes(prompt), open_id, start_id)
+
+
+def add(prompt: Any, nodes: dict[str, Any], parent_id: str) -> list[str]:
+    """Take up the nodes of an expansion as the executor does."""
+    for name, content in nodes.items():
+        display = content.get("override_display_id", parent_id)
+        prompt.add_ephemeral_node(name, content, parent_id, display)
+    return list(nodes)
+
+
+def expand(body: Any, prompt: Any, close_id: str, state: State) -> tuple[list[str], Any]:
     """Expand one Loop Close as the executor does; new ids and what stands for its result."""
     from comfy_execution.graph_utils import GraphBuilder
 
     GraphBuilder.set_default_prefix(close_id, 0, 0)
-    built, result = loops.LoopBody.find(prompt, close_id).repeat(state)
-    nodes = built.finalize()
-    for name, content in nodes.items():
-        display = content.get("override_display_id", close_id)
-        prompt.add_ephemeral_node(name, content, close_id, display)
-    return list(nodes), result
+    nodes, result = body.repeat(state)
+    return add(prompt, nodes, close_id), result
 
 
 def unroll(loops: ModuleType, prompt: Any, chunks: int) -> Iterator[tuple[list[str], Any]]:
     """All expansions of a loop, the first chunk having run as the literal nodes."""
-    close_id, state = "close", State(chunks, 1)
+    body, close_id, state = find(loops, prompt), "close", State(chunks, 1)
     while close_id:
-        names, result = expand(loops, prompt, close_id, state)
+        names, result = expand(body, prompt, close_id, state)
         yield names, result
         copies = sum(prompt.get_node(name)["class_type"] == "MirageLoopOpen" for name in names)
         state = replace(state, done=state.done + copies)
         closes = [n for n in names if prompt.get_node(n)["class_type"] == "MirageLoopClose"]
         close_id = closes[0] if closes else ""
+        if closes:
+            body = prompt.get_node(close_id)["inputs"]["flow"].value.body
     assert state.remaining == 0
 
 
@@ -93,7 +107,7 @@ def kinds(prompt: Any, names: list[str]) -> list[str]:
 
 
 def test_body_is_what_lies_between(loops: ModuleType) -> None:
-    body = loops.LoopBody.find(dynamic(graph()), "close")
+    body = find(loops, dynamic(graph()))
     assert (body.open_id, body.members) == ("open", BODY)
 
 
@@ -106,7 +120,7 @@ def test_outputs_that_hang_off_the_body_belong_to_it(loops: ModuleType) -> None:
         "after": node("PreviewImage", images=["result", 3]),
         "beside": node("PreviewImage", images=["codec", 0]),
     }
-    body = loops.LoopBody.find(dynamic(prompt), "close")
+    body = find(loops, dynamic(prompt))
     assert body.members == BODY | {"look", "invert", "look2"}
 
 
@@ -130,14 +144,15 @@ def test_state_goes_from_copy_to_copy(loops: ModuleType, chunks: int) -> None:
         opens = [n for n in names if prompt.get_node(n)["class_type"] == "MirageLoopOpen"]
         updates = [n for n in names if prompt.get_node(n)["class_type"] == "MirageCacheUpdate"]
         first, *later = [prompt.get_node(name)["inputs"]["state"] for name in opens]
-        assert isinstance(first, loops.BoxedState)
+        assert isinstance(first, loops.Boxed) and first.value.done in (1, 17, 33)
         by_open = {prompt.get_node(n)["inputs"]["state"][0]: n for n in updates}
         chain = [by_open[name] for name in opens]
         assert later == [[update, 0] for update in chain[:-1]]
         closes = [n for n in names if prompt.get_node(n)["class_type"] == "MirageLoopClose"]
         if closes:
             inputs = prompt.get_node(closes[0])["inputs"]
-            assert inputs == {"flow": [opens[-1], 0], "state": [chain[-1], 0]}
+            assert inputs["state"] == [chain[-1], 0]
+            assert inputs["flow"].value.state == first.value
             assert result == [closes[0], 0]
         else:
             assert result == [chain[-1], 0]
@@ -145,7 +160,7 @@ def test_state_goes_from_copy_to_copy(loops: ModuleType, chunks: int) -> None:
 
 def test_copies_share_what_is_outside(loops: ModuleType) -> None:
     prompt = dynamic(graph())
-    names, _ = expand(loops, prompt, "close", State(3, 1))
+    names, _ = expand(find(loops, prompt), prompt, "close", State(3, 1))
     for name in names:
         for key, value in prompt.get_node(name)["inputs"].items():
             if key == "vae":
@@ -169,7 +184,7 @@ def test_subgraph_ids_are_not_taken_apart(loops: ModuleType) -> None:
             for name, content in graph().items()
         }
     )
-    names, result = expand(loops, prompt, "1:6:close", State(3, 1))
+    names, result = expand(find(loops, prompt, "1:6:open"), prompt, "1:6:close", State(3, 1))
     assert len(names) == 2 * len(BODY)
     assert prompt.get_display_node_id(result[0]) == "1:6:update"
 
@@ -182,15 +197,16 @@ def test_ids_do_not_grow_with_the_loop(loops: ModuleType) -> None:
     assert longest < 24 * (expansions + 1)
 
 
-def test_boxed_states_are_told_apart(loops: ModuleType) -> None:
+def test_what_loops_carry_is_told_apart(loops: ModuleType) -> None:
+    """ComfyUI's cache never takes one making of a chunk for another, however alike they are."""
     from comfy_execution.caching import to_hashable
 
-    def key(**changes: Any) -> Any:
-        return to_hashable(loops.BoxedState(State(**{"chunks": 9, "done": 3} | changes)))
-
-    assert hash(key()) == hash(key()) and key() == key()
-    assert key() != key(done=4)
-    assert key() != key(run_id="other")
+    state = State(9, 3)
+    box, other = loops.Boxed(state), loops.Boxed(state)
+    assert hash(to_hashable(box)) == hash(to_hashable(box))
+    assert to_hashable(box) == to_hashable(box)
+    assert to_hashable(box) != to_hashable(other)
+    assert loops.unboxed(box) is loops.unboxed(state) is state
 
 
 @pytest.mark.parametrize(
@@ -206,7 +222,7 @@ def test_names_do_not_make_another_rollout(
 ) -> None:
     changed = graph()
     changed[name]["inputs"] |= inputs
-    digests = [loops.body_digest(dynamic(prompt), "start") for prompt in (graph(), changed)]
+    digests = [digest(loops, dynamic(prompt)) for prompt in (graph(), changed)]
     assert digests[0] == digests[1]
 
 
@@ -223,13 +239,105 @@ def test_settings_of_the_body_make_another_rollout(
 ) -> None:
     changed = graph()
     changed[name]["inputs"] |= inputs
-    digests = [loops.body_digest(dynamic(prompt), "start") for prompt in (graph(), changed)]
+    digests = [digest(loops, dynamic(prompt)) for prompt in (graph(), changed)]
     assert digests[0] != digests[1]
+
+
+def pasted() -> dict[str, dict[str, Any]]:
+    """The loop, and a copy with its links, as pasting makes it, that differs in one setting."""
+    prompt = graph()
+    names = {name: f"{name}2" for name in (*BODY, "close", "result")}
+
+    def led(value: Any) -> Any:
+        return [names.get(value[0], value[0]), value[1]] if isinstance(value, list) else value
+
+    for name, copy in names.items():
+        content = prompt[name]
+        inputs = {key: led(value) for key, value in content["inputs"].items()}
+        prompt[copy] = content | {"inputs": inputs}
+    prompt["update2"]["inputs"]["policy"] = "append"
+    return prompt
+
+
+def test_every_loop_of_a_start_is_a_rollout_of_its_own(loops: ModuleType) -> None:
+    prompt = dynamic(pasted())
+    first, second = (digest(loops, prompt, name) for name in ("open", "open2"))
+    assert first != second
+    # Beside another loop it is the rollout that it is alone, so that it goes on from its chunks.
+    assert first == digest(loops, dynamic(graph()))
+    assert find(loops, prompt).members == BODY
+    assert find(loops, prompt, "open2").members == {f"{name}2" for name in BODY}
+
+
+def test_two_ends_of_one_loop_are_refused(loops: ModuleType) -> None:
+    prompt = graph()
+    prompt["update2"] = node("MirageCacheUpdate", state=["open", 1], policy="append")
+    prompt["close2"] = node("MirageLoopClose", flow=["open", 0], state=["update2", 0])
+    with pytest.raises(Exception, match="end the same Mirage Loop Open") as caught:
+        find(loops, dynamic(prompt))
+    assert type(caught.value).__name__ == "MirageError"
+    assert "close, close2" in str(caught.value) and caught.value.fix
+
+
+def chained() -> dict[str, dict[str, Any]]:
+    """A second shot that begins with the memory of the first."""
+    prompt = pasted()
+    prompt["start2"] = node("MirageRolloutStart", name="two", resume=True, cache=["result", 2])
+    prompt["open2"]["inputs"]["state"] = ["start2", 0]
+    return prompt
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "first", "second"),
+    [
+        ("update2", {"policy": "novelty"}, False, True),
+        ("start2", {"name": "other"}, False, False),
+        ("start2", {"seed": 5}, False, False),
+        ("update", {"policy": "append"}, True, True),
+        ("start", {"name": "other", "resume": False}, False, False),
+    ],
+)
+def test_a_shot_depends_on_the_shot_before_and_never_on_the_one_after(
+    loops: ModuleType, name: str, inputs: dict[str, Any], first: bool, second: bool
+) -> None:
+    changed = chained()
+    changed[name]["inputs"] |= inputs
+    for open_id, start_id, differs in (("open", "start", first), ("open2", "start2", second)):
+        before = digest(loops, dynamic(chained()), open_id, start_id)
+        assert (before != digest(loops, dynamic(changed), open_id, start_id)) is differs
+
+
+def test_a_body_without_an_end_depends_on_all_that_it_does(loops: ModuleType) -> None:
+    prompts = graph(), graph()
+    for prompt in prompts:
+        del prompt["close"]
+        prompt["result"]["inputs"]["state"] = ["update", 0]
+    prompts[1]["update"]["inputs"]["policy"] = "append"
+    one, other = map(dynamic, prompts)
+    assert find(loops, one) is None
+    assert digest(loops, one) != digest(loops, other)
+
+
+def test_inputs_by_value_are_told_apart(loops: ModuleType) -> None:
+    """Loops of other packs give their copies pictures and objects in place of links."""
+    import torch
+
+    def with_value(value: Any) -> Any:
+        prompt = graph()
+        prompt["fill"]["inputs"]["image"] = value
+        return dynamic(prompt)
+
+    pictures = torch.zeros(64, 64), torch.zeros(64, 64)
+    pictures[1][20, 20] = 1
+    same, other = (digest(loops, with_value(picture)) for picture in pictures)
+    assert same == digest(loops, with_value(torch.zeros(64, 64))) != other
+    thing = object()
+    assert digest(loops, with_value(thing)) != digest(loops, with_value(thing))
 
 
 def test_close_asks_for_its_state_only_when_a_chunk_is_left(pack: ModuleType) -> None:
     close, flow = pack.nodes.loop.MirageLoopClose, pack.nodes.loop.Flow
-    done, open_ = (flow(SimpleNamespace(complete=flag)) for flag in (True, False))
+    done, open_ = (flow(SimpleNamespace(complete=flag), "body") for flag in (True, False))
     assert close.check_lazy_status(flow=done) == []
     assert close.check_lazy_status(flow=open_) == ["state"]
     assert close.check_lazy_status(flow=open_, state=open_.state) == []
@@ -242,3 +350,17 @@ def test_body_that_finishes_nothing_is_refused(pack: ModuleType) -> None:
     with pytest.raises(pack.mirage_core.errors.MirageError, match="Mirage Cache Update") as caught:
         nodes.MirageLoopClose.execute(nodes.Flow(stuck), stuck)
     assert caught.value.expected and caught.value.fix
+
+
+def test_flow_by_way_of_another_node_is_refused_before_the_work(pack: ModuleType) -> None:
+    nodes = pack.nodes.loop
+    flow = nodes.Flow(SimpleNamespace(complete=False, done=0))
+    with pytest.raises(pack.mirage_core.errors.MirageError, match="by way of another node"):
+        nodes.MirageLoopClose.check_lazy_status(flow=flow)
+
+
+def test_state_of_another_loop_is_refused(pack: ModuleType) -> None:
+    nodes = pack.nodes.loop
+    ours, theirs = (SimpleNamespace(complete=False, done=n, run_id=str(n)) for n in (0, 1))
+    with pytest.raises(pack.mirage_core.errors.MirageError, match="belongs to another loop"):
+        nodes.MirageLoopClose.execute(nodes.Flow(ours, "body"), theirs)

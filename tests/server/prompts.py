@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dev.comfy_client import ComfyClient, Progress, RunResult
+from mirage_core.folder_lock import HOLDER, LOCK
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -149,8 +150,12 @@ def folders(output: Path, name: str) -> list[Path]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder, hidden ones included."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Every file of a folder, hidden ones included, but for those of the lock on it.
+
+    The server lets go of a folder soon after the prompt, and not at its last message.
+    """
+    paths = [path for path in folder.iterdir() if path.name not in (LOCK, HOLDER)]
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def interrupt_in(client: ComfyClient, chunk: int, step: int = 1) -> Callable[[Progress], None]:

@@ -23,7 +23,7 @@ from mirage_core.trajectories.presets import preset_trajectory
 from workflows.dynamics import FILES, MOVING_THINGS
 from workflows.flatten import flatten
 
-from .prompts import Prompt, folders, loop, memory, node, scene
+from .prompts import Prompt, contents, folders, loop, memory, node, scene
 
 pytestmark = pytest.mark.server
 
@@ -124,7 +124,7 @@ def test_bad_geometry_stops_the_shot_before_anything_is_saved(
         comfy_client.run(prompt, timeout=120)
     assert caught.value.exception_type.endswith("ShapeError")
     (folder,) = folders(comfy_server.output, "too_short")
-    assert [path.name for path in folder.iterdir()] == ["rollout.json"]
+    assert list(contents(folder)) == ["rollout.json"]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from torch import Tensor
 from mirage_core.codecs.dct import DctCodec
 from mirage_core.conditioning.condition import Condition
 from mirage_core.errors import GeometryError, ShapeError
+from mirage_core.folder_lock import LOCK
 from mirage_core.geometry.align import AlignConfig
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory
@@ -20,6 +21,7 @@ from mirage_core.rollout.chunk_geometry import DYNAMIC, Masks
 from mirage_core.rollout.depth_source import EstimatedDepth, KnownDepth
 from mirage_core.rollout.generate import generate
 from mirage_core.rollout.models import GenerationModels
+from mirage_core.rollout.run_folder import MANIFEST
 from mirage_core.rollout.settings import GenerationSettings
 from mirage_core.rollout.state import RolloutState
 from mirage_core.writing.consistency import ConsistencyConfig
@@ -132,7 +134,7 @@ class TestAgreement:
 
         with pytest.raises(GeometryError, match="intrinsics differ"):
             self.shot(make, tmp_path / "shot", QUICK, depth=EstimatedDepth(wide))
-        assert [path.name for path in (tmp_path / "shot").iterdir()] == ["rollout.json"]
+        assert sorted(path.name for path in (tmp_path / "shot").iterdir()) == [LOCK, MANIFEST]
 
 
 def test_the_released_settings_align_nothing() -> None:

@@ -25,6 +25,7 @@ from mirage_core.errors import (
     ShapeError,
     ValueRangeError,
 )
+from mirage_core.folder_lock import LOCK
 from mirage_core.geometry.camera import PixelConvention
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.masks import MaskGrowth
@@ -37,7 +38,7 @@ from mirage_core.rollout.depth_source import EstimatedDepth, KnownDepth
 from mirage_core.rollout.generate import generate
 from mirage_core.rollout.models import GenerationModels
 from mirage_core.rollout.progress import Progress
-from mirage_core.rollout.run_folder import all_latents, load_record
+from mirage_core.rollout.run_folder import MANIFEST, all_latents, load_record
 from mirage_core.rollout.settings import GenerationSettings
 from mirage_core.rollout.state import RolloutState
 from mirage_core.rollout.video import read_frames
@@ -265,7 +266,7 @@ def test_a_cancelled_run_goes_on_as_if_nothing_had_been(
     with pytest.raises(Cancelled):
         generate(before, models(), QUICK, cancel)
     saved = {f"chunk_{k:04}.{kind}" for k in range(chunk) for kind in ("mp4", "safetensors")}
-    assert names(tmp_path / "broken") == saved | {"rollout.json"}
+    assert names(tmp_path / "broken") == saved | {LOCK, MANIFEST}
     assert before.done == 0
     seen: list[Progress] = []
     expect_equal(generate(before, models(), QUICK, seen.append), whole)

@@ -1,0 +1,95 @@
+"""A shot on its way between nodes: planned, begun by a loop, and written chunk by chunk."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+from ..mirage_core.cache.types import LatentCache
+from ..mirage_core.errors import MirageError
+from ..mirage_core.files import make_unused_folder
+from ..mirage_core.folder_lock import exclusive_folder
+from ..mirage_core.rollout.run_folder import open_folder
+from ..mirage_core.rollout.state import RolloutState, rollout_id
+from .comfy.prompt import when_prompt_ends
+
+
+@dataclass(frozen=True)
+class PlannedShot:
+    """What Rollout Start plans; every loop that begins from it makes a rollout of its own.
+
+    Attributes:
+        state: The state before the first chunk, of no rollout yet.
+        folder: Where the loops' rollouts get folders.
+        resume: Go on with saved chunks of the same rollout.
+        start_id: The Rollout Start.
+    """
+
+    state: RolloutState
+    folder: Path
+    resume: bool
+    start_id: str
+
+    def begin(self, settings: str) -> RolloutState:
+        """The rollout of a loop, after the chunks that it has saved.
+
+        No other program gets into its folder before the prompt is over.
+
+        Args:
+            settings: Text that stands for all that the loop does.
+
+        Raises:
+            FolderInUseError: Another program works on this rollout.
+            ResumeError: The folder belongs to another rollout.
+            StorageError: The folder cannot be written.
+        """
+        plan = self.state
+        run_id = rollout_id(
+            plan.trajectory, plan.cache, plan.first_latent, plan.seed, settings
+        )
+        folder = self.folder / run_id[:12]
+        if not self.resume:
+            folder = make_unused_folder(folder)
+        held = ExitStack()
+        held.enter_context(exclusive_folder(folder))
+        when_prompt_ends(held.close)
+        return open_folder(dataclasses.replace(plan, run_id=run_id, folder=folder))
+
+
+def expect_begun(state: RolloutState | PlannedShot) -> RolloutState:
+    """The state itself; raises `MirageError` for one that belongs to no rollout yet."""
+    if isinstance(state, PlannedShot):
+        raise MirageError(
+            "The state comes straight from Mirage Rollout Start",
+            expected="the state of a loop, which says what is made and where it is saved",
+            fix="Connect Mirage Rollout Start to Mirage Loop Open, and take state from there",
+        )
+    return state
+
+
+_written: WeakKeyDictionary[RolloutState, LatentCache] = WeakKeyDictionary()
+"""States whose chunk was written, and the memory after it."""
+
+
+def expect_one_writer(state: RolloutState, memory: LatentCache) -> None:
+    """Raise `MirageError` when the chunk after ``state`` was written otherwise already.
+
+    The second of two writers would replace what the first saved, and each would go on from a
+    memory that is not on disk.
+
+    Args:
+        state: The state before the chunk.
+        memory: The memory after it.
+    """
+    before = _written.setdefault(state, memory)
+    if before is not memory and before.fingerprint() != memory.fingerprint():
+        raise MirageError(
+            "The loop's body writes the same chunk twice",
+            got="two Mirage Cache Update with the same state that differ in what they write",
+            expected="one Mirage Cache Update in the body of a loop",
+            fix="Remove one, or give it a loop of its own: copy the body together with Mirage "
+            "Loop Open and Mirage Loop Close",
+        )
