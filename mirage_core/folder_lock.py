@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import platform
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,7 +111,7 @@ def _release(folder: Path, lock: FileLock) -> None:
 def _this_program() -> dict[str, Any]:
     now = datetime.now(timezone.utc)
     return {
-        "host": socket.gethostname(),
+        "host": platform.node(),
         "process": os.getpid(),
         "since": now.isoformat(timespec="seconds"),
     }

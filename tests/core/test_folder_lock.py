@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def test_the_second_program_is_told_who_works(tmp_path: Path) -> None:
         with pytest.raises(FolderInUseError) as caught, exclusive_folder(tmp_path):
             pass
         assert isinstance(caught.value, ResumeError) and caught.value.fix
-        assert f"process {process.pid} on {socket.gethostname()}, since 20" in str(caught.value)
+        assert f"process {process.pid} on {platform.node()}, since 20" in str(caught.value)
         process.communicate("")
         assert process.returncode == 0
     with exclusive_folder(tmp_path):

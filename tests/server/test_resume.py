@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from dev.comfy_client import ComfyClient, ComfyClientError, ComfyRunError
 from dev.comfy_server import ComfyServer
 from mirage_core.files import TEMPORARY_PREFIX
+from mirage_core.folder_lock import HOLDER
 
 from .prompts import (
     BODY,
@@ -97,6 +98,8 @@ def test_killed_server_goes_on(
     kill = once_in(3, 2, other_server.kill)
     with pytest.raises(ComfyClientError):
         other_client.run(prompt("killed"), on_progress=kill, timeout=120)
+    (folder,) = folders(other_server.output, "killed")
+    assert (folder / HOLDER).exists(), "a dead server's note blocks nobody"
     other_server.restart()
     check_resumed(other_server, "killed", uninterrupted)
 
