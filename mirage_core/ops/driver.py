@@ -17,6 +17,7 @@ KERNELS: Final = (
     "mirage_prepare",
     "mirage_bounds",
     "mirage_splat",
+    "mirage_view",
     "mirage_resolve",
     "mirage_fused",
     "mirage_gather",

@@ -14,12 +14,13 @@ from typing import Final, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from .best_view import Seen, best_winners
 from .splat import BOUNDS_RUN
 
 SPLAT_THREADS: Final = BOUNDS_RUN
 SPLAT_RUNS: Final = 4
 SPLAT_POINTS: Final = SPLAT_RUNS * BOUNDS_RUN
-TABLE_BLOCKS: Final = 80
+TABLE_BLOCKS: Final = 72
 FUSED_BLOCKS: Final = 16
 FUSED_THREADS: Final = 512
 FUSED_CELLS: Final = 512
@@ -34,7 +35,7 @@ FUSED_POINTS: Final = 16384
 
 _PIECE: Final = 16
 _MAX_POINTS: Final = 2**32 - 1
-_BLOCK: Final = struct.Struct("<4Q4I")
+_BLOCK: Final = struct.Struct("<5Q4I")
 _COPY: Final = {2: 0, 4: 1}
 _INT8: Final = {torch.float32: 2, torch.bfloat16: 3, torch.float16: 4}
 _GRADIENTS: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -56,6 +57,15 @@ class Grid(ctypes.Structure):
     """Rows and columns of the views, and the rounding rule."""
 
     _fields_ = (("height", ctypes.c_int), ("width", ctypes.c_int), ("nearest", ctypes.c_int))
+
+
+class Rule(ctypes.Structure):
+    """Settings of `mirage_core.ops.best_view.BestView`, as its ``numbers``."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_float)
+        for name in ("band", "lean", "limit", "bins", "coarser", "finer")
+    )  # fmt: skip
 
 
 class Result(ctypes.Structure):
@@ -118,6 +128,36 @@ def splat(launch: Launcher, memory: BlockTensors, projection: Tensor, grid: Grid
     """Keys of the z-buffer, (T, h * w) int64, as `mirage_core.ops.splat.splat` leaves them."""
     keys, _ = _splat(launch, memory, projection, grid)
     return keys
+
+
+def best_view(
+    launch: Launcher,
+    memory: BlockTensors,
+    seen: Seen,
+    projection: Tensor,
+    viewers: Tensor,
+    grid: Grid,
+    rule: Sequence[float],
+) -> tuple[Tensor, Tensor]:
+    """Winners and depth, as `mirage_core.ops.best_view.best_view`."""
+    front, _ = _splat(launch, memory, projection, grid)
+    keys = torch.empty_like(front)
+    described = _prepared(memory)._replace(
+        tokens=[numbers.int().contiguous() for numbers in seen.source],
+        scales=[slopes.half().contiguous() for slopes in seen.slope],
+    )
+    observers = [cameras.float().contiguous() for cameras in seen.observers]
+    table = _table(launch, described, keys, observers)
+    projection, viewers = projection.contiguous(), viewers.float().contiguous()
+    portions = sum(_ceil(len(points), SPLAT_POINTS) for points in memory.points)
+    if portions and keys.numel():
+        views = len(projection)
+        arguments = (
+            _u64(table), _int(len(memory.points)), _u64(projection), _u64(viewers), _int(views),
+            grid, Rule(*rule), _u64(front), _u64(keys),
+        )  # fmt: skip
+        launch("mirage_view", (portions, _ceil(views, VIEW_GROUP)), SPLAT_THREADS, arguments)
+    return best_winners(front, keys)
 
 
 def readout(
@@ -244,11 +284,16 @@ def _fused(
     launch("mirage_fused", (strips * len(projection), 1), FUSED_THREADS, arguments)
 
 
-def _table(launch: Launcher, memory: BlockTensors, keys: Tensor | None) -> Tensor:
+def _table(
+    launch: Launcher,
+    memory: BlockTensors,
+    keys: Tensor | None,
+    observers: Sequence[Tensor] = (),
+) -> Tensor:
     """The block table in memory; empties ``keys`` on the way."""
     example = memory.points[0] if memory.points else keys
     device = None if example is None else example.device
-    entries = _entries(memory)
+    entries = _entries(memory, observers)
     table = torch.empty(len(entries), dtype=torch.uint8, device=device)
     portion = TABLE_BLOCKS * _BLOCK.size
     cells = 0 if keys is None else keys.numel()
@@ -264,7 +309,7 @@ def _table(launch: Launcher, memory: BlockTensors, keys: Tensor | None) -> Tenso
     return table
 
 
-def _entries(memory: BlockTensors) -> bytes:
+def _entries(memory: BlockTensors, observers: Sequence[Tensor] = ()) -> bytes:
     """The block table as bytes: struct ``Block`` of the kernel source for each block."""
     entries, first, portion = bytearray(), 0, 0
     for number, points in enumerate(memory.points):
@@ -273,6 +318,7 @@ def _entries(memory: BlockTensors) -> bytes:
             memory.bounds[number].data_ptr() if memory.bounds else 0,
             memory.tokens[number].data_ptr() if memory.tokens else 0,
             memory.scales[number].data_ptr() if memory.scales else 0,
+            observers[number].data_ptr() if observers else 0,
             first,
             len(points),
             portion,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ShapeError
+from .best_view import BestView, Seen
 from .kernels import BlockTensors
 from .registration import operator
 from .splat import BOUNDS_RUN
@@ -43,6 +44,48 @@ def splat_keys(
     return operator("splat")(
         list(memory.points), list(memory.bounds), projection, *size, nearest_centre
     )
+
+
+def best_winners(
+    memory: BlockTensors,
+    seen: Seen,
+    projection: Tensor,
+    viewers: Tensor,
+    size: tuple[int, int],
+    *,
+    rule: BestView,
+    nearest_centre: bool,
+) -> tuple[Tensor, Tensor]:
+    """The best view of the front surface for T cameras, see `mirage_core.ops.best_view`.
+
+    Args:
+        memory: Points and boxes, on one device.
+        seen: Who saw the points, on that device.
+        projection: (T, 3, 4) float32 on that device.
+        viewers: (T, 4) float32 on that device: position and focal length of each camera.
+        size: (h, w) of the grid.
+        rule: What counts as the front surface, and which view of it is best.
+        nearest_centre: Round to the nearest integer centre instead of flooring.
+
+    Returns:
+        (T, h * w) int64 index of the winner, -1 where empty, and float32 depth, 0 where empty.
+
+    Raises:
+        ShapeError: The tensors do not fit together.
+    """
+    _expect_fitting(memory._replace(tokens=seen.source, scales=seen.observers), projection)
+    counts = [len(points) for points in memory.points]
+    for name, rows in (("observers", seen.source), ("slopes", seen.slope)):
+        if [len(part) for part in rows] != counts:
+            raise ShapeError(
+                f"The {name} of a memory do not match its points",
+                got=f"{[len(part) for part in rows]}",
+                expected=f"{counts}, one for each point",
+            )
+    return operator("best_view")(
+        list(memory.points), list(memory.bounds), list(seen.source), list(seen.slope),
+        list(seen.observers), projection, viewers, *size, rule.numbers, nearest_centre,
+    )  # fmt: skip
 
 
 def read_tokens(

@@ -17,17 +17,23 @@ from torch import Tensor
 from . import gather as torch_path
 from . import kernels
 from .backend import backend
+from .best_view import Seen, best_view
 from .kernels import BlockTensors, Grid
 from .splat import BOUNDS_RUN, point_bounds
 
 NAMESPACE: Final = "mirage"
-REVISION: Final = "v1"
+REVISION: Final = "v2"
 
 _SCHEMAS: Final = {
     "bounds": "(Tensor points) -> Tensor",
     "splat": (
         "(Tensor[] points, Tensor[] bounds, Tensor projection, int height, int width, "
         "bool nearest_centre) -> Tensor"
+    ),
+    "best_view": (
+        "(Tensor[] points, Tensor[] bounds, Tensor[] source, Tensor[] slope, Tensor[] observers, "
+        "Tensor projection, Tensor viewers, int height, int width, float[] rule, "
+        "bool nearest_centre) -> (Tensor, Tensor)"
     ),
     "readout": (
         "(Tensor[] points, Tensor[] bounds, Tensor[] tokens, Tensor[] scales, Tensor projection, "
@@ -62,6 +68,30 @@ def _splat_cuda(
         return torch_path.splat_keys(points, bounds, projection, height, width, nearest_centre)
     grid = Grid(height, width, nearest_centre)
     return kernels.splat(launch, BlockTensors(points, bounds), projection, grid)
+
+
+def _best_view_cuda(
+    points: list[Tensor],
+    bounds: list[Tensor],
+    source: list[Tensor],
+    slope: list[Tensor],
+    observers: list[Tensor],
+    projection: Tensor,
+    viewers: Tensor,
+    height: int,
+    width: int,
+    rule: list[float],
+    nearest_centre: bool,
+) -> tuple[Tensor, Tensor]:
+    launch = backend(projection.device.index).launcher
+    if launch is None:
+        return best_view(
+            points, bounds, source, slope, observers, projection, viewers, height, width, rule,
+            nearest_centre,
+        )  # fmt: skip
+    memory, seen = BlockTensors(points, bounds), Seen(source, slope, observers)
+    grid = Grid(height, width, nearest_centre)
+    return kernels.best_view(launch, memory, seen, projection, viewers, grid, rule)
 
 
 def _readout_cuda(
@@ -113,6 +143,26 @@ def _splat_shape(
     nearest_centre: bool,
 ) -> Tensor:
     return projection.new_empty(projection.shape[0], height * width, dtype=torch.int64)
+
+
+def _best_view_shape(
+    points: list[Tensor],
+    bounds: list[Tensor],
+    source: list[Tensor],
+    slope: list[Tensor],
+    observers: list[Tensor],
+    projection: Tensor,
+    viewers: Tensor,
+    height: int,
+    width: int,
+    rule: list[float],
+    nearest_centre: bool,
+) -> tuple[Tensor, Tensor]:
+    shape = (projection.shape[0], height * width)
+    return (
+        projection.new_empty(shape, dtype=torch.int64),
+        projection.new_empty(shape, dtype=torch.float32),
+    )
 
 
 def _readout_shape(
@@ -186,6 +236,7 @@ def _split(
 _CPU: Final[dict[str, Callable[..., Any]]] = {
     "bounds": point_bounds,
     "splat": torch_path.splat_keys,
+    "best_view": best_view,
     "readout": torch_path.readout,
     "gather": torch_path.gather,
     "scatter": torch_path.scatter,
@@ -193,6 +244,7 @@ _CPU: Final[dict[str, Callable[..., Any]]] = {
 _CUDA: Final[dict[str, Callable[..., Any]]] = {
     "bounds": _bounds_cuda,
     "splat": _splat_cuda,
+    "best_view": _best_view_cuda,
     "readout": _readout_cuda,
     "gather": _gather_cuda,
     "scatter": _scatter_cuda,
@@ -200,6 +252,7 @@ _CUDA: Final[dict[str, Callable[..., Any]]] = {
 _SHAPES: Final[dict[str, Callable[..., Any]]] = {
     "bounds": _bounds_shape,
     "splat": _splat_shape,
+    "best_view": _best_view_shape,
     "readout": _readout_shape,
     "gather": _gather_shape,
     "scatter": _scatter_shape,

@@ -29,7 +29,9 @@ CHUNK_POINTS: Final = 512 * BOUNDS_RUN
 GROUP_POINTS: Final = 1024 * BOUNDS_RUN
 """Points that all views look at before the next ones, so that they stay in a CPU's cache."""
 
-_INDEX_MASK: Final = 0xFFFFFFFF
+INDEX_MASK: Final = 0xFFFFFFFF
+"""Lower half of a key: the bits of the point's index, all of them turned over."""
+
 _CULL_MARGIN: Final = 1e-4
 
 
@@ -137,17 +139,47 @@ def splat_blocks(
         nearest_centre: Round to the nearest integer centre instead of flooring.
     """
     matrices = projection.cpu().tolist()
+    for view, runs in walk_runs(points, bounds, projection, height, width, first_index):
+        hits = project_runs(runs, matrices[view], height, width, nearest_centre)
+        if len(hits.cell):
+            key = hits.keys()
+            better = (key < keys[view].index_select(0, hits.cell)).nonzero()[:, 0]
+            cell, key = hits.cell.index_select(0, better), key.index_select(0, better)
+            keys[view].scatter_reduce_(0, cell, key, "amin")
+
+
+def walk_runs(
+    points: Sequence[Tensor],
+    bounds: Sequence[Tensor],
+    projection: Tensor,
+    height: int,
+    width: int,
+    first_index: int = 0,
+) -> Iterator[tuple[int, Runs]]:
+    """Points that may be inside each view, in pieces of up to `CHUNK_POINTS`.
+
+    Args:
+        points: One (N_b, 3) float32 tensor per block.
+        bounds: Boxes of each block's points.
+        projection: (T, 3, 4) float32.
+        height: Rows of the grid.
+        width: Columns of the grid.
+        first_index: Index of the first point of the first block.
+
+    Yields:
+        Number of a view, and whole runs of points.
+    """
     for parts in _groups(points, bounds, first_index):
         visible = visible_runs(
             torch.cat([part.bounds for part in parts]), projection, height, width
         )
         if not bool(visible.any()):
             continue
-        runs = _Runs.of(parts)
-        for view, matrix in enumerate(matrices):
+        runs = Runs.of(parts)
+        for view in range(len(projection)):
             # Cut after culling: a call costs as much for a few points as for many.
             for some in visible[view].nonzero()[:, 0].split(max(1, CHUNK_POINTS // BOUNDS_RUN)):
-                _splat_view(keys[view], runs.select(some), matrix, height, width, nearest_centre)
+                yield view, runs.select(some)
 
 
 class _Part(NamedTuple):
@@ -164,7 +196,7 @@ class _Part(NamedTuple):
     first: int
 
 
-class _Runs(NamedTuple):
+class Runs(NamedTuple):
     """Whole runs, so that any of them are taken at the cost of a copy.
 
     Attributes:
@@ -176,7 +208,7 @@ class _Runs(NamedTuple):
     first: Tensor
 
     @classmethod
-    def of(cls, parts: Sequence[_Part]) -> _Runs:
+    def of(cls, parts: Sequence[_Part]) -> Runs:
         """All runs of some parts."""
         missing = [-len(part.points) % BOUNDS_RUN for part in parts]
         axes = []
@@ -194,10 +226,10 @@ class _Runs(NamedTuple):
         ]
         return cls(tuple(axes), torch.cat(first))
 
-    def select(self, some: Tensor) -> _Runs:
+    def select(self, some: Tensor) -> Runs:
         """The runs of the given numbers."""
         axes = tuple(axis.index_select(0, some) for axis in self.axes)
-        return _Runs(axes, self.first.index_select(0, some))
+        return Runs(axes, self.first.index_select(0, some))
 
 
 def _groups(
@@ -220,14 +252,34 @@ def _groups(
         yield group
 
 
-def _splat_view(
-    keys: Tensor,
-    runs: _Runs,
-    matrix: list[list[float]],
-    height: int,
-    width: int,
-    nearest_centre: bool,
-) -> None:
+class Hits(NamedTuple):
+    """Points inside one view.
+
+    Attributes:
+        cell: (M,) int64, ``row * width + column``.
+        depth: (M,) float32 z-depth.
+        index: (M,) int64, within the memory.
+    """
+
+    cell: Tensor
+    depth: Tensor
+    index: Tensor
+
+    def keys(self) -> Tensor:
+        """(M,) int64 keys of the z-buffer."""
+        key = self.depth.view(torch.int32).long().bitwise_left_shift_(32)
+        key += INDEX_MASK
+        return key.sub_(self.index)
+
+    def take(self, rows: Tensor) -> Hits:
+        """The hits of the given rows."""
+        return Hits(*(part.index_select(0, rows) for part in self))
+
+
+def project_runs(
+    runs: Runs, matrix: list[list[float]], height: int, width: int, nearest_centre: bool
+) -> Hits:
+    """The points of some runs that one view shows, were nothing in front of them."""
     kept = [axis.flatten() for axis in runs.axes]
     x, y, z = (_row(kept, row) for row in matrix)
     u, v = x.div_(z), y.div_(z)
@@ -238,16 +290,10 @@ def _splat_view(
     for passed in (z < torch.inf, u >= 0, u < width, v >= 0, v < height):
         inside &= passed
     hits = inside.nonzero()[:, 0]
-    if len(hits) == 0:
-        return
     u, v, z = (values.index_select(0, hits) for values in (u, v, z))
     cell = v.long().mul_(width).add_(u.long())
-    key = z.view(torch.int32).long().bitwise_left_shift_(32)
-    key += _INDEX_MASK - runs.first.index_select(0, hits >> _RUN_BITS)
-    key -= hits.bitwise_and_(BOUNDS_RUN - 1)
-    better = (key < keys.index_select(0, cell)).nonzero()[:, 0]
-    cell, key = cell.index_select(0, better), key.index_select(0, better)
-    keys.scatter_reduce_(0, cell, key, "amin")
+    index = runs.first.index_select(0, hits >> _RUN_BITS)
+    return Hits(cell, z, index.add_(hits.bitwise_and_(BOUNDS_RUN - 1)))
 
 
 def _row(chunk: list[Tensor], row: list[float]) -> Tensor:
@@ -270,6 +316,6 @@ def winners(keys: Tensor) -> tuple[Tensor, Tensor]:
         (float32, 0 where the cell is empty), in the shape of ``keys``.
     """
     seen = keys != EMPTY_KEY
-    index = torch.where(seen, _INDEX_MASK - (keys & _INDEX_MASK), -1)
+    index = torch.where(seen, INDEX_MASK - (keys & INDEX_MASK), -1)
     depth = torch.where(seen, keys >> 32, 0).to(torch.int32).view(torch.float32)
     return index, depth

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mirage_core.geometry.camera import projection_matrices
 from mirage_core.geometry.transform import invert_rigid, rigid, rotation_about
+from mirage_core.ops.best_view import Seen
 from mirage_core.ops.kernels import BlockTensors
 from mirage_core.ops.splat import point_bounds
 
@@ -106,3 +107,22 @@ def same_bits(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:
         and torch.equal(a.view(raw[a.itemsize]), b.to(a.device).view(raw[b.itemsize]))
         for a, b in zip(one, other, strict=True)
     )
+
+
+def seen_by(parts: list[Tensor], observers: int = 5, seed: int = 11) -> Seen:
+    """Observers about the origin for the points of some blocks, with slopes of any size."""
+    source, slope, cameras = [], [], []
+    for number, part in enumerate(parts):
+        generator = torch.Generator().manual_seed(seed + number)
+        source.append(torch.randint(0, observers, (len(part),), generator=generator).int())
+        slope.append((0.05 * noise(len(part), 2, seed=seed + number)).half())
+        focal = 10 + 30 * torch.rand(observers, 1, generator=generator)
+        cameras.append(torch.cat([noise(observers, 3, seed=seed - number), focal], dim=1))
+    return Seen(source, slope, cameras)
+
+
+def viewers(projection: Tensor, focal: float = 16.2) -> Tensor:
+    """(T, 4) positions and focal lengths of the cameras of `views`."""
+    matrix = projection.double()
+    place = -torch.linalg.solve(matrix[:, :, :3], matrix[:, :, 3:])[..., 0]
+    return torch.cat([place, torch.full((len(place), 1), focal)], dim=1).float()

@@ -16,7 +16,7 @@ typedef long long i64;
 #define SPLAT_THREADS BOUNDS_RUN
 #define SPLAT_RUNS 4     // runs that one thread block serves
 #define SPLAT_POINTS (SPLAT_RUNS * BOUNDS_RUN)
-#define TABLE_BLOCKS 80  // as many as fit into the 4 KB of arguments that every driver takes
+#define TABLE_BLOCKS 72  // as many as fit into the 4 KB of arguments that every driver takes
 #define FUSED_BLOCKS 16
 #define FUSED_THREADS 512
 #define FUSED_CELLS 512
@@ -32,8 +32,9 @@ typedef long long i64;
 struct Block {
   u64 points;   // const float*: x, y and z each contiguous, `stride` apart
   u64 bounds;   // const float*: boxes of runs
-  u64 rows;     // values to gather, one row per point
-  u64 scales;   // one factor per row of int8 values
+  u64 rows;     // values to gather, one row per point; for mirage_view numbers of observers
+  u64 scales;   // one factor per row of int8 values; for mirage_view pairs of slopes
+  u64 observers;  // const float*: position and focal length of each; for mirage_view alone
   u32 first;    // index of the first point
   u32 count;    // number of points
   u32 portion;  // number of the first thread block of mirage_splat
@@ -137,6 +138,64 @@ static __device__ bool box_reaches(
     if (reach < -(CULL_MARGIN * scale + CULL_FLOOR)) reaches = false;
   }
   return reaches;
+}
+
+// --------------------------------------------------------- how well a point was seen
+
+#define BINS 128
+#define LARGEST_RATIO 1e30f
+
+// Settings of best_view.py: the band of the front surface, bins for each unit of score, weights.
+struct Rule { float band, lean, limit, bins, coarser, finer; };
+
+static __device__ __forceinline__ float dot(const float* a, const float* b) {
+  return __fadd_rn(__fadd_rn(__fmul_rn(a[0], b[0]), __fmul_rn(a[1], b[1])), __fmul_rn(a[2], b[2]));
+}
+
+static __device__ __forceinline__ float step(float series, float x, float term) {
+  return __fadd_rn(__fmul_rn(series, x), term);
+}
+
+static __device__ __forceinline__ float angle_of(float cosine) {
+  float size = fabsf(cosine);
+  if (size > 1.f) size = 1.f;
+  float series = step(step(step(-0.01872930f, size, 0.07426100f), size, -0.21211440f), size,
+                      1.57072880f);
+  float acute = __fmul_rn(__fsqrt_rn(__fadd_rn(1.f, -size)), series);
+  return cosine < 0.f ? __fadd_rn(3.14159274f, -acute) : acute;
+}
+
+static __device__ __forceinline__ float log_of(float ratio) {
+  float kept = ratio < LARGEST_RATIO ? ratio : LARGEST_RATIO;
+  kept = kept > 1.f / LARGEST_RATIO ? kept : 1.f / LARGEST_RATIO;
+  const u32 word = __float_as_uint(kept);
+  const float exponent = (float)((int)(word >> 23) - 127);
+  const float mantissa = __uint_as_float((word & 0x7fffffu) | 0x3f800000u);
+  const float part = __fdiv_rn(__fadd_rn(mantissa, -1.f), __fadd_rn(mantissa, 1.f));
+  const float square = __fmul_rn(part, part);
+  const float series = step(step(step(0.14285715f, square, 0.2f), square, 0.33333334f), square,
+                            1.f);
+  return __fadd_rn(__fmul_rn(exponent, 0.69314718f), __fmul_rn(__fmul_rn(part, 2.f), series));
+}
+
+// The bin of a point's score: the angle between two rays, and what its size costs.
+static __device__ __forceinline__ u32 bin_of(
+    const float* point, const float* seen, const float* viewer, const Rule& rule) {
+  float away[3], here[3];
+  for (int axis = 0; axis < 3; axis++) {
+    away[axis] = __fadd_rn(point[axis], -seen[axis]);
+    here[axis] = __fadd_rn(point[axis], -viewer[axis]);
+  }
+  const float before = dot(away, away), now = dot(here, here), both = dot(away, here);
+  float score = angle_of(__fdiv_rn(both, __fmul_rn(__fsqrt_rn(before), __fsqrt_rn(now))));
+  const float lens = __fdiv_rn(viewer[3], seen[3]);
+  const float size =
+      __fmul_rn(log_of(__fmul_rn(__fdiv_rn(before, now), __fmul_rn(lens, lens))), 0.5f);
+  score = __fadd_rn(score, __fmul_rn(size > 0.f ? size : 0.f, rule.coarser));
+  score = __fadd_rn(score, __fmul_rn(-size > 0.f ? -size : 0.f, rule.finer));
+  const float scaled = floorf(__fmul_rn(score, rule.bins));
+  // NaN compares false: a direction that does not exist is the worst.
+  return scaled < (float)(BINS - 1) ? (u32)scaled : BINS - 1;
 }
 
 // --------------------------------------------------------------- gathering rows
@@ -278,9 +337,10 @@ extern "C" __global__ void __launch_bounds__(SPLAT_THREADS) mirage_bounds(
 }
 
 // One thread block per SPLAT_RUNS runs of points and group of views: the points are read once,
-// and not at all where their box lies outside of every view.
-extern "C" __global__ void __launch_bounds__(SPLAT_THREADS) mirage_splat(
-    u64 table, int blocks, u64 projection, int views, Grid grid, u64 keys) {
+// and not at all where their box lies outside of every view. Acts on every point of every view.
+template <class Act>
+static __device__ __forceinline__ void walk(
+    u64 table, int blocks, u64 projection, int views, Grid grid, const Act& act) {
   __shared__ float matrices[VIEW_GROUP * 12];
   __shared__ u32 reached[SPLAT_RUNS];
   __shared__ int owner;
@@ -321,21 +381,70 @@ extern "C" __global__ void __launch_bounds__(SPLAT_THREADS) mirage_splat(
       z[i] = __ldg(axis + 2ull * stride + at);
     }
   }
-  const u32 first = block->first + begin * BOUNDS_RUN + threadIdx.x;
   for (; left; left &= left - 1) {
     const int view = __ffs(left) - 1;
-    u64* buffer = (u64*)keys + (i64)(first_view + view) * grid.height * grid.width;
 #pragma unroll
     for (int i = 0; i < SPLAT_RUNS; i++) {
       if (!(wanted[i] >> view & 1u)) continue;
       float depth;
       const int cell = cell_of(matrices + 12 * view, x[i], y[i], z[i], grid, &depth);
       if (cell < 0) continue;
-      const u64 key = key_of(depth, first + i * BOUNDS_RUN);
-      // The value read may be old, and is then too high, so no winner is lost.
-      if (key < __ldcg(buffer + cell)) atomicMin(buffer + cell, key);
+      const u32 at = (begin + i) * BOUNDS_RUN + threadIdx.x;
+      const float point[3] = {x[i], y[i], z[i]};
+      act(first_view + view, (i64)(first_view + view) * grid.height * grid.width + cell, depth,
+          *block, at, point);
     }
   }
+}
+
+// The value read may be old, and is then too high, so no winner is lost.
+static __device__ __forceinline__ void compete(u64* place, u64 key) {
+  if (key < __ldcg(place)) atomicMin(place, key);
+}
+
+struct Nearest {
+  u64* keys;
+  __device__ __forceinline__ void operator()(
+      int, i64 cell, float depth, const Block& block, u32 at, const float*) const {
+    compete(keys + cell, key_of(depth, block.first + at));
+  }
+};
+
+extern "C" __global__ void __launch_bounds__(SPLAT_THREADS) mirage_splat(
+    u64 table, int blocks, u64 projection, int views, Grid grid, u64 keys) {
+  walk(table, blocks, projection, views, grid, Nearest{(u64*)keys});
+}
+
+struct BestOfFront {
+  const u64* front;
+  u64* keys;
+  const float* viewers;
+  Rule rule;
+  __device__ __forceinline__ void operator()(
+      int view, i64 cell, float depth, const Block& block, u32 at, const float* point) const {
+    const u32 nearest = (u32)(__ldg(front + cell) >> 32);
+    const float limit = __uint_as_float(nearest);
+    // Most points are far behind: their slope is not fetched.
+    if (!(depth <= __fmul_rn(limit, __fadd_rn(rule.limit, 1.f)))) return;
+    const u16* slope = (const u16*)block.scales + 2ull * at;
+    const float lean = __fadd_rn(fabsf(from_f16(__ldg(slope))), fabsf(from_f16(__ldg(slope + 1))));
+    float band = __fadd_rn(__fmul_rn(lean, rule.lean), rule.band);
+    if (band > rule.limit) band = rule.limit;
+    if (!(depth <= __fmul_rn(limit, __fadd_rn(band, 1.f)) || depth == limit)) return;
+    const int who = __ldg((const int*)block.rows + at);
+    const float* seen = (const float*)block.observers + 4ll * who;
+    const u64 bin = bin_of(point, seen, viewers + 4 * view, rule);
+    const u64 offset = __float_as_uint(depth) - nearest;
+    compete(keys + cell, bin << 56 | offset << 32 | (u32)~(block.first + at));
+  }
+};
+
+// The second walk of best_view.py: `front` holds the keys that mirage_splat left.
+extern "C" __global__ void __launch_bounds__(SPLAT_THREADS) mirage_view(
+    u64 table, int blocks, u64 projection, u64 viewers, int views, Grid grid, Rule rule, u64 front,
+    u64 keys) {
+  walk(table, blocks, projection, views, grid,
+       BestOfFront{(const u64*)front, (u64*)keys, (const float*)viewers, rule});
 }
 
 // Winners and their tokens from a filled z-buffer: 64 cells per thread block, 4 threads each.

@@ -19,11 +19,12 @@ from torch import Tensor
 from mirage_core.ops import gather as reference
 from mirage_core.ops import kernels, registration
 from mirage_core.ops.backend import Backend
+from mirage_core.ops.best_view import BestView, best_view
 from mirage_core.ops.driver import KERNELS
 from mirage_core.ops.kernels import BlockTensors, Grid
 from mirage_core.ops.nvrtc import SOURCE
-from mirage_core.ops.splat import BOUNDS_RUN, point_bounds
-from readout_cases import CLOUDS, cloud, memory, noise, same_bits, views
+from mirage_core.ops.splat import BOUNDS_RUN, EMPTY_KEY, point_bounds, winners
+from readout_cases import CLOUDS, cloud, memory, noise, same_bits, seen_by, viewers, views
 
 pytestmark = pytest.mark.compiler
 
@@ -95,6 +96,43 @@ def test_hostile_clouds(launch, name: str, nearest: bool, fused: bool) -> None:
     assert same_bits(found, expected)
     assert bool(found[1].any()) == (name not in ("behind", "empty"))
     assert ("mirage_fused" in launch.launched) == fused
+
+
+RULES = {
+    "default": BestView(),
+    "wide": BestView(band=0.5, limit=0.5),
+    "no band": BestView(band=0.0, lean=0.0, limit=0.0),
+    "fine bins": BestView(bin=0.001, coarser=3.0, finer=2.0),
+}
+
+
+@NEAREST
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", CLOUDS)
+def test_best_views_of_hostile_clouds(launch, name: str, rule: str, nearest: bool) -> None:
+    """Several blocks, some of them empty, and every view of them."""
+    parts = [cloud(name, count, seed=count) for count in (700, 0, 1, 513)]
+    if name == "random":
+        parts[0][::3] = parts[3][0]
+    seen = seen_by(parts)
+    seen.slope[0][::50] = torch.nan
+    seen.observers[3][1, :3] = torch.inf
+    seen.observers[0][2, :3] = parts[0][0] if len(parts[0]) else 0.0
+    projection = views(VIEWS, HEIGHT, WIDTH)
+    boxes = [point_bounds(part) for part in parts]
+    found = kernels.best_view(
+        launch, BlockTensors(parts, boxes), seen, projection, viewers(projection),
+        Grid(HEIGHT, WIDTH, nearest), RULES[rule].numbers,
+    )  # fmt: skip
+    expected = best_view(
+        parts, boxes, *seen, projection, viewers(projection), HEIGHT, WIDTH, RULES[rule].numbers,
+        nearest,
+    )  # fmt: skip
+    assert same_bits(found, expected)
+    keys = reference.splat_keys(parts, boxes, projection, HEIGHT, WIDTH, nearest)
+    assert torch.equal(expected[0] >= 0, keys != EMPTY_KEY)
+    if rule == "no band":
+        assert torch.equal(winners(keys)[1], expected[1])
 
 
 @FUSED
@@ -278,6 +316,12 @@ def test_the_operators_reach_the_kernels(launch, monkeypatch) -> None:
     keys = registration._CUDA["splat"](points, boxes, projection, 6, 9, True)
     assert torch.equal(keys, reference.splat_keys(points, boxes, projection, 6, 9, True))
     assert torch.equal(registration._CUDA["bounds"](points[0]), boxes[0])
+    seen, rule = seen_by(points), BestView().numbers
+    shown = registration._CUDA["best_view"](
+        points, boxes, *seen, projection, viewers(projection), 6, 9, rule, False
+    )
+    expected = best_view(points, boxes, *seen, projection, viewers(projection), 6, 9, rule, False)
+    assert same_bits(shown, expected)
     index = torch.tensor([5, -1, 299, 5])
     rows = registration._CUDA["gather"](held.tokens, index)
     assert torch.equal(rows, reference.gather(held.tokens, index))
@@ -295,6 +339,11 @@ def test_without_a_launcher_torch_does_the_work(monkeypatch) -> None:
     assert torch.equal(registration._CUDA["bounds"](held.points[0]), held.bounds[0])
     keys = registration._CUDA["splat"](held.points, held.bounds, projection, 6, 9, True)
     assert keys.shape == (2, 54)
+    index, _ = registration._CUDA["best_view"](
+        held.points, held.bounds, *seen_by(held.points), projection, viewers(projection), 6, 9,
+        BestView().numbers, True,
+    )  # fmt: skip
+    assert index.shape == (2, 54)
     rows = registration._CUDA["gather"](held.tokens, torch.tensor([1]))
     assert registration._CUDA["scatter"](rows, torch.tensor([1]), 2).shape == (2, 48)
 

@@ -98,6 +98,7 @@ uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y,
 float __fadd_rn(float a, float b) { return a + b; }
 float __fmul_rn(float a, float b) { return a * b; }
 float __fdiv_rn(float a, float b) { return a / b; }
+float __fsqrt_rn(float a) { return std::sqrt(a); }
 
 template <class To, class From>
 To bits(From from) {
@@ -160,6 +161,7 @@ bool choose(const std::string& name, void** arguments) {
   if (name == "mirage_prepare") prepare(mirage_prepare, arguments);
   else if (name == "mirage_bounds") prepare(mirage_bounds, arguments);
   else if (name == "mirage_splat") prepare(mirage_splat, arguments);
+  else if (name == "mirage_view") prepare(mirage_view, arguments);
   else if (name == "mirage_resolve") prepare(mirage_resolve, arguments);
   else if (name == "mirage_fused") prepare(mirage_fused, arguments);
   else if (name == "mirage_gather") prepare(mirage_gather, arguments);
