@@ -12,6 +12,7 @@ import platform
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
@@ -32,32 +33,47 @@ _held: dict[Path, _Held] = {}
 _guard = threading.Lock()
 
 
+@dataclass
 class _Held:
-    """A lock of this process, and how often it was taken."""
+    """A lock of this program, and how often it was taken."""
 
-    def __init__(self, lock: FileLock) -> None:
-        self.lock = lock
-        self.count = 0
+    lock: FileLock
+    process: int
+    thread: int
+    count: int = 0
+
+    @property
+    def ours(self) -> bool:
+        """False in a child that was forked off the program that took the lock."""
+        return self.process == os.getpid()
 
 
 @contextmanager
 def exclusive_folder(folder: Path) -> Iterator[None]:
     """Keep other programs out of a folder while the block runs.
 
-    The program that has the folder may enter again: what it calls need not know. A lock whose
+    The thread that has the folder may enter again: what it calls need not know. A lock whose
     program has ended, by whatever means, is taken over.
 
     Args:
         folder: Where the work is kept; made when it is missing.
 
     Raises:
-        FolderInUseError: Another program works there; the message says which.
+        FolderInUseError: Another program works there, or another thread of this one; the
+            message says which.
         StorageError: The folder cannot be written.
     """
-    ensure_writable_folder(folder)
-    folder = folder.resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder = folder.resolve()
+    except (OSError, ValueError) as error:
+        raise storage_error(folder, error) from error
     with _guard:
-        held = _held.get(folder) or _take(folder)
+        held = _held.get(folder)
+        if held is None or not held.ours:
+            held = _take(folder)
+        elif held.thread != threading.get_ident():
+            raise _in_use(folder)
         held.count += 1
         _held[folder] = held
     try:
@@ -65,22 +81,18 @@ def exclusive_folder(folder: Path) -> Iterator[None]:
     finally:
         with _guard:
             held.count -= 1
-            if not held.count:
+            if not held.count and held.ours:
                 del _held[folder]
                 _release(folder, held.lock)
 
 
 def _take(folder: Path) -> _Held:
-    lock = FileLock(str(folder / LOCK), thread_local=False)
+    # People who share a folder share its lock, whoever came first.
+    lock = FileLock(str(folder / LOCK), thread_local=False, mode=0o666)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise FolderInUseError(
-            f"Another program works in {folder}",
-            got=_describe(_read_holder(folder)),
-            expected="one program in a folder at a time",
-            fix="Wait until it is done, or end it and try again; nothing that it finished is lost",
-        ) from error
+        raise _in_use(folder) from error
     except NotImplementedError:
         # Rare network file systems. The work itself is as safe as it ever was with one program.
         logger.warning(
@@ -88,16 +100,26 @@ def _take(folder: Path) -> _Held:
         )
     except OSError as error:
         raise storage_error(folder / LOCK, error) from error
-    before = _read_holder(folder)
-    if before is not None:
-        logger.info("Took over %s from %s, which has ended", folder, _describe(before))
     try:
+        ensure_writable_folder(folder)
+        before = _read_holder(folder)
+        if before is not None:
+            logger.info("Took over %s from %s, which has ended", folder, _describe(before))
         with atomic_write(folder / HOLDER, "w") as file:
             json.dump(_this_program(), file)
     except BaseException:
         lock.release()
         raise
-    return _Held(lock)
+    return _Held(lock, os.getpid(), threading.get_ident())
+
+
+def _in_use(folder: Path) -> FolderInUseError:
+    return FolderInUseError(
+        f"Another program works in {folder}",
+        got=_describe(_read_holder(folder)),
+        expected="one program in a folder at a time",
+        fix="Wait until it is done, or end it and try again; nothing that it finished is lost",
+    )
 
 
 def _release(folder: Path, lock: FileLock) -> None:

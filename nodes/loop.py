@@ -147,7 +147,15 @@ def _flow_from(
         nodes = PromptNodes(dynprompt)
         body = LoopBody.find(nodes, open_id)
         return Flow(state.begin(settings_digest(nodes, open_id, state.start_id)), body)
-    return Flow(unboxed(state))
+    flow = Flow(unboxed(state))
+    if flow.state.complete:
+        raise MirageError(
+            "Mirage Loop Open gets the state of a finished shot",
+            expected="the plan of a shot, from Mirage Rollout Start",
+            fix="Connect state of Mirage Rollout Start; to go on from a finished shot, give it the "
+            "cache of Mirage Rollout Result",
+        )
+    return flow
 
 
 def _field_of_view(cameras: Trajectory) -> float:
@@ -218,9 +226,10 @@ class MirageLoopClose(io.ComfyNode):
 def _expect_body(flow: Flow) -> LoopBody:
     if flow.body is None:
         raise MirageError(
-            "The flow of this Mirage Loop Close comes by way of another node",
-            expected="flow straight from Mirage Loop Open",
-            fix="Connect flow of Mirage Loop Open to flow of Mirage Loop Close",
+            "This Mirage Loop Close cannot tell where its loop begins",
+            expected="Mirage Rollout Start, Mirage Loop Open and Mirage Loop Close in a row",
+            fix="Connect state of Mirage Rollout Start to Mirage Loop Open, and its flow straight "
+            "to Mirage Loop Close, with no node between",
         )
     return flow.body
 

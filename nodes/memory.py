@@ -218,6 +218,7 @@ class MirageCacheUpdate(io.ComfyNode):
                 StateType.Output(display_name="state"),
                 io.String.Output(display_name="report"),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -239,9 +240,10 @@ class MirageCacheUpdate(io.ComfyNode):
         hold_back: bool = False,
         token_change: float = 0.0,
     ) -> io.NodeOutput:
+        expect_one_writer(expect_begun(state), cls.hidden.unique_id)
         steps = progress(STAGES)
         codec = VaeCodec(vae, lambda done, total: steps(done / total, STAGES))
-        expect_same_codec(expect_begun(state).cache.codec, codec)
+        expect_same_codec(state.cache.codec, codec)
         chunk_tokens = latent_tokens(latent, "The chunk's latent")
         settings = MemorySettings(
             rules=WriteRules(policy, limits=WriteLimits(max_points)),
@@ -260,7 +262,6 @@ class MirageCacheUpdate(io.ComfyNode):
             masks={"The exclusion mask": exclude},
             on_frame=lambda done, total: steps(1 + done / total, STAGES),
         )
-        expect_one_writer(state, written.cache)
         report = _report(state, written, hold_back)
         after = commit(
             state,

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from ..mirage_core.cache.types import LatentCache
 from ..mirage_core.errors import MirageError
 from ..mirage_core.files import make_unused_folder
 from ..mirage_core.folder_lock import exclusive_folder
 from ..mirage_core.rollout.run_folder import open_folder
 from ..mirage_core.rollout.state import RolloutState, rollout_id
-from .comfy.prompt import when_prompt_ends
+from .comfy.prompt import running_prompt, when_prompt_ends
+
+_made: dict[tuple[str, Path], Path] = {}
+"""Folders that were made in place of used ones, by prompt and used folder."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,26 @@ class PlannedShot:
             StorageError: The folder cannot be written.
         """
         plan = self.state
-        run_id = rollout_id(
-            plan.trajectory, plan.cache, plan.first_latent, plan.seed, settings
-        )
-        folder = self.folder / run_id[:12]
-        if not self.resume:
-            folder = make_unused_folder(folder)
+        run_id = rollout_id(plan.trajectory, plan.cache, plan.first_latent, plan.seed, settings)
+        folder = self._folder(run_id)
         held = ExitStack()
         held.enter_context(exclusive_folder(folder))
         when_prompt_ends(held.close)
         return open_folder(dataclasses.replace(plan, run_id=run_id, folder=folder))
+
+    def _folder(self, run_id: str) -> Path:
+        """The rollout's folder; without ``resume`` a new one for each prompt."""
+        folder = self.folder / run_id[:12]
+        if self.resume:
+            return folder
+        # Without a cache ComfyUI may run a Loop Open twice in one prompt.
+        key = running_prompt(), folder
+        if not key[0]:
+            return make_unused_folder(folder)
+        if key not in _made:
+            _made[key] = make_unused_folder(folder)
+            when_prompt_ends(lambda: _made.pop(key, None))
+        return _made[key]
 
 
 def expect_begun(state: RolloutState | PlannedShot) -> RolloutState:
@@ -70,25 +82,21 @@ def expect_begun(state: RolloutState | PlannedShot) -> RolloutState:
     return state
 
 
-_written: WeakKeyDictionary[RolloutState, LatentCache] = WeakKeyDictionary()
-"""States whose chunk was written, and the memory after it."""
+_writers: WeakKeyDictionary[RolloutState, str] = WeakKeyDictionary()
+"""States whose chunk is written, and the Cache Update that does."""
 
 
-def expect_one_writer(state: RolloutState, memory: LatentCache) -> None:
-    """Raise `MirageError` when the chunk after ``state`` was written otherwise already.
-
-    The second of two writers would replace what the first saved, and each would go on from a
-    memory that is not on disk.
+def expect_one_writer(state: RolloutState, node_id: str) -> None:
+    """Raise `MirageError` when another node writes the chunk after ``state``.
 
     Args:
         state: The state before the chunk.
-        memory: The memory after it.
+        node_id: The Cache Update that is about to write.
     """
-    before = _written.setdefault(state, memory)
-    if before is not memory and before.fingerprint() != memory.fingerprint():
+    if _writers.setdefault(state, node_id) != node_id:
         raise MirageError(
             "The loop's body writes the same chunk twice",
-            got="two Mirage Cache Update with the same state that differ in what they write",
+            got=f"nodes {_writers[state]} and {node_id} with the same state",
             expected="one Mirage Cache Update in the body of a loop",
             fix="Remove one, or give it a loop of its own: copy the body together with Mirage "
             "Loop Open and Mirage Loop Close",

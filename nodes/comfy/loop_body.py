@@ -108,6 +108,14 @@ def sources(node: Node) -> set[str]:
     return {value[0] for value in node.get("inputs", {}).values() if is_link(value)}
 
 
+def without_names(node: Node) -> Node:
+    """A node without the inputs that only say where a shot is saved."""
+    if node["class_type"] != "MirageRolloutStart":
+        return node
+    kept = {key: v for key, v in node["inputs"].items() if key not in ("name", "resume")}
+    return node | {"inputs": kept}
+
+
 def ancestors(nodes: Mapping[str, Node], *node_ids: str) -> set[str]:
     """Ids of all nodes upstream of some; those that are not among ``nodes`` end the search."""
     found: set[str] = set()
@@ -163,20 +171,20 @@ def settings_digest(nodes: Mapping[str, Node], open_id: str, start_id: str) -> s
     other shots upstream not under which name they are saved. Without a Loop Close, whatever
     hangs off the Loop Open counts.
     """
+    nodes = {node_id: without_names(node) for node_id, node in nodes.items()}
     close_id = close_of(nodes, open_id)
     ends = descendants(nodes, open_id) if close_id is None else {close_id}
     described = []
     for node_id in sorted((ancestors(nodes, *ends) | ends) - {start_id}):
         node = nodes[node_id]
-        inputs = dict(node["inputs"])
-        if node["class_type"] == "MirageRolloutStart":
-            del inputs["name"], inputs["resume"]
-        described.append((node_id, node["class_type"], sorted(inputs.items())))
+        described.append((node_id, node["class_type"], sorted(node["inputs"].items())))
     return hashlib.sha256(json.dumps(described, default=_by_value).encode()).hexdigest()
 
 
 def _by_value(value: Any) -> str:  # noqa: ANN401
-    """Stands for an input by value, which loops of other packs give to their copies."""
+    """Stands for an input by value, which loops give to their copies."""
+    if isinstance(value, Boxed) and isinstance(value.value, RolloutState):
+        return f"{value.value.run_id} {value.value.done}"
     if isinstance(value, Tensor):
         data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         return f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(data).hexdigest()}"
@@ -208,15 +216,20 @@ class LoopBody:
 
         Only nodes that stand beside the Loop Open count: what a node of the body expands to,
         its copy expands to by itself.
+
+        Raises:
+            MirageError: The body shares nodes with another loop, or writes a chunk twice.
         """
         near = nodes.siblings(open_id)
         close_id = close_of(near, open_id)
         if close_id is None:
             return None
-        inside = descendants(near, open_id) - descendants(near, close_id) - {close_id}
+        inside = _between(near, open_id, close_id)
         ends = {n for n in inside if is_output_node(near[n]["class_type"])}
         wanted = ends | ancestors(near, close_id, *ends)
         members = _with_core_loops(near, wanted & inside | {open_id})
+        _expect_one_writer(near, open_id, close_id)
+        _expect_own_nodes(near, open_id, members, inside)
         kept = members | {close_id}
         return cls(
             open_id,
@@ -284,7 +297,54 @@ class _Copy:
         return self.node(value[0]).out(value[1]) if inside else value
 
     def _id(self, node_id: str) -> str:
-        return f"{self.name}_{self.body.display_ids[node_id]}"
+        return f"{self.name}_{node_id}"
+
+
+def _between(nodes: Mapping[str, Node], open_id: str, close_id: str) -> set[str]:
+    """Everything downstream of a Loop Open that does not need its Loop Close."""
+    return descendants(nodes, open_id) - descendants(nodes, close_id) - {close_id}
+
+
+def _expect_one_writer(nodes: Mapping[str, Node], open_id: str, close_id: str) -> None:
+    """Refuse a Cache Update that takes the loop's state and does not lead to its end.
+
+    It would write the loop's chunks beside the one that does.
+    """
+    needed = ancestors(nodes, close_id)
+    for node_id, node in nodes.items():
+        writes = node["class_type"] == "MirageCacheUpdate"
+        if writes and node["inputs"].get("state") == [open_id, 1] and node_id not in needed:
+            raise MirageError(
+                "A Mirage Cache Update takes the state of a loop that it is no part of",
+                got=f"node {node_id} has the state of node {open_id}, and does not lead to "
+                f"Mirage Loop Close, node {close_id}",
+                expected="one Mirage Cache Update for each loop, which leads to its end",
+                fix="Remove it, or connect its state to the Mirage Loop Open of its own loop",
+            )
+
+
+def _expect_own_nodes(
+    nodes: Mapping[str, Node], open_id: str, members: set[str], inside: set[str]
+) -> None:
+    """Refuse bodies that share nodes: each loop makes its chunks by itself, at its own time.
+
+    A loop that stands in the body of another one belongs to that body.
+    """
+    for other_id, node in nodes.items():
+        if node["class_type"] != "MirageLoopOpen" or other_id == open_id:
+            continue
+        close_id = close_of(nodes, other_id)
+        theirs = set() if close_id is None else _between(nodes, other_id, close_id)
+        nested = other_id in inside or open_id in theirs
+        if not nested and (shared := sorted(members & theirs)):
+            names = ", ".join(f"{n} ({nodes[n]['class_type']})" for n in shared)
+            raise MirageError(
+                "Two loops share nodes of their bodies",
+                got=f"{names}: downstream of both Mirage Loop Open {open_id} and {other_id}",
+                expected="loops that share nothing between Mirage Loop Open and Mirage Loop Close",
+                fix="Give each loop nodes of its own, and compare what the loops make after "
+                "Mirage Rollout Result",
+            )
 
 
 def _with_core_loops(nodes: Mapping[str, Node], members: set[str]) -> set[str]:
@@ -300,5 +360,14 @@ def _with_core_loops(nodes: Mapping[str, Node], members: set[str]) -> set[str]:
             for other in (node_id, *node[CORE_BODY])
         }
         if added <= members:
-            return members
+            break
         members = members | added
+    for node_id in members:
+        if nodes[node_id].get(CORE_END, node_id) not in members:
+            raise MirageError(
+                "A Start Loop stands in the body of the chunk loop, and its End Loop does not",
+                got=f"nodes {node_id} and {nodes[node_id][CORE_END]}",
+                expected="both between Mirage Loop Open and Mirage Loop Close",
+                fix="Move Start Loop out of the body, or End Loop into it",
+            )
+    return members

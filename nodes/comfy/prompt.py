@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,12 @@ from comfy_execution.utils import get_executing_context
 
 POLL_SECONDS: Final = 0.2
 """ComfyUI tells nobody that a prompt has ended, so its queue is looked at."""
+
+
+def running_prompt() -> str:
+    """Id of the prompt that runs; empty where nodes are called without one."""
+    context = get_executing_context()
+    return "" if context is None else context.prompt_id
 
 
 def when_prompt_ends(act: Callable[[], None]) -> None:
@@ -23,6 +30,7 @@ def when_prompt_ends(act: Callable[[], None]) -> None:
     queue = getattr(getattr(PromptServer, "instance", None), "prompt_queue", None)
     context = get_executing_context()
     if queue is None or context is None:
+        atexit.register(act)
         return
     arguments = (queue, context.prompt_id, act)
     threading.Thread(target=_watch, args=arguments, name="mirage-prompt", daemon=True).start()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,6 +94,64 @@ def test_the_holder_may_enter_again(tmp_path: Path) -> None:
     assert not (folder / HOLDER).exists()
     with other_program(folder):
         pass
+
+
+def test_another_thread_is_another_program(tmp_path: Path) -> None:
+    with exclusive_folder(tmp_path), ThreadPoolExecutor(1) as pool:
+
+        def enter() -> None:
+            with exclusive_folder(tmp_path):
+                pass
+
+        with pytest.raises(FolderInUseError, match=f"process {os.getpid()} on"):
+            pool.submit(enter).result()
+    with exclusive_folder(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_end_its_parents_lock(tmp_path: Path) -> None:
+    """Not even one that leaves the block the ordinary way; nor does it have the folder."""
+    program = """
+import os, sys
+from pathlib import Path
+from mirage_core.errors import FolderInUseError
+from mirage_core.folder_lock import exclusive_folder
+folder, child = Path(sys.argv[1]), None
+with exclusive_folder(folder):
+    child = os.fork()
+    if child == 0:
+        try:
+            with exclusive_folder(folder):
+                os._exit(3)
+        except FolderInUseError:
+            pass
+    else:
+        assert os.waitpid(child, 0)[1] == 0
+        print("in", flush=True)
+        sys.stdin.read()
+"""
+    command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert process.stdout.readline() == "in\n"
+        with (
+            pytest.raises(FolderInUseError, match=f"process {process.pid} on"),
+            exclusive_folder(tmp_path),
+        ):
+            pass
+        process.communicate("")
+        assert process.returncode == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes of this kind")
+def test_people_who_share_a_folder_share_its_lock(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        with exclusive_folder(tmp_path):
+            assert (tmp_path / LOCK).stat().st_mode & 0o060 == 0o060
+    finally:
+        os.umask(before)
 
 
 def test_an_error_inside_ends_the_lock(tmp_path: Path) -> None:

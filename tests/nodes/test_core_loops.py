@@ -180,6 +180,16 @@ def test_loops_in_loops_are_copied_whole(loops: ModuleType) -> None:
         run_core_loop(dynamic, start)
 
 
+def test_a_loop_that_ends_after_the_body_is_refused(loops: ModuleType) -> None:
+    prompt = graph()
+    prompt["from"] = node("StartLoop", mode="simple", initial_iteration_value=["fill", 0])
+    prompt["update"]["inputs"]["index"] = ["from", 0]
+    prompt["to"] = node("EndLoop", output_value=["result", 0])
+    with pytest.raises(Exception, match="its End Loop does not") as caught:
+        find(loops, Prompt(validated(prompt)))
+    assert caught.value.fix
+
+
 def around() -> dict[str, Any]:
     """The whole chunk loop in the body of a loop of ComfyUI's own, with a seed for each round."""
     prompt = graph()

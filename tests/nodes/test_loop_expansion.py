@@ -279,6 +279,94 @@ def test_two_ends_of_one_loop_are_refused(loops: ModuleType) -> None:
     assert "close, close2" in str(caught.value) and caught.value.fix
 
 
+def refused(loops: ModuleType, prompt: dict[str, Any], message: str) -> None:
+    """Whichever loop begins first, it says so before anything is made."""
+    for open_id in ("open", "open2"):
+        with pytest.raises(Exception, match=message) as caught:
+            find(loops, dynamic(prompt), open_id)
+        assert type(caught.value).__name__ == "MirageError"
+        assert caught.value.got and caught.value.expected and caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("update2", "images", ["decode", 0]),
+        ("decode2", "samples", ["fill", 0]),
+        ("fill2", "readout", ["read", 0]),
+        ("fill2", "first_latent", ["open", 4]),
+        ("update2", "state", ["open", 1]),
+    ],
+)
+def test_a_pasted_node_that_takes_from_the_first_loop_is_refused(
+    loops: ModuleType, name: str, key: str, value: list[Any]
+) -> None:
+    prompt = pasted()
+    prompt[name]["inputs"][key] = value
+    refused(loops, prompt, "share nodes|no part of")
+
+
+def test_a_preview_of_two_loops_at_once_is_refused(loops: ModuleType) -> None:
+    prompt = pasted()
+    prompt["blend"] = node("ImageBlend", image1=["decode", 0], image2=["decode2", 0])
+    prompt["look"] = node("PreviewImage", images=["blend", 0])
+    refused(loops, prompt, "share nodes")
+    prompt["blend"]["inputs"] = {"image1": ["result", 3], "image2": ["result2", 3]}
+    assert find(loops, dynamic(prompt)).members == BODY
+
+
+def test_a_second_writer_beside_the_body_is_refused(loops: ModuleType) -> None:
+    prompt = graph()
+    prompt["invert"] = node("ImageInvert", image=["decode", 0])
+    prompt["other"] = node("MirageCacheUpdate", state=["open", 1], images=["invert", 0])
+    prompt["look"] = node("PreviewAny", source=["other", 1])
+    with pytest.raises(Exception, match="no part of") as caught:
+        find(loops, dynamic(prompt))
+    assert "other" in caught.value.got
+    # A choice between two ways of writing is one writer.
+    prompt["choice"] = node("ComfySwitchNode", on_true=["update", 0], on_false=["other", 0])
+    prompt["close"]["inputs"]["state"] = ["choice", 0]
+    assert find(loops, dynamic(prompt)).members >= BODY | {"invert", "other", "choice"}
+
+
+def test_a_loop_in_the_body_of_another_belongs_to_it(loops: ModuleType) -> None:
+    """Its plan hangs off the outer body; an inner loop may look at what the outer one made."""
+    prompt = pasted()
+    prompt["start2"] = node("MirageRolloutStart", name="in", resume=True, seed=["open", 5])
+    prompt["open2"]["inputs"]["state"] = ["start2", 0]
+    prompt["update2"]["inputs"]["exclude"] = ["decode", 0]
+    inner = {f"{name}2" for name in (*BODY, "start", "close", "result")}
+    assert find(loops, dynamic(prompt)).members == BODY | inner
+    assert find(loops, dynamic(prompt), "open2").members == {f"{name}2" for name in BODY}
+
+
+def test_an_inner_loop_is_the_same_rollout_again(loops: ModuleType) -> None:
+    """What a copy of the outer body begins with is told by its rollout, not by its making."""
+
+    def inner(run_id: str) -> str:
+        prompt = graph()
+        state = loops.RolloutState.__new__(loops.RolloutState)
+        for key, value in (("run_id", run_id), ("done", 2)):
+            object.__setattr__(state, key, value)
+        prompt["outer"] = node("MirageLoopOpen", state=loops.Boxed(state))
+        prompt["start"]["inputs"]["seed"] = ["outer", 5]
+        return digest(loops, dynamic(prompt))
+
+    assert inner("a") == inner("a") != inner("b")
+
+
+@pytest.mark.parametrize("key", ["name", "resume"])
+def test_names_by_link_do_not_make_another_rollout(loops: ModuleType, key: str) -> None:
+    prompts = chained(), chained()
+    for value, prompt in enumerate(prompts):
+        prompt["typed"] = node("PrimitiveString", value=value)
+        for start in ("start", "start2"):
+            prompt[start]["inputs"][key] = ["typed", 0]
+    for open_id, start_id in (("open", "start"), ("open2", "start2")):
+        one, other = (digest(loops, dynamic(p), open_id, start_id) for p in prompts)
+        assert one == other
+
+
 def chained() -> dict[str, dict[str, Any]]:
     """A second shot that begins with the memory of the first."""
     prompt = pasted()
@@ -355,8 +443,46 @@ def test_body_that_finishes_nothing_is_refused(pack: ModuleType) -> None:
 def test_flow_by_way_of_another_node_is_refused_before_the_work(pack: ModuleType) -> None:
     nodes = pack.nodes.loop
     flow = nodes.Flow(SimpleNamespace(complete=False, done=0))
-    with pytest.raises(pack.mirage_core.errors.MirageError, match="by way of another node"):
+    with pytest.raises(pack.mirage_core.errors.MirageError, match="cannot tell where"):
         nodes.MirageLoopClose.check_lazy_status(flow=flow)
+
+
+def test_a_finished_shot_is_no_plan(pack: ModuleType) -> None:
+    nodes = pack.nodes.loop
+    with pytest.raises(pack.mirage_core.errors.MirageError, match="finished shot") as caught:
+        nodes._flow_from(SimpleNamespace(complete=True), None, "open")
+    assert "Mirage Rollout Result" in caught.value.fix
+
+
+def test_a_plan_is_no_state(pack: ModuleType) -> None:
+    shot = pack.nodes.shot
+    plan = shot.PlannedShot(None, None, True, "start")
+    with pytest.raises(pack.mirage_core.errors.MirageError, match="straight from Mirage Rollout"):
+        shot.expect_begun(plan)
+    with pytest.raises(pack.mirage_core.errors.MirageError, match="straight from Mirage Rollout"):
+        pack.nodes.loop.MirageRolloutResult.execute(plan)
+
+
+def test_two_writers_of_one_state_are_refused(pack: ModuleType) -> None:
+    class State:
+        pass
+
+    shot, state = pack.nodes.shot, State()
+    shot.expect_one_writer(state, "7")
+    shot.expect_one_writer(state, "7")
+    shot.expect_one_writer(State(), "8")
+    with pytest.raises(pack.mirage_core.errors.MirageError, match="same chunk twice"):
+        shot.expect_one_writer(state, "8")
+
+
+def test_without_a_server_a_folder_is_held_to_the_end_of_the_program(
+    pack: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(pack.nodes.comfy.prompt.atexit, "register", kept.append)
+    act = object()
+    pack.nodes.comfy.prompt.when_prompt_ends(act)
+    assert act in kept
 
 
 def test_state_of_another_loop_is_refused(pack: ModuleType) -> None:
