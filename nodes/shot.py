@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -67,7 +68,7 @@ class PlannedShot:
             return make_unused_folder(folder)
         if key not in _made:
             _made[key] = make_unused_folder(folder)
-            when_prompt_ends(lambda: _made.pop(key, None))
+            when_prompt_ends(partial(_made.__delitem__, key))
         return _made[key]
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..geometry.transform import invert_rigid
+from ..ops.best_view import Seen
 from .types import LatentCache
 
 
@@ -69,6 +71,32 @@ def sample_size(cache: LatentCache, index: Tensor) -> Tensor:
     focal = torch.cat([focal_length(block.intrinsics) for block in cache.blocks]).float()
     depth = in_source_camera(cache, index, (2,), torch.float32)[..., 0]
     return depth / focal.to(cache.device)[source_cameras(cache, index)]
+
+
+def seen(cache: LatentCache) -> Seen:
+    """Who saw the points of each block, as `mirage_core.ops.best_view` takes it."""
+    blocks = cache.blocks
+    return Seen(
+        [block.source for block in blocks],
+        [block.slope for block in blocks],
+        [viewers(block.world_to_camera, block.intrinsics, cache.device) for block in blocks],
+    )
+
+
+def viewers(
+    world_to_camera: Tensor, intrinsics: Tensor, device: torch.device, finer: int = 1
+) -> Tensor:
+    """(S, 4) float32: where cameras stand, and their focal lengths in latent cells.
+
+    Args:
+        world_to_camera: (S, 4, 4).
+        intrinsics: (S, 3, 3) of a grid.
+        device: Where the result goes.
+        finer: How many times finer than the latent grid that grid is.
+    """
+    place = invert_rigid(world_to_camera.double())[:, :3, 3]
+    focal = focal_length(intrinsics.double()) / finer
+    return torch.cat([place, focal[:, None].to(place)], dim=1).float().to(device)
 
 
 def focal_length(intrinsics: Tensor) -> Tensor:

@@ -267,9 +267,9 @@ def _compete(
 ) -> None:
     """Let the points of the front surface of one view compete; updates ``keys`` in place."""
     first = 0
-    for number, mine in enumerate(by_block(hits.index, points)):
+    for number, mine in enumerate(by_block(hits.number, points)):
         here = hits.take(mine)
-        local = here.index - first
+        local = here.number - first
         first += len(points[number])
         bits = _front_of(front, here.cell)
         nearest = bits.int().view(torch.float32)
@@ -284,5 +284,5 @@ def _compete(
         score = _bins(axes, seen.observers[number].index_select(0, who).unbind(1), viewer, rule)
         key = score.bitwise_left_shift_(_BIN_SHIFT)
         key += (here.depth.view(torch.int32).long() - bits).bitwise_left_shift_(32)
-        key += INDEX_MASK - here.index
+        key += INDEX_MASK - here.number
         keys.scatter_reduce_(0, here.cell, key, "amin")

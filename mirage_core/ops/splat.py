@@ -258,18 +258,18 @@ class Hits(NamedTuple):
     Attributes:
         cell: (M,) int64, ``row * width + column``.
         depth: (M,) float32 z-depth.
-        index: (M,) int64, within the memory.
+        number: (M,) int64 index within the memory.
     """
 
     cell: Tensor
     depth: Tensor
-    index: Tensor
+    number: Tensor
 
     def keys(self) -> Tensor:
         """(M,) int64 keys of the z-buffer."""
         key = self.depth.view(torch.int32).long().bitwise_left_shift_(32)
         key += INDEX_MASK
-        return key.sub_(self.index)
+        return key.sub_(self.number)
 
     def take(self, rows: Tensor) -> Hits:
         """The hits of the given rows."""
@@ -292,8 +292,8 @@ def project_runs(
     hits = inside.nonzero()[:, 0]
     u, v, z = (values.index_select(0, hits) for values in (u, v, z))
     cell = v.long().mul_(width).add_(u.long())
-    index = runs.first.index_select(0, hits >> _RUN_BITS)
-    return Hits(cell, z, index.add_(hits.bitwise_and_(BOUNDS_RUN - 1)))
+    number = runs.first.index_select(0, hits >> _RUN_BITS)
+    return Hits(cell, z, number.add_(hits.bitwise_and_(BOUNDS_RUN - 1)))
 
 
 def _row(chunk: list[Tensor], row: list[float]) -> Tensor:

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..cache.footprints import in_source_camera
+from ..cache.footprints import in_source_camera, seen, viewers
 from ..cache.types import LatentCache
 from ..constants import TEMPORAL_STRIDE
 from ..geometry.camera import (
@@ -19,8 +19,9 @@ from ..geometry.camera import (
     scale_intrinsics,
 )
 from ..geometry.trajectory import Trajectory
+from ..ops.best_view import BestView
 from ..ops.kernels import BlockTensors
-from ..ops.operators import read_tokens, splat_keys
+from ..ops.operators import best_winners, read_tokens, splat_keys
 from ..ops.splat import winners
 from ..validate import expect_frame_count
 
@@ -84,7 +85,13 @@ class Readout:
 
 
 def read_winners(
-    cache: LatentCache, world_to_camera: Tensor, intrinsics: Tensor, size: tuple[int, int]
+    cache: LatentCache,
+    world_to_camera: Tensor,
+    intrinsics: Tensor,
+    size: tuple[int, int],
+    *,
+    view: BestView | None = None,
+    finer: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Winning point and depth of every cell, for cameras given on the grid itself.
 
@@ -93,18 +100,25 @@ def read_winners(
         world_to_camera: (T, 4, 4).
         intrinsics: (T, 3, 3) in cells of the grid.
         size: (h, w) of the grid.
+        view: Shows the best view of the front surface; the nearest point when None.
+        finer: How many times finer than the latent grid the grid is.
 
     Returns:
         (T, h, w) int64 indices, -1 where empty, and (T, h, w) float32 z-depth, 0 where empty.
     """
-    keys = splat_keys(
-        _memory(cache),
-        _projection(cache, world_to_camera, intrinsics),
-        size,
-        nearest_centre=cache.convention is PixelConvention.RELEASED,
-    )
-    index, depth = winners(keys)
     shape = (len(world_to_camera), *size)
+    projection = _projection(cache, world_to_camera, intrinsics)
+    nearest_centre = cache.convention is PixelConvention.RELEASED
+    if view is None:
+        index, depth = winners(
+            splat_keys(_memory(cache), projection, size, nearest_centre=nearest_centre)
+        )
+    else:
+        cameras = viewers(world_to_camera, intrinsics, cache.device, finer)
+        index, depth = best_winners(
+            _memory(cache), seen(cache), projection, cameras, size,
+            rule=view, nearest_centre=nearest_centre,
+        )  # fmt: skip
     return index.view(shape), depth.view(shape)
 
 
@@ -123,13 +137,17 @@ def grid_intrinsics(trajectory: Trajectory, size: tuple[int, int]) -> Tensor:
     return scale_intrinsics(trajectory.intrinsics, (trajectory.height, trajectory.width), size)
 
 
-def read(cache: LatentCache, trajectory: Trajectory) -> Readout:
+def read(
+    cache: LatentCache, trajectory: Trajectory, view: BestView | None = None
+) -> Readout:
     """Read the memory for all latent frames of a shot in one call (paper Eq. 5, 9, 10).
 
     Args:
         cache: The memory.
         trajectory: Cameras of 4T - 3 pixel frames at picture size. Latent frame t takes the
             camera of pixel frame 4t; the grid is 16 times coarser.
+        view: Shows the best view of the front surface; the nearest point, as in the paper, when
+            None.
 
     Returns:
         The readout, on the memory's device, tokens in the memory's type.
@@ -141,6 +159,8 @@ def read(cache: LatentCache, trajectory: Trajectory) -> Readout:
     expect_frame_count(len(trajectory))
     size = latent_size(trajectory.width, trajectory.height)
     cameras = trajectory.select(slice(None, None, TEMPORAL_STRIDE))
+    if view is not None:
+        return _read_best(cache, trajectory, cameras, size, view)
     blocks = cache.blocks
     tokens, visible, depth, winner = read_tokens(
         _memory(cache)._replace(
@@ -156,6 +176,27 @@ def read(cache: LatentCache, trajectory: Trajectory) -> Readout:
     return Readout(
         tokens=tokens,
         visible=visible,
+        depth=depth,
+        winner=winner,
+        cache=cache,
+        trajectory=trajectory,
+    )
+
+
+def _read_best(
+    cache: LatentCache,
+    trajectory: Trajectory,
+    cameras: Trajectory,
+    size: tuple[int, int],
+    view: BestView,
+) -> Readout:
+    winner, depth = read_winners(
+        cache, cameras.world_to_camera, grid_intrinsics(cameras, size), size, view=view
+    )
+    tokens = cache.gather(winner, [block.tokens for block in cache.blocks])
+    return Readout(
+        tokens=tokens.permute(3, 0, 1, 2).contiguous(),
+        visible=winner >= 0,
         depth=depth,
         winner=winner,
         cache=cache,

@@ -53,7 +53,7 @@ def searched(
         bins = view_bins(points, observers, cameras[view], rule.numbers)
         for cell in hits.cell.unique().tolist():
             mine = (hits.cell == cell).nonzero()[:, 0]
-            inside = {int(hits.index[m]): float(hits.depth[m]) for m in mine}
+            inside = {int(hits.number[m]): float(hits.depth[m]) for m in mine}
             front = min(inside.values())
 
             def near(number: int, front: float = front, inside: dict = inside) -> bool:
