@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from ..errors import ValueRangeError
-from .gather import by_block
 from .splat import EMPTY_KEY, INDEX_MASK, Hits, project_runs, walk_runs
 
 BINS: Final = 128
@@ -149,13 +148,13 @@ def best_view(
         hits = project_runs(runs, matrices[view], height, width, nearest_centre)
         if len(hits.cell):
             front[view].scatter_reduce_(0, hits.cell, hits.keys(), "amin")
-            found[view].append(_in_band(hits, front[view], rule[2]))
+            found[view].append(hits)
     keys = torch.full_like(front, EMPTY_KEY)
-    seen = Seen(source, slope, observers)
+    known = _Known.of(points, Seen(source, slope, observers))
     for view, parts in enumerate(found):
-        if parts:
-            hits = _in_band(Hits(*map(torch.cat, zip(*parts, strict=True))), front[view], rule[2])
-            _compete(keys[view], front[view], hits, points, seen, viewers[view].tolist(), rule)
+        if known is not None and parts:
+            hits = Hits(*map(_joined, zip(*parts, strict=True)))
+            _compete(keys[view], front[view], hits, known, viewers[view].tolist(), rule)
     return best_winners(front, keys)
 
 
@@ -203,38 +202,36 @@ def _bins(
     away = [points[axis] - seen[axis] for axis in range(3)]
     here = [points[axis] - viewer[axis] for axis in range(3)]
     before, now, both = _dot(away, away), _dot(here, here), _dot(away, here)
-    score = _angle(both / (before.sqrt() * now.sqrt()))
+    score = _angle(both.div_(before.sqrt().mul_(now.sqrt())))
     # A float here and a tensor there: dividing is done in float32 either way.
     lens = torch.as_tensor(viewer[3], dtype=torch.float32) / seen[3]
-    size = _log(before / now * (lens * lens)) * 0.5
-    score = score + size.clamp_min(0.0) * rule[4] + (-size).clamp_min(0.0) * rule[5]
-    scaled = (score * rule[3]).floor()
+    size = _log(before.div_(now).mul_(lens.mul_(lens))).mul_(0.5)
+    score += size.clamp_min(0.0).mul_(rule[4])
+    score += size.neg_().clamp_min_(0.0).mul_(rule[5])
+    scaled = score.mul_(rule[3]).floor_()
     # NaN compares false: a direction that does not exist is the worst.
     return torch.where(scaled < BINS - 1, scaled, float(BINS - 1)).long()
 
 
 def _angle(cosine: Tensor) -> Tensor:
-    size = cosine.abs().clamp_max(1.0)
-    series = size * ACOS[0] + ACOS[1]
-    series = series * size + ACOS[2]
-    series = series * size + ACOS[3]
-    acute = (1.0 - size).sqrt() * series
+    size = cosine.abs().clamp_max_(1.0)
+    series = size * ACOS[0]
+    series.add_(ACOS[1]).mul_(size).add_(ACOS[2]).mul_(size).add_(ACOS[3])
+    acute = size.neg_().add_(1.0).sqrt_().mul_(series)
     return torch.where(cosine < 0, PI - acute, acute)
 
 
 def _log(ratio: Tensor) -> Tensor:
     # Not clamp, whose NaN has another sign on other devices.
     kept = torch.where(ratio < LIMIT, ratio, LIMIT)
-    kept = torch.where(kept > 1 / LIMIT, kept, 1 / LIMIT)
-    bits = kept.view(torch.int32)
-    exponent = ((bits >> 23) - 127).float()
-    mantissa = ((bits & 0x7FFFFF) | 0x3F800000).view(torch.float32)
-    part = (mantissa - 1.0) / (mantissa + 1.0)
+    bits = torch.where(kept > 1 / LIMIT, kept, 1 / LIMIT).view(torch.int32)
+    exponent = (bits >> 23).sub_(127).float()
+    mantissa = bits.bitwise_and_(0x7FFFFF).bitwise_or_(0x3F800000).view(torch.float32)
+    part = (mantissa - 1.0).div_(mantissa + 1.0)
     square = part * part
-    series = square * ATANH[0] + ATANH[1]
-    series = series * square + ATANH[2]
-    series = series * square + ATANH[3]
-    return exponent * LN2 + part * 2.0 * series
+    series = square * ATANH[0]
+    series.add_(ATANH[1]).mul_(square).add_(ATANH[2]).mul_(square).add_(ATANH[3])
+    return exponent.mul_(LN2).add_(part.mul_(2.0).mul_(series))
 
 
 def _dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
@@ -245,44 +242,63 @@ def _dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def _front_of(front: Tensor, cell: Tensor) -> Tensor:
-    """(M,) int64 bits of the front's depth in cells that are not empty."""
-    return front.index_select(0, cell).bitwise_right_shift_(32)
+class _Known(NamedTuple):
+    """The points of all blocks one after the other, and who saw them.
+
+    Attributes:
+        axes: x, y and z, each (N,) float32.
+        who: (N,) int64 number of an observer, counted through all blocks.
+        slope: (N, 2) float16.
+        observers: Position in x, y and z and focal length, each (S,) float32.
+    """
+
+    axes: tuple[Tensor, ...]
+    who: Tensor
+    slope: Tensor
+    observers: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, points: Sequence[Tensor], seen: Seen) -> _Known | None:
+        """None where there is no block."""
+        if not points:
+            return None
+        first, who = 0, []
+        for source, cameras in zip(seen.source, seen.observers, strict=True):
+            who.append(source.int() + first)
+            first += len(cameras)
+        return cls(
+            tuple(_joined([block[:, axis] for block in points]) for axis in range(3)),
+            _joined(who),
+            _joined(seen.slope),
+            tuple(column.contiguous() for column in _joined(seen.observers).unbind(1)),
+        )
 
 
-def _in_band(hits: Hits, front: Tensor, band: float) -> Hits:
-    """The hits at most a share of the depth behind the front as it is known so far."""
-    nearest = _front_of(front, hits.cell).int().view(torch.float32)
-    return hits.take((hits.depth <= nearest.mul_(1 + band)).nonzero()[:, 0])
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _compete(
     keys: Tensor,
     front: Tensor,
     hits: Hits,
-    points: Sequence[Tensor],
-    seen: Seen,
+    known: _Known,
     viewer: Sequence[float],
     rule: Sequence[float],
 ) -> None:
     """Let the points of the front surface of one view compete; updates ``keys`` in place."""
-    first = 0
-    for number, mine in enumerate(by_block(hits.number, points)):
-        here = hits.take(mine)
-        local = here.number - first
-        first += len(points[number])
-        bits = _front_of(front, here.cell)
-        nearest = bits.int().view(torch.float32)
-        lean = seen.slope[number].index_select(0, local).float().abs().sum(dim=1)
-        band = (lean * rule[1] + rule[0]).clamp_max(rule[2])
-        # The front itself is in its band whatever is known of its slope.
-        near = (here.depth <= nearest * (band + 1)) | (here.depth == nearest)
-        kept = near.nonzero()[:, 0]
-        here, local, bits = here.take(kept), local.index_select(0, kept), bits[kept]
-        who = seen.source[number].index_select(0, local)
-        axes = [points[number][:, axis].index_select(0, local) for axis in range(3)]
-        score = _bins(axes, seen.observers[number].index_select(0, who).unbind(1), viewer, rule)
-        key = score.bitwise_left_shift_(_BIN_SHIFT)
-        key += (here.depth.view(torch.int32).long() - bits).bitwise_left_shift_(32)
-        key += INDEX_MASK - here.number
-        keys.scatter_reduce_(0, here.cell, key, "amin")
+    bits = front.index_select(0, hits.cell).bitwise_right_shift_(32)
+    nearest = bits.int().view(torch.float32)
+    lean = known.slope.index_select(0, hits.number).float().abs_().sum(dim=1)
+    band = lean.mul_(rule[1]).add_(rule[0]).clamp_max_(rule[2])
+    # The front itself is in its band whatever is known of its slope.
+    near = (hits.depth <= band.add_(1).mul_(nearest)) | (hits.depth == nearest)
+    kept = near.nonzero()[:, 0]
+    hits, bits = hits.take(kept), bits.index_select(0, kept)
+    who = known.who.index_select(0, hits.number)
+    axes = [axis.index_select(0, hits.number) for axis in known.axes]
+    observers = [column.index_select(0, who) for column in known.observers]
+    key = _bins(axes, observers, viewer, rule).bitwise_left_shift_(_BIN_SHIFT)
+    key += hits.depth.view(torch.int32).long().sub_(bits).bitwise_left_shift_(32)
+    key += INDEX_MASK
+    keys.scatter_reduce_(0, hits.cell, key.sub_(hits.number), "amin")

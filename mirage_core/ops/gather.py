@@ -91,14 +91,14 @@ def gather(rows: Sequence[Tensor], index: Tensor) -> Tensor:
     shape = rows[0].shape[1:]
     result = torch.zeros(len(flat), *shape, dtype=rows[0].dtype, device=flat.device)
     first = 0
-    for block, mine in zip(rows, by_block(flat, rows), strict=True):
+    for block, mine in zip(rows, _by_block(flat, rows), strict=True):
         if len(mine):
             result[mine] = block.index_select(0, flat[mine] - first).to(result.dtype)
         first += len(block)
     return result.view(*index.shape, *shape)
 
 
-def by_block(flat: Tensor, rows: Sequence[Tensor]) -> Sequence[Tensor]:
+def _by_block(flat: Tensor, rows: Sequence[Tensor]) -> Sequence[Tensor]:
     """For each block, the places in ``flat`` that refer to it."""
     if len(rows) == 1:
         return [(flat >= 0).nonzero()[:, 0]]
