@@ -16,6 +16,15 @@ from torch import Tensor
 SUPPORT: Final = 1.15
 """Half-width of a drawn patch in units of its own half-width: neighbours overlap a little."""
 
+FLAT: Final = 0.85
+"""Part of that half-width over which a patch among other views has its full weight."""
+
+SOFTNESS: Final = 0.4
+"""Views whose scores lie so many bins above the best one of a pixel count less by a factor e."""
+
+LEAST_SHARE: Final = 4
+"""Bins from which worse views do not count less any more: enough to cover, and not to be seen."""
+
 SAME_SURFACE: Final = 0.08
 """Patches blend where their depths differ by less than this share; else the nearer one wins."""
 
@@ -42,6 +51,8 @@ class PlacedPatches:
         lean: (N, 2) float32, change of the inverse depth along the two axes.
         rank: (N,) int64, on one surface the lowest rank covers the others; all alike when
             missing.
+        bins: (N,) int64 of `mirage_core.ops.best_view.view_bins`: on one surface views are mixed,
+            the lowest most. Takes the place of ``rank``.
         picture: (N,) int64, which picture each patch lies on; the first when missing.
     """
 
@@ -51,6 +62,7 @@ class PlacedPatches:
     inverse_depth: Tensor
     lean: Tensor
     rank: Tensor | None = None
+    bins: Tensor | None = None
     picture: Tensor | None = None
 
 
@@ -86,10 +98,16 @@ def draw(patches: PlacedPatches, background: Tensor) -> tuple[Tensor, Tensor]:
     nearest = torch.zeros(background.shape[:-1].numel(), device=background.device)
     for part in samples:
         nearest.scatter_reduce_(0, part.pixel, part.inverse_depth, "amax")
-    samples = _lowest_rank([_in_front(part, nearest) for part in samples], patches, len(nearest))
+    samples = [_in_front(part, nearest) for part in samples]
+    best = None
+    if patches.bins is not None:
+        best = _lowest(samples, patches.bins, len(nearest))
+    elif patches.rank is not None:
+        samples = _lowest_rank(samples, patches.rank, len(nearest))
     total = torch.zeros(len(nearest), 4, dtype=torch.int32, device=background.device)
     for part in samples:
-        _accumulate(total, part, patches)
+        weight = _tent(part) if best is None else _share(part, patches.bins, best)
+        _accumulate(total, part, patches, weight)
     summed = total.float() / _FIXED_POINT
     colour = summed[:, :3] + BACKGROUND_WEIGHT * background.reshape(-1, 3).float()
     picture = colour / (summed[:, 3:] + BACKGROUND_WEIGHT)
@@ -155,18 +173,20 @@ def _in_front(samples: _Samples, nearest: Tensor) -> _Samples:
     return _pick(samples, samples.inverse_depth * (1 + SAME_SURFACE) >= nearest[samples.pixel])
 
 
-def _lowest_rank(
-    samples: list[_Samples], patches: PlacedPatches, pixels: int
-) -> list[_Samples]:
-    """The samples whose patches have the lowest rank that their pixel sees."""
-    if patches.rank is None:
-        return samples
+def _lowest(samples: list[_Samples], values: Tensor, pixels: int) -> Tensor:
+    """(pixels,) int64: the lowest value (N,) of the patches that each pixel sees."""
     lowest = torch.full(
-        (pixels,), torch.iinfo(torch.int64).max, dtype=torch.int64, device=patches.rank.device
+        (pixels,), torch.iinfo(torch.int64).max, dtype=torch.int64, device=values.device
     )
     for part in samples:
-        lowest.scatter_reduce_(0, part.pixel, patches.rank[part.patch], "amin")
-    return [_pick(part, patches.rank[part.patch] == lowest[part.pixel]) for part in samples]
+        lowest.scatter_reduce_(0, part.pixel, values[part.patch], "amin")
+    return lowest
+
+
+def _lowest_rank(samples: list[_Samples], rank: Tensor, pixels: int) -> list[_Samples]:
+    """The samples whose patches have the lowest rank that their pixel sees."""
+    lowest = _lowest(samples, rank, pixels)
+    return [_pick(part, rank[part.patch] == lowest[part.pixel]) for part in samples]
 
 
 def _pick(samples: _Samples, chosen: Tensor) -> _Samples:
@@ -174,9 +194,26 @@ def _pick(samples: _Samples, chosen: Tensor) -> _Samples:
     return _Samples(*(getattr(samples, f.name).index_select(0, kept) for f in fields(samples)))
 
 
-def _accumulate(total: Tensor, samples: _Samples, patches: PlacedPatches) -> None:
+def _tent(samples: _Samples) -> Tensor:
+    """(M,) weights that fall off from the middle of a patch to its rim."""
     tent = (SUPPORT - samples.local.abs()).prod(dim=1) / SUPPORT**2
-    weight = (tent * tent)[:, None]
+    return tent * tent
+
+
+def _share(samples: _Samples, bins: Tensor, best: Tensor) -> Tensor:
+    """(M,) weights of views that are mixed: full inside of a patch, less for worse views.
+
+    A tent would let worse views through as dots where the corners of better ones meet.
+    """
+    rim = ((SUPPORT - samples.local.abs()) / (SUPPORT - FLAT)).clamp(0, 1).prod(dim=1)
+    # From a table, since no two devices agree on the last bit of exp.
+    worse = torch.exp(-torch.arange(LEAST_SHARE) / SOFTNESS).to(rim.device)
+    behind = (bins[samples.patch] - best[samples.pixel]).clamp_max(LEAST_SHARE - 1)
+    return rim * worse[behind]
+
+
+def _accumulate(total: Tensor, samples: _Samples, patches: PlacedPatches, weight: Tensor) -> None:
+    weight = weight[:, None]
     colour = _sample(patches.pixels, samples.patch, samples.local)
     value = torch.cat([colour * weight, weight], dim=1) * _FIXED_POINT
     total.index_add_(0, samples.pixel, value.round().int())

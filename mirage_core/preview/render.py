@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ..cache.footprints import in_source_camera, source_cameras
+from ..cache.footprints import in_source_camera, seen, source_cameras, viewers
 from ..cache.types import LatentCache
 from ..codecs.base import PatchCodec
 from ..constants import TEMPORAL_STRIDE
@@ -18,6 +18,7 @@ from ..errors import ModelMismatchError
 from ..geometry.camera import latent_size, project_each
 from ..geometry.trajectory import Trajectory
 from ..geometry.transform import invert_rigid
+from ..ops.best_view import BestView, view_bins
 from ..readout.readout import Readout, grid_intrinsics, read_winners
 from ..validate import expect_shape
 from .fill import fill_tokens_and_depth
@@ -50,6 +51,7 @@ def render_preview(
     codec: PatchCodec,
     on_frame: Callable[[int, int], None] | None = None,
     background: Tensor | None = None,
+    view: BestView | None = None,
 ) -> Preview:
     """Draw what the memory holds for every camera; holes are filled with smooth colour.
 
@@ -60,6 +62,8 @@ def render_preview(
         on_frame: Called with (done, total) after each frame or few; may raise to cancel.
         background: (F, H, W, 3) frames in 0..1 that show in holes in place of smooth colour, such
             as those of a video model.
+        view: Shows the best views of the front surface, mixed; the nearest points, of which those
+            seen first cover the others, when None.
 
     Raises:
         ShapeError: The background has another size than the shot.
@@ -74,7 +78,9 @@ def render_preview(
     for start in range(0, len(trajectory), max(1, BATCH_PIXELS // size)):
         numbers = range(start, min(len(trajectory), start + max(1, BATCH_PIXELS // size)))
         behind = None if background is None else background[numbers.start : numbers.stop]
-        pictures, maps = _render_frames(cache, trajectory.select(list(numbers)), codec, behind)
+        pictures, maps = _render_frames(
+            cache, trajectory.select(list(numbers)), codec, behind, view
+        )
         frames.append(pictures)
         depths.append(maps[-start % TEMPORAL_STRIDE :: TEMPORAL_STRIDE])
         if on_frame is not None:
@@ -112,32 +118,39 @@ def drawn_latents(readout: Readout, codec: PatchCodec) -> Tensor:
 
 
 def _render_frames(
-    cache: LatentCache, cameras: Trajectory, codec: PatchCodec, behind: Tensor | None
+    cache: LatentCache,
+    cameras: Trajectory,
+    codec: PatchCodec,
+    behind: Tensor | None,
+    view: BestView | None,
 ) -> tuple[Tensor, Tensor]:
     """(B, H, W, 3) pictures in 0..1 and (B, H, W) depth of some cameras."""
     rows, cols = latent_size(cameras.width, cameras.height)
     fine = (rows * FINER, cols * FINER)
-    winner, _ = read_winners(cache, cameras.world_to_camera, grid_intrinsics(cameras, fine), fine)
+    lens = grid_intrinsics(cameras, fine)
+    winner, _ = read_winners(cache, cameras.world_to_camera, lens, fine, view=view, finer=FINER)
     if behind is None:
-        background = _backgrounds(cache, cameras, codec)
+        background = _backgrounds(cache, cameras, codec, view)
     else:
         background = behind.to(winner.device, torch.float32)
-    view = torch.arange(len(winner), device=winner.device)[:, None, None].expand_as(winner)
-    seen = winner >= 0
+    number = torch.arange(len(winner), device=winner.device)[:, None, None].expand_as(winner)
+    shown = winner >= 0
     # Each point once for each camera that sees it.
-    pairs = (view[seen] * len(cache) + winner[seen]).unique() if len(cache) else winner[seen]
+    pairs = (number[shown] * len(cache) + winner[shown]).unique() if len(cache) else winner[shown]
     if len(pairs) == 0:
         return background.clamp(0, 1), torch.zeros_like(background[..., 0])
     views, points = pairs // len(cache), pairs % len(cache)
-    picture, depth = draw(place(cache, points, cameras, codec, views), background)
+    picture, depth = draw(place(cache, points, cameras, codec, views, view), background)
     return picture.clamp(0, 1), depth
 
 
-def _backgrounds(cache: LatentCache, cameras: Trajectory, codec: PatchCodec) -> Tensor:
+def _backgrounds(
+    cache: LatentCache, cameras: Trajectory, codec: PatchCodec, view: BestView | None
+) -> Tensor:
     """(B, H, W, 3): mean colours of the cells, completed and interpolated."""
     size = latent_size(cameras.width, cameras.height)
     intrinsics = grid_intrinsics(cameras, size)
-    winner, depth = read_winners(cache, cameras.world_to_camera, intrinsics, size)
+    winner, depth = read_winners(cache, cameras.world_to_camera, intrinsics, size, view=view)
     tokens = cache.gather(winner, [block.tokens for block in cache.blocks])
     colour = codec.decode_patches(rearrange(tokens, "b h w c -> (b h w) c")).mean(dim=(1, 2))
     colour = rearrange(colour, "(b h w) c -> c b h w", b=len(winner), h=size[0])
@@ -152,7 +165,12 @@ def _backgrounds(cache: LatentCache, cameras: Trajectory, codec: PatchCodec) -> 
 
 
 def place(
-    cache: LatentCache, points: Tensor, cameras: Trajectory, codec: PatchCodec, views: Tensor
+    cache: LatentCache,
+    points: Tensor,
+    cameras: Trajectory,
+    codec: PatchCodec,
+    views: Tensor,
+    view: BestView | None = None,
 ) -> PlacedPatches:
     """Decode the tokens of points and place them on the pictures of cameras.
 
@@ -166,6 +184,7 @@ def place(
         cameras: Cameras at picture size.
         codec: The codec of the tokens.
         views: (N,) int64, on which camera's picture each point is placed.
+        view: Views are mixed by how well they saw; those seen first cover the others when None.
     """
     blocks = cache.blocks
     position = cache.gather(points, [block.points for block in blocks]).double()
@@ -179,16 +198,33 @@ def place(
         leans.append(1 / depth_of_edge - 1 / depth)
     once, back = points.unique(return_inverse=True)
     tokens = cache.gather(once, [block.tokens for block in blocks])
+    rank = bins = None
+    if view is None:
+        # What was seen first stays: later cameras show only where earlier ones do not reach.
+        rank = source_cameras(cache, points)
+    else:
+        bins = _bins(cache, points, cameras, views, view)
     return PlacedPatches(
         pixels=codec.decode_patches(tokens.float())[back],
         centre=drawn_at.float(),
         axes=torch.stack(axes, dim=2).float(),
         inverse_depth=(1 / depth).float(),
         lean=torch.stack(leans, dim=1).float(),
-        # What was seen first stays: later cameras show only where earlier ones do not reach.
-        rank=source_cameras(cache, points),
+        rank=rank,
+        bins=bins,
         picture=views,
     )
+
+
+def _bins(
+    cache: LatentCache, points: Tensor, cameras: Trajectory, views: Tensor, view: BestView
+) -> Tensor:
+    """(N,) int64: how well each point was seen, for the camera on whose picture it is placed."""
+    lens = grid_intrinsics(cameras, latent_size(cameras.width, cameras.height))
+    here = viewers(cameras.world_to_camera, lens, cache.device)[views]
+    observers = torch.cat(list(seen(cache).observers))[source_cameras(cache, points)]
+    position = cache.gather(points, [block.points for block in cache.blocks])
+    return view_bins(position, observers, here, view.numbers)
 
 
 def _edges(cache: LatentCache, points: Tensor) -> tuple[Tensor, Tensor]:
