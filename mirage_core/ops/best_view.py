@@ -69,7 +69,7 @@ class BestView:
     band: float = 0.03
     lean: float = 2.0
     limit: float = 0.10
-    bin: float = 0.10
+    bin: float = 0.05
     coarser: float = 0.5
     finer: float = 0.125
 

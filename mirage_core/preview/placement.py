@@ -13,17 +13,19 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from ..ops.best_view import BINS
+
 SUPPORT: Final = 1.15
 """Half-width of a drawn patch in units of its own half-width: neighbours overlap a little."""
 
 FLAT: Final = 0.85
 """Part of that half-width over which a patch among other views has its full weight."""
 
-SOFTNESS: Final = 0.4
-"""Views whose scores lie so many bins above the best one of a pixel count less by a factor e."""
+FALL: Final = 2.5
+"""How fast views count less with their score: by a factor e for so many parts of a bin."""
 
-LEAST_SHARE: Final = 4
-"""Bins from which worse views do not count less any more: enough to cover, and not to be seen."""
+LEAST_SHARE: Final = 0.01
+"""What the worst views count: together they still cover the smooth background."""
 
 SAME_SURFACE: Final = 0.08
 """Patches blend where their depths differ by less than this share; else the nearer one wins."""
@@ -52,7 +54,7 @@ class PlacedPatches:
         rank: (N,) int64, on one surface the lowest rank covers the others; all alike when
             missing.
         bins: (N,) int64 of `mirage_core.ops.best_view.view_bins`: on one surface views are mixed,
-            the lowest most. Takes the place of ``rank``.
+            and the lower ones count more. Takes the place of ``rank``.
         picture: (N,) int64, which picture each patch lies on; the first when missing.
     """
 
@@ -99,14 +101,11 @@ def draw(patches: PlacedPatches, background: Tensor) -> tuple[Tensor, Tensor]:
     for part in samples:
         nearest.scatter_reduce_(0, part.pixel, part.inverse_depth, "amax")
     samples = [_in_front(part, nearest) for part in samples]
-    best = None
-    if patches.bins is not None:
-        best = _lowest(samples, patches.bins, len(nearest))
-    elif patches.rank is not None:
+    if patches.bins is None and patches.rank is not None:
         samples = _lowest_rank(samples, patches.rank, len(nearest))
     total = torch.zeros(len(nearest), 4, dtype=torch.int32, device=background.device)
     for part in samples:
-        weight = _tent(part) if best is None else _share(part, patches.bins, best)
+        weight = _tent(part) if patches.bins is None else _share(part, patches.bins)
         _accumulate(total, part, patches, weight)
     summed = total.float() / _FIXED_POINT
     colour = summed[:, :3] + BACKGROUND_WEIGHT * background.reshape(-1, 3).float()
@@ -173,19 +172,13 @@ def _in_front(samples: _Samples, nearest: Tensor) -> _Samples:
     return _pick(samples, samples.inverse_depth * (1 + SAME_SURFACE) >= nearest[samples.pixel])
 
 
-def _lowest(samples: list[_Samples], values: Tensor, pixels: int) -> Tensor:
-    """(pixels,) int64: the lowest value (N,) of the patches that each pixel sees."""
-    lowest = torch.full(
-        (pixels,), torch.iinfo(torch.int64).max, dtype=torch.int64, device=values.device
-    )
-    for part in samples:
-        lowest.scatter_reduce_(0, part.pixel, values[part.patch], "amin")
-    return lowest
-
-
 def _lowest_rank(samples: list[_Samples], rank: Tensor, pixels: int) -> list[_Samples]:
     """The samples whose patches have the lowest rank that their pixel sees."""
-    lowest = _lowest(samples, rank, pixels)
+    lowest = torch.full(
+        (pixels,), torch.iinfo(torch.int64).max, dtype=torch.int64, device=rank.device
+    )
+    for part in samples:
+        lowest.scatter_reduce_(0, part.pixel, rank[part.patch], "amin")
     return [_pick(part, rank[part.patch] == lowest[part.pixel]) for part in samples]
 
 
@@ -200,16 +193,15 @@ def _tent(samples: _Samples) -> Tensor:
     return tent * tent
 
 
-def _share(samples: _Samples, bins: Tensor, best: Tensor) -> Tensor:
+def _share(samples: _Samples, bins: Tensor) -> Tensor:
     """(M,) weights of views that are mixed: full inside of a patch, less for worse views.
 
     A tent would let worse views through as dots where the corners of better ones meet.
     """
     rim = ((SUPPORT - samples.local.abs()) / (SUPPORT - FLAT)).clamp(0, 1).prod(dim=1)
     # From a table, since no two devices agree on the last bit of exp.
-    worse = torch.exp(-torch.arange(LEAST_SHARE) / SOFTNESS).to(rim.device)
-    behind = (bins[samples.patch] - best[samples.pixel]).clamp_max(LEAST_SHARE - 1)
-    return rim * worse[behind]
+    shares = torch.exp(-FALL * torch.arange(BINS)).clamp_min(LEAST_SHARE).to(rim.device)
+    return rim * shares[bins[samples.patch]]
 
 
 def _accumulate(total: Tensor, samples: _Samples, patches: PlacedPatches, weight: Tensor) -> None:

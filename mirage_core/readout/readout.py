@@ -84,6 +84,14 @@ class Readout:
         return 1 - float(self.visible.float().mean())
 
 
+def default_view(cache: LatentCache) -> BestView | None:
+    """How a memory is looked at by default: at the best views of the front surface.
+
+    None, the nearest point, for the released convention, whose checkpoints were trained so.
+    """
+    return None if cache.convention is PixelConvention.RELEASED else BestView()
+
+
 def read_winners(
     cache: LatentCache,
     world_to_camera: Tensor,

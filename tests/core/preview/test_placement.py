@@ -19,6 +19,7 @@ from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid
 from mirage_core.metrics import psnr
+from mirage_core.ops.best_view import BestView
 from mirage_core.preview import render
 from mirage_core.preview.placement import MAX_RADIUS, PlacedPatches, draw
 from mirage_core.preview.render import drawn_latents, render_preview
@@ -362,3 +363,87 @@ def test_a_background_shows_where_the_memory_knows_nothing(room, make) -> None:
     assert float((found.frames[known] - smooth.frames[known]).abs().mean()) < 0.02
     with pytest.raises(ShapeError, match="background"):
         render_preview(cache, shot, CODEC, background=behind[:4])
+
+
+def two_views(bins: tuple[int, int], shift: float = 0.0) -> PlacedPatches:
+    """A white and a black patch of one surface at the same place."""
+    both = patches(plain(1.0, 0.0), torch.tensor([[24.0, 24.0], [24.0 + shift, 24.0]]),
+                   torch.tensor([3.0, 3.0]))  # fmt: skip
+    return dataclasses.replace(both, bins=torch.tensor(bins))
+
+
+@pytest.mark.parametrize(
+    ("bins", "share"), [((0, 0), 0.5), ((0, 1), 0.924), ((0, 2), 0.989), ((5, 9), 0.5)]
+)
+def test_views_are_mixed_by_how_well_they_saw(bins: tuple[int, int], share: float) -> None:
+    picture, _ = draw(two_views(bins), GREY)
+    middle = picture[20:28, 20:28]
+    assert torch.allclose(middle, torch.full_like(middle, share), atol=0.02)
+
+
+def test_a_view_far_off_still_covers_the_background() -> None:
+    one = dataclasses.replace(
+        patches(plain(1.0), torch.tensor([[24.0, 24.0]]), torch.tensor([3.0])),
+        bins=torch.tensor([127]),
+    )
+    picture, _ = draw(one, torch.zeros(48, 64, 3))
+    assert bool((picture[18:30, 18:30] > 0.9).all())
+
+
+def test_inside_of_a_patch_no_other_view_shows_as_dots() -> None:
+    """Where corners of the better patches meet, the worse view behind them stays hidden."""
+    centres = torch.cartesian_prod(torch.arange(3) * 16.0 + 8, torch.arange(3) * 16.0 + 8)
+    better = patches(plain(*[1.0] * 9), centres.flip(1), torch.full((9,), 3.0))
+    worse = patches(plain(*[0.0] * 4), torch.tensor([[16.0, 16], [32, 16], [16, 32], [32, 32]]),
+                    torch.full((4,), 3.0))  # fmt: skip
+    together = PlacedPatches(
+        *(
+            torch.cat([getattr(better, name), getattr(worse, name)])
+            for name in ("pixels", "centre", "axes", "inverse_depth", "lean")
+        ),
+        bins=torch.tensor([0] * 9 + [2] * 4),
+    )
+    picture, _ = draw(together, GREY[:48, :48])
+    assert bool((picture[4:44, 4:44] > 0.95).all())
+
+
+def test_mixed_views_have_the_same_bits_in_any_order() -> None:
+    count = 40
+    generator = torch.Generator().manual_seed(1)
+    held = patches(
+        torch.rand(count, SIDE, SIDE, 3, generator=generator),
+        64 * torch.rand(count, 2, generator=generator),
+        2 + 0.1 * torch.rand(count, generator=generator),
+    )
+    held = dataclasses.replace(held, bins=torch.randint(0, 5, (count,), generator=generator))
+    expected = draw(held, GREY)
+    order = torch.randperm(count, generator=generator)
+    turned = PlacedPatches(
+        **{
+            field.name: None if (value := getattr(held, field.name)) is None else value[order]
+            for field in dataclasses.fields(held)
+        }
+    )
+    for one, other in zip(draw(turned, GREY), expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_best_view_is_shown_where_the_nearest_is_not_it() -> None:
+    """A black wall that a camera beside took for white, and for nearer by an error of 2 %."""
+    height, width = 96, 128
+    lens = intrinsics_from_fov(90.0, width, height)[None]
+    here = torch.eye(4, dtype=torch.float64)[None]
+    beside = here.clone()
+    beside[0, 0, 3] = -1.5
+    cache = LatentCache(codec=CODEC.name)
+    for pose, colour, depth in ((beside, 1.0, 2.94), (here, 0.0, 3.0)):
+        geometry = FrameGeometry(torch.full((1, height, width), depth), lens)
+        tokens = CODEC.encode_images(torch.full((1, height, width, 3), colour))
+        seen = observe(tokens, geometry, world_to_camera=pose, frames=torch.tensor([0]))
+        cache = append_all(cache, seen)
+    camera = Trajectory(here, lens, width, height)
+    nearest, best = (
+        float(render_preview(cache, camera, CODEC, view=view).frames.mean())
+        for view in (None, BestView())
+    )
+    assert nearest > 0.5 and best < 0.05
