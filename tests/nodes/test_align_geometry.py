@@ -60,23 +60,26 @@ class Shot:
     def module(self, name: str) -> ModuleType:
         return importlib.import_module(f"{self.pack.__name__}.{name}")
 
+    def placed(self, module: str, name: str) -> Any:
+        """A node as ComfyUI runs it: a copy of the class that knows where it stands."""
+        node = getattr(self.module(module), name)
+        return type("Placed", (node,), {"hidden": SimpleNamespace(unique_id="1")})
+
     def of(self, **changes: Any) -> Any:
         """The chunk's exact depth, with parts changed."""
         return dataclasses.replace(self.geometry, **changes)
 
     def align(self, geometry: Any = None, mode: str = "scale", **masks: Any) -> tuple[Any, str]:
         strict = masks.pop("strict", False)
-        node = self.module("nodes.chunk_geometry").MirageAlignGeometry
-        # ComfyUI runs a copy of the class that knows where it stands.
-        placed = type("Placed", (node,), {"hidden": SimpleNamespace(unique_id="1")})
+        node = self.placed("nodes.chunk_geometry", "MirageAlignGeometry")
         geometry = self.geometry if geometry is None else geometry
-        return placed.execute(self.state, geometry, mode, 0.1, 0, 0, strict, **masks).result
+        return node.execute(self.state, geometry, mode, 0.1, 0, 0, strict, **masks).result
 
     def update(self, geometry: Any, folder: Path | None = None, **changes: Any) -> Any:
         state = self.state if folder is None else dataclasses.replace(self.state, folder=folder)
         state = self.module("mirage_core.rollout.run_folder").open_folder(state)
         given = {"policy": "append", "tokens": "reencode", **changes}
-        return self.module("nodes.memory").MirageCacheUpdate.execute(
+        return self.placed("nodes.memory", "MirageCacheUpdate").execute(
             state, self.readout, self.latent, self.images, geometry, self.vae,
             given.pop("policy"), given.pop("tokens"), "bilinear", True, **given,
         ).result  # fmt: skip
