@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY := PASSIVE
 MAKEFLAGS += --no-print-directory
 
 # Programs that end within about a minute each on two cores; the others take many minutes.
-QUICK_BENCH := aloe data denoise readout_cpu references scene seam training
+QUICK_BENCH := aloe data denoise readout_cpu real references scene seam training
 
 # GPU_PYTHON=python3 runs the GPU targets with an interpreter that has all they need: nothing is
 # installed or fetched, so no network is needed. Only mirage_core becomes importable, by a link.

@@ -21,7 +21,7 @@ from mirage_core.models.bundled import SHIFT
 from mirage_core.preview.fill import fill_holes, fill_readout
 from mirage_core.preview.render import drawn_latents, render_preview
 from mirage_core.readout.pixel_memory import RgbCache
-from mirage_core.readout.readout import Readout, default_view, read
+from mirage_core.readout.readout import Readout, read
 from mirage_core.rollout.begin import begin
 from mirage_core.rollout.chunk_geometry import DYNAMIC
 from mirage_core.rollout.context import chunk_condition
@@ -194,8 +194,7 @@ def by_cells(state: RolloutState) -> Made:
 def by_patches(state: RolloutState) -> Made:
     """The preview: patches drawn for every frame, no network."""
     readout = read(state.cache, state.frame_cameras)
-    view = default_view(readout.cache)
-    frames = render_preview(readout.cache, readout.trajectory, CODEC, view=view).frames
+    frames = render_preview(readout.cache, readout.trajectory, CODEC).frames
     latents = torch.cat([state.overlap_latent, CODEC.encode(frames)[:, 1:]], dim=1)
     return Made(readout, latents, frames)
 

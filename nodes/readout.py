@@ -16,7 +16,7 @@ from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.trajectory import Trajectory
 from ..mirage_core.preview.fill import complete_depth, fill_readout, uncertain_pixels
 from ..mirage_core.preview.render import render_preview
-from ..mirage_core.readout.readout import Readout, default_view, grid_intrinsics, read
+from ..mirage_core.readout.readout import Readout, grid_intrinsics, read
 from .comfy.ui import progress
 from .comfy.vae import (
     Latent,
@@ -147,9 +147,8 @@ class MiragePreviewFill(io.ComfyNode):
         unknown = ~readout.visible
         if codec is not None:
             update = progress(len(readout.trajectory))
-            view = default_view(readout.cache)
             preview = render_preview(
-                readout.cache, readout.trajectory, codec, update, background, view
+                readout.cache, readout.trajectory, codec, update, background
             )
             images, tokens = preview.frames, codec.encode(preview.frames)
             unknown = uncertain_pixels(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from ..geometry.camera import latent_size, project_each
 from ..geometry.trajectory import Trajectory
 from ..geometry.transform import invert_rigid
 from ..ops.best_view import BestView, view_bins
-from ..readout.readout import Readout, grid_intrinsics, read_winners
+from ..readout.readout import Readout, default_view, grid_intrinsics, read_winners
 from ..validate import expect_shape
 from .fill import fill_tokens_and_depth
 from .placement import PlacedPatches, draw
@@ -51,7 +52,7 @@ def render_preview(
     codec: PatchCodec,
     on_frame: Callable[[int, int], None] | None = None,
     background: Tensor | None = None,
-    view: BestView | None = None,
+    view: BestView | Literal["default"] | None = "default",
 ) -> Preview:
     """Draw what the memory holds for every camera; holes are filled with smooth colour.
 
@@ -63,7 +64,8 @@ def render_preview(
         background: (F, H, W, 3) frames in 0..1 that show in holes in place of smooth colour, such
             as those of a video model.
         view: Shows the best views of the front surface, mixed; the nearest points, of which those
-            seen first cover the others, when None.
+            seen first cover the others, when None. By default
+            `mirage_core.readout.readout.default_view` decides.
 
     Raises:
         ShapeError: The background has another size than the shot.
@@ -73,6 +75,7 @@ def render_preview(
             "The background", background, "F H W 3",
             F=len(trajectory), H=trajectory.height, W=trajectory.width,
         )  # fmt: skip
+    view = default_view(cache) if view == "default" else view
     frames, depths = [], []
     size = trajectory.width * trajectory.height
     for start in range(0, len(trajectory), max(1, BATCH_PIXELS // size)):
@@ -92,7 +95,8 @@ def drawn_latents(readout: Readout, codec: PatchCodec) -> Tensor:
     """What a readout shows, with every token at its place inside its cell instead of filling it.
 
     One picture near the middle of the frames of each latent is drawn from the readout's memory,
-    holes filled with smooth colour, and encoded again, as if nothing moved meanwhile.
+    holes filled with smooth colour, and encoded again, as if nothing moved meanwhile. Nearest
+    points are drawn: the branches that take drawings were trained on these.
 
     Args:
         readout: What the memory shows to T latent cameras.
@@ -113,7 +117,7 @@ def drawn_latents(readout: Readout, codec: PatchCodec) -> Tensor:
         )
     middle = torch.arange(len(readout.visible)) * TEMPORAL_STRIDE - 1
     cameras = readout.trajectory.select(middle.clamp_min(0).tolist())
-    tokens = codec.encode_images(render_preview(readout.cache, cameras, codec).frames)
+    tokens = codec.encode_images(render_preview(readout.cache, cameras, codec, view=None).frames)
     return torch.cat([tokens[:, :1], codec.static_tokens(tokens[:, 1:])], dim=1)
 
 

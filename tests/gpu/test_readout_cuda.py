@@ -22,12 +22,13 @@ from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.ops import gather as reference
 from mirage_core.ops import kernels
 from mirage_core.ops.backend import backend, reset
+from mirage_core.ops.best_view import BestView, Seen, best_view
 from mirage_core.ops.kernels import BlockTensors, Grid
 from mirage_core.ops.operators import gather_rows, read_tokens, run_bounds, splat_keys
 from mirage_core.ops.registration import operator
 from mirage_core.ops.splat import point_bounds
 from mirage_core.readout.readout import read, read_winners
-from readout_cases import CLOUDS, cloud, memory, noise, same_bits, views
+from readout_cases import CLOUDS, cloud, memory, noise, same_bits, seen_by, viewers, views
 
 pytestmark = pytest.mark.gpu
 
@@ -73,6 +74,30 @@ def test_hostile_clouds(launch, name: str, count: int, nearest: bool, fused: boo
     held = memory([cloud(name, count)])
     projection = views(VIEWS, *GRID)
     assert same_bits(*both(launch, held, projection, GRID, nearest, torch.bfloat16, fused))
+
+
+@NEAREST
+@pytest.mark.parametrize("name", CLOUDS)
+@pytest.mark.parametrize("count", [1, 3520, 352_000])
+def test_best_views(launch, name: str, count: int, nearest: bool) -> None:
+    parts = [cloud(name, count), cloud("random", 700, seed=8)]
+    held = BlockTensors(parts, [point_bounds(part) for part in parts])
+    seen, projection, rule = seen_by(parts), views(VIEWS, *GRID), BestView().numbers
+    cameras = viewers(projection)
+    expected = best_view(
+        parts, held.bounds, *seen, projection, cameras, *GRID, rule, nearest
+    )  # fmt: skip
+    there = Seen(*([tensor.to("cuda") for tensor in tensors] for tensors in seen))
+    found = kernels.best_view(
+        launch, on_gpu(held), there, projection.to("cuda"), cameras.to("cuda"),
+        Grid(*GRID, nearest), rule,
+    )  # fmt: skip
+    assert same_bits(tuple(part.cpu() for part in found), expected)
+    without = best_view(
+        *([tensor.to("cuda") for tensor in tensors] for tensors in (parts, held.bounds, *seen)),
+        projection.to("cuda"), cameras.to("cuda"), *GRID, rule, nearest,
+    )  # fmt: skip
+    assert same_bits(tuple(part.cpu() for part in without), expected)
 
 
 @lru_cache(maxsize=1)

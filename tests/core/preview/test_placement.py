@@ -329,7 +329,7 @@ def test_drawn_latents_are_one_drawing_for_each_latent_frame(room) -> None:
     assert drawn.shape == readout.tokens.shape
     assert torch.isfinite(drawn).all()
     reference = CODEC.static_tokens(
-        CODEC.encode_images(render_preview(cache, shot.select([3]), CODEC).frames)
+        CODEC.encode_images(render_preview(cache, shot.select([3]), CODEC, view=None).frames)
     )
     assert torch.equal(drawn[:, 1:], reference)
 
@@ -447,3 +447,28 @@ def test_the_best_view_is_shown_where_the_nearest_is_not_it() -> None:
         for view in (None, BestView())
     )
     assert nearest > 0.5 and best < 0.05
+
+
+def test_released_memories_are_drawn_by_their_nearest_points() -> None:
+    """Their checkpoints were trained so; others show the best views unless asked otherwise."""
+    height, width = 64, 96
+    lens = intrinsics_from_fov(70.0, width, height)[None]
+    start = torch.eye(4, dtype=torch.float64)[None]
+    aside = start.clone()
+    aside[0, 0, 3] = 0.8
+    camera = Trajectory(start, lens, width, height)
+    numbers = torch.Generator().manual_seed(4)
+    picture = torch.rand(1, height, width, 3, generator=numbers)
+    depth = 3 + 0.1 * torch.rand(1, height, width, generator=numbers)
+    for convention, rule in (("paper", BestView()), ("released", None)):
+        cache = LatentCache(codec=CODEC.name, convention=convention)
+        for pose in (start, aside):
+            seen = observe(
+                CODEC.encode_images(picture), FrameGeometry(depth, lens), world_to_camera=pose,
+                frames=torch.tensor([0]), convention=cache.convention,
+            )  # fmt: skip
+            cache = append_all(cache, seen)
+        shown = render_preview(cache, camera, CODEC).frames
+        assert torch.equal(shown, render_preview(cache, camera, CODEC, view=rule).frames)
+        other = BestView() if rule is None else None
+        assert not torch.equal(shown, render_preview(cache, camera, CODEC, view=other).frames)
