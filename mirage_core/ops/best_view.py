@@ -148,7 +148,7 @@ def best_view(
         hits = project_runs(runs, matrices[view], height, width, nearest_centre)
         if len(hits.cell):
             front[view].scatter_reduce_(0, hits.cell, hits.keys(), "amin")
-            found[view].append(hits)
+            found[view].append(_perhaps_front(hits, front[view], rule[2]))
     keys = torch.full_like(front, EMPTY_KEY)
     known = _Known.of(points, Seen(source, slope, observers))
     for view, parts in enumerate(found):
@@ -240,6 +240,16 @@ def _dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
     total += one[1] * other[1]
     total += one[2] * other[2]
     return total
+
+
+def _perhaps_front(hits: Hits, front: Tensor, limit: float) -> Hits:
+    """The hits that the front as it is known so far may still leave in the widest band.
+
+    In a large memory most points are hidden: they are let go of before the next ones come.
+    """
+    nearest = front.index_select(0, hits.cell).bitwise_right_shift_(32).int().view(torch.float32)
+    near = (hits.depth <= nearest.mul_(1 + limit)).nonzero()[:, 0]
+    return hits if 2 * len(near) > len(hits.cell) else hits.take(near)
 
 
 class _Known(NamedTuple):
