@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ValueRangeError
-from .splat import EMPTY_KEY, INDEX_MASK, Hits, project_runs, walk_runs
+from .splat import EMPTY_KEY, INDEX_MASK, Hits, compete, project_runs, walk_runs
 
 BINS: Final = 128
 """Bins of scores; worse scores, and those that are not numbers, count in the last one."""
@@ -147,7 +147,7 @@ def best_view(
     for view, runs in walk_runs(points, bounds, projection, height, width):
         hits = project_runs(runs, matrices[view], height, width, nearest_centre)
         if len(hits.cell):
-            front[view].scatter_reduce_(0, hits.cell, hits.keys(), "amin")
+            compete(front[view], hits.cell, hits.keys())
             found[view].append(_perhaps_front(hits, front[view], rule[2]))
     keys = torch.full_like(front, EMPTY_KEY)
     known = _Known.of(points, Seen(source, slope, observers))

@@ -141,11 +141,14 @@ def splat_blocks(
     matrices = projection.cpu().tolist()
     for view, runs in walk_runs(points, bounds, projection, height, width, first_index):
         hits = project_runs(runs, matrices[view], height, width, nearest_centre)
-        if len(hits.cell):
-            key = hits.keys()
-            better = (key < keys[view].index_select(0, hits.cell)).nonzero()[:, 0]
-            cell, key = hits.cell.index_select(0, better), key.index_select(0, better)
-            keys[view].scatter_reduce_(0, cell, key, "amin")
+        compete(keys[view], hits.cell, hits.keys())
+
+
+def compete(keys: Tensor, cell: Tensor, key: Tensor) -> None:
+    """Let keys (M,) of cells (M,) compete with those of one view; updates ``keys`` in place."""
+    # Few of many are better, and a minimum costs more than a comparison.
+    better = (key < keys.index_select(0, cell)).nonzero()[:, 0]
+    keys.scatter_reduce_(0, cell.index_select(0, better), key.index_select(0, better), "amin")
 
 
 def walk_runs(
