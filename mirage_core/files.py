@@ -76,16 +76,19 @@ def make_unused_folder(path: Path) -> Path:
         StorageError: The folder cannot be made.
     """
     number, candidate = 2, path
-    while True:
-        try:
-            candidate.mkdir(parents=True)
-        except FileExistsError:
-            candidate = path.with_name(f"{path.name}-{number}")
-            number += 1
-        except (OSError, ValueError) as error:
-            raise storage_error(candidate, error) from error
-        else:
-            return candidate
+    try:
+        # By itself: a file in a parent's place must not look like a name that is taken.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                candidate.mkdir()
+            except FileExistsError:
+                candidate = path.with_name(f"{path.name}-{number}")
+                number += 1
+            else:
+                return candidate
+    except (OSError, ValueError) as error:
+        raise storage_error(candidate, error) from error
 
 
 def with_suffix(path: Path | str, suffix: str) -> Path:

@@ -82,7 +82,7 @@ class MirageRolloutStart(io.ComfyNode):
         expect_rollout_length(len(trajectory))
         tokens = latent_tokens(first_latent, "The picture's latent")[:, :1]
         folder = ensure_writable_folder(output_folder(name))
-        state = RolloutState(trajectory, cache, tokens, seed, run_id="", folder=folder)
+        state = RolloutState(trajectory, cache, tokens, seed, run_id="")
         return io.NodeOutput(PlannedShot(state, folder, resume, cls.hidden.unique_id))
 
 

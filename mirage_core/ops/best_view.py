@@ -248,7 +248,9 @@ def _perhaps_front(hits: Hits, front: Tensor, limit: float) -> Hits:
     In a large memory most points are hidden: they are let go of before the next ones come.
     """
     nearest = front.index_select(0, hits.cell).bitwise_right_shift_(32).int().view(torch.float32)
-    near = (hits.depth <= nearest.mul_(1 + limit)).nonzero()[:, 0]
+    # Added in float32, as for the band itself: the last bit would depend on how points are cut.
+    widest = torch.tensor(limit, dtype=torch.float32).add_(1).item()
+    near = (hits.depth <= nearest.mul_(widest)).nonzero()[:, 0]
     return hits if 2 * len(near) > len(hits.cell) else hits.take(near)
 
 

@@ -11,6 +11,7 @@ from comfy_api.input_impl import VideoFromFile
 
 from ...mirage_core.errors import StorageError
 from ...mirage_core.files import storage_error
+from ...mirage_core.folder_lock import HOLDER
 from ...mirage_core.rollout.run_folder import MANIFEST
 
 OUTPUT_FOLDER = "mirage"
@@ -63,7 +64,7 @@ def list_files(extension: str) -> list[str]:
     )
     for folder, root, mark in places:
         for path in sorted(folder.rglob(f"*.{extension}")) if folder.is_dir() else []:
-            if not path.name.startswith((".", "chunk_")) and path.name != MANIFEST:
+            if not path.name.startswith((".", "chunk_")) and path.name not in (MANIFEST, HOLDER):
                 found.append(path.relative_to(root).as_posix() + mark)
     return found
 

@@ -197,3 +197,16 @@ def test_unused_folders_are_made_one_by_one(tmp_path: Path) -> None:
     assert make_unused_folder(tmp_path / "file").name == "file-2"
     with pytest.raises(StorageError):
         make_unused_folder(tmp_path / "file" / "below")
+
+
+def test_a_parent_that_is_a_file_is_no_taken_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows such a parent is said to exist, as a name that is taken is."""
+
+    def exists(*_: object, **__: object) -> None:
+        raise FileExistsError
+
+    monkeypatch.setattr(Path, "mkdir", exists)
+    with pytest.raises(StorageError):
+        make_unused_folder(tmp_path / "file" / "below")

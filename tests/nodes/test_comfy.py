@@ -126,7 +126,8 @@ def test_files_are_numbered(files: ModuleType, output: Path) -> None:
 def test_loaders_offer_what_an_artist_saved(files: ModuleType, output: Path) -> None:
     folder = output / "mirage" / "shot" / "0123456789ab"
     folder.mkdir(parents=True)
-    for name in ("rollout.json", "chunk_0000.safetensors", ".mirage-1.safetensors", "video.mp4"):
+    ours = ("rollout.json", "in_use.json", "chunk_0000.safetensors", ".mirage-1.safetensors")
+    for name in (*ours, "video.mp4"):
         (folder / name).write_bytes(b"")
     (output / "mirage" / "memory_00001_.safetensors").write_bytes(b"")
     (output / "mirage" / "move_00001_.json").write_bytes(b"")

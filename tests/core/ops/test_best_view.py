@@ -208,6 +208,28 @@ def test_a_leaning_surface_has_a_wider_band() -> None:
     assert winner == {"leans": 1, "flat": 0}
 
 
+@pytest.mark.parametrize("limit", [0.1, 0.111, 0.134, 0.157, 0.18])
+def test_the_end_of_the_band_does_not_move_with_what_else_is_there(limit: float) -> None:
+    """A point on the last number of the band wins, however many points are hidden behind it."""
+    last = torch.tensor(limit) + 1
+    depth = torch.tensor([1.0, float(last), *[5.0] * 20])
+    points = torch.stack([0 * depth, 0 * depth, depth], dim=1).T.contiguous().T
+    numbers = torch.tensor([0, *[1] * 21]).int()
+    observers = torch.tensor([[1.5, 0.0, 0.0, 16.2], [0.0, 0.0, 0.0, 16.2]])
+    lens = torch.tensor([[16.2, 0, 9.0, 0], [0, 16.2, 5.5, 0], [0, 0, 1, 0]])[None]
+    rule = BestView(band=limit, limit=limit)
+    for count in (2, 22):
+        flat = torch.zeros(count, 2).half()
+        seen = Seen([numbers[:count]], [flat], [observers])
+        index, _ = shown([points[:count]], seen, lens, rule)
+        assert index[index >= 0].tolist() == [1]
+
+
+def test_a_memory_without_points() -> None:
+    index, depth = shown([], Seen([], [], []), views(2, HEIGHT, WIDTH))
+    assert bool((index == -1).all()) and not bool(depth.any())
+
+
 def test_a_million_points_on_one_cell() -> None:
     points = (0.001 * cloud("random", 1_000_000) + torch.tensor([0.0, 0.0, 2.0])).T.contiguous().T
     seen, projection = seen_by([points]), views(1, HEIGHT, WIDTH)
