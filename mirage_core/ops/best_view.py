@@ -31,6 +31,9 @@ BINS: Final = 128
 MAX_BAND: Final = 0.5
 """Widest band behind the front, as a share of its depth, for which keys have room."""
 
+MIN_BIN: Final = 1e-3
+"""Narrowest bin: scores have about so many digits."""
+
 ACOS: Final = (-0.01872930, 0.07426100, -0.21211440, 1.57072880)
 """``acos(x) = sqrt(1 - x) p(x)`` for x in 0..1 within 7e-5 (Abramowitz and Stegun, 4.4.45)."""
 
@@ -81,11 +84,11 @@ class BestView:
                     got=value,
                     expected="0 or a positive number",
                 )
-        if self.bin < 1e-3 or self.limit > MAX_BAND:  # noqa: PLR2004
+        if self.bin < MIN_BIN or self.limit > MAX_BAND:
             raise ValueRangeError(
                 "The best view's bins are too narrow, or its band is too wide",
                 got=f"bins of {self.bin}, a band up to {self.limit}",
-                expected=f"bins of at least 0.001, a band of at most {MAX_BAND}",
+                expected=f"bins of at least {MIN_BIN}, a band of at most {MAX_BAND}",
             )
 
     @property
@@ -171,9 +174,7 @@ def best_winners(front: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     return index, depth
 
 
-def view_bins(
-    points: Tensor, seen: Tensor, viewer: Tensor, rule: Sequence[float]
-) -> Tensor:
+def view_bins(points: Tensor, seen: Tensor, viewer: Tensor, rule: Sequence[float]) -> Tensor:
     """How well points were seen, for a camera that looks at them now.
 
     The score is the angle at the point between the ray that saw it and the ray that looks now,
@@ -190,6 +191,20 @@ def view_bins(
         (N,) int64 bins from 0, the best, to `BINS` - 1.
     """
     return _bins(points.unbind(1), seen.unbind(1), viewer.unbind(-1), rule)
+
+
+def front_band(slope: Tensor, rule: Sequence[float]) -> Tensor:
+    """How far behind the front points may lie to belong to it, as a share of its depth.
+
+    Args:
+        slope: (..., 2), as `Seen.slope`.
+        rule: `BestView.numbers`.
+
+    Returns:
+        (...) float32.
+    """
+    lean = slope.float().abs().sum(dim=-1)
+    return lean.mul_(rule[1]).add_(rule[0]).clamp_max_(rule[2])
 
 
 def _bins(
@@ -301,8 +316,7 @@ def _compete(
     """Let the points of the front surface of one view compete; updates ``keys`` in place."""
     bits = front.index_select(0, hits.cell).bitwise_right_shift_(32)
     nearest = bits.int().view(torch.float32)
-    lean = known.slope.index_select(0, hits.number).float().abs_().sum(dim=1)
-    band = lean.mul_(rule[1]).add_(rule[0]).clamp_max_(rule[2])
+    band = front_band(known.slope.index_select(0, hits.number), rule)
     # The front itself is in its band whatever is known of its slope.
     near = (hits.depth <= band.add_(1).mul_(nearest)) | (hits.depth == nearest)
     kept = near.nonzero()[:, 0]

@@ -16,8 +16,11 @@ from ..cache.compact import culling_order
 from ..cache.footprints import focal_length, sample_size
 from ..cache.types import CacheBlock, LatentCache
 from ..geometry.camera import PixelConvention, project, projection_matrices
+from ..ops.best_view import MIN_BIN
 from ..ops.splat import BOUNDS_RUN, visible_runs
-from ..readout.readout import read_winners
+from ..readout.readout import default_view, read_winners
+from ..validate import expect_range
+from .better_views import ViewRule, better_views, quarter_lens
 
 MAX_FOOTPRINT: Final = 3.0
 """Cells across. One look at 3 x 3 cells cannot outvote a token that stands for more."""
@@ -39,6 +42,15 @@ class NoveltyRule:
         upgrade: A point is replaced when its sample size is above the new one divided by this
             and both show one surface. 0 replaces none.
         same: Depths that differ by less than this share belong to one surface.
+        view_score: A cell is also new when the best remembered view of its surface scores at
+            least this for the camera that sees it now, see `mirage_core.ops.best_view`. A view
+            goes when the new one scores less than this for the camera that saw it: no camera
+            would miss it. 0 never asks; neither do memories that are looked at by nearest
+            points, see `mirage_core.readout.readout.default_view`.
+        max_views: Most views of one place that are looked for; 0 for any number.
+
+    Raises:
+        ValueRangeError: A setting is out of range.
     """
 
     nearer: float = 0.10
@@ -46,6 +58,15 @@ class NoveltyRule:
     carve: float = 0.10
     upgrade: float = 0.5
     same: float = 0.05
+    view_score: float = 0.1
+    max_views: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("nearer", "carve", "upgrade", "same"):
+            expect_range(f"The share {name!r} of what is new", getattr(self, name), 0.0, 1.0)
+        if self.view_score:
+            expect_range("The score of a better view", self.view_score, MIN_BIN, 100.0)
+        expect_range("The most views of a place", self.max_views, 0, 1 << 20)
 
 
 def write_novel(
@@ -95,32 +116,37 @@ def novel_cells(
     Returns:
         (F, h, w) bool, the new cells, and (M,) int64, the points that they replace.
     """
+    if len(cache) == 0:
+        everywhere = torch.ones_like(observation.depth, dtype=torch.bool)
+        return everywhere, torch.zeros(0, dtype=torch.int64, device=everywhere.device)
     winner, known = _shown(cache, observation, rule.central)
     depth = observation.depth.to(known.device)
     novel = (winner < 0) | (depth < known * (1 - rule.nearer))
-    nothing = torch.zeros(0, dtype=torch.int64, device=winner.device)
-    if not rule.upgrade or len(cache) == 0:
-        return novel, nothing
-    one_surface = (winner >= 0) & ((known - depth).abs() < rule.same * depth)
-    new_size = depth / focal_length(observation.intrinsics).to(depth)[:, None, None]
-    old_size = sample_size(cache, winner.clamp_min(0))
-    coarse = one_surface & (new_size < rule.upgrade * old_size)
-    return novel | coarse, winner[coarse].unique()
+    replaced = [torch.zeros(0, dtype=torch.int64, device=winner.device)]
+    if rule.upgrade:
+        one_surface = (winner >= 0) & ((known - depth).abs() < rule.same * depth)
+        new_size = depth / focal_length(observation.intrinsics).to(depth)[:, None, None]
+        old_size = sample_size(cache, winner.clamp_min(0))
+        coarse = one_surface & (new_size < rule.upgrade * old_size)
+        novel |= coarse
+        replaced.append(winner[coarse])
+    view = default_view(cache)
+    if rule.view_score and view is not None:
+        asked = ViewRule(view, rule.view_score, rule.max_views, rule.central)
+        for number in range(len(depth)):
+            better, unmissed = better_views(cache, observation.frame(number), known[number], asked)
+            novel[number] |= better
+            replaced.append(unmissed)
+    return novel, torch.cat(replaced).unique()
 
 
-def _shown(
-    cache: LatentCache, observation: Observation, central: bool
-) -> tuple[Tensor, Tensor]:
+def _shown(cache: LatentCache, observation: Observation, central: bool) -> tuple[Tensor, Tensor]:
     """Winner and depth (F, h, w) of every cell, or of the middle quarter of every cell."""
     height, width = (int(size) for size in observation.depth.shape[1:])
     pose, intrinsics = observation.world_to_camera, observation.intrinsics
     if not central:
         return read_winners(cache, pose, intrinsics, (height, width))
-    # On a grid twice as fine that is moved by a quarter of a cell, every other cell is the
-    # middle quarter of a cell.
-    finer = intrinsics.clone()
-    finer[:, :2] *= 2
-    finer[:, :2, 2] -= cache.convention.centre
+    finer = quarter_lens(intrinsics, cache.convention)
     winner, known = read_winners(cache, pose, finer, (2 * height, 2 * width))
     return winner[:, ::2, ::2], known[:, ::2, ::2]
 

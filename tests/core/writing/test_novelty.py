@@ -192,7 +192,7 @@ def test_no_point_of_an_agreed_surface_is_lost(make, seed: int, policy: str, til
     cache, held = LatentCache(), set()
     for x, y, z, turn in numbers.tolist():
         seen = on_plane(make, pose(x, y, 0.5 * z, 0.4 * turn), normal, 3.0)
-        cache = write(cache, seen, policy)
+        cache = write(cache, seen, WriteRules(policy, NoveltyRule(view_score=0)))
         assert held <= rows(cache)
         held = rows(cache)
         _, known = read_winners(cache, seen.world_to_camera, seen.intrinsics, GRID)
