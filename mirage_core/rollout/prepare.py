@@ -13,6 +13,7 @@ from ..cache.build import Observation, observe
 from ..constants import TEMPORAL_STRIDE
 from ..geometry.align import AlignConfig
 from ..geometry.frame_geometry import FrameGeometry
+from ..ops.best_view import BestView
 from ..readout.readout import grid_intrinsics
 from ..validate import expect_shape
 from ..writing.consistency import ConsistencyConfig, find_inconsistent
@@ -133,7 +134,9 @@ def prepare_observation(
     observation = _observe(state, latents, frames, own, settings, encode, start)
     checked = Consistent.all_of(observation, state.cache.device)
     if settings.consistency is not None:
-        checked = reject_inconsistent(state, observation, latents, own, settings.consistency)
+        checked = reject_inconsistent(
+            state, observation, latents, own, settings.consistency, settings.view
+        )
     report = ChunkReport(
         masked=_share(own.masked[start:]),
         rejected=_share(checked.rejected),
@@ -203,6 +206,7 @@ def reject_inconsistent(
     latents: Tensor,
     geometry: ChunkGeometry,
     config: ConsistencyConfig | None = None,
+    view: BestView | None = None,
 ) -> Consistent:
     """Take out of an observation what the chunk's other frames or the memory contradict.
 
@@ -212,11 +216,12 @@ def reject_inconsistent(
         latents: (C, T, h, w) model-space latents of the chunk.
         geometry: Aligned depth of the chunk's T latent frames.
         config: Thresholds.
+        view: How the memory is looked at; the nearest points when None.
     """
     excluded = geometry.excluded(state.grid).to(observation.depth.device)
     views = _source_views(state, observation, latents, geometry, excluded)
     first = len(excluded) - len(observation.depth)
-    found = find_inconsistent(state.cache, observation, views, config, first=first)
+    found = find_inconsistent(state.cache, observation, views, config, first=first, view=view)
     left = torch.where(found.rejected, 0.0, observation.depth)
     return Consistent(
         dataclasses.replace(observation, depth=left), found.rejected, found.gone

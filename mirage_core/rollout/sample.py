@@ -39,7 +39,7 @@ def sample_chunk(
     Returns:
         The readout, and (C, T, h, w) float32 latents, the overlapping one first.
     """
-    readout = read(state.cache, state.frame_cameras)
+    readout = read(state.cache, state.frame_cameras, settings.memory.view)
     condition = chunk_condition(
         state,
         readout,

@@ -12,6 +12,7 @@ from ..cache.build import WriteConfig
 from ..geometry.align import AlignConfig
 from ..geometry.camera import PixelConvention
 from ..geometry.masks import MaskGrowth
+from ..ops.best_view import BestView
 from ..readout.overlap import DEFAULT_REFERENCES, MIN_OVERLAP
 from ..sampling.schedule import DEFAULT_SHIFT, DEFAULT_STEPS, sigma_schedule
 from ..sampling.solve import expect_method
@@ -47,6 +48,9 @@ class MemorySettings:
         first_twice: Remember the given picture a second time with the first chunk.
         convention: Pixel convention of the memory.
         token_dtype: Type of remembered tokens; int8 keeps a scale with each.
+        view: How the memory is looked at while the shot is made: by sampling, by training clips
+            and by the test for contradictions. The nearest points, as the models were trained,
+            when None.
     """
 
     rules: WriteRules = field(default_factory=WriteRules)
@@ -59,6 +63,7 @@ class MemorySettings:
     first_twice: bool = False
     convention: PixelConvention = PixelConvention.PAPER
     token_dtype: torch.dtype = torch.float16
+    view: BestView | None = None
 
     @property
     def stored_dtype(self) -> torch.dtype:
@@ -163,6 +168,7 @@ class GenerationSettings:
             "limits": (memory.rules.limits, plain.rules.limits),
             "growth": (memory.growth, plain.growth),
             "strict": (memory.strict, plain.strict),
+            "view": (memory.view, plain.view),
             "consistency": (memory.consistency or ConsistencyConfig(), ConsistencyConfig()),
         }
         values |= {name: value for name, (value, default) in later.items() if value != default}

@@ -18,6 +18,7 @@ from ..cache.types import LatentCache
 from ..geometry.camera import PixelConvention, project_to_all, projection_matrices
 from ..geometry.lift import lift
 from ..geometry.masks import grow
+from ..ops.best_view import BestView
 from ..readout.readout import read_winners
 from ..validate import expect_range
 from .views import SourceViews, mean_tokens, memory_source_views
@@ -73,6 +74,7 @@ def find_inconsistent(
     views: SourceViews,
     config: ConsistencyConfig | None = None,
     first: int = 0,
+    view: BestView | None = None,
 ) -> Inconsistencies:
     """Compare new observations with each other and against the memory.
 
@@ -85,6 +87,7 @@ def find_inconsistent(
         views: All frames of the chunk, those of the observation included.
         config: Thresholds.
         first: Number of the observation's first frame among ``views``.
+        view: How the memory is looked at; the nearest points when None.
 
     Returns:
         Cells to reject, and remembered points that are gone.
@@ -94,7 +97,7 @@ def find_inconsistent(
     groups = [views]
     if cache.blocks:
         asked = observation.world_to_camera, observation.frames, size
-        groups.append(memory_source_views(cache, *asked))
+        groups.append(memory_source_views(cache, *asked, view=view))
     points = lift(
         observation.depth, observation.intrinsics, observation.world_to_camera, cache.convention
     )
@@ -116,7 +119,7 @@ def find_inconsistent(
             rejected[frame] |= _enough(other, same, majority)
     rejected = grow((rejected & known).float(), config.grow) > 0
     rejected &= known
-    return Inconsistencies(rejected, _gone(cache, observation, views, config, first))
+    return Inconsistencies(rejected, _gone(cache, observation, views, config, first, view))
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,11 +184,12 @@ def _gone(
     views: SourceViews,
     config: ConsistencyConfig,
     first: int,
+    view: BestView | None,
 ) -> Tensor:
     """Remembered points that new frames see past, in as many frames as must agree."""
     size = (int(observation.depth.shape[1]), int(observation.depth.shape[2]))
     winner, _ = read_winners(
-        cache, observation.world_to_camera, observation.intrinsics, size
+        cache, observation.world_to_camera, observation.intrinsics, size, view=view
     )
     shown = winner[winner >= 0].unique()
     if not len(shown):

@@ -59,7 +59,7 @@ class NoveltyRule:
     upgrade: float = 0.5
     same: float = 0.05
     view_score: float = 0.1
-    max_views: int = 8
+    max_views: int = 2
 
     def __post_init__(self) -> None:
         for name in ("nearer", "carve", "upgrade", "same"):

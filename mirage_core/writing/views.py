@@ -15,6 +15,7 @@ from ..cache.types import LatentCache
 from ..constants import MAX_CHUNK_FRAMES
 from ..errors import ShapeError
 from ..geometry.depth import valid_depth
+from ..ops.best_view import BestView
 from ..readout.readout import read_winners
 from ..validate import expect_shape
 
@@ -128,6 +129,7 @@ def memory_source_views(
     frames: Tensor,
     size: tuple[int, int],
     limit: int = MAX_SOURCE_VIEWS,
+    view: BestView | None = None,
 ) -> SourceViews:
     """What the memory shows to the cameras that filled it.
 
@@ -140,13 +142,14 @@ def memory_source_views(
         frames: (T,) their pixel frames.
         size: (h, w) of the latent grid.
         limit: Most cameras to ask.
+        view: How the memory is looked at; the nearest points when None.
     """
     blocks = cache.blocks
     poses = torch.cat([b.world_to_camera for b in blocks] or [torch.zeros(0, 4, 4).double()])
     lenses = torch.cat([b.intrinsics for b in blocks] or [torch.zeros(0, 3, 3).double()])
     times = torch.cat([b.frames for b in blocks] or [torch.zeros(0, dtype=torch.int64)])
     chosen = _near_and_apart(poses, times, world_to_camera, frames, limit)
-    winner, depth = read_winners(cache, poses[chosen], lenses[chosen], size)
+    winner, depth = read_winners(cache, poses[chosen], lenses[chosen], size, view=view)
     tokens = cache.gather(winner, [block.tokens for block in blocks])
     return SourceViews(
         depth,

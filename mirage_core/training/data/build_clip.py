@@ -187,7 +187,7 @@ def build_clips(shot: Shot, codec: LatentCodec, settings: ClipSettings) -> list[
     records: list[ChunkRecord] = []
     clips = []
     while True:
-        readout = read(state.cache, state.frame_cameras)
+        readout = read(state.cache, state.frame_cameras, settings.loop.memory.view)
         span = _latents_of(state)
         clips.append(_clip(state, shot, latents[:, span], readout, settings, records, draw))
         if state.done == len(state.plan) - 1:

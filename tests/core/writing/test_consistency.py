@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from mirage_core.cache.build import Observation, append_all
 from mirage_core.cache.types import LatentCache
 from mirage_core.errors import ShapeError, ValueRangeError
+from mirage_core.ops.best_view import BestView
+from mirage_core.readout.readout import read_winners
 from mirage_core.writing.consistency import ConsistencyConfig, find_inconsistent, remove_points
 from mirage_core.writing.views import SourceViews, cell_range, memory_source_views
 
@@ -192,6 +194,29 @@ def test_witnesses_are_near_and_far_apart_in_time(make) -> None:
     none = memory_source_views(cache, torch.eye(4)[None], torch.tensor([20]), GRID)
     assert len(none) <= 2
     assert len(memory_source_views(LatentCache(), torch.eye(4)[None], torch.tensor([0]), GRID)) == 0
+
+
+def test_witnesses_and_what_is_gone_are_looked_at_as_asked(make) -> None:
+    """Two noisy copies of one wall: by the best views, other points are seen than by the nearest."""
+    cache = LatentCache()
+    for number, shift in enumerate((0.0, 0.8)):
+        depth = 4 * (1 + 0.02 * make.noise(1, *GRID, seed=number))
+        pose = torch.eye(4, dtype=torch.float64)[None].clone()
+        pose[:, 0, 3] = shift
+        seen = dataclasses.replace(make.observation(depth, seed=number), world_to_camera=pose)
+        cache = append_all(cache, seen)
+    here, time = torch.eye(4).double()[None], torch.tensor([60])
+    past = make.observation(torch.full((2, *GRID), 6.0))
+    gone = {}
+    for view in (None, BestView()):
+        asked = memory_source_views(cache, here, time, GRID, limit=1, view=view)
+        winner, depth = read_winners(cache, here, make.lens(*GRID), GRID, view=view)
+        assert torch.equal(asked.nearest, depth)
+        config = ConsistencyConfig(votes=1, share=0)
+        gone[view] = find_inconsistent(cache, past, views(past), config, view=view).gone
+        assert len(gone[view]) > 100
+        assert torch.isin(gone[view], winner).all()
+    assert not torch.equal(*gone.values())
 
 
 def test_depth_and_tokens_of_witnesses_share_a_grid(make) -> None:

@@ -94,7 +94,8 @@ def test_a_moved_camera_adds_what_came_into_view(make) -> None:
     cells = 4
     moved[0, 3] = -cells * 2.0 / (0.9 * GRID[1])
     first, second = make.observation(wall), make.observation(wall, pose=moved, seed=1)
-    cache = write(append_all(LatentCache(), first), second, WriteRules(limits=LOOSE))
+    rules = WriteRules(novelty=NoveltyRule(view_score=0), limits=LOOSE)
+    cache = write(append_all(LatentCache(), first), second, rules)
     new = cache.blocks[1]
     columns = (new.points[:, 0] / 2 + moved[0, 3].float() / 2) * 0.9 * GRID[1] + GRID[1] / 2
     assert len(new) == cells * GRID[0]

@@ -13,6 +13,7 @@ from mirage_core.errors import PlanError, ShapeError, ValueRangeError
 from mirage_core.geometry.camera import PixelConvention
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.transform import invert_rigid
+from mirage_core.ops.best_view import BestView
 from mirage_core.readout.readout import grid_intrinsics, read
 from mirage_core.rollout.begin import begin
 from mirage_core.rollout.context import chunk_condition
@@ -32,8 +33,12 @@ PLANES = ("offset", "log_depth", "preceding_offset", "preceding_log_depth")
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize(
     "loop",
-    [GenerationSettings(preceding=3), GenerationSettings.released()],
-    ids=["own", "released"],
+    [
+        GenerationSettings(preceding=3),
+        GenerationSettings(preceding=3).remembering(view=BestView()),
+        GenerationSettings.released(),
+    ],
+    ids=["own", "best view", "released"],
 )
 def test_clips_are_what_a_rollout_of_these_frames_sees(tmp_path, loop, exact) -> None:
     """The same shot goes through the rollout's own state, files and all."""
@@ -50,7 +55,7 @@ def test_clips_are_what_a_rollout_of_these_frames_sees(tmp_path, loop, exact) ->
     )
     for number, clip in enumerate(clips):
         chunk = state.chunk
-        readout = read(state.cache, state.frame_cameras)
+        readout = read(state.cache, state.frame_cameras, loop.memory.view)
         condition = chunk_condition(
             state, readout, references=loop.references, preceding=loop.preceding,
             threshold=loop.threshold, exclude_seen=loop.exclude_seen,
