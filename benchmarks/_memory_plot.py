@@ -24,9 +24,11 @@ def plot(report: dict[str, Any], path: Path) -> None:
         style = {"color": f"C{number}", "label": name, "marker": "o", "markersize": 3}
         growth.plot(chunks, [points / 1000 for points in values["points"]], **style)
         reading.plot(chunks, [values["read_ms"][str(chunk)] for chunk in chunks], **style)
-        revisit = values["revisit"]
+        revisit = values["best_view"]["revisit"]
+        nearest = values["nearest"]["revisit"]["psnr_all"]
         place = (values["mebibytes"][-1], revisit["psnr_all"])
         quality.plot(*place, "o", color=f"C{number}", markersize=8)
+        quality.plot([place[0]] * 2, [nearest, place[1]], color=f"C{number}", linewidth=1)
         left = place[0] > MIDDLE_MIB or "int8" in name
         quality.annotate(
             f"{100 * revisit['holes']:.1f} % holes", place, textcoords="offset points",
@@ -36,7 +38,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     reading.set(title="one read, same 9 views, 1 CPU thread", xlabel="chunks", ylabel="ms")
     reading.set_ylim(bottom=0)
     quality.set(
-        title="revisits after the last chunk", xlabel="MiB", xscale="log",
+        title="revisits: best views, and down to nearest", xlabel="MiB", xscale="log",
         ylabel="token PSNR, holes included, dB",
     )  # fmt: skip
     quality.margins(x=0.15)

@@ -47,7 +47,8 @@ class NoveltyRule:
             goes when the new one scores less than this for the camera that saw it: no camera
             would miss it. 0 never asks; neither do memories that are looked at by nearest
             points, see `mirage_core.readout.readout.default_view`.
-        max_views: Most views of one place that are looked for; 0 for any number.
+        max_views: Views of one place, the middle quarter of a cell, from which no further one is
+            written; 0 for any number.
 
     Raises:
         ValueRangeError: A setting is out of range.

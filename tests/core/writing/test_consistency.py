@@ -197,7 +197,7 @@ def test_witnesses_are_near_and_far_apart_in_time(make) -> None:
 
 
 def test_witnesses_and_what_is_gone_are_looked_at_as_asked(make) -> None:
-    """Two noisy copies of one wall: by the best views, other points are seen than by the nearest."""
+    """Two noisy copies of one wall: the best views are other points than the nearest."""
     cache = LatentCache()
     for number, shift in enumerate((0.0, 0.8)):
         depth = 4 * (1 + 0.02 * make.noise(1, *GRID, seed=number))
