@@ -84,7 +84,7 @@ def seen(cache: LatentCache) -> Seen:
 
 
 def viewers(
-    world_to_camera: Tensor, intrinsics: Tensor, device: torch.device, finer: int = 1
+    world_to_camera: Tensor, intrinsics: Tensor, device: torch.device, finer: float = 1
 ) -> Tensor:
     """(S, 4) float32: where cameras stand, and their focal lengths in latent cells.
 
@@ -92,7 +92,7 @@ def viewers(
         world_to_camera: (S, 4, 4).
         intrinsics: (S, 3, 3) of a grid.
         device: Where the result goes.
-        finer: How many times finer than the latent grid that grid is.
+        finer: How many times finer that grid is than the one on which the memory was written.
     """
     place = invert_rigid(world_to_camera.double())[:, :3, 3]
     focal = focal_length(intrinsics.double()) / finer

@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from ..codecs.memory_kind import MemoryKind
 from ..errors import CacheFormatError, MirageError, ModelMismatchError
 from ..files import with_suffix
 from ..geometry.camera import PixelConvention
@@ -104,6 +105,8 @@ def cache_header(cache: LatentCache) -> dict[str, Any]:
         "channels": cache.channels,
         "blocks": len(cache.blocks),
         "points": len(cache),
+        # Files of tokens say nothing of it, as those of earlier versions.
+        **({"what": cache.kind.value} if cache.kind is MemoryKind.COLOURS else {}),
     }
 
 
@@ -132,6 +135,11 @@ def cache_from_header(
         raise CacheFormatError(f"{path.name} does not state its channels", got=channels)
     if not isinstance(codec, str):
         raise CacheFormatError(f"{path.name} does not state its codec", got=codec)
+    if header.get("what", MemoryKind.TOKENS.value) != MemoryKind.of(codec).value:
+        raise CacheFormatError(
+            f"{path.name} does not say whether it holds tokens or colours",
+            got=f"{header.get('what')!r} of the codec {codec!r}",
+        )
     try:
         cache = LatentCache(
             blocks=tuple(block(number) for number in range(count)),

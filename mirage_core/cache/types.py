@@ -11,6 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from ..codecs.memory_kind import MemoryKind, memory_stride
 from ..constants import LATENT_CHANNELS, WAN_CODEC
 from ..errors import ModelMismatchError, ShapeError
 from ..geometry.camera import PixelConvention
@@ -35,7 +36,7 @@ class CacheBlock:
     Attributes:
         points: (N, 3) float32 in world coordinates; each axis is contiguous in memory.
         tokens: (N, C) model-space latent tokens, float32, bfloat16 or float16; or int8, which
-            stand for ``tokens * scale[:, None]``, one rounding to float16.
+            stand for ``tokens * scale[:, None]``, one rounding to float16; or uint8 colours.
         source: (N,) int32, which of the block's cameras observed the point.
         slope: (N, 2) float16, how the surface leans in the observing camera, see
             `mirage_core.geometry.depth.surface_slope`.
@@ -167,7 +168,23 @@ class LatentCache:
         for block in self.blocks:
             self._expect_fitting(block)
 
+    @property
+    def kind(self) -> MemoryKind:
+        """Whether the points carry tokens or colours."""
+        return MemoryKind.of(self.codec)
+
+    @property
+    def stride(self) -> int:
+        """Pixels along each side of what a point stands for."""
+        return memory_stride(self.codec)
+
     def _expect_fitting(self, block: CacheBlock) -> None:
+        if (block.tokens.dtype == torch.uint8) != (self.kind is MemoryKind.COLOURS):
+            raise ModelMismatchError(
+                "Tokens and colours do not mix in a memory",
+                got=f"values of type {block.tokens.dtype}",
+                expected=f"{self.kind.value}, as the codec {self.codec!r} says",
+            )
         if block.tokens.shape[1] == self.channels:
             return
         if self.channels == LATENT_CHANNELS:
@@ -198,7 +215,7 @@ class LatentCache:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating point type in which tokens are read."""
+        """Type in which tokens are read, floating point; or uint8 for colours."""
         return torch.float16 if self.storage == torch.int8 else self.storage
 
     @property
@@ -220,7 +237,8 @@ class LatentCache:
         return dataclasses.replace(self, blocks=(*self.blocks, block))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> LatentCache:
-        """The memory on another device, or with tokens of another type."""
+        """The memory on another device, or with tokens of another type; colours keep theirs."""
+        dtype = None if self.kind is MemoryKind.COLOURS else dtype
         blocks = tuple(block.to(device, dtype) for block in self.blocks)
         return dataclasses.replace(self, blocks=blocks)
 

@@ -6,6 +6,7 @@ the token's decoded patch where the point really projects keeps textures in regi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Final
@@ -37,7 +38,11 @@ BACKGROUND_WEIGHT: Final = 1e-3
 """Weight of the smooth background: it shows where no patch does, and softens the outline."""
 
 _FIXED_POINT: Final = float(1 << 16)
-_RADII: Final = (6, 10, 14, 20, 32, MAX_RADIUS)
+LEAST_HALF_WIDTH: Final = math.sqrt(0.5) / SUPPORT
+"""Pixels. What was seen finer than it is drawn still covers the middle of the pixel in which it
+lies, however it is turned."""
+
+_RADII: Final = (2, 3, 4, 6, 10, 14, 20, 32, MAX_RADIUS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +50,7 @@ class PlacedPatches:
     """Patches on the planes of one picture or several.
 
     Attributes:
-        pixels: (N, S, S, 3) decoded patches.
+        pixels: (N, S, S, 3) decoded patches; S is 1 for patches of one colour.
         centre: (N, 2) float32 position (x, y) of the patch's centre in pixels.
         axes: (N, 2, 2) float32; columns are the patch's half-width and half-height vectors
             in pixels.
@@ -158,6 +163,36 @@ def _touched_class(
     )
 
 
+def at_least_a_pixel(axes: Tensor, lean: Tensor) -> tuple[Tensor, Tensor]:
+    """Patches that are smaller than a pixel, made as large as one, so that no cracks open.
+
+    Args:
+        axes: (N, 2, 2) as in `PlacedPatches`.
+        lean: (N, 2) as in `PlacedPatches`.
+
+    Returns:
+        Both, changed where the parallelogram has less area than a square of
+        `LEAST_HALF_WIDTH`: its longer axis has at least that then, and the other one stands upright
+        on it and has just that.
+    """
+    area = (axes[:, 0, 0] * axes[:, 1, 1] - axes[:, 0, 1] * axes[:, 1, 0]).abs()
+    small = area < LEAST_HALF_WIDTH**2
+    length = axes.square().sum(dim=1).sqrt()
+    which = length.argmax(dim=1)
+    row = torch.arange(len(axes), device=axes.device)
+    longest = length[row, which].clamp_min(torch.finfo(axes.dtype).tiny)
+    along = axes[row, :, which] / longest[:, None]
+    across = torch.stack([-along[:, 1], along[:, 0]], dim=1)
+    width = longest.clamp_min(LEAST_HALF_WIDTH)
+    grown = torch.stack([along * width[:, None], across * LEAST_HALF_WIDTH], dim=2)
+    slope = lean[row, which] * width / longest
+    flat = torch.stack([slope, torch.zeros_like(slope)], dim=1)
+    return (
+        torch.where(small[:, None, None], grown, axes),
+        torch.where(small[:, None], flat, lean),
+    )
+
+
 def _invert(axes: Tensor) -> tuple[Tensor, Tensor]:
     """Inverse of (N, 2, 2) matrices, and which of them have one."""
     a, b, c, d = axes[:, 0, 0], axes[:, 0, 1], axes[:, 1, 0], axes[:, 1, 1]
@@ -215,6 +250,8 @@ def _sample(pixels: Tensor, patch: Tensor, local: Tensor) -> Tensor:
     """Bilinear samples (M, 3) of patches at local coordinates in -1..1."""
     side = pixels.shape[1]
     flat = pixels.reshape(-1, 3)
+    if side == 1:
+        return flat[patch]
     place = ((local + 1) * (side / 2) - 0.5).clamp(0, side - 1)
     low = place.floor().clamp_max(side - 2)
     part = place - low

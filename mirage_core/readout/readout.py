@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..cache.footprints import in_source_camera, seen, viewers
 from ..cache.types import LatentCache
+from ..codecs.memory_kind import MemoryKind
 from ..constants import TEMPORAL_STRIDE
 from ..geometry.camera import (
     PixelConvention,
@@ -99,7 +100,7 @@ def read_winners(
     size: tuple[int, int],
     *,
     view: BestView | None = None,
-    finer: int = 1,
+    finer: float = 1,
 ) -> tuple[Tensor, Tensor]:
     """Winning point and depth of every cell, for cameras given on the grid itself.
 
@@ -109,7 +110,7 @@ def read_winners(
         intrinsics: (T, 3, 3) in cells of the grid.
         size: (h, w) of the grid.
         view: Shows the best view of the front surface; the nearest point when None.
-        finer: How many times finer than the latent grid the grid is.
+        finer: How many times finer the grid is than the one on which the memory was written.
 
     Returns:
         (T, h, w) int64 indices, -1 where empty, and (T, h, w) float32 z-depth, 0 where empty.
@@ -158,7 +159,8 @@ def read(
             None.
 
     Returns:
-        The readout, on the memory's device, tokens in the memory's type.
+        The readout, on the memory's device, tokens in the memory's type. Of a memory of colours
+        each cell has the colour of one point.
 
     Raises:
         ShapeError: The picture size is not a multiple of 32.
@@ -167,8 +169,8 @@ def read(
     expect_frame_count(len(trajectory))
     size = latent_size(trajectory.width, trajectory.height)
     cameras = trajectory.select(slice(None, None, TEMPORAL_STRIDE))
-    if view is not None:
-        return _read_best(cache, trajectory, cameras, size, view)
+    if view is not None or cache.kind is MemoryKind.COLOURS:
+        return _read_winners(cache, trajectory, cameras, size, view)
     blocks = cache.blocks
     tokens, visible, depth, winner = read_tokens(
         _memory(cache)._replace(
@@ -191,15 +193,20 @@ def read(
     )
 
 
-def _read_best(
+def _read_winners(
     cache: LatentCache,
     trajectory: Trajectory,
     cameras: Trajectory,
     size: tuple[int, int],
-    view: BestView,
+    view: BestView | None,
 ) -> Readout:
     winner, depth = read_winners(
-        cache, cameras.world_to_camera, grid_intrinsics(cameras, size), size, view=view
+        cache,
+        cameras.world_to_camera,
+        grid_intrinsics(cameras, size),
+        size,
+        view=view,
+        finer=size[0] * cache.stride / trajectory.height,
     )
     tokens = cache.gather(winner, [block.tokens for block in cache.blocks])
     return Readout(

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..cache.delta import CacheDelta, apply_difference, difference
 from ..cache.io import MAX_BLOCKS, block_from_tensors, block_tensors
 from ..cache.types import LatentCache
+from ..codecs.memory_kind import MemoryKind
 from ..errors import CacheFormatError, MirageError, ResumeError
 from ..files import atomic_write, discard_unfinished, ensure_writable_folder
 from ..log import logger
@@ -100,10 +101,9 @@ def commit(
     """
     chunk = state.chunk
     height, width = state.grid
-    channels = state.cache.channels
     expect_shape(
         "The chunk's latents", latents, "C T h w",
-        C=channels, T=chunk.latent_frames, h=height, w=width,
+        C=state.channels, T=chunk.latent_frames, h=height, w=width,
     )
     expect_shape(
         "The chunk's decoded frames", frames, "F H W 3",
@@ -130,9 +130,11 @@ def finish_chunk(
         cache: The memory after the chunk.
     """
     added = _first_new(state)
+    new = latents[:, added:].detach().float().cpu().clone()
+    shown = readout.tokens if cache.kind is MemoryKind.TOKENS else torch.zeros_like(latents)
     record = ChunkRecord(
-        latents=latents[:, added:].detach().float().cpu().clone(),
-        projections=readout.tokens[:, added:].detach().cpu().clone(),
+        latents=new,
+        projections=shown[:, added:].detach().cpu().clone(),
         visible=readout.visible[added:].detach().cpu().clone(),
         planes=_planes(readout)[:, added:],
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ..cache.build import WriteConfig
 from ..geometry.align import AlignConfig
@@ -64,6 +65,10 @@ class MemorySettings:
     def stored_dtype(self) -> torch.dtype:
         """Floating point type in which tokens come to the memory."""
         return torch.float16 if self.token_dtype == torch.int8 else self.token_dtype
+
+    def as_stored(self, tokens: Tensor) -> Tensor:
+        """Tokens in the type in which they come to the memory; uint8 colours as they are."""
+        return tokens if tokens.dtype == torch.uint8 else tokens.to(self.stored_dtype)
 
     @classmethod
     def released(cls) -> MemorySettings:

@@ -15,6 +15,7 @@ from ..cache.build import Observation, make_block, merge_blocks
 from ..cache.compact import culling_order
 from ..cache.footprints import focal_length, sample_size
 from ..cache.types import CacheBlock, LatentCache
+from ..codecs.memory_kind import MemoryKind
 from ..geometry.camera import PixelConvention, project, projection_matrices
 from ..ops.splat import BOUNDS_RUN, visible_runs
 from ..readout.readout import read_winners
@@ -32,7 +33,8 @@ class NoveltyRule:
     Attributes:
         nearer: A cell is new when its surface is in front of the remembered one by this share.
         central: Only the middle quarter of a cell counts as shown by a point in it. Without
-            this, points gather at the rims of cells and leave holes when the camera moves.
+            this, points gather at the rims of cells and leave holes when the camera moves. Not
+            for memories of colours, whose points are drawn as large as they are.
         carve: A point violates free space, and is removed, when the observation sees through it:
             all of the 3 x 3 cells around it show surfaces farther than it by this share.
             0 keeps every point.
@@ -95,7 +97,8 @@ def novel_cells(
     Returns:
         (F, h, w) bool, the new cells, and (M,) int64, the points that they replace.
     """
-    winner, known = _shown(cache, observation, rule.central)
+    central = rule.central and cache.kind is MemoryKind.TOKENS
+    winner, known = _shown(cache, observation, central)
     depth = observation.depth.to(known.device)
     novel = (winner < 0) | (depth < known * (1 - rule.nearer))
     nothing = torch.zeros(0, dtype=torch.int64, device=winner.device)
