@@ -31,7 +31,7 @@ FINER = 2
 that patches which became smaller than a cell still cover it."""
 
 RIM = FINER
-"""Cells of that grid around the picture: points beside it reach into it."""
+"""Cells of that grid around the picture, for colours: points beside it reach into it."""
 
 BATCH_PIXELS = 1 << 18
 """About so many pixels are drawn in one go: small pictures together, large ones alone."""
@@ -178,8 +178,7 @@ def _drawn_points(
     """(B, h, w) int64: points to draw on each picture, -1 where there is none."""
     rows, cols = (side // codec.spatial_stride for side in (cameras.height, cameras.width))
     lens = grid_intrinsics(cameras, (rows * FINER, cols * FINER)).clone()
-    # Branches that take drawings of nearest tokens were trained without the rim.
-    rim = 0 if view is None and cache.kind is MemoryKind.TOKENS else RIM
+    rim = RIM if cache.kind is MemoryKind.COLOURS else 0
     lens[:, :2, 2] += rim
     size = (rows * FINER + 2 * rim, cols * FINER + 2 * rim)
     winner, _ = read_winners(cache, cameras.world_to_camera, lens, size, view=view, finer=FINER)
