@@ -17,6 +17,7 @@ from ..codecs.base import PatchCodec
 from ..constants import TEMPORAL_STRIDE
 from ..errors import ModelMismatchError
 from ..geometry.camera import latent_size, project_each
+from ..geometry.cutouts import mask_centre
 from ..geometry.trajectory import Trajectory
 from ..geometry.transform import invert_rigid
 from ..ops.best_view import BestView, view_bins
@@ -180,7 +181,7 @@ def place(
 
     A token covers one cell of the camera that observed it, on a plane through the point that
     leans as the surface did there. The projection of its edges gives position, size and
-    orientation.
+    orientation. A point stands in the middle of its mask, which need not be that of its cell.
 
     Args:
         cache: The memory.
@@ -200,6 +201,14 @@ def place(
         end, depth_of_edge = _at(edge, projection)
         axes.append(end - centre)
         leans.append(1 / depth_of_edge - 1 / depth)
+    across, lean = torch.stack(axes, dim=2), torch.stack(leans, dim=1)
+    mask = None
+    inverse_depth = 1 / depth
+    if any(block.mask is not None for block in blocks):
+        mask = cache.gather(points, [block.masks for block in blocks])
+        middle = mask_centre(mask).double()
+        drawn_at = drawn_at - (across * middle[:, None]).sum(dim=2)
+        inverse_depth = inverse_depth - (lean * middle).sum(dim=1)
     once, back = points.unique(return_inverse=True)
     tokens = cache.gather(once, [block.tokens for block in blocks])
     rank = bins = None
@@ -211,12 +220,13 @@ def place(
     return PlacedPatches(
         pixels=codec.decode_patches(tokens.float())[back],
         centre=drawn_at.float(),
-        axes=torch.stack(axes, dim=2).float(),
-        inverse_depth=(1 / depth).float(),
-        lean=torch.stack(leans, dim=1).float(),
+        axes=across.float(),
+        inverse_depth=inverse_depth.float(),
+        lean=lean.float(),
         rank=rank,
         bins=bins,
         picture=views,
+        mask=mask,
     )
 
 
