@@ -33,6 +33,9 @@ DEPTH_RANGE: Final = 0.12
 OUTLIERS: Final = 0.01
 """Share of a cell's samples at either end that the range of its depth leaves out."""
 
+LEAST: Final = 2
+"""Squares of the smaller part. What covers less is mostly the blur of an edge beside the cell."""
+
 
 @dataclass(frozen=True, eq=False)
 class Cutouts:
@@ -75,7 +78,8 @@ def split_cells(depth: Tensor, size: tuple[int, int]) -> Cutouts:
     better than a plane does; inverse depth is linear over a plane, so slanted planes stay whole.
     Samples nearer than the geometric mean of the extremes are the near part; each square of the
     mask goes to the part that has most of it, and squares without depth go to the far part, since
-    what a camera cannot measure beside an edge is behind it. A part that gets no square is none.
+    what a camera cannot measure beside an edge is behind it. Cells of which either part has fewer
+    than `LEAST` squares stay whole.
 
     Args:
         depth: (F, H, W) z-depth; invalid pixels count for nothing.
@@ -96,10 +100,11 @@ def split_cells(depth: Tensor, size: tuple[int, int]) -> Cutouts:
     candidates = _may_be_split(samples, int(samples.shape[1]) // h)
     chosen = rearrange(samples, "f (h a) (w b) -> f h w a b", h=h, w=w)[candidates]
     near, far, bits = _parts(chosen)
-    is_split = (bits != 0) & (bits != WHOLE)
+    squares = unpacked(bits).sum((-1, -2))
+    is_split = (squares >= LEAST) & (squares <= SIDE * SIDE - LEAST)
     front[candidates] = torch.where(is_split, near, 0.0)
     back[candidates] = torch.where(is_split, far, 0.0)
-    mask[candidates] = torch.where(is_split, bits, WHOLE).to(torch.int16)
+    mask[candidates] = torch.where(is_split, bits, WHOLE)
     return Cutouts(front, back, mask)
 
 
@@ -122,9 +127,9 @@ def _may_be_split(samples: Tensor, side: int) -> Tensor:
 
 
 def _parts(cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Near and far depth (M,) and near bits (M,) int32 of cells (M, k, k).
+    """Near and far depth (M,) and masks (M,) of the near part of cells (M, k, k).
 
-    The bits are all or none where there is only one part.
+    Masks are empty or `WHOLE` where there is only one part.
     """
     flat = cells.flatten(1)
     known = flat > 0
@@ -135,7 +140,7 @@ def _parts(cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     near = known & (flat * flat < (low * high)[:, None])
     apart = (high > low * (1 + DEPTH_RANGE)) & _two_levels(cells, near.view_as(cells))
     number = near.sum(dim=1)
-    bits = torch.where(apart, _bits(near.view_as(cells), known.view_as(cells)), WHOLE)
+    bits = torch.where(apart, _masks(near.view_as(cells), known.view_as(cells)), WHOLE)
     front = _at(ordered, (number - 1).clamp_min(0) // 2)
     return front, _at(ordered, number + (count - number - 1).clamp_min(0) // 2), bits
 
@@ -179,20 +184,16 @@ def _plane_error(value: Tensor, weight: Tensor) -> Tensor:
     return ((flat - plane).square() * weights).sum(1)
 
 
-def _bits(near: Tensor, known: Tensor) -> Tensor:
-    """(M,) int32 masks of the squares of which at least half of what is known is near."""
+def _masks(near: Tensor, known: Tensor) -> Tensor:
+    """(M,) int16 masks of the squares of which at least half of what is known is near."""
     squares = "m (r a) (c b) -> m (r c) (a b)"
     sizes = {"r": SIDE, "c": SIDE}
     nearer = rearrange(near, squares, **sizes).sum(-1)
     all_known = rearrange(known, squares, **sizes).sum(-1)
     mine = (2 * nearer >= all_known) & (all_known > 0)
-    return _packed(mine)
-
-
-def _packed(squares: Tensor) -> Tensor:
-    """(M,) int32 that read as int16 are masks (M, 16) bool."""
-    unsigned = (squares.int() << torch.arange(SIDE * SIDE, device=squares.device)).sum(1).int()
-    return torch.where(unsigned >= 1 << 15, unsigned - (1 << 16), unsigned)
+    bits = (mine.int() << torch.arange(SIDE * SIDE, device=mine.device)).sum(1)
+    # The highest bit is the sign of 16 bits.
+    return torch.where(bits >= 1 << 15, bits - (1 << 16), bits).to(torch.int16)
 
 
 def unpacked(mask: Tensor) -> Tensor:
