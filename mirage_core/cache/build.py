@@ -189,9 +189,7 @@ def _layer(
 ) -> CacheBlock:
     """One point for each chosen cell, at depth (F, h, w) in the middle of mask (F, h, w)."""
     beside = None if mask is None else mask_centre(mask) / 2
-    points = lift(
-        depth, observation.intrinsics, observation.world_to_camera, convention, beside
-    )
+    points = lift(depth, observation.intrinsics, observation.world_to_camera, convention, beside)
     source = torch.arange(len(depth), device=chosen.device)
     return CacheBlock(
         points=points[chosen],

@@ -33,6 +33,13 @@ DEPTH_RANGE: Final = 0.12
 OUTLIERS: Final = 0.01
 """Share of a cell's samples at either end that the range of its depth leaves out."""
 
+COHERENT: Final = 0.8
+"""Share of a cell's samples that go with the majority of their square. Of noise it is 0.6."""
+
+NEAR_SHARE: Final = 0.25
+"""Share of a square from which on it belongs to the near part. Less than half: a rim of wall that
+goes along with a ball stands out less than a rim of ball that stays on the wall."""
+
 LEAST: Final = 2
 """Squares of the smaller part. What covers less is mostly the blur of an edge beside the cell."""
 
@@ -76,10 +83,10 @@ def split_cells(depth: Tensor, size: tuple[int, int]) -> Cutouts:
 
     A cell is split when its depths differ by `DEPTH_RANGE` and two levels fit its inverse depth
     better than a plane does; inverse depth is linear over a plane, so slanted planes stay whole.
-    Samples nearer than the geometric mean of the extremes are the near part; each square of the
-    mask goes to the part that has most of it, and squares without depth go to the far part, since
-    what a camera cannot measure beside an edge is behind it. Cells of which either part has fewer
-    than `LEAST` squares stay whole.
+    Samples nearer than the geometric mean of the extremes are the near part. A square of the mask
+    goes to the near part when it has `NEAR_SHARE` of it, else to the far one; so do squares without
+    depth, since what a camera cannot measure beside an edge is behind it. Cells whose parts are
+    scattered, see `COHERENT`, or of which one has fewer than `LEAST` squares, stay whole.
 
     Args:
         depth: (F, H, W) z-depth; invalid pixels count for nothing.
@@ -140,9 +147,10 @@ def _parts(cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     near = known & (flat * flat < (low * high)[:, None])
     apart = (high > low * (1 + DEPTH_RANGE)) & _two_levels(cells, near.view_as(cells))
     number = near.sum(dim=1)
-    bits = torch.where(apart, _masks(near.view_as(cells), known.view_as(cells)), WHOLE)
+    mask, coherent = _masks(near.view_as(cells), known.view_as(cells))
+    mask = torch.where(apart & coherent, mask, WHOLE)
     front = _at(ordered, (number - 1).clamp_min(0) // 2)
-    return front, _at(ordered, number + (count - number - 1).clamp_min(0) // 2), bits
+    return front, _at(ordered, number + (count - number - 1).clamp_min(0) // 2), mask
 
 
 def _at(ordered: Tensor, place: Tensor) -> Tensor:
@@ -184,16 +192,18 @@ def _plane_error(value: Tensor, weight: Tensor) -> Tensor:
     return ((flat - plane).square() * weights).sum(1)
 
 
-def _masks(near: Tensor, known: Tensor) -> Tensor:
-    """(M,) int16 masks of the squares of which at least half of what is known is near."""
+def _masks(near: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """(M,) int16 masks of the near squares, and (M,) bool, whether the parts hang together."""
     squares = "m (r a) (c b) -> m (r c) (a b)"
     sizes = {"r": SIDE, "c": SIDE}
     nearer = rearrange(near, squares, **sizes).sum(-1)
     all_known = rearrange(known, squares, **sizes).sum(-1)
-    mine = (2 * nearer >= all_known) & (all_known > 0)
+    mine = (nearer >= NEAR_SHARE * all_known) & (all_known > 0)
+    fitting = torch.maximum(nearer, all_known - nearer).sum(1)
+    coherent = fitting >= COHERENT * all_known.sum(1)
     bits = (mine.int() << torch.arange(SIDE * SIDE, device=mine.device)).sum(1)
     # The highest bit is the sign of 16 bits.
-    return torch.where(bits >= 1 << 15, bits - (1 << 16), bits).to(torch.int16)
+    return torch.where(bits >= 1 << 15, bits - (1 << 16), bits).to(torch.int16), coherent
 
 
 def unpacked(mask: Tensor) -> Tensor:

@@ -128,8 +128,10 @@ def _shown(
 def _with_split_cells(
     cache: LatentCache, observation: Observation, winner: Tensor, known: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The same, but of whole cells where two surfaces share one: points of such a cell lie in its
-    parts and not in its middle, so that it would be new for ever."""
+    """The same, but what shows anywhere in cells that two surfaces share.
+
+    Points of such a cell lie in its parts, and none in its middle: it would be new for ever.
+    """
     cut = observation.cutouts
     if cut is None or not bool(cut.split.any()):
         return winner, known
