@@ -107,7 +107,7 @@ def split_cells(depth: Tensor, size: tuple[int, int]) -> Cutouts:
     candidates = _may_be_split(samples, int(samples.shape[1]) // h)
     chosen = rearrange(samples, "f (h a) (w b) -> f h w a b", h=h, w=w)[candidates]
     near, far, bits = _parts(chosen)
-    squares = unpacked(bits).sum((-1, -2))
+    squares = area(bits)
     is_split = (squares >= LEAST) & (squares <= SIDE * SIDE - LEAST)
     front[candidates] = torch.where(is_split, near, 0.0)
     back[candidates] = torch.where(is_split, far, 0.0)
@@ -212,6 +212,15 @@ def unpacked(mask: Tensor) -> Tensor:
     return ((mask.int()[..., None] >> bits) & 1).bool().unflatten(-1, (SIDE, SIDE))
 
 
+def area(mask: Tensor) -> Tensor:
+    """(...) int32: how many of the 16 squares masks (...) int16 have."""
+    bits = mask.int() & 0xFFFF
+    bits = bits - ((bits >> 1) & 0x5555)
+    bits = (bits & 0x3333) + ((bits >> 2) & 0x3333)
+    bits = (bits + (bits >> 4)) & 0x0F0F
+    return (bits + (bits >> 8)) & 0x1F
+
+
 def mask_centre(mask: Tensor) -> Tensor:
     """(..., 2) float32: the middle of each mask, x then y, from -1 to 1 across the cell.
 
@@ -222,6 +231,11 @@ def mask_centre(mask: Tensor) -> Tensor:
     total = squares.sum((-1, -2)).clamp_min(1)
     x, y = (squares.sum(axis) @ steps for axis in (-2, -1))
     return torch.stack([x, y], dim=-1) / total[..., None]
+
+
+def covers_half(mask: Tensor) -> Tensor:
+    """Whether points stand for at least half of their cell: (...) bool for masks (...) int16."""
+    return 2 * area(mask) >= SIDE * SIDE
 
 
 def inside_mask(mask: Tensor, local: Tensor) -> Tensor:
