@@ -32,7 +32,7 @@ from readout_cpu import processor
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from mirage_core.cache.build import observe
+from mirage_core.cache.build import WriteConfig, observe
 from mirage_core.cache.types import LatentCache
 from mirage_core.codecs.colours import ColourCodec
 from mirage_core.codecs.dct import DctCodec
@@ -67,14 +67,21 @@ class Capture:
     depth: Tensor
     cameras: Trajectory
 
-    def memory(self, frames: list[int], policy: str, codec: Codec) -> LatentCache:
+    def memory(
+        self,
+        frames: list[int],
+        policy: str,
+        codec: Codec,
+        config: WriteConfig | None = None,
+    ) -> LatentCache:
         """A memory of some frames, written one after the other."""
         chosen = self.cameras.select(frames)
         geometry = FrameGeometry(self.depth[frames], chosen.intrinsics)
         tokens = torch.cat([codec.encode_images(self.pictures[[n]]) for n in frames], dim=1)
         seen = observe(
-            tokens, geometry, world_to_camera=chosen.world_to_camera, frames=torch.tensor(frames)
-        )
+            tokens, geometry, world_to_camera=chosen.world_to_camera,
+            frames=torch.tensor(frames), config=config,
+        )  # fmt: skip
         empty = LatentCache(codec=codec.name, channels=codec.channels)
         return write(empty, seen, policy)
 
@@ -135,8 +142,9 @@ def token_error(
     truth = CODEC.encode_images(capture.pictures[[frame]])[:, 0]
     size = (int(truth.shape[1]), int(truth.shape[2]))
     winner, _ = read_winners(
-        cache, camera.world_to_camera, grid_intrinsics(camera, size), size, view=view
-    )
+        cache, camera.world_to_camera, grid_intrinsics(camera, size), size,
+        view=view, whole_cells=True,
+    )  # fmt: skip
     tokens = cache.gather(winner, [block.tokens for block in cache.blocks])[0].float()
     return float((tokens.movedim(-1, 0) - truth).square().mean(dim=0)[winner[0] >= 0].mean())
 

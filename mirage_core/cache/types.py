@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..codecs.memory_kind import MemoryKind, memory_stride
 from ..constants import LATENT_CHANNELS, WAN_CODEC
-from ..errors import ModelMismatchError, ShapeError
+from ..errors import ModelMismatchError, ShapeError, ValueRangeError
 from ..geometry.camera import PixelConvention
+from ..geometry.cutouts import WHOLE
 from ..geometry.trajectory import expect_intrinsics
 from ..ops.gather import dequantise
 from ..ops.operators import gather_rows, run_bounds
@@ -23,15 +24,18 @@ from ..validate import expect_rigid, expect_shape, expect_token_channels
 from .quantise import quantise
 
 CONTENT: Final = ("points", "tokens", "source", "slope", "world_to_camera", "intrinsics", "frames")
-"""Fields of a block that no other field follows from; with int8 tokens there is also ``scale``."""
+"""Fields of every block that no other field follows from; see also `OPTIONAL`."""
+
+OPTIONAL: Final = ("scale", "mask")
+"""Fields that only some blocks have: with int8 tokens, and with cut-outs."""
 
 
 @dataclass(frozen=True, eq=False)
 class CacheBlock:
     """Points, their tokens, and the cameras that saw them.
 
-    Row i of ``points``, ``tokens``, ``scale``, ``source`` and ``slope`` belongs to point i, and
-    later rows are newer: the index decides among equal depths.
+    Row i of ``points``, ``tokens``, ``scale``, ``mask``, ``source`` and ``slope`` belongs to point
+    i, and later rows are newer: the index decides among equal depths.
 
     Attributes:
         points: (N, 3) float32 in world coordinates; each axis is contiguous in memory.
@@ -45,6 +49,9 @@ class CacheBlock:
         frames: (S,) int64, the pixel frame of the shot that each camera stands for.
         bounds: (ceil(N / BOUNDS_RUN), 6) float32 boxes of consecutive points; made when missing.
         scale: (N,) float16, there if and only if the tokens are int8.
+        mask: (N,) int16, the part of its cell that each point stands for, see
+            `mirage_core.geometry.cutouts`; None when all stand for whole cells, also where a
+            mask is given that says so.
     """
 
     points: Tensor
@@ -56,6 +63,7 @@ class CacheBlock:
     frames: Tensor
     bounds: Tensor = field(default_factory=lambda: torch.empty(0))
     scale: Tensor | None = None
+    mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         points = self.points.detach().float()
@@ -68,6 +76,7 @@ class CacheBlock:
         object.__setattr__(self, "frames", self.frames.cpu().long())
         expect_shape("The memory's tokens", self.tokens, "N C", N=count)
         self._expect_scale(count)
+        self._expect_mask(count)
         expect_shape("The memory's source index", self.source, "N", N=count)
         expect_shape("The memory's slopes", self.slope, "N 2", N=count)
         cameras = expect_shape("The memory's cameras", self.world_to_camera, "S 4 4")["S"]
@@ -96,8 +105,33 @@ class CacheBlock:
             expect_shape("The memory's token scale", self.scale, "N", N=count)
             object.__setattr__(self, "scale", self.scale.half())
 
+    def _expect_mask(self, count: int) -> None:
+        if self.mask is None:
+            return
+        expect_shape("The memory's masks", self.mask, "N", N=count)
+        mask = self.mask.to(torch.int16)
+        if bool((mask == 0).any()):
+            raise ValueRangeError(
+                "The memory holds points that stand for no part of their cell",
+                got="masks of 0",
+                expected="at least one of 16 bits",
+            )
+        object.__setattr__(self, "mask", None if bool((mask == WHOLE).all()) else mask)
+
     def __len__(self) -> int:
         return len(self.points)
+
+    @property
+    def content(self) -> dict[str, Tensor]:
+        """Every tensor that no other follows from, by the name of its field."""
+        return {name: self.parts[name] for name in (*CONTENT, *OPTIONAL) if name in self.parts}
+
+    @property
+    def masks(self) -> Tensor:
+        """(N,) int16 masks, also where all cells are whole."""
+        if self.mask is not None:
+            return self.mask
+        return torch.full((len(self),), WHOLE, dtype=torch.int16, device=self.points.device)
 
     @property
     def parts(self) -> dict[str, Tensor]:
@@ -130,6 +164,7 @@ class CacheBlock:
             slope=self.slope.to(device),
             bounds=self.bounds.to(device),
             scale=None if scale is None else scale.to(device),
+            mask=None if self.mask is None else self.mask.to(device),
         )
 
     def take(self, rows: Tensor) -> CacheBlock:
@@ -142,6 +177,7 @@ class CacheBlock:
             slope=self.slope[rows],
             bounds=torch.empty(0),
             scale=None if self.scale is None else self.scale[rows],
+            mask=None if self.mask is None else self.mask[rows],
         )
 
 
@@ -264,8 +300,8 @@ class LatentCache:
         """Hex digest of the content; equal memories have equal fingerprints."""
         digest = hashlib.sha256(f"{self.convention.value}|{self.codec}|{self.channels}".encode())
         for block in self.blocks:
-            for name in (*CONTENT, *(["scale"] if block.scale is not None else [])):
-                raw = getattr(block, name).detach().cpu().contiguous()
+            for part in block.content.values():
+                raw = part.detach().cpu().contiguous()
                 digest.update(f"{tuple(raw.shape)}{raw.dtype}".encode())
                 digest.update(raw.view(torch.uint8).numpy().tobytes() if raw.numel() else b"")
         return digest.hexdigest()

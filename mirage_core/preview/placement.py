@@ -14,6 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from ..geometry.cutouts import inside_mask
 from ..ops.best_view import BINS
 
 SUPPORT: Final = 1.15
@@ -61,6 +62,9 @@ class PlacedPatches:
         bins: (N,) int64 of `mirage_core.ops.best_view.view_bins`: on one surface views are mixed,
             and the lower ones count more. Takes the place of ``rank``.
         picture: (N,) int64, which picture each patch lies on; the first when missing.
+        mask: (N,) int16, the part of each patch that is there, see
+            `mirage_core.geometry.cutouts`; whole patches when missing. ``centre`` stays the middle
+            of the whole patch.
     """
 
     pixels: Tensor
@@ -71,6 +75,7 @@ class PlacedPatches:
     rank: Tensor | None = None
     bins: Tensor | None = None
     picture: Tensor | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +134,10 @@ def _touched(patches: PlacedPatches, height: int, width: int) -> Iterator[_Sampl
         chosen = (finite & (reach > lower) & (reach <= radius)).nonzero()[:, 0]
         lower = radius
         if len(chosen):
-            yield _touched_class(patches, inverse[chosen], chosen, radius, (height, width))
+            part = _touched_class(patches, inverse[chosen], chosen, radius, (height, width))
+            if patches.mask is not None:
+                part = _pick(part, inside_mask(patches.mask[part.patch], part.local))
+            yield part
 
 
 def _touched_class(

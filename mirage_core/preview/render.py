@@ -18,6 +18,7 @@ from ..codecs.memory_kind import Drawer, MemoryKind
 from ..constants import TEMPORAL_STRIDE
 from ..errors import ModelMismatchError
 from ..geometry.camera import latent_size, project_each
+from ..geometry.cutouts import mask_centre
 from ..geometry.trajectory import Trajectory
 from ..geometry.transform import invert_rigid
 from ..ops.best_view import BestView, view_bins
@@ -224,7 +225,7 @@ def place(
 
     A token covers one cell of the camera that observed it, on a plane through the point that
     leans as the surface did there. The projection of its edges gives position, size and
-    orientation.
+    orientation. A point stands in the middle of its mask, which need not be that of its cell.
 
     Args:
         cache: The memory.
@@ -244,6 +245,14 @@ def place(
         end, depth_of_edge = _at(edge, projection)
         axes.append(end - centre)
         leans.append(1 / depth_of_edge - 1 / depth)
+    across, lean = torch.stack(axes, dim=2), torch.stack(leans, dim=1)
+    mask = None
+    inverse_depth = 1 / depth
+    if any(block.mask is not None for block in blocks):
+        mask = cache.gather(points, [block.masks for block in blocks])
+        middle = mask_centre(mask).double()
+        drawn_at = drawn_at - (across * middle[:, None]).sum(dim=2)
+        inverse_depth = inverse_depth - (lean * middle).sum(dim=1)
     once, back = points.unique(return_inverse=True)
     tokens = cache.gather(once, [block.tokens for block in blocks])
     rank = bins = None
@@ -252,16 +261,17 @@ def place(
         rank = source_cameras(cache, points)
     else:
         bins = _bins(cache, points, cameras, codec, views, view)
-    extent, lean = at_least_a_pixel(torch.stack(axes, dim=2), torch.stack(leans, dim=1))
+    extent, lean = at_least_a_pixel(across, lean)
     return PlacedPatches(
         pixels=codec.decode_patches(tokens.float())[back],
         centre=drawn_at.float(),
         axes=extent.float(),
-        inverse_depth=(1 / depth).float(),
+        inverse_depth=inverse_depth.float(),
         lean=lean.float(),
         rank=rank,
         bins=bins,
         picture=views,
+        mask=mask,
     )
 
 

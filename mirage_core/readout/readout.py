@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..cache.footprints import in_source_camera, seen, viewers
-from ..cache.types import LatentCache
+from ..cache.types import CacheBlock, LatentCache
 from ..codecs.memory_kind import MemoryKind
 from ..constants import TEMPORAL_STRIDE
 from ..geometry.camera import (
@@ -19,6 +19,7 @@ from ..geometry.camera import (
     projection_matrices,
     scale_intrinsics,
 )
+from ..geometry.cutouts import covers_half
 from ..geometry.trajectory import Trajectory
 from ..ops.best_view import BestView
 from ..ops.kernels import BlockTensors
@@ -101,6 +102,7 @@ def read_winners(
     *,
     view: BestView | None = None,
     finer: float = 1,
+    whole_cells: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Winning point and depth of every cell, for cameras given on the grid itself.
 
@@ -111,29 +113,42 @@ def read_winners(
         size: (h, w) of the grid.
         view: Shows the best view of the front surface; the nearest point when None.
         finer: How many times finer the grid is than the one on which the memory was written.
+        whole_cells: Leave out what covers less than half of its cell, as `read` does.
 
     Returns:
         (T, h, w) int64 indices, -1 where empty, and (T, h, w) float32 z-depth, 0 where empty.
     """
     shape = (len(world_to_camera), *size)
     projection = _projection(cache, world_to_camera, intrinsics)
+    memory = _memory(cache, whole_cells)
     nearest_centre = cache.convention is PixelConvention.RELEASED
     if view is None:
         index, depth = winners(
-            splat_keys(_memory(cache), projection, size, nearest_centre=nearest_centre)
+            splat_keys(memory, projection, size, nearest_centre=nearest_centre)
         )
     else:
         cameras = viewers(world_to_camera, intrinsics, cache.device, finer)
         index, depth = best_winners(
-            _memory(cache), seen(cache), projection, cameras, size,
+            memory, seen(cache), projection, cameras, size,
             rule=view, nearest_centre=nearest_centre,
         )  # fmt: skip
     return index.view(shape), depth.view(shape)
 
 
-def _memory(cache: LatentCache) -> BlockTensors:
+def _memory(cache: LatentCache, whole_cells: bool) -> BlockTensors:
     blocks = cache.blocks
-    return BlockTensors([block.points for block in blocks], [block.bounds for block in blocks])
+    points = [_larger_parts(block) if whole_cells else block.points for block in blocks]
+    return BlockTensors(points, [block.bounds for block in blocks])
+
+
+def _larger_parts(block: CacheBlock) -> Tensor:
+    """The block's points, those of the smaller parts of split cells at no place.
+
+    A whole cell would show their token, which is of something else for the most part.
+    """
+    if block.mask is None:
+        return block.points
+    return torch.where(covers_half(block.mask), block.points.T, torch.nan).T
 
 
 def _projection(cache: LatentCache, world_to_camera: Tensor, intrinsics: Tensor) -> Tensor:
@@ -150,6 +165,9 @@ def read(
     cache: LatentCache, trajectory: Trajectory, view: BestView | None = None
 ) -> Readout:
     """Read the memory for all latent frames of a shot in one call (paper Eq. 5, 9, 10).
+
+    Of a cell that was split only the part that covers more of it is shown, both when they are
+    equal, see `mirage_core.geometry.cutouts`.
 
     Args:
         cache: The memory.
@@ -173,7 +191,7 @@ def read(
         return _read_winners(cache, trajectory, cameras, size, view)
     blocks = cache.blocks
     tokens, visible, depth, winner = read_tokens(
-        _memory(cache)._replace(
+        _memory(cache, whole_cells=True)._replace(
             tokens=[block.tokens for block in blocks],
             scales=[block.scale for block in blocks if block.scale is not None],
         ),
@@ -200,13 +218,15 @@ def _read_winners(
     size: tuple[int, int],
     view: BestView | None,
 ) -> Readout:
+    lens = grid_intrinsics(cameras, size)
     winner, depth = read_winners(
         cache,
         cameras.world_to_camera,
-        grid_intrinsics(cameras, size),
+        lens,
         size,
         view=view,
         finer=size[0] * cache.stride / trajectory.height,
+        whole_cells=True,
     )
     tokens = cache.gather(winner, [block.tokens for block in cache.blocks])
     return Readout(

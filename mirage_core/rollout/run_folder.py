@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..cache.delta import CacheDelta, apply_difference, difference
-from ..cache.io import MAX_BLOCKS, block_from_tensors, block_tensors
+from ..cache.io import MAX_BLOCKS, block_from_tensors, block_tensors, needed_version
 from ..cache.types import LatentCache
 from ..codecs.memory_kind import MemoryKind
 from ..errors import CacheFormatError, MirageError, ResumeError
@@ -31,9 +31,9 @@ from .video import join_clips, write_clip
 
 FORMAT: Final = "mirage-chunk"
 MANIFEST_FORMAT: Final = "mirage-rollout"
-VERSION: Final = 2
-"""Newest version that is read. Chunks with floating point tokens that drop no points are written
-as version 1."""
+VERSION: Final = 3
+"""Newest version that is read. Chunks are written as `needed_version` says, and as version 2 or
+later when they drop points."""
 
 MANIFEST_VERSION: Final = 1
 MANIFEST: Final = "rollout.json"
@@ -259,7 +259,7 @@ def _save_chunk(state: RolloutState, after: RolloutState) -> None:
         tensors.update(block_tensors(block, f"block.{number}"))
     header: dict[str, Any] = {
         "format": FORMAT,
-        "version": VERSION if dropped or not cache.storage.is_floating_point else 1,
+        "version": max(2 if dropped else 1, needed_version(cache.blocks)),
         "run_id": state.run_id,
         "chunk": state.done,
         "shared_blocks": len(delta.dropped),

@@ -144,6 +144,8 @@ class GenerationSettings:
         What came later is named only where it is not the default.
         """
         memory, plain = self.memory, MemorySettings()
+        write = dataclasses.asdict(memory.write)
+        cutouts = write.pop("cutouts")
         values: dict[str, Any] = {
             "steps": self.steps,
             "shift": self.shift,
@@ -157,7 +159,7 @@ class GenerationSettings:
             "policy": memory.rules.policy,
             "reencode": memory.reencode,
             "first_twice": memory.first_twice,
-            "write": dataclasses.asdict(memory.write),
+            "write": write,
             "align": None if memory.align is None else dataclasses.asdict(memory.align),
             "hold_back": memory.consistency is not None,
             "convention": memory.convention,
@@ -168,6 +170,7 @@ class GenerationSettings:
             "limits": (memory.rules.limits, plain.rules.limits),
             "growth": (memory.growth, plain.growth),
             "strict": (memory.strict, plain.strict),
+            "cutouts": (cutouts, plain.write.cutouts),
             "consistency": (memory.consistency or ConsistencyConfig(), ConsistencyConfig()),
         }
         values |= {name: value for name, (value, default) in later.items() if value != default}

@@ -125,7 +125,24 @@ def _shown(
     finer[:, :2] *= 2
     finer[:, :2, 2] -= cache.convention.centre
     winner, known = read_winners(cache, pose, finer, (2 * height, 2 * width))
-    return winner[:, ::2, ::2], known[:, ::2, ::2]
+    return _with_split_cells(cache, observation, winner[:, ::2, ::2], known[:, ::2, ::2])
+
+
+def _with_split_cells(
+    cache: LatentCache, observation: Observation, winner: Tensor, known: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same, but what shows anywhere in cells that two surfaces share.
+
+    Points of such a cell lie in its parts, and none in its middle: it would be new for ever.
+    """
+    cut = observation.cutouts
+    if cut is None or not bool(cut.split.any()):
+        return winner, known
+    size = (int(winner.shape[1]), int(winner.shape[2]))
+    split = cut.split.to(winner.device)
+    pose, intrinsics = observation.world_to_camera, observation.intrinsics
+    whole, depth = read_winners(cache, pose, intrinsics, size)
+    return torch.where(split, whole, winner), torch.where(split, depth, known)
 
 
 def free_space_violations(cache: LatentCache, observation: Observation, share: float) -> Tensor:
