@@ -79,6 +79,14 @@ class Observation:
         expect_shape("The latent's intrinsics", self.intrinsics, "F 3 3", F=sizes["F"])
         expect_shape("The latent's frame numbers", self.frames, "F", F=sizes["F"])
 
+    @property
+    def beside(self) -> Tensor | None:
+        """(F, h, w, 2) how far points lie beside the middle of their cell, x then y, in cells.
+
+        None when all lie in the middle.
+        """
+        return None if self.cutouts is None else mask_centre(self.cutouts.mask) / 2
+
     def frame(self, number: int) -> Observation:
         """One of the frames alone."""
         only = slice(number, number + 1)

@@ -96,8 +96,9 @@ def find_inconsistent(
         asked = observation.world_to_camera, observation.frames, size
         groups.append(memory_source_views(cache, *asked))
     points = lift(
-        observation.depth, observation.intrinsics, observation.world_to_camera, cache.convention
-    )
+        observation.depth, observation.intrinsics, observation.world_to_camera, cache.convention,
+        observation.beside,
+    )  # fmt: skip
     majority = dataclasses.replace(config, share=max(config.share, 0.5))
     known = observation.depth > 0
     own = mean_tokens(observation.tokens, known)
