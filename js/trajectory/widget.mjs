@@ -140,8 +140,9 @@ class TrajectoryWidget {
     // A newer report has arrived meanwhile.
     if (this.view !== view) return;
     this.#setPoints(points);
-    if (this.unseen) this.#fit();
+    const fits = this.unseen;
     this.unseen = false;
+    if (fits) this.#fit();
   }
 
   #setPoints(points) {
@@ -291,7 +292,7 @@ class TrajectoryWidget {
     remember(this.node, "look", {
       controls: { view, yaw, pitch, target, distance },
       frame: this.model.frame, selected: this.model.selected,
-      colouring: this.colouring, lensShown: this.lensShown,
+      colouring: this.colouring, lensShown: this.lensShown, unseen: this.unseen,
     });
   }
 
@@ -308,7 +309,8 @@ class TrajectoryWidget {
       this.#fit();
     }
     this.views.show(this.viewport.controls.view);
-    if (view) this.show(view, { fit: !look });
+    // A report may be known whose points were still on their way when the node was left.
+    if (view) this.show(view, { fit: !look || look.unseen });
     else this.#recover();
   }
 
