@@ -45,6 +45,7 @@ class TrajectoryWidget {
     this.unseen = false;
     this.lensShown = true;
     this.viewport = new Viewport({
+      aim: (controls) => Object.assign(controls, { camera: this.#camera(), scene: this.model.scene }),
       paint: (context, controls, ratio) => this.#paint(context, controls, ratio),
       grab: (event, x, y) => this.editor.grab(event, x, y, this.viewport.controls, this.viewport.ratio),
       onView: () => this.#viewChanged(),
@@ -243,8 +244,6 @@ class TrajectoryWidget {
   }
 
   #paint(context, controls, ratio) {
-    controls.camera = this.#camera();
-    controls.scene = this.model.scene;
     this.drawButton.setAttribute("aria-pressed", String(this.editor.drawing));
     this.editor.paint(context, controls, themeOf(this.container), ratio, !this.points.count);
   }

@@ -16,6 +16,10 @@ LOOK = """(w) => {
     const { yaw, pitch, target, distance } = w.viewport.controls;
     return [yaw, pitch, distance, ...target];
 }"""
+PICTURE = """(w) => {
+    w.viewport.render();
+    return w.viewport.canvas.toDataURL();
+}"""
 
 
 def test_points_that_come_late_are_brought_into_view(
@@ -45,3 +49,12 @@ def test_points_that_come_late_are_brought_into_view(
     shown = studio.widget(LOOK)
     button(studio, "Show everything").click()
     np.testing.assert_allclose(shown, studio.widget(LOOK))
+
+
+def test_the_shots_camera_shows_the_frame_that_is_scrubbed_to(studio: Any, modern: bool) -> None:
+    studio.widget("(w) => { w.viewport.setView('camera'); w.model.scrub(2); w.viewport.render(); }")
+    studio.widget("(w) => w.model.scrub(30)")
+    first = studio.widget(PICTURE)
+    assert studio.widget(PICTURE) == first
+    studio.widget("(w) => w.model.scrub(2)")
+    assert studio.widget(PICTURE) != first
