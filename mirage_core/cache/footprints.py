@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..geometry.cutouts import mask_centre
 from ..geometry.transform import invert_rigid
 from ..ops.best_view import Seen
 from .types import LatentCache
@@ -53,6 +54,31 @@ def in_source_camera(
     rows = rows.to(dtype).to(device)[source_cameras(cache, index)]
     points = cache.gather(index, [block.points for block in cache.blocks]).to(dtype)
     return (points[..., None, :] * rows[..., :3]).sum(-1) + rows[..., 3]
+
+
+def cell_centres(cache: LatentCache, index: Tensor) -> Tensor:
+    """Where the middle of each point's cell lies; the point itself unless the cell is cut out.
+
+    A cut-out stands in the middle of its part, and holds the token of the whole cell.
+
+    Args:
+        cache: The memory.
+        index: (N,) int64 point indices, none negative.
+
+    Returns:
+        (N, 3) float64 in the world, at the depth that the point has in the camera that saw it.
+    """
+    blocks = cache.blocks
+    points = cache.gather(index, [block.points for block in blocks]).double()
+    if all(block.mask is None for block in blocks):
+        return points
+    source, device = source_cameras(cache, index), cache.device
+    axes = torch.cat([block.world_to_camera[:, :2, :3] for block in blocks]).to(device)[source]
+    lens = torch.cat([block.intrinsics for block in blocks]).to(device)[source]
+    cells = mask_centre(cache.gather(index, [block.masks for block in blocks])).double() / 2
+    focal = torch.stack([lens[:, 0, 0], lens[:, 1, 1]], dim=1)
+    beside = cells / focal * in_source_camera(cache, index, (2,))
+    return points - (beside[:, :, None] * axes).sum(dim=1)
 
 
 def sample_size(cache: LatentCache, index: Tensor) -> Tensor:

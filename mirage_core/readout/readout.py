@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..cache.footprints import in_source_camera, seen, viewers
+from ..cache.footprints import cell_centres, in_source_camera, seen, viewers
 from ..cache.types import CacheBlock, LatentCache
 from ..codecs.memory_kind import MemoryKind
 from ..constants import TEMPORAL_STRIDE
@@ -57,7 +57,7 @@ class Readout:
     def planes(self) -> tuple[Tensor, Tensor]:
         """Sub-cell offset and depth ratio of the winning points.
 
-        (2, T, h, w) float32 offset of the point from the middle of its cell, x then y, in cells
+        (2, T, h, w) float32 offset of the token's middle from that of the cell, x then y, in cells
         from -0.5 to 0.5, and (T, h, w) float32 ``ln(z / z_seen)``: z is the depth in this
         camera and z_seen the depth in the camera that observed the point. Both are 0 where
         nothing is seen.
@@ -69,7 +69,7 @@ class Readout:
         if not len(view):
             return offset, ratio
         cache, index = self.cache, self.winner[view, row, column]
-        points = cache.gather(index, [block.points for block in cache.blocks]).double()
+        points = cell_centres(cache, index)
         cameras, grid = self.latent_cameras, (int(shape[1]), int(shape[2]))
         here = projection_matrices(cameras.world_to_camera, grid_intrinsics(cameras, grid))
         x, y, z = project_each(points, here.double().to(points.device)[view])

@@ -13,6 +13,7 @@ from mirage_core.cache.accounting import footprint
 from mirage_core.cache.build import Observation, WriteConfig, append_all, make_block, observe
 from mirage_core.cache.compact import compact
 from mirage_core.cache.delta import apply_difference, difference
+from mirage_core.cache.footprints import cell_centres
 from mirage_core.cache.io import VERSION, cache_header, load_cache, save_cache
 from mirage_core.cache.thin import thin
 from mirage_core.cache.types import CacheBlock, LatentCache
@@ -77,6 +78,21 @@ def test_points_lie_in_the_middle_of_their_masks(make, cut: LatentCache) -> None
     x, y, z = project(block.points, matrix)
     beside = torch.stack([x / z, y / z], dim=1) % 1 - 0.5
     assert torch.allclose(beside, mask_centre(block.masks) / 2, atol=1e-4)
+
+
+def test_tokens_stand_where_their_cells_do(make) -> None:
+    """From any pose: the middle of a cut-out's cell projects to the middle of a cell."""
+    pose = make.poses(1, seed=5)[0]
+    seen = look(make, box_before_a_wall(), pose=pose)
+    cache = append_all(LatentCache(), seen)
+    assert (cache.blocks[0].masks != WHOLE).any()
+    centres = cell_centres(cache, torch.arange(len(cache)))
+    x, y, z = (seen.intrinsics[0] @ (pose[:3, :3] @ centres.T + pose[:3, 3:])).unbind(0)
+    for places in (x / z, y / z):
+        assert torch.allclose(places % 1, torch.full_like(places, 0.5), atol=1e-4)
+    whole = make.cache(20)
+    points = whole.blocks[0].points.double()
+    assert torch.equal(cell_centres(whole, torch.arange(20)), points)
 
 
 def test_cells_that_are_split_do_not_fly(make) -> None:
