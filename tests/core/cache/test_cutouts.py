@@ -44,6 +44,7 @@ def look(make, depth: Tensor, *, pose: Tensor | None = None, **kwargs) -> Observ
     pose = torch.eye(4, dtype=torch.float64) if pose is None else pose
     tokens = make.noise(48, 1, ROWS, COLS, seed=3)
     geometry = FrameGeometry(depth, make.lens(64, 96))
+    kwargs.setdefault("config", WriteConfig(cutouts=True))
     return observe(tokens, geometry, world_to_camera=pose[None], frames=torch.zeros(1), **kwargs)
 
 
