@@ -79,12 +79,11 @@ class MirageReadout(io.ComfyNode):
     ) -> io.NodeOutput:
         auto = default_view(cache) if cache.kind is MemoryKind.COLOURS else None
         readout = read(cache, trajectory, chosen_view(view, auto))
-        depth = torch.where(readout.visible, readout.depth, 0.0)
         return io.NodeOutput(
             readout,
             _latent(readout),
             _at_picture_size(readout.visible.float(), readout),
-            _at_picture_size(depth_picture(depth), readout),
+            _at_picture_size(depth_picture(readout.depth), readout),
         )
 
 

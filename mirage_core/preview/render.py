@@ -22,7 +22,7 @@ from ..geometry.cutouts import mask_centre
 from ..geometry.trajectory import Trajectory
 from ..geometry.transform import invert_rigid
 from ..ops.best_view import BestView, view_bins
-from ..readout.readout import Readout, default_view, grid_intrinsics, read_winners
+from ..readout.readout import Readout, default_view, grid_intrinsics, read_grid, read_winners
 from ..validate import expect_shape
 from .fill import fill_tokens_and_depth
 from .placement import PlacedPatches, at_least_a_pixel, draw
@@ -191,15 +191,7 @@ def _backgrounds(
 ) -> Tensor:
     """(B, H, W, 3): mean colours of the cells, completed and interpolated."""
     size = latent_size(cameras.width, cameras.height)
-    intrinsics = grid_intrinsics(cameras, size)
-    winner, depth = read_winners(
-        cache,
-        cameras.world_to_camera,
-        intrinsics,
-        size,
-        view=view,
-        finer=size[0] * codec.spatial_stride / cameras.height,
-    )
+    winner, depth = read_grid(cache, cameras, size, view=view)
     tokens = cache.gather(winner, [block.tokens for block in cache.blocks])
     colour = codec.decode_patches(rearrange(tokens, "b h w c -> (b h w) c")).mean(dim=(1, 2))
     colour = rearrange(colour, "(b h w) c -> c b h w", b=len(winner), h=size[0])

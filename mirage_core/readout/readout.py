@@ -135,6 +135,26 @@ def read_winners(
     return index.view(shape), depth.view(shape)
 
 
+def read_grid(
+    cache: LatentCache,
+    cameras: Trajectory,
+    size: tuple[int, int],
+    *,
+    view: BestView | None = None,
+    whole_cells: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """`read_winners` for cameras at picture size, on a grid of any size over the picture."""
+    return read_winners(
+        cache,
+        cameras.world_to_camera,
+        grid_intrinsics(cameras, size),
+        size,
+        view=view,
+        finer=size[0] * cache.stride / cameras.height,
+        whole_cells=whole_cells,
+    )
+
+
 def _memory(cache: LatentCache, whole_cells: bool) -> BlockTensors:
     blocks = cache.blocks
     points = [_larger_parts(block) if whole_cells else block.points for block in blocks]
@@ -218,16 +238,7 @@ def _read_winners(
     size: tuple[int, int],
     view: BestView | None,
 ) -> Readout:
-    lens = grid_intrinsics(cameras, size)
-    winner, depth = read_winners(
-        cache,
-        cameras.world_to_camera,
-        lens,
-        size,
-        view=view,
-        finer=size[0] * cache.stride / trajectory.height,
-        whole_cells=True,
-    )
+    winner, depth = read_grid(cache, cameras, size, view=view, whole_cells=True)
     tokens = cache.gather(winner, [block.tokens for block in cache.blocks])
     return Readout(
         tokens=tokens.permute(3, 0, 1, 2).contiguous(),

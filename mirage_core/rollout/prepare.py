@@ -136,10 +136,8 @@ def prepare_observation(
     observation = _observe(state, latents, frames, own, settings, encode, start)
     checked = Consistent.all_of(observation, state.cache.device)
     if settings.consistency is not None:
-        if state.cache.kind is MemoryKind.TOKENS:
-            before = latents[:, :1]
-        else:
-            before = encode(frames[:1])
+        tokens = state.cache.kind is MemoryKind.TOKENS
+        before = latents[:, :1] if tokens else encode(frames[:1])
         checked = reject_inconsistent(state, observation, before, own, settings.consistency)
     report = ChunkReport(
         masked=_share(own.masked[start:]),

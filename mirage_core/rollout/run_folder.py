@@ -130,10 +130,9 @@ def finish_chunk(
         cache: The memory after the chunk.
     """
     added = _first_new(state)
-    new = latents[:, added:].detach().float().cpu().clone()
     shown = readout.tokens if cache.kind is MemoryKind.TOKENS else torch.zeros_like(latents)
     record = ChunkRecord(
-        latents=new,
+        latents=latents[:, added:].detach().float().cpu().clone(),
         projections=shown[:, added:].detach().cpu().clone(),
         visible=readout.visible[added:].detach().cpu().clone(),
         planes=_planes(readout)[:, added:],

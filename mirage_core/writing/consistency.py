@@ -32,7 +32,8 @@ class ConsistencyConfig:
         votes: Views that must agree. With two, one bad frame rejects nothing.
         share: Least share of inconsistent views among all that saw the place.
         token: Distance of tokens (root mean square over the channels of 3 x 3 means, model
-            space) beyond which the same place looks different; None looks at depth alone.
+            space; of colours, 255 levels) beyond which the same place looks different; None
+            looks at depth alone.
         grow: Cells by which what is rejected grows: outlines mix two surfaces, and fit neither.
 
     Raises:
