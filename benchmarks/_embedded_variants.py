@@ -103,9 +103,9 @@ def settings(steps: int) -> GenerationSettings:
     )
 
 
-def shoot(shot: Shot, variant: Variant, steps: int) -> Result:
-    """Make a whole shot with the loop of a rollout."""
-    loop = settings(steps)
+def shoot(shot: Shot, variant: Variant, steps: int, **memory: Any) -> Result:
+    """Make a whole shot with the loop of a rollout, with some of `MemorySettings` changed."""
+    loop = settings(steps).remembering(**memory)
     first = shot.geometry.select([0])
     if variant.filtered and shot.moving is not None:
         first = dataclasses.replace(first, exclude=shot.moving[:1])

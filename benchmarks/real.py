@@ -2,7 +2,10 @@
 
 Prints one JSON object and saves a sheet ``out/real.png``: for each frame the photograph, what a
 memory of the other four shows of it, and what a memory of all five shows, each by the nearest
-points and by the best views.
+points and by the best views, of tokens and of colours.
+
+``psnr`` counts all pixels that the memory shows, ``psnr_measured`` those of them at which the
+frame's own depth is known: elsewhere the memory often shows what stands behind.
 
 ``python benchmarks/real.py FOLDER``; without FOLDER the variable MIRAGE_OFFICE names it, or the
 frames lie in ``../shared/data/office_rgbd`` beside the checkout: five pictures ``color_1.png`` to
@@ -13,6 +16,7 @@ a line for each camera, x y z and the quaternion x y z w, from camera to world.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -28,9 +32,11 @@ from readout_cpu import processor
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from mirage_core.cache.build import observe
+from mirage_core.cache.build import WriteConfig, observe
 from mirage_core.cache.types import LatentCache
+from mirage_core.codecs.colours import ColourCodec
 from mirage_core.codecs.dct import DctCodec
+from mirage_core.codecs.memory_kind import MemoryKind, memory_drawer
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory
 from mirage_core.geometry.transform import invert_rigid
@@ -47,6 +53,10 @@ CENTRE = (325.5, 253.5)
 FRAMES = 5
 VIEWS: dict[str, BestView | None] = {"nearest": None, "best_view": BestView()}
 CODEC = DctCodec()
+Codec = DctCodec | ColourCodec
+HELD: dict[str, Codec] = {
+    "tokens": CODEC, "colours": ColourCodec(), "every second colour": ColourCodec(2),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,15 +67,23 @@ class Capture:
     depth: Tensor
     cameras: Trajectory
 
-    def memory(self, frames: list[int], policy: str) -> LatentCache:
+    def memory(
+        self,
+        frames: list[int],
+        policy: str,
+        codec: Codec,
+        config: WriteConfig | None = None,
+    ) -> LatentCache:
         """A memory of some frames, written one after the other."""
         chosen = self.cameras.select(frames)
         geometry = FrameGeometry(self.depth[frames], chosen.intrinsics)
-        tokens = torch.cat([CODEC.encode_images(self.pictures[[n]]) for n in frames], dim=1)
+        tokens = torch.cat([codec.encode_images(self.pictures[[n]]) for n in frames], dim=1)
         seen = observe(
-            tokens, geometry, world_to_camera=chosen.world_to_camera, frames=torch.tensor(frames)
-        )
-        return write(LatentCache(codec=CODEC.name), seen, policy)
+            tokens, geometry, world_to_camera=chosen.world_to_camera,
+            frames=torch.tensor(frames), config=config,
+        )  # fmt: skip
+        empty = LatentCache(codec=codec.name, channels=codec.channels)
+        return write(empty, seen, policy)
 
 
 def find_capture() -> Path | None:
@@ -102,20 +120,33 @@ def shown(
 ) -> tuple[dict[str, float], Tensor]:
     """How well one frame is shown, as a picture and in whole cells; and the picture."""
     camera = capture.cameras.select([frame])
-    drawn = render_preview(cache, camera, CODEC, view=view)
+    drawn = render_preview(cache, camera, memory_drawer(cache.codec), view=view)
+    picture, own = capture.pictures[[frame]], capture.depth[[frame]] > 0
+    figures = {
+        "psnr": psnr(drawn.frames, picture, ~drawn.holes),
+        "psnr_measured": psnr(drawn.frames, picture, ~drawn.holes & own),
+        "holes": float(drawn.holes.float().mean()),
+        "points": float(len(cache)),
+        "mebibytes": cache.nbytes / 2**20,
+    }
+    if cache.kind is MemoryKind.TOKENS:
+        figures["token_error"] = token_error(capture, cache, frame, view)
+    return figures, drawn.frames[0]
+
+
+def token_error(
+    capture: Capture, cache: LatentCache, frame: int, view: BestView | None
+) -> float:
+    """Mean square error of the tokens in whole cells that are seen."""
+    camera = capture.cameras.select([frame])
     truth = CODEC.encode_images(capture.pictures[[frame]])[:, 0]
     size = (int(truth.shape[1]), int(truth.shape[2]))
     winner, _ = read_winners(
-        cache, camera.world_to_camera, grid_intrinsics(camera, size), size, view=view
-    )
+        cache, camera.world_to_camera, grid_intrinsics(camera, size), size,
+        view=view, whole_cells=True,
+    )  # fmt: skip
     tokens = cache.gather(winner, [block.tokens for block in cache.blocks])[0].float()
-    error = (tokens.movedim(-1, 0) - truth).square().mean(dim=0)[winner[0] >= 0]
-    figures = {
-        "psnr": psnr(drawn.frames, capture.pictures[[frame]], drawn.depth > 0),
-        "token_error": float(error.mean()),
-        "holes": float((winner < 0).float().mean()),
-    }
-    return figures, drawn.frames[0]
+    return float((tokens.movedim(-1, 0) - truth).square().mean(dim=0)[winner[0] >= 0].mean())
 
 
 def study(capture: Capture) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
@@ -123,11 +154,13 @@ def study(capture: Capture) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
     report: dict[str, Any] = {}
     pictures: dict[str, list[Tensor]] = {"photograph": list(capture.pictures)}
     every = list(range(FRAMES))
-    for policy in WRITE_POLICIES:
-        whole = capture.memory(every, policy)
-        without = [capture.memory([n for n in every if n != left], policy) for left in every]
+    for policy, (what, codec) in itertools.product(WRITE_POLICIES, HELD.items()):
+        whole = capture.memory(every, policy, codec)
+        without = [
+            capture.memory([n for n in every if n != left], policy, codec) for left in every
+        ]
         for name, view in VIEWS.items():
-            row: dict[str, Any] = {"points": len(whole)}
+            row: dict[str, Any] = {}
             for test, memories in (("leave_one_out", without), ("revisit", [whole] * FRAMES)):
                 found = [shown(capture, memories[n], n, view) for n in every]
                 row[test] = {
@@ -135,8 +168,8 @@ def study(capture: Capture) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
                     for key in found[0][0]
                 }
                 if policy == WRITE_POLICIES[0]:
-                    pictures[f"{test}, {name}"] = [picture for _, picture in found]
-            report[f"{policy}, {name}"] = row
+                    pictures[f"{what}, {test}, {name}"] = [picture for _, picture in found]
+            report[f"{policy}, {what}, {name}"] = row
     return report, pictures
 
 

@@ -23,14 +23,10 @@ from .geometry import (
     MirageGeometrySave,
 )
 from .loop import MirageLoopClose, MirageLoopOpen, MirageRolloutResult, MirageRolloutStart
-from .memory import (
-    MirageCacheInfo,
-    MirageCacheInit,
-    MirageCacheLoad,
-    MirageCacheSave,
-    MirageCacheUpdate,
-)
+from .memory import MirageCacheInit, MirageCacheUpdate
+from .memory_files import MirageCacheInfo, MirageCacheLoad, MirageCacheSave
 from .readout import MiragePreviewFill, MirageReadout
+from .render import MirageRender
 from .sampling import MirageChunkDecode, MirageTrainingFree, MirageUniPC
 from .trajectory import MirageTrajectory, MirageTrajectoryLoad, MirageTrajectorySave
 from .trajectory_exchange import (
@@ -67,6 +63,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     MirageCacheLoad,
     MirageReadout,
     MiragePreviewFill,
+    MirageRender,
     MirageLoadBranch,
     MirageApply,
     MirageTrainingFree,

@@ -13,6 +13,7 @@ from typing_extensions import override
 from ..mirage_core.checkpoints.branch_file import split_merged
 from ..mirage_core.codecs.base import expect_same_codec
 from ..mirage_core.codecs.dct import CODEC_NAME, DctCodec
+from ..mirage_core.codecs.memory_kind import expect_tokens
 from ..mirage_core.conditioning.condition import Condition
 from ..mirage_core.errors import ShapeError
 from ..mirage_core.log import logger
@@ -210,12 +211,14 @@ def expect_parts(
     """The transformer, and the clean first frame (C, 1, h, w) in model space.
 
     Raises:
-        ModelMismatchError: The model, a LoRA on it or the latent is of another family.
+        ModelMismatchError: The model, a LoRA on it or the latent is of another family, or the
+            memory holds colours.
         ShapeError: Readout and first latent have different sizes.
     """
     backbone = expect_video_model(model)
     expect_fitting_loras(model)
     first = latent_tokens(first_latent, "The first latent")[:, :1]
+    expect_tokens(readout.cache.codec)
     expect_token_channels("The readout", readout.tokens.shape[0])
     grid, given = tuple(readout.visible.shape[1:]), tuple(first.shape[2:])
     if grid != given:

@@ -1,20 +1,18 @@
-"""Making, updating, saving and looking at the memory."""
+"""Making and updating the memory."""
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 import torch
-from comfy_api.latest import Types, io
+from comfy_api.latest import io
 from torch import Tensor
 from typing_extensions import override
 
 from ..mirage_core.cache.build import WriteConfig
-from ..mirage_core.cache.io import load_cache, save_cache
-from ..mirage_core.cache.ply import point_cloud_ply
-from ..mirage_core.cache.types import LatentCache
 from ..mirage_core.codecs.base import expect_same_codec
+from ..mirage_core.codecs.colours import COLOUR_NAMES, ColourCodec
+from ..mirage_core.codecs.memory_kind import MemoryKind
 from ..mirage_core.geometry.camera import PixelConvention
 from ..mirage_core.geometry.depth import DEPTH_MODES
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
@@ -29,14 +27,12 @@ from ..mirage_core.validate import expect_frame_size
 from ..mirage_core.writing.consistency import ConsistencyConfig
 from ..mirage_core.writing.policy import WRITE_POLICIES, WriteLimits, WriteRules
 from .comfy import viewer
-from .comfy.files import file_stamp, list_files, next_file, resolve_file
 from .comfy.ui import progress
 from .comfy.vae import (
     Latent,
     VaeCodec,
     latent_tokens,
     make_latent,
-    token_colours,
 )
 from .shot import expect_begun, expect_one_writer
 from .types import CacheType, GeometryType, ReadoutType, StateType
@@ -104,6 +100,19 @@ class MirageCacheInit(io.ComfyNode):
                     tooltip="How the memory keeps its tokens, for the whole shot. int8: 40 % "
                     "smaller, with rounding to 8 bits.",
                 ),
+                io.Combo.Input(
+                    "what", options=[kind.value for kind in MemoryKind],
+                    default=MemoryKind.TOKENS.value, optional=True,
+                    tooltip="tokens: what the video model reads by itself. colours: the pixels, "
+                    "for Mirage Render and models that take a picture of the scene; about thirty "
+                    "times larger.",
+                ),
+                io.Int.Input(
+                    "colour_step", default=1, min=1, max=max(COLOUR_NAMES.values()),
+                    optional=True, advanced=True,
+                    tooltip="With colours: one point for every pixel, or for every second one "
+                    "along each side.",
+                ),
             ],
             outputs=[
                 CacheType.Output(display_name="cache"),
@@ -123,6 +132,8 @@ class MirageCacheInit(io.ComfyNode):
         pixel_convention: str,
         exclude: Tensor | None = None,
         token_storage: str = "float16",
+        what: str = MemoryKind.TOKENS.value,
+        colour_step: int = 1,
     ) -> io.NodeOutput:
         codec = VaeCodec(vae)
         height, width = int(image.shape[1]), int(image.shape[2])
@@ -139,7 +150,11 @@ class MirageCacheInit(io.ComfyNode):
             convention=PixelConvention(pixel_convention),
             token_dtype=TOKEN_STORAGES[token_storage],
         )
-        cache = begin_memory(tokens, seen, codec.name, settings)
+        held, name = tokens, codec.name
+        if MemoryKind(what) is MemoryKind.COLOURS:
+            colours = ColourCodec(colour_step)
+            held, name = colours.encode_images(image[:views, :, :, :3]), colours.name
+        cache = begin_memory(held, seen, name, settings)
         return io.NodeOutput(cache, make_latent(tokens[:, :1]))
 
 
@@ -201,7 +216,8 @@ class MirageCacheUpdate(io.ComfyNode):
                 io.Combo.Input(
                     "tokens", options=["reencode", "direct"], default="reencode",
                     tooltip="reencode: decoded frames are encoded again, each alone. direct: the "
-                    "chunk's latents are written as they are.",
+                    "chunk's latents are written as they are. A memory of colours takes the "
+                    "frames in any case.",
                 ),
                 io.Combo.Input(
                     "depth_mode", options=list(DEPTH_MODES), default="bilinear",
@@ -243,7 +259,8 @@ class MirageCacheUpdate(io.ComfyNode):
         expect_one_writer(expect_begun(state), cls.hidden.unique_id)
         steps = progress(STAGES)
         codec = VaeCodec(vae, lambda done, total: steps(done / total, STAGES))
-        expect_same_codec(state.cache.codec, codec)
+        if state.cache.kind is MemoryKind.TOKENS:
+            expect_same_codec(state.cache.codec, codec)
         chunk_tokens = latent_tokens(latent, "The chunk's latent")
         settings = MemorySettings(
             rules=WriteRules(policy, limits=WriteLimits(max_points)),
@@ -286,100 +303,3 @@ def _report(state: RolloutState, written: WrittenChunk, checked: bool) -> str:
         f"{done.written:.1%} of the cells may be written; {rejected}; "
         f"{len(state.cache):,} points became {len(written.cache):,}"
     )
-
-
-class MirageCacheInfo(io.ComfyNode):
-    """What a memory holds, in words and as a point cloud."""
-
-    @classmethod
-    @override
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="MirageCacheInfo",
-            display_name="Mirage Cache Info",
-            category="Mirage/memory",
-            description="Shows the size of a memory, and its points for Preview Point Cloud.",
-            search_aliases=["memory size", "point cloud", "statistics"],
-            inputs=[CacheType.Input("cache", tooltip="The memory.")],
-            outputs=[
-                io.String.Output(display_name="report"),
-                io.File3DPointCloudAny.Output(display_name="point_cloud"),
-            ],
-            is_output_node=True,
-        )
-
-    @classmethod
-    @override
-    def execute(cls, cache: LatentCache) -> io.NodeOutput:
-        colours = [token_colours(block.values, cache.codec) for block in cache.blocks]
-        cloud = point_cloud_ply(cache, torch.cat(colours or [torch.zeros(0, 3)]))
-        report = (
-            f"{len(cache):,} points in {len(cache.blocks)} blocks, "
-            f"{cache.nbytes / 2**20:.1f} MiB; tokens of {cache.codec}, "
-            f"{cache.convention.value} pixel convention"
-        )
-        return io.NodeOutput(
-            report,
-            Types.File3D(BytesIO(cloud), "ply"),
-            ui={"text": (report,), "mirage_memory": (viewer.memory_view(cache),)},
-        )
-
-
-class MirageCacheSave(io.ComfyNode):
-    """Saves a memory to a file."""
-
-    @classmethod
-    @override
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="MirageCacheSave",
-            display_name="Mirage Cache Save",
-            category="Mirage/memory",
-            description="Saves a memory below output/mirage, to go on from it another day.",
-            search_aliases=["save memory", "export cache"],
-            inputs=[
-                CacheType.Input("cache", tooltip="The memory."),
-                io.String.Input(
-                    "filename_prefix", default="memory", tooltip="Name below output/mirage."
-                ),
-            ],
-            outputs=[],
-            is_output_node=True,
-        )
-
-    @classmethod
-    @override
-    def execute(cls, cache: LatentCache, filename_prefix: str) -> io.NodeOutput:
-        path = save_cache(next_file(filename_prefix, "safetensors"), cache)
-        return io.NodeOutput(ui={"text": (str(path),)})
-
-
-class MirageCacheLoad(io.ComfyNode):
-    """Loads a memory from a file."""
-
-    @classmethod
-    @override
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="MirageCacheLoad",
-            display_name="Mirage Cache Load",
-            category="Mirage/memory",
-            description="Loads a memory that was saved below output/mirage, or put into input.",
-            search_aliases=["load memory", "import cache"],
-            inputs=[
-                io.Combo.Input(
-                    "file", options=list_files("safetensors"), tooltip="The memory file."
-                )
-            ],
-            outputs=[CacheType.Output(display_name="cache")],
-        )
-
-    @classmethod
-    @override
-    def fingerprint_inputs(cls, file: str) -> tuple[str, int]:
-        return file_stamp(file)
-
-    @classmethod
-    @override
-    def execute(cls, file: str) -> io.NodeOutput:
-        return io.NodeOutput(load_cache(resolve_file(file)))

@@ -6,17 +6,21 @@ from typing import TYPE_CHECKING
 
 import torch
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 from typing_extensions import override
 
 from ..mirage_core.cache.types import LatentCache
 from ..mirage_core.codecs.base import expect_same_codec
+from ..mirage_core.codecs.colours import ColourCodec
+from ..mirage_core.codecs.memory_kind import Drawer, MemoryKind
 from ..mirage_core.errors import ModelMismatchError
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.trajectory import Trajectory
+from ..mirage_core.ops.best_view import BestView
 from ..mirage_core.preview.fill import complete_depth, fill_readout, uncertain_pixels
 from ..mirage_core.preview.render import render_preview
-from ..mirage_core.readout.readout import Readout, grid_intrinsics, read
+from ..mirage_core.readout.readout import Readout, default_view, grid_intrinsics, read
 from .comfy.ui import progress
 from .comfy.vae import (
     Latent,
@@ -31,6 +35,11 @@ if TYPE_CHECKING:
     import comfy.sd
 
 
+AUTO = "auto"
+VIEWS: dict[str, BestView | None] = {"best_view": BestView(), "nearest": None}
+"""Ways of reading: the best view of the front surface, or the paper's nearest point."""
+
+
 class MirageReadout(io.ComfyNode):
     """What the memory shows to the cameras of a move."""
 
@@ -42,13 +51,18 @@ class MirageReadout(io.ComfyNode):
             display_name="Mirage Readout",
             category="Mirage/memory",
             description=(
-                "Projects the memory onto the latent grid of every fourth frame of a move. The "
-                "nearest point wins; cells without a point are holes."
+                "Projects the memory onto the latent grid of every fourth frame of a move. Cells "
+                "without a point are holes."
             ),
             search_aliases=["read memory", "project", "z-buffer", "visibility"],
             inputs=[
                 CacheType.Input("cache", tooltip="The memory to read."),
                 TrajectoryType.Input("trajectory", tooltip="Cameras of 4n + 1 frames."),
+                view_input(
+                    "auto: the nearest point, as video models were trained with. best_view: of "
+                    "the front surface, what was seen most as it is looked at now; better for "
+                    "real captures."
+                ),
             ],
             outputs=[
                 ReadoutType.Output(display_name="readout"),
@@ -60,28 +74,58 @@ class MirageReadout(io.ComfyNode):
 
     @classmethod
     @override
-    def execute(cls, cache: LatentCache, trajectory: Trajectory) -> io.NodeOutput:
-        readout = read(cache, trajectory)
+    def execute(
+        cls, cache: LatentCache, trajectory: Trajectory, view: str = AUTO
+    ) -> io.NodeOutput:
+        auto = default_view(cache) if cache.kind is MemoryKind.COLOURS else None
+        readout = read(cache, trajectory, chosen_view(view, auto))
         return io.NodeOutput(
             readout,
-            make_latent(readout.tokens),
+            _latent(readout),
             _at_picture_size(readout.visible.float(), readout),
-            _depth_picture(readout),
+            _at_picture_size(depth_picture(readout.depth), readout),
         )
 
 
+def _latent(readout: Readout) -> Latent | ExecutionBlocker:
+    """What is shown as a latent; of a memory of colours there is none, and that is said."""
+    if readout.cache.kind is MemoryKind.TOKENS:
+        return make_latent(readout.tokens)
+    return ExecutionBlocker(
+        "A memory of colours has no latent. Draw it with Mirage Render and encode the frames, or "
+        "make the memory with what = tokens."
+    )
+
+
+def view_input(tooltip: str) -> io.Combo.Input:
+    """How points of one surface are chosen."""
+    return io.Combo.Input(
+        "view", options=[AUTO, *VIEWS], default=AUTO, optional=True, advanced=True,
+        tooltip=tooltip,
+    )  # fmt: skip
+
+
+def chosen_view(view: str, auto: BestView | None) -> BestView | None:
+    """The setting of `view_input` as the library takes it."""
+    return auto if view == AUTO else VIEWS[view]
+
+
+def _pixels_per_cell(readout: Readout) -> int:
+    return readout.trajectory.height // int(readout.visible.shape[1])
+
+
 def _at_picture_size(maps: Tensor, readout: Readout) -> Tensor:
-    stride = readout.trajectory.height // int(maps.shape[1])
+    stride = _pixels_per_cell(readout)
     return maps.repeat_interleave(stride, 1).repeat_interleave(stride, 2)
 
 
-def _depth_picture(readout: Readout) -> Tensor:
-    """(T, H, W, 3) in 0..1: near is white, holes are black."""
-    inverse = torch.where(readout.visible, 1 / readout.depth.clamp_min(1e-6), 0.0)
-    known = inverse[readout.visible]
-    low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
-    level = 0.1 + 0.9 * (inverse - low) / max(float(high - low), 1e-9)
-    grey = _at_picture_size(torch.where(readout.visible, level, 0.0), readout)
+def depth_picture(depth: Tensor) -> Tensor:
+    """Depth (F, H, W) as pictures (F, H, W, 3) in 0..1: near is white, unknown is black."""
+    known = depth > 0
+    inverse = torch.where(known, 1 / depth.clamp_min(1e-6), 0.0)
+    levels = inverse[known]
+    low, high = (levels.min(), levels.max()) if len(levels) else (0.0, 1.0)
+    grey = torch.where(known, 0.1 + 0.9 * (inverse - low) / max(float(high - low), 1e-9), 0.0)
     return grey[..., None].expand(-1, -1, -1, 3)
 
 
@@ -106,8 +150,9 @@ class MiragePreviewFill(io.ComfyNode):
                 ReadoutType.Input("readout", tooltip="Readout of the memory."),
                 io.Vae.Input(
                     "vae",
-                    tooltip="The VAE that the memory was made with. With Mirage Embedded Codec "
-                    "every frame is drawn from the exact positions of the points.",
+                    tooltip="The VAE that the memory was made with; any for a memory of colours. "
+                    "With colours or Mirage Embedded Codec every frame is drawn from the exact "
+                    "positions of the points.",
                 ),
                 io.Latent.Input(
                     "first_latent", optional=True,
@@ -116,7 +161,7 @@ class MiragePreviewFill(io.ComfyNode):
                 io.Image.Input(
                     "background", optional=True,
                     tooltip="Frames to show in the holes in place of smooth colour, such as those "
-                    "of a video model. With Mirage Embedded Codec only.",
+                    "of a video model. With colours or Mirage Embedded Codec only.",
                 ),
             ],
             outputs=[
@@ -135,25 +180,28 @@ class MiragePreviewFill(io.ComfyNode):
         first_latent: Latent | None = None,
         background: Tensor | None = None,
     ) -> io.NodeOutput:
-        expect_same_codec(readout.cache.codec, VaeCodec(vae))
-        codec, images = dct_codec(vae), None
+        held, images = readout.cache, None
+        embedded = dct_codec(vae)
+        codec: Drawer | None = embedded
+        if held.kind is MemoryKind.COLOURS:
+            codec = ColourCodec.named(held.codec)
+        else:
+            expect_same_codec(held.codec, VaeCodec(vae))
         if background is not None and codec is None:
             raise ModelMismatchError(
-                "Only tokens of the embedded codec can be drawn over a background",
-                got=f"a memory of {readout.cache.codec!r}",
+                "Only colours and tokens of the embedded codec can be drawn over a background",
+                got=f"a memory of {held.codec!r}",
                 fix="Disconnect background, or use the frames of the video model directly",
             )
         tokens, depth = fill_readout(readout)
         unknown = ~readout.visible
         if codec is not None:
             update = progress(len(readout.trajectory))
-            preview = render_preview(
-                readout.cache, readout.trajectory, codec, update, background
-            )
-            images, tokens = preview.frames, codec.encode(preview.frames)
-            unknown = uncertain_pixels(
-                preview.depth, codec.spatial_stride, readout.visible
-            )
+            preview = render_preview(held, readout.trajectory, codec, update, background)
+            images = preview.frames
+            tokens = (embedded or VaeCodec(vae)).encode(images)
+            stride = _pixels_per_cell(readout)
+            unknown = uncertain_pixels(preview.depth, stride, readout.visible)
             depth = complete_depth(preview.depth, depth)
         if first_latent is not None:
             first = latent_tokens(first_latent, "The first latent")

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from typing_extensions import override
 
 from ..mirage_core.codecs.base import expect_same_codec
+from ..mirage_core.codecs.memory_kind import MemoryKind
 from ..mirage_core.constants import TEMPORAL_STRIDE
 from ..mirage_core.readout.readout import Readout
 from ..mirage_core.rollout.decode import context_latents, decode_with_context
@@ -116,7 +117,8 @@ class MirageChunkDecode(io.ComfyNode):
         cls, latent: Latent, vae: comfy.sd.VAE, state: RolloutState, carried: int
     ) -> io.NodeOutput:
         codec = VaeCodec(vae)
-        expect_same_codec(expect_begun(state).cache.codec, codec)
+        if expect_begun(state).cache.kind is MemoryKind.TOKENS:
+            expect_same_codec(state.cache.codec, codec)
         images = decode_with_context(
             codec.decode,
             context_latents(state, carried),

@@ -45,8 +45,12 @@ export class Editor {
       model.addKeyframe(frame);
       return this.#move(model.selected, controls);
     }
+    const before = model.frame;
     model.scrub(frame);
-    return { move: (mx, my) => this.#scrubTo(mx, my, controls) };
+    return {
+      move: (mx, my) => this.#scrubTo(mx, my, controls),
+      cancel: () => model.scrub(before),
+    };
   }
 
   #aim(key) {
@@ -77,47 +81,35 @@ export class Editor {
     this.model.scrub(best.frame);
   }
 
-  /**
-   * Something that changes a keyframe in steps. Each looks the keyframe up: whatever changes the
-   * node's inputs meanwhile, such as a report of a rollout, gives the model new ones.
-   */
-  #step(index, change) {
+  #move(index, controls) {
     const { model } = this;
     const key = model.keyframes[index];
-    if (!key) return;
-    model.edit(() => change(key), { commit: false });
-    model.scrub(key.frame);
-  }
-
-  #move(index, controls) {
-    let moved = false;
-    const origin = [...this.model.keyframes[index].position];
+    const origin = [...key.position];
     const [fromX, fromY] = controls.project(origin);
     let [dx, dy] = [0, 0];
     return {
+      ...model.begin(),
       move: (x, y, sx, sy) => {
-        moved = true;
         dx += sx;
         dy += sy;
         const to = controls.unproject(fromX + dx, fromY + dy, origin);
-        this.#step(index, (key) => (key.position = to));
+        model.edit(() => (key.position = to));
+        model.scrub(key.frame);
       },
-      end: () => moved && this.model.commit(),
     };
   }
 
   #turn(index, controls) {
-    let moved = false;
+    const { model } = this;
+    const key = model.keyframes[index];
     return {
+      ...model.begin(),
       move: (x, y) => {
-        moved = true;
-        this.#step(index, (key) => {
-          const target = controls.unproject(x, y, this.#aim(key));
-          if (distance(target, key.position) < 1e-6) return;
-          key.quaternion = quaternionOf(lookAt(key.position, target));
-        });
+        const target = controls.unproject(x, y, this.#aim(key));
+        if (distance(target, key.position) < 1e-6) return;
+        model.edit(() => (key.quaternion = quaternionOf(lookAt(key.position, target))));
+        model.scrub(key.frame);
       },
-      end: () => moved && this.model.commit(),
     };
   }
 
@@ -137,6 +129,9 @@ export class Editor {
         this.line = null;
         this.drawing = false;
         if (line.length > 1) model.useKeyframes(drawnKeyframes(line, model));
+      },
+      cancel: () => {
+        this.line = null;
       },
     };
   }

@@ -34,6 +34,9 @@ export class TrajectoryModel extends EventTarget {
     this.space = "start_camera";
     this.selected = -1;
     this.frame = 0;
+    /** @type {{scene: import("../viewer/scene.mjs").Scene, changed: boolean, stale: boolean} | null}
+     *   while keyframes are dragged: what is to be written, and then read, when that ends */
+    this.held = null;
     this.read();
   }
 
@@ -74,12 +77,17 @@ export class TrajectoryModel extends EventTarget {
   describe(view) {
     const scene = sceneOf(view);
     if (!scene) return;
-    this.scene = scene;
+    if (this.held) this.held.scene = scene;
+    else this.scene = scene;
     this.read();
   }
 
-  /** Read the node's inputs. */
+  /** Read the node's inputs, at the end of a gesture if there is one. */
   read() {
+    if (this.held) {
+      this.held.stale = true;
+      return;
+    }
     const text = String(this.value("keyframes") ?? "").trim();
     const keys = String(this.value("keys") ?? "").trim();
     this.problem = null;
@@ -152,13 +160,13 @@ export class TrajectoryModel extends EventTarget {
   }
 
   /**
-   * Change keyframes. The path follows at once; the node's value, and undo, when committed.
+   * Change keyframes. The path follows at once; the node's value, and undo, at the end of a
+   * gesture if there is one.
    *
    * @param {(keyframes: import("./keyframes.mjs").Keyframe[]) => void} change edits the list, or a
    *   keyframe in it
-   * @param {{commit?: boolean}} options
    */
-  edit(change, { commit = true } = {}) {
+  edit(change) {
     if (!this.editable) return;
     this.bake();
     const chosen = this.keyframes[this.selected];
@@ -168,7 +176,35 @@ export class TrajectoryModel extends EventTarget {
     this.problem = this.keyframes.at(-1).frame >= this.frames ? "afterEnd" : null;
     this.path = keyframePath(this.keyframes, this.frames, this.scene);
     this.#changed();
-    if (commit) this.commit();
+    if (this.held) this.held.changed = true;
+    else this.commit();
+  }
+
+  /**
+   * Begin a gesture that edits keyframes. Until it ends, reports of a rollout and other inputs
+   * wait: reading them would replace the keyframes that are held.
+   *
+   * @returns {{end: () => void, cancel: () => void}} one of them is to be called
+   */
+  begin() {
+    const { frame, selected } = this;
+    const held = { scene: this.scene, changed: false, stale: false };
+    this.held = held;
+    const finish = () => {
+      this.held = null;
+      // Keyframes in the world belong to the scene that they were dragged in.
+      if (held.changed) this.commit();
+      this.scene = held.scene;
+      if (held.stale) this.read();
+    };
+    const cancel = () => {
+      held.stale ||= held.changed;
+      held.changed = false;
+      this.selected = selected;
+      finish();
+      this.scrub(frame);
+    };
+    return { end: finish, cancel };
   }
 
   /** Write keyframes to the node's value. */
@@ -185,8 +221,9 @@ export class TrajectoryModel extends EventTarget {
     this.bake();
     const there = this.keyframes.findIndex((key) => key.frame === frame);
     if (there >= 0) {
+      // The path may just have become keyframes.
+      this.edit(() => {});
       this.select(there);
-      this.commit();
       return;
     }
     const before = this.keyframes.findLast((key) => key.frame < frame);
@@ -202,14 +239,32 @@ export class TrajectoryModel extends EventTarget {
     this.select(Math.min(index, this.keyframes.length - 1));
   }
 
-  /** Move a keyframe in time, between its neighbours. */
-  retime(index, frame, options) {
-    const [before, after] = [this.keyframes[index - 1], this.keyframes[index + 1]];
-    const low = before ? before.frame + 1 : 0;
-    const high = after ? after.frame - 1 : this.frames - 1;
-    const to = Math.min(high, Math.max(low, Math.round(frame)));
-    this.edit((keyframes) => (keyframes[index].frame = to), options);
+  /**
+   * Move a keyframe in time, past its neighbours too; it is selected, since its index changes.
+   *
+   * @param {number} index
+   * @param {number} frame
+   * @param {number} [from] where it was: a frame that another keyframe has is passed on this way
+   */
+  retime(index, frame, from = this.keyframes[index].frame) {
+    if (!this.editable) return;
+    this.selected = index;
+    const key = this.keyframes[index];
+    const wish = Math.min(this.frames - 1, Math.max(0, Math.round(frame)));
+    const to = this.#freeFrame(key, wish, wish < from ? -1 : 1);
+    this.edit(() => (key.frame = to));
     this.scrub(to);
+  }
+
+  /** The frame nearest to a wish that no other keyframe has, on one side of it if on both. */
+  #freeFrame(key, wish, side) {
+    const taken = new Set(this.keyframes.filter((other) => other !== key).map(({ frame }) => frame));
+    for (let away = 0; away < this.frames; away++) {
+      for (const frame of [wish + side * away, wish - side * away]) {
+        if (frame >= 0 && frame < this.frames && !taken.has(frame)) return frame;
+      }
+    }
+    return key.frame;
   }
 
   /** Use a preset; keyframes and keys are cleared. */

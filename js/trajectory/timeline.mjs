@@ -1,6 +1,7 @@
 /** The shot in time: coverage, keyframes, and the frame that is shown. */
 
 import { element } from "../page/dom.mjs";
+import { follow } from "../page/gesture.mjs";
 import { STRIDE } from "../viewer/scene.mjs";
 
 /** Keyframe buttons at most; more could not be told apart. */
@@ -50,9 +51,10 @@ export class Timeline {
     event.stopPropagation();
     event.preventDefault();
     this.track.focus({ preventScroll: true });
-    const show = (moved) => this.model.scrub(this.#frameAt(moved));
-    show(event);
-    drag(target, event, show);
+    const before = this.model.frame;
+    const move = (moved) => this.model.scrub(this.#frameAt(moved));
+    move(event);
+    follow(target, event, { move, cancel: () => this.model.scrub(before) });
   }
 
   #key(event) {
@@ -114,19 +116,21 @@ export class Timeline {
       if (event.button !== 0) return;
       event.stopPropagation();
       button.focus({ preventScroll: true });
-      const number = index();
-      this.model.select(number);
-      let moved = false;
-      drag(
-        button, event,
-        (at) => {
-          moved = true;
-          this.model.retime(number, this.#frameAt(at), { commit: false });
-        },
-        () => moved && this.model.commit(),
-      );
+      this.model.select(index());
+      const from = this.model.frame;
+      const gesture = this.model.begin();
+      const finish = (how) => {
+        how();
+        this.#focusSelected();
+      };
+      follow(button, event, {
+        move: (at) => this.model.retime(this.model.selected, this.#frameAt(at), from),
+        end: () => finish(gesture.end),
+        cancel: () => finish(gesture.cancel),
+      });
     });
-    button.addEventListener("click", () => this.model.select(index()));
+    // A click with the keyboard; one that ends a drag is on a button that may be another's by then.
+    button.addEventListener("click", (event) => event.detail || this.model.select(index()));
     button.addEventListener("keydown", (event) => this.#retimeKey(event, index()));
     return button;
   }
@@ -137,12 +141,17 @@ export class Timeline {
     if (step) {
       const { frame } = this.model.keyframes[index];
       this.model.retime(index, frame + step * (event.shiftKey ? STRIDE : 1));
+      this.#focusSelected();
     } else if (event.key === "Delete" || event.key === "Backspace") {
       this.model.removeKeyframe(index);
-      (this.keys.children[this.model.selected] ?? this.track).focus({ preventScroll: true });
+      this.#focusSelected();
     } else return;
     event.preventDefault();
     event.stopPropagation();
+  }
+
+  #focusSelected() {
+    (this.keys.children[this.model.selected] ?? this.track).focus({ preventScroll: true });
   }
 
   /** Share of cells known at a frame; NaN while it is not. */
@@ -192,22 +201,4 @@ export class Timeline {
   dispose() {
     this.sizes.disconnect();
   }
-}
-
-/** Follow a pointer until it is released. */
-function drag(target, event, onMove, onEnd = () => {}) {
-  target.setPointerCapture(event.pointerId);
-  const move = (moved) => {
-    moved.stopPropagation();
-    onMove(moved);
-  };
-  const end = () => {
-    target.removeEventListener("pointermove", move);
-    target.removeEventListener("pointerup", end);
-    target.removeEventListener("pointercancel", end);
-    onEnd();
-  };
-  target.addEventListener("pointermove", move);
-  target.addEventListener("pointerup", end);
-  target.addEventListener("pointercancel", end);
 }

@@ -45,6 +45,7 @@ class TrajectoryWidget {
     this.unseen = false;
     this.lensShown = true;
     this.viewport = new Viewport({
+      aim: (controls) => Object.assign(controls, { camera: this.#camera(), scene: this.model.scene }),
       paint: (context, controls, ratio) => this.#paint(context, controls, ratio),
       grab: (event, x, y) => this.editor.grab(event, x, y, this.viewport.controls, this.viewport.ratio),
       onView: () => this.#viewChanged(),
@@ -140,8 +141,9 @@ class TrajectoryWidget {
     // A newer report has arrived meanwhile.
     if (this.view !== view) return;
     this.#setPoints(points);
-    if (this.unseen) this.#fit();
+    const fits = this.unseen;
     this.unseen = false;
+    if (fits) this.#fit();
   }
 
   #setPoints(points) {
@@ -242,8 +244,6 @@ class TrajectoryWidget {
   }
 
   #paint(context, controls, ratio) {
-    controls.camera = this.#camera();
-    controls.scene = this.model.scene;
     this.drawButton.setAttribute("aria-pressed", String(this.editor.drawing));
     this.editor.paint(context, controls, themeOf(this.container), ratio, !this.points.count);
   }
@@ -291,7 +291,7 @@ class TrajectoryWidget {
     remember(this.node, "look", {
       controls: { view, yaw, pitch, target, distance },
       frame: this.model.frame, selected: this.model.selected,
-      colouring: this.colouring, lensShown: this.lensShown,
+      colouring: this.colouring, lensShown: this.lensShown, unseen: this.unseen,
     });
   }
 
@@ -308,7 +308,8 @@ class TrajectoryWidget {
       this.#fit();
     }
     this.views.show(this.viewport.controls.view);
-    if (view) this.show(view, { fit: !look });
+    // A report may be known whose points were still on their way when the node was left.
+    if (view) this.show(view, { fit: !look || look.unseen });
     else this.#recover();
   }
 

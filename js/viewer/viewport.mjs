@@ -1,5 +1,6 @@
 /** A canvas of points with lines over them, and orbit controls. */
 
+import { follow } from "../page/gesture.mjs";
 import { OrbitControls } from "./controls.mjs";
 import { noPoints } from "./points.mjs";
 import { sharedRenderer } from "./renderer.mjs";
@@ -13,7 +14,8 @@ const KEY_STEP = 24;
  *
  * @typedef {object} Gesture
  * @property {(x: number, y: number, dx: number, dy: number, event: PointerEvent) => void} move
- * @property {(event: PointerEvent) => void} [end]
+ * @property {() => void} [end]
+ * @property {() => void} [cancel] put everything back to where it was
  */
 
 export class Viewport {
@@ -21,12 +23,14 @@ export class Viewport {
    * @param {object} options
    * @param {(context: CanvasRenderingContext2D, controls: OrbitControls, ratio: number) => void} options.paint
    *   draws over the points; `ratio` is canvas pixels per CSS pixel
+   * @param {(controls: OrbitControls) => void} [options.aim] gives the controls the shot's camera
    * @param {(event: PointerEvent, x: number, y: number) => Gesture | null} [options.grab] what is
    *   under the pointer
    * @param {() => void} [options.onView] called when the view changed
    */
-  constructor({ paint, grab = () => null, onView = () => {} }) {
+  constructor({ paint, aim = () => {}, grab = () => null, onView = () => {} }) {
     this.paint = paint;
+    this.aim = aim;
     this.grab = grab;
     this.onView = onView;
     this.controls = new OrbitControls();
@@ -59,6 +63,7 @@ export class Viewport {
     const { canvas, context, controls } = this;
     if (!this.#fit()) return;
     controls.resize(canvas.width, canvas.height);
+    this.aim(controls);
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, canvas.width, canvas.height);
     if (this.points.count) {
@@ -127,36 +132,37 @@ export class Viewport {
     this.canvas.focus({ preventScroll: true });
     let [x, y] = this.at(event);
     const gesture = (event.button === 0 && this.grab(event, x, y)) || this.#navigate(event);
-    this.canvas.setPointerCapture(event.pointerId);
-    const move = (moved) => {
-      moved.stopPropagation();
-      const [nx, ny] = this.at(moved);
-      gesture.move(nx, ny, nx - x, ny - y, moved);
-      [x, y] = [nx, ny];
+    const finish = (how) => {
+      how?.();
       this.invalidate();
     };
-    const end = (ended) => {
-      this.canvas.removeEventListener("pointermove", move);
-      this.canvas.removeEventListener("pointerup", end);
-      this.canvas.removeEventListener("pointercancel", end);
-      gesture.end?.(ended);
-      this.invalidate();
-    };
-    this.canvas.addEventListener("pointermove", move);
-    this.canvas.addEventListener("pointerup", end);
-    this.canvas.addEventListener("pointercancel", end);
+    follow(this.canvas, event, {
+      move: (moved) => {
+        const [nx, ny] = this.at(moved);
+        gesture.move(nx, ny, nx - x, ny - y, moved);
+        [x, y] = [nx, ny];
+        this.invalidate();
+      },
+      end: () => finish(gesture.end),
+      cancel: () => finish(gesture.cancel),
+    });
   }
 
   /** @returns {Gesture} orbit, or pan with another button or Shift */
   #navigate(event) {
     const { controls } = this;
     const pans = event.button !== 0 || event.shiftKey || controls.orthographic;
+    const { view, yaw, pitch, target } = controls;
     return {
       move: (x, y, dx, dy) => {
         const before = controls.view;
         if (pans) controls.pan(dx, dy);
         else controls.orbit(dx, dy);
         if (controls.view !== before) this.onView();
+      },
+      cancel: () => {
+        Object.assign(controls, { view, yaw, pitch, target });
+        this.onView();
       },
     };
   }

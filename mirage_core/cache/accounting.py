@@ -16,6 +16,7 @@ PURPOSE: Final[Mapping[str, str]] = MappingProxyType(
         "scale": "tokens",
         "source": "origin",
         "slope": "origin",
+        "mask": "origin",
         "bounds": "culling",
         "world_to_camera": "cameras",
         "intrinsics": "cameras",
@@ -23,7 +24,8 @@ PURPOSE: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """What each tensor of a block is for. ``origin`` says of a point which camera saw it and how the
-surface leaned there: the preview and the write policies need it, reading does not."""
+surface leaned there, and which part of its cell it is: the preview and the write policies need
+it, reading does not."""
 
 
 @dataclass(frozen=True)

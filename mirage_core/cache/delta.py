@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CacheFormatError
-from .types import CONTENT, CacheBlock, LatentCache
+from .types import CacheBlock, LatentCache
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +92,9 @@ def _dropped_rows(before: CacheBlock, after: CacheBlock) -> Tensor | None:
         return None
     keep = torch.isin(_digest(before), _digest(after))
     candidate = before.take(keep) if not bool(keep.all()) else before
-    same = len(candidate) == len(after) and all(
-        torch.equal(getattr(candidate, name), getattr(after, name))
-        for name in (*CONTENT, *(["scale"] if before.scale is not None else []))
+    mine, theirs = candidate.content, after.content
+    same = mine.keys() == theirs.keys() and all(
+        torch.equal(part, theirs[name]) for name, part in mine.items()
     )
     return (~keep).nonzero()[:, 0].int().cpu() if same else None
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..geometry.cutouts import mask_centre
 from ..geometry.transform import invert_rigid
 from ..ops.best_view import Seen
 from .types import LatentCache
@@ -55,6 +56,31 @@ def in_source_camera(
     return (points[..., None, :] * rows[..., :3]).sum(-1) + rows[..., 3]
 
 
+def cell_centres(cache: LatentCache, index: Tensor) -> Tensor:
+    """Where the middle of each point's cell lies; the point itself unless the cell is cut out.
+
+    A cut-out stands in the middle of its part, and holds the token of the whole cell.
+
+    Args:
+        cache: The memory.
+        index: (N,) int64 point indices, none negative.
+
+    Returns:
+        (N, 3) float64 in the world, at the depth that the point has in the camera that saw it.
+    """
+    blocks = cache.blocks
+    points = cache.gather(index, [block.points for block in blocks]).double()
+    if all(block.mask is None for block in blocks):
+        return points
+    source, device = source_cameras(cache, index), cache.device
+    axes = torch.cat([block.world_to_camera[:, :2, :3] for block in blocks]).to(device)[source]
+    lens = torch.cat([block.intrinsics for block in blocks]).to(device)[source]
+    cells = mask_centre(cache.gather(index, [block.masks for block in blocks])).double() / 2
+    focal = torch.stack([lens[:, 0, 0], lens[:, 1, 1]], dim=1)
+    beside = cells / focal * in_source_camera(cache, index, (2,))
+    return points - (beside[:, :, None] * axes).sum(dim=1)
+
+
 def sample_size(cache: LatentCache, index: Tensor) -> Tensor:
     """Edge length, in the scene, of the cell through which points were observed.
 
@@ -84,7 +110,7 @@ def seen(cache: LatentCache) -> Seen:
 
 
 def viewers(
-    world_to_camera: Tensor, intrinsics: Tensor, device: torch.device, finer: int = 1
+    world_to_camera: Tensor, intrinsics: Tensor, device: torch.device, finer: float = 1
 ) -> Tensor:
     """(S, 4) float32: where cameras stand, and their focal lengths in latent cells.
 
@@ -92,7 +118,7 @@ def viewers(
         world_to_camera: (S, 4, 4).
         intrinsics: (S, 3, 3) of a grid.
         device: Where the result goes.
-        finer: How many times finer than the latent grid that grid is.
+        finer: How many times finer that grid is than the one on which the memory was written.
     """
     place = invert_rigid(world_to_camera.double())[:, :3, 3]
     focal = focal_length(intrinsics.double()) / finer

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from ..codecs.memory_kind import MemoryKind
 from ..errors import CacheFormatError, MirageError, ModelMismatchError
 from ..files import with_suffix
 from ..geometry.camera import PixelConvention
 from ..tensor_files import is_count, read_safetensors, write_safetensors
 from ..validate import expect_finite
-from .types import CONTENT, CacheBlock, LatentCache
+from .types import CONTENT, OPTIONAL, CacheBlock, LatentCache
 
 FORMAT: Final = "mirage-cache"
-VERSION: Final = 2
-"""Newest version that is read. Files of floating point tokens are written as version 1."""
+VERSION: Final = 3
+"""Newest version that is read. Each file is written as the oldest version that can hold it, see
+`needed_version`."""
 
 MAX_BLOCKS: Final = 100_000
 _TYPES: Final[dict[str, tuple[torch.dtype, ...]]] = {
@@ -30,7 +32,20 @@ _TYPES: Final[dict[str, tuple[torch.dtype, ...]]] = {
     "intrinsics": (torch.float64,),
     "frames": (torch.int64,),
     "scale": (torch.float16,),
+    "mask": (torch.int16,),
 }
+
+
+def needed_version(blocks: Iterable[CacheBlock]) -> int:
+    """The oldest version that can hold blocks: 2 for integer tokens, 3 for cut-outs, else 1.
+
+    Readers of older versions would take a cut-out for a whole cell.
+    """
+    needed = 1
+    for block in blocks:
+        plain = 1 if block.tokens.is_floating_point() else 2
+        needed = max(needed, plain if block.mask is None else 3)
+    return needed
 
 
 def block_tensors(block: CacheBlock, prefix: str) -> dict[str, Tensor]:
@@ -48,8 +63,8 @@ def block_from_tensors(tensors: dict[str, Tensor], prefix: str) -> CacheBlock:
         parts = {name: tensors[f"{prefix}.{name}"] for name in CONTENT}
     except KeyError as error:
         raise CacheFormatError("The memory file lacks a tensor", got=str(error)) from error
-    if f"{prefix}.scale" in tensors:
-        parts["scale"] = tensors[f"{prefix}.scale"]
+    found = (name for name in OPTIONAL if f"{prefix}.{name}" in tensors)
+    parts |= {name: tensors[f"{prefix}.{name}"] for name in found}
     for name, part in parts.items():
         if part.dtype not in _TYPES[name]:
             raise CacheFormatError(
@@ -96,7 +111,7 @@ def cache_header(cache: LatentCache) -> dict[str, Any]:
     """What a memory file says of itself."""
     return {
         "format": FORMAT,
-        "version": 1 if cache.storage.is_floating_point else VERSION,
+        "version": needed_version(cache.blocks),
         "axes": "opencv",
         "poses": "world_to_camera",
         "pixel_convention": cache.convention.value,
@@ -104,6 +119,8 @@ def cache_header(cache: LatentCache) -> dict[str, Any]:
         "channels": cache.channels,
         "blocks": len(cache.blocks),
         "points": len(cache),
+        # Files of tokens say nothing of it, as those of earlier versions.
+        **({"what": cache.kind.value} if cache.kind is MemoryKind.COLOURS else {}),
     }
 
 
@@ -132,6 +149,11 @@ def cache_from_header(
         raise CacheFormatError(f"{path.name} does not state its channels", got=channels)
     if not isinstance(codec, str):
         raise CacheFormatError(f"{path.name} does not state its codec", got=codec)
+    if header.get("what", MemoryKind.TOKENS.value) != MemoryKind.of(codec).value:
+        raise CacheFormatError(
+            f"{path.name} does not say whether it holds tokens or colours",
+            got=f"{header.get('what')!r} of the codec {codec!r}",
+        )
     try:
         cache = LatentCache(
             blocks=tuple(block(number) for number in range(count)),

@@ -11,9 +11,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from ..codecs.memory_kind import MemoryKind, memory_stride
 from ..constants import LATENT_CHANNELS, WAN_CODEC
-from ..errors import ModelMismatchError, ShapeError
+from ..errors import ModelMismatchError, ShapeError, ValueRangeError
 from ..geometry.camera import PixelConvention
+from ..geometry.cutouts import WHOLE
 from ..geometry.trajectory import expect_intrinsics
 from ..ops.gather import dequantise
 from ..ops.operators import gather_rows, run_bounds
@@ -22,20 +24,23 @@ from ..validate import expect_rigid, expect_shape, expect_token_channels
 from .quantise import quantise
 
 CONTENT: Final = ("points", "tokens", "source", "slope", "world_to_camera", "intrinsics", "frames")
-"""Fields of a block that no other field follows from; with int8 tokens there is also ``scale``."""
+"""Fields of every block that no other field follows from; see also `OPTIONAL`."""
+
+OPTIONAL: Final = ("scale", "mask")
+"""Fields that only some blocks have: with int8 tokens, and with cut-outs."""
 
 
 @dataclass(frozen=True, eq=False)
 class CacheBlock:
     """Points, their tokens, and the cameras that saw them.
 
-    Row i of ``points``, ``tokens``, ``scale``, ``source`` and ``slope`` belongs to point i, and
-    later rows are newer: the index decides among equal depths.
+    Row i of ``points``, ``tokens``, ``scale``, ``mask``, ``source`` and ``slope`` belongs to point
+    i, and later rows are newer: the index decides among equal depths.
 
     Attributes:
         points: (N, 3) float32 in world coordinates; each axis is contiguous in memory.
         tokens: (N, C) model-space latent tokens, float32, bfloat16 or float16; or int8, which
-            stand for ``tokens * scale[:, None]``, one rounding to float16.
+            stand for ``tokens * scale[:, None]``, one rounding to float16; or uint8 colours.
         source: (N,) int32, which of the block's cameras observed the point.
         slope: (N, 2) float16, how the surface leans in the observing camera, see
             `mirage_core.geometry.depth.surface_slope`.
@@ -44,6 +49,9 @@ class CacheBlock:
         frames: (S,) int64, the pixel frame of the shot that each camera stands for.
         bounds: (ceil(N / BOUNDS_RUN), 6) float32 boxes of consecutive points; made when missing.
         scale: (N,) float16, there if and only if the tokens are int8.
+        mask: (N,) int16, the part of its cell that each point stands for, see
+            `mirage_core.geometry.cutouts`; None when all stand for whole cells, also where a
+            mask is given that says so.
     """
 
     points: Tensor
@@ -55,6 +63,7 @@ class CacheBlock:
     frames: Tensor
     bounds: Tensor = field(default_factory=lambda: torch.empty(0))
     scale: Tensor | None = None
+    mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         points = self.points.detach().float()
@@ -67,6 +76,7 @@ class CacheBlock:
         object.__setattr__(self, "frames", self.frames.cpu().long())
         expect_shape("The memory's tokens", self.tokens, "N C", N=count)
         self._expect_scale(count)
+        self._expect_mask(count)
         expect_shape("The memory's source index", self.source, "N", N=count)
         expect_shape("The memory's slopes", self.slope, "N 2", N=count)
         cameras = expect_shape("The memory's cameras", self.world_to_camera, "S 4 4")["S"]
@@ -95,8 +105,33 @@ class CacheBlock:
             expect_shape("The memory's token scale", self.scale, "N", N=count)
             object.__setattr__(self, "scale", self.scale.half())
 
+    def _expect_mask(self, count: int) -> None:
+        if self.mask is None:
+            return
+        expect_shape("The memory's masks", self.mask, "N", N=count)
+        mask = self.mask.to(torch.int16)
+        if bool((mask == 0).any()):
+            raise ValueRangeError(
+                "The memory holds points that stand for no part of their cell",
+                got="masks of 0",
+                expected="at least one of 16 bits",
+            )
+        object.__setattr__(self, "mask", None if bool((mask == WHOLE).all()) else mask)
+
     def __len__(self) -> int:
         return len(self.points)
+
+    @property
+    def content(self) -> dict[str, Tensor]:
+        """Every tensor that no other follows from, by the name of its field."""
+        return {name: self.parts[name] for name in (*CONTENT, *OPTIONAL) if name in self.parts}
+
+    @property
+    def masks(self) -> Tensor:
+        """(N,) int16 masks, also where all cells are whole."""
+        if self.mask is not None:
+            return self.mask
+        return torch.full((len(self),), WHOLE, dtype=torch.int16, device=self.points.device)
 
     @property
     def parts(self) -> dict[str, Tensor]:
@@ -129,6 +164,7 @@ class CacheBlock:
             slope=self.slope.to(device),
             bounds=self.bounds.to(device),
             scale=None if scale is None else scale.to(device),
+            mask=None if self.mask is None else self.mask.to(device),
         )
 
     def take(self, rows: Tensor) -> CacheBlock:
@@ -141,6 +177,7 @@ class CacheBlock:
             slope=self.slope[rows],
             bounds=torch.empty(0),
             scale=None if self.scale is None else self.scale[rows],
+            mask=None if self.mask is None else self.mask[rows],
         )
 
 
@@ -167,7 +204,23 @@ class LatentCache:
         for block in self.blocks:
             self._expect_fitting(block)
 
+    @property
+    def kind(self) -> MemoryKind:
+        """Whether the points carry tokens or colours."""
+        return MemoryKind.of(self.codec)
+
+    @property
+    def stride(self) -> int:
+        """Pixels along each side of what a point stands for."""
+        return memory_stride(self.codec)
+
     def _expect_fitting(self, block: CacheBlock) -> None:
+        if (block.tokens.dtype == torch.uint8) != (self.kind is MemoryKind.COLOURS):
+            raise ModelMismatchError(
+                "Tokens and colours do not mix in a memory",
+                got=f"values of type {block.tokens.dtype}",
+                expected=f"{self.kind.value}, as the codec {self.codec!r} says",
+            )
         if block.tokens.shape[1] == self.channels:
             return
         if self.channels == LATENT_CHANNELS:
@@ -198,7 +251,7 @@ class LatentCache:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating point type in which tokens are read."""
+        """Type in which tokens are read, floating point; or uint8 for colours."""
         return torch.float16 if self.storage == torch.int8 else self.storage
 
     @property
@@ -220,7 +273,8 @@ class LatentCache:
         return dataclasses.replace(self, blocks=(*self.blocks, block))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> LatentCache:
-        """The memory on another device, or with tokens of another type."""
+        """The memory on another device, or with tokens of another type; colours keep theirs."""
+        dtype = None if self.kind is MemoryKind.COLOURS else dtype
         blocks = tuple(block.to(device, dtype) for block in self.blocks)
         return dataclasses.replace(self, blocks=blocks)
 
@@ -246,8 +300,8 @@ class LatentCache:
         """Hex digest of the content; equal memories have equal fingerprints."""
         digest = hashlib.sha256(f"{self.convention.value}|{self.codec}|{self.channels}".encode())
         for block in self.blocks:
-            for name in (*CONTENT, *(["scale"] if block.scale is not None else [])):
-                raw = getattr(block, name).detach().cpu().contiguous()
+            for part in block.content.values():
+                raw = part.detach().cpu().contiguous()
                 digest.update(f"{tuple(raw.shape)}{raw.dtype}".encode())
                 digest.update(raw.view(torch.uint8).numpy().tobytes() if raw.numel() else b"")
         return digest.hexdigest()

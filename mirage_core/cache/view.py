@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ..errors import ShapeError
 from ..geometry.camera import PixelConvention, project_each
+from ..geometry.cutouts import covers_half
 from ..geometry.transform import invert_rigid
 from ..validate import expect_shape
 from .types import CacheBlock, LatentCache
@@ -78,10 +79,12 @@ def feature_basis(cache: LatentCache) -> FeatureBasis | None:
 
 
 def block_digest(block: CacheBlock) -> str:
-    """Hex digest of what a viewer can tell a block by: points, tokens and cameras."""
+    """Hex digest of what a viewer can tell a block by: points, tokens, masks and cameras."""
     digest = hashlib.blake2b(digest_size=16)
-    for name in ("points", "tokens", "source", "world_to_camera", "intrinsics", "frames"):
-        part = getattr(block, name).detach().cpu().contiguous()
+    for name in ("points", "tokens", "source", "world_to_camera", "intrinsics", "frames", "mask"):
+        if name not in block.parts:
+            continue
+        part = block.parts[name].detach().cpu().contiguous()
         digest.update(f"{name}{tuple(part.shape)}{part.dtype}".encode())
         digest.update(part.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -93,7 +96,8 @@ def view_bytes(
     """Encode a block; the module's text describes the layout.
 
     Points that are not in front of the camera that saw them, or not finite, are left out: no
-    camera of the memory's own can show them.
+    camera of the memory's own can show them. So are smaller parts of split cells: viewers show
+    whole cells, as `mirage_core.readout.readout.read` does.
 
     Args:
         block: N points.
@@ -115,6 +119,7 @@ def view_bytes(
         )
     u, v, z = _seen(block)
     kept = np.isfinite(u) & np.isfinite(v) & np.isfinite(z) & (z > 0)
+    kept &= covers_half(block.masks).cpu().numpy()
     u, v, depth = u[kept], v[kept], np.log(z[kept])
     axes = [_cells(u), _cells(v), _levels(depth)]
     header = MAGIC + struct.pack(

@@ -11,6 +11,7 @@ from typing import Protocol, TypeGuard
 from torch import Tensor
 
 from ..errors import ModelMismatchError
+from .memory_kind import Drawer, expect_tokens
 
 
 class LatentCodec(Protocol):
@@ -56,11 +57,8 @@ class LatentCodec(Protocol):
         """
 
 
-class PatchCodec(LatentCodec, Protocol):
+class PatchCodec(LatentCodec, Drawer, Protocol):
     """A codec whose cells do not depend on each other, so that each token can be drawn."""
-
-    def decode_patches(self, tokens: Tensor) -> Tensor:
-        """Image tokens (N, C) to (N, s, s, 3) pixels, s the spatial stride; not clamped."""
 
     def static_tokens(self, tokens: Tensor) -> Tensor:
         """Tokens (C, ...) of a group of equal frames that show what image tokens show."""
@@ -99,6 +97,7 @@ def expect_same_codec(held: str, codec: LatentCodec) -> None:
         held: The codec that the memory names.
         codec: The codec in use.
     """
+    expect_tokens(held)
     if held != codec.name:
         raise ModelMismatchError(
             "The memory was made with another VAE",

@@ -15,6 +15,7 @@ def lift(
     intrinsics: Tensor,
     world_to_camera: Tensor,
     convention: PixelConvention = PixelConvention.PAPER,
+    beside: Tensor | None = None,
 ) -> Tensor:
     """Points of all cells of F frames in world coordinates (paper Eq. 8).
 
@@ -25,6 +26,8 @@ def lift(
         intrinsics: (F, 3, 3) latent intrinsics.
         world_to_camera: (F, 4, 4).
         convention: Where cell centres lie.
+        beside: (F, h, w, 2) how far points lie beside their cell's centre, x then y, in cells;
+            at the centre when None.
 
     Returns:
         (F, h, w, 3) float32 on the device of ``depth``; meaningless where depth is invalid.
@@ -37,5 +40,10 @@ def lift(
     rays = camera_to_world[:, :3, :3] @ torch.linalg.inv(intrinsics.double())
     centres = cell_centres(sizes["h"], sizes["w"], convention, device)
     directions = torch.einsum("fij,hwj->fhwi", rays.float().to(device), centres)
+    if beside is not None:
+        sizes = {name: sizes[name] for name in "Fhw"}
+        expect_shape("The places inside cells", beside, "F h w 2", **sizes)
+        across = rays[:, :, :2].float().to(device)
+        directions = directions + torch.einsum("fij,fhwj->fhwi", across, beside)
     origin = camera_to_world[:, None, None, :3, 3].float().to(device)
     return directions * depth.float()[..., None] + origin

@@ -6,6 +6,7 @@ the token's decoded patch where the point really projects keeps textures in regi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Final
@@ -13,6 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from ..geometry.cutouts import inside_mask
 from ..ops.best_view import BINS
 
 SUPPORT: Final = 1.15
@@ -37,7 +39,11 @@ BACKGROUND_WEIGHT: Final = 1e-3
 """Weight of the smooth background: it shows where no patch does, and softens the outline."""
 
 _FIXED_POINT: Final = float(1 << 16)
-_RADII: Final = (6, 10, 14, 20, 32, MAX_RADIUS)
+LEAST_HALF_WIDTH: Final = math.sqrt(0.5) / SUPPORT
+"""Pixels. What was seen finer than it is drawn still covers the middle of the pixel in which it
+lies, however it is turned."""
+
+_RADII: Final = (2, 3, 4, 6, 10, 14, 20, 32, MAX_RADIUS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +51,7 @@ class PlacedPatches:
     """Patches on the planes of one picture or several.
 
     Attributes:
-        pixels: (N, S, S, 3) decoded patches.
+        pixels: (N, S, S, 3) decoded patches; S is 1 for patches of one colour.
         centre: (N, 2) float32 position (x, y) of the patch's centre in pixels.
         axes: (N, 2, 2) float32; columns are the patch's half-width and half-height vectors
             in pixels.
@@ -56,6 +62,9 @@ class PlacedPatches:
         bins: (N,) int64 of `mirage_core.ops.best_view.view_bins`: on one surface views are mixed,
             and the lower ones count more. Takes the place of ``rank``.
         picture: (N,) int64, which picture each patch lies on; the first when missing.
+        mask: (N,) int16, the part of each patch that is there, see
+            `mirage_core.geometry.cutouts`; whole patches when missing. ``centre`` stays the middle
+            of the whole patch.
     """
 
     pixels: Tensor
@@ -66,6 +75,7 @@ class PlacedPatches:
     rank: Tensor | None = None
     bins: Tensor | None = None
     picture: Tensor | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +134,10 @@ def _touched(patches: PlacedPatches, height: int, width: int) -> Iterator[_Sampl
         chosen = (finite & (reach > lower) & (reach <= radius)).nonzero()[:, 0]
         lower = radius
         if len(chosen):
-            yield _touched_class(patches, inverse[chosen], chosen, radius, (height, width))
+            part = _touched_class(patches, inverse[chosen], chosen, radius, (height, width))
+            if patches.mask is not None:
+                part = _pick(part, inside_mask(patches.mask[part.patch], part.local))
+            yield part
 
 
 def _touched_class(
@@ -155,6 +168,36 @@ def _touched_class(
         patch=patch,
         local=local,
         inverse_depth=patches.inverse_depth[patch] + (local * patches.lean[patch]).sum(dim=1),
+    )
+
+
+def at_least_a_pixel(axes: Tensor, lean: Tensor) -> tuple[Tensor, Tensor]:
+    """Patches that are smaller than a pixel, made as large as one, so that no cracks open.
+
+    Args:
+        axes: (N, 2, 2) as in `PlacedPatches`.
+        lean: (N, 2) as in `PlacedPatches`.
+
+    Returns:
+        Both, changed where the parallelogram has less area than a square of
+        `LEAST_HALF_WIDTH`: its longer axis has at least that then, and the other one stands upright
+        on it and has just that.
+    """
+    area = (axes[:, 0, 0] * axes[:, 1, 1] - axes[:, 0, 1] * axes[:, 1, 0]).abs()
+    small = area < LEAST_HALF_WIDTH**2
+    length = axes.square().sum(dim=1).sqrt()
+    which = length.argmax(dim=1)
+    row = torch.arange(len(axes), device=axes.device)
+    longest = length[row, which].clamp_min(torch.finfo(axes.dtype).tiny)
+    along = axes[row, :, which] / longest[:, None]
+    across = torch.stack([-along[:, 1], along[:, 0]], dim=1)
+    width = longest.clamp_min(LEAST_HALF_WIDTH)
+    grown = torch.stack([along * width[:, None], across * LEAST_HALF_WIDTH], dim=2)
+    slope = lean[row, which] * width / longest
+    flat = torch.stack([slope, torch.zeros_like(slope)], dim=1)
+    return (
+        torch.where(small[:, None, None], grown, axes),
+        torch.where(small[:, None], flat, lean),
     )
 
 
@@ -215,6 +258,8 @@ def _sample(pixels: Tensor, patch: Tensor, local: Tensor) -> Tensor:
     """Bilinear samples (M, 3) of patches at local coordinates in -1..1."""
     side = pixels.shape[1]
     flat = pixels.reshape(-1, 3)
+    if side == 1:
+        return flat[patch]
     place = ((local + 1) * (side / 2) - 0.5).clamp(0, side - 1)
     low = place.floor().clamp_max(side - 2)
     part = place - low

@@ -1,4 +1,4 @@
-"""The preview of a shot with a codec whose tokens can be drawn: every pixel frame is drawn."""
+"""Drawing what a memory shows: every pixel frame of a shot, from tokens or from colours."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ from torch import Tensor
 from ..cache.footprints import in_source_camera, seen, source_cameras, viewers
 from ..cache.types import LatentCache
 from ..codecs.base import PatchCodec
+from ..codecs.memory_kind import Drawer, MemoryKind
 from ..constants import TEMPORAL_STRIDE
 from ..errors import ModelMismatchError
 from ..geometry.camera import latent_size, project_each
+from ..geometry.cutouts import mask_centre
 from ..geometry.trajectory import Trajectory
 from ..geometry.transform import invert_rigid
 from ..ops.best_view import BestView, view_bins
-from ..readout.readout import Readout, default_view, grid_intrinsics, read_winners
+from ..readout.readout import Readout, default_view, grid_intrinsics, read_grid, read_winners
 from ..validate import expect_shape
 from .fill import fill_tokens_and_depth
-from .placement import PlacedPatches, draw
+from .placement import PlacedPatches, at_least_a_pixel, draw
 
 FINER = 2
-"""Points are chosen on a grid this many times finer than the latent grid, so that patches
-which became smaller than a cell still cover it."""
+"""Points are chosen on a grid this many times finer than the one on which they were written, so
+that patches which became smaller than a cell still cover it."""
+
+RIM = FINER
+"""Cells of that grid around the picture, for colours: points beside it reach into it."""
 
 BATCH_PIXELS = 1 << 18
 """About so many pixels are drawn in one go: small pictures together, large ones alone."""
@@ -39,17 +44,27 @@ class Preview:
 
     Attributes:
         frames: (F, H, W, 3) float32 in 0..1.
-        depth: (T, H, W) float32 z-depth of every fourth frame, 0 where no patch lies.
+        distance: (F, H, W) float32 z-depth of every frame, 0 where no patch lies.
     """
 
     frames: Tensor
-    depth: Tensor
+    distance: Tensor
+
+    @property
+    def depth(self) -> Tensor:
+        """(T, H, W) float32 z-depth of every fourth frame, 0 where no patch lies."""
+        return self.distance[::TEMPORAL_STRIDE]
+
+    @property
+    def holes(self) -> Tensor:
+        """(F, H, W) bool, where the memory shows nothing."""
+        return self.distance <= 0
 
 
 def render_preview(
     cache: LatentCache,
     trajectory: Trajectory,
-    codec: PatchCodec,
+    codec: Drawer,
     on_frame: Callable[[int, int], None] | None = None,
     background: Tensor | None = None,
     view: BestView | Literal["default"] | None = "default",
@@ -57,9 +72,9 @@ def render_preview(
     """Draw what the memory holds for every camera; holes are filled with smooth colour.
 
     Args:
-        cache: A memory of tokens that ``codec`` made from single pictures.
+        cache: A memory of tokens that ``codec`` made from single pictures, or of colours.
         trajectory: F = 4T - 3 cameras at picture size.
-        codec: The codec of the tokens.
+        codec: What draws the points, see `mirage_core.codecs.memory_kind.memory_drawer`.
         on_frame: Called with (done, total) after each frame or few; may raise to cancel.
         background: (F, H, W, 3) frames in 0..1 that show in holes in place of smooth colour, such
             as those of a video model.
@@ -68,15 +83,17 @@ def render_preview(
             `mirage_core.readout.readout.default_view` decides.
 
     Raises:
+        ModelMismatchError: The memory's points are not for this codec to draw.
         ShapeError: The background has another size than the shot.
     """
+    _expect_drawn_by(codec, cache)
     if background is not None:
         expect_shape(
             "The background", background, "F H W 3",
             F=len(trajectory), H=trajectory.height, W=trajectory.width,
         )  # fmt: skip
     view = default_view(cache) if view == "default" else view
-    frames, depths = [], []
+    frames, distances = [], []
     size = trajectory.width * trajectory.height
     for start in range(0, len(trajectory), max(1, BATCH_PIXELS // size)):
         numbers = range(start, min(len(trajectory), start + max(1, BATCH_PIXELS // size)))
@@ -85,10 +102,21 @@ def render_preview(
             cache, trajectory.select(list(numbers)), codec, behind, view
         )
         frames.append(pictures)
-        depths.append(maps[-start % TEMPORAL_STRIDE :: TEMPORAL_STRIDE])
+        distances.append(maps)
         if on_frame is not None:
             on_frame(numbers.stop, len(trajectory))
-    return Preview(torch.cat(frames), torch.cat(depths))
+    return Preview(torch.cat(frames), torch.cat(distances))
+
+
+def _expect_drawn_by(codec: Drawer, cache: LatentCache) -> None:
+    drawn = MemoryKind.of(codec.name)
+    if drawn is not cache.kind or (drawn is MemoryKind.COLOURS and codec.name != cache.codec):
+        raise ModelMismatchError(
+            "The memory cannot be drawn by this codec",
+            got=f"a memory of {cache.kind.value}, {cache.codec!r}",
+            expected=f"one of {codec.name!r}",
+            fix="Draw it by what memory_drawer gives for the memory's codec",
+        )
 
 
 def drawn_latents(readout: Readout, codec: PatchCodec) -> Tensor:
@@ -124,15 +152,12 @@ def drawn_latents(readout: Readout, codec: PatchCodec) -> Tensor:
 def _render_frames(
     cache: LatentCache,
     cameras: Trajectory,
-    codec: PatchCodec,
+    codec: Drawer,
     behind: Tensor | None,
     view: BestView | None,
 ) -> tuple[Tensor, Tensor]:
     """(B, H, W, 3) pictures in 0..1 and (B, H, W) depth of some cameras."""
-    rows, cols = latent_size(cameras.width, cameras.height)
-    fine = (rows * FINER, cols * FINER)
-    lens = grid_intrinsics(cameras, fine)
-    winner, _ = read_winners(cache, cameras.world_to_camera, lens, fine, view=view, finer=FINER)
+    winner = _drawn_points(cache, cameras, codec, view)
     if behind is None:
         background = _backgrounds(cache, cameras, codec, view)
     else:
@@ -148,13 +173,25 @@ def _render_frames(
     return picture.clamp(0, 1), depth
 
 
+def _drawn_points(
+    cache: LatentCache, cameras: Trajectory, codec: Drawer, view: BestView | None
+) -> Tensor:
+    """(B, h, w) int64: points to draw on each picture, -1 where there is none."""
+    rows, cols = (side // codec.spatial_stride for side in (cameras.height, cameras.width))
+    lens = grid_intrinsics(cameras, (rows * FINER, cols * FINER)).clone()
+    rim = RIM if cache.kind is MemoryKind.COLOURS else 0
+    lens[:, :2, 2] += rim
+    size = (rows * FINER + 2 * rim, cols * FINER + 2 * rim)
+    winner, _ = read_winners(cache, cameras.world_to_camera, lens, size, view=view, finer=FINER)
+    return winner
+
+
 def _backgrounds(
-    cache: LatentCache, cameras: Trajectory, codec: PatchCodec, view: BestView | None
+    cache: LatentCache, cameras: Trajectory, codec: Drawer, view: BestView | None
 ) -> Tensor:
     """(B, H, W, 3): mean colours of the cells, completed and interpolated."""
     size = latent_size(cameras.width, cameras.height)
-    intrinsics = grid_intrinsics(cameras, size)
-    winner, depth = read_winners(cache, cameras.world_to_camera, intrinsics, size, view=view)
+    winner, depth = read_grid(cache, cameras, size, view=view)
     tokens = cache.gather(winner, [block.tokens for block in cache.blocks])
     colour = codec.decode_patches(rearrange(tokens, "b h w c -> (b h w) c")).mean(dim=(1, 2))
     colour = rearrange(colour, "(b h w) c -> c b h w", b=len(winner), h=size[0])
@@ -172,7 +209,7 @@ def place(
     cache: LatentCache,
     points: Tensor,
     cameras: Trajectory,
-    codec: PatchCodec,
+    codec: Drawer,
     views: Tensor,
     view: BestView | None = None,
 ) -> PlacedPatches:
@@ -180,13 +217,13 @@ def place(
 
     A token covers one cell of the camera that observed it, on a plane through the point that
     leans as the surface did there. The projection of its edges gives position, size and
-    orientation.
+    orientation. A point stands in the middle of its mask, which need not be that of its cell.
 
     Args:
         cache: The memory.
         points: (N,) int64 point indices.
         cameras: Cameras at picture size.
-        codec: The codec of the tokens.
+        codec: What draws the points.
         views: (N,) int64, on which camera's picture each point is placed.
         view: Views are mixed by how well they saw; those seen first cover the others when None.
     """
@@ -200,6 +237,14 @@ def place(
         end, depth_of_edge = _at(edge, projection)
         axes.append(end - centre)
         leans.append(1 / depth_of_edge - 1 / depth)
+    across, lean = torch.stack(axes, dim=2), torch.stack(leans, dim=1)
+    mask = None
+    inverse_depth = 1 / depth
+    if any(block.mask is not None for block in blocks):
+        mask = cache.gather(points, [block.masks for block in blocks])
+        middle = mask_centre(mask).double()
+        drawn_at = drawn_at - (across * middle[:, None]).sum(dim=2)
+        inverse_depth = inverse_depth - (lean * middle).sum(dim=1)
     once, back = points.unique(return_inverse=True)
     tokens = cache.gather(once, [block.tokens for block in blocks])
     rank = bins = None
@@ -207,24 +252,32 @@ def place(
         # What was seen first stays: later cameras show only where earlier ones do not reach.
         rank = source_cameras(cache, points)
     else:
-        bins = _bins(cache, points, cameras, views, view)
+        bins = _bins(cache, points, cameras, codec, views, view)
+    extent, lean = at_least_a_pixel(across, lean)
     return PlacedPatches(
         pixels=codec.decode_patches(tokens.float())[back],
         centre=drawn_at.float(),
-        axes=torch.stack(axes, dim=2).float(),
-        inverse_depth=(1 / depth).float(),
-        lean=torch.stack(leans, dim=1).float(),
+        axes=extent.float(),
+        inverse_depth=inverse_depth.float(),
+        lean=lean.float(),
         rank=rank,
         bins=bins,
         picture=views,
+        mask=mask,
     )
 
 
 def _bins(
-    cache: LatentCache, points: Tensor, cameras: Trajectory, views: Tensor, view: BestView
+    cache: LatentCache,
+    points: Tensor,
+    cameras: Trajectory,
+    codec: Drawer,
+    views: Tensor,
+    view: BestView,
 ) -> Tensor:
     """(N,) int64: how well each point was seen, for the camera on whose picture it is placed."""
-    lens = grid_intrinsics(cameras, latent_size(cameras.width, cameras.height))
+    stride = codec.spatial_stride
+    lens = grid_intrinsics(cameras, (cameras.height // stride, cameras.width // stride))
     here = viewers(cameras.world_to_camera, lens, cache.device)[views]
     observers = torch.cat(list(seen(cache).observers))[source_cameras(cache, points)]
     position = cache.gather(points, [block.points for block in cache.blocks])

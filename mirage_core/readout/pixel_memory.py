@@ -20,6 +20,7 @@ from torch import Tensor
 from ..cache.build import Observation, WriteConfig, observe
 from ..cache.types import LatentCache
 from ..codecs.base import LatentCodec
+from ..codecs.colours import LEVELS, ColourCodec
 from ..constants import TEMPORAL_STRIDE
 from ..geometry.camera import PixelConvention, latent_size
 from ..geometry.frame_geometry import FrameGeometry
@@ -30,8 +31,7 @@ from .readout import Readout, read_winners
 SEEN_SHARE: Final = 0.5
 """A latent cell counts as visible when at least this share of its pixels was seen."""
 
-RGB_CODEC: Final = "rgb"
-
+_COLOURS: Final = ColourCodec()
 _CELLS: Final = "t (h a) (w b) -> t h w"
 
 Encoder = Callable[[Tensor], Tensor]
@@ -170,17 +170,16 @@ class RgbCache(PixelCache):
         cls, codec: LatentCodec, convention: PixelConvention = PixelConvention.PAPER
     ) -> RgbCache:
         """A memory without points, that is read as tokens of ``codec``."""
-        cache = LatentCache((), convention, RGB_CODEC, 3)
+        cache = LatentCache((), convention, _COLOURS.name, _COLOURS.channels)
         return cls(cache, codec.spatial_stride, codec.encode_images)
 
     def values(self, frames: Tensor, tokens: Tensor | None) -> Tensor:
         """(3, F, H, W) uint8 colours."""
-        levels = (frames.float().clamp(0, 1) * 255).round().to(torch.uint8)
-        return rearrange(levels, "f h w c -> c f h w")
+        return _COLOURS.encode_images(frames)
 
     def tokens(self, values: Tensor, seen: Tensor) -> Tensor:
         """The encoded pictures; unseen pixels take the mean colour of what the picture shows."""
-        pictures = values.float() / 255
+        pictures = values.float() / LEVELS
         weight = seen[..., None].float()
         total = weight.sum(dim=(1, 2), keepdim=True).clamp_min(1)
         mean = (pictures * weight).sum(dim=(1, 2), keepdim=True) / total

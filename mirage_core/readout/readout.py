@@ -8,8 +8,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..cache.footprints import in_source_camera, seen, viewers
-from ..cache.types import LatentCache
+from ..cache.footprints import cell_centres, in_source_camera, seen, viewers
+from ..cache.types import CacheBlock, LatentCache
+from ..codecs.memory_kind import MemoryKind
 from ..constants import TEMPORAL_STRIDE
 from ..geometry.camera import (
     PixelConvention,
@@ -18,6 +19,7 @@ from ..geometry.camera import (
     projection_matrices,
     scale_intrinsics,
 )
+from ..geometry.cutouts import covers_half
 from ..geometry.trajectory import Trajectory
 from ..ops.best_view import BestView
 from ..ops.kernels import BlockTensors
@@ -55,7 +57,7 @@ class Readout:
     def planes(self) -> tuple[Tensor, Tensor]:
         """Sub-cell offset and depth ratio of the winning points.
 
-        (2, T, h, w) float32 offset of the point from the middle of its cell, x then y, in cells
+        (2, T, h, w) float32 offset of the token's middle from that of the cell, x then y, in cells
         from -0.5 to 0.5, and (T, h, w) float32 ``ln(z / z_seen)``: z is the depth in this
         camera and z_seen the depth in the camera that observed the point. Both are 0 where
         nothing is seen.
@@ -67,7 +69,7 @@ class Readout:
         if not len(view):
             return offset, ratio
         cache, index = self.cache, self.winner[view, row, column]
-        points = cache.gather(index, [block.points for block in cache.blocks]).double()
+        points = cell_centres(cache, index)
         cameras, grid = self.latent_cameras, (int(shape[1]), int(shape[2]))
         here = projection_matrices(cameras.world_to_camera, grid_intrinsics(cameras, grid))
         x, y, z = project_each(points, here.double().to(points.device)[view])
@@ -99,7 +101,8 @@ def read_winners(
     size: tuple[int, int],
     *,
     view: BestView | None = None,
-    finer: int = 1,
+    finer: float = 1,
+    whole_cells: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Winning point and depth of every cell, for cameras given on the grid itself.
 
@@ -109,30 +112,63 @@ def read_winners(
         intrinsics: (T, 3, 3) in cells of the grid.
         size: (h, w) of the grid.
         view: Shows the best view of the front surface; the nearest point when None.
-        finer: How many times finer than the latent grid the grid is.
+        finer: How many times finer the grid is than the one on which the memory was written.
+        whole_cells: Leave out what covers less than half of its cell, as `read` does.
 
     Returns:
         (T, h, w) int64 indices, -1 where empty, and (T, h, w) float32 z-depth, 0 where empty.
     """
     shape = (len(world_to_camera), *size)
     projection = _projection(cache, world_to_camera, intrinsics)
+    memory = _memory(cache, whole_cells)
     nearest_centre = cache.convention is PixelConvention.RELEASED
     if view is None:
         index, depth = winners(
-            splat_keys(_memory(cache), projection, size, nearest_centre=nearest_centre)
+            splat_keys(memory, projection, size, nearest_centre=nearest_centre)
         )
     else:
         cameras = viewers(world_to_camera, intrinsics, cache.device, finer)
         index, depth = best_winners(
-            _memory(cache), seen(cache), projection, cameras, size,
+            memory, seen(cache), projection, cameras, size,
             rule=view, nearest_centre=nearest_centre,
         )  # fmt: skip
     return index.view(shape), depth.view(shape)
 
 
-def _memory(cache: LatentCache) -> BlockTensors:
+def read_grid(
+    cache: LatentCache,
+    cameras: Trajectory,
+    size: tuple[int, int],
+    *,
+    view: BestView | None = None,
+    whole_cells: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """`read_winners` for cameras at picture size, on a grid of any size over the picture."""
+    return read_winners(
+        cache,
+        cameras.world_to_camera,
+        grid_intrinsics(cameras, size),
+        size,
+        view=view,
+        finer=size[0] * cache.stride / cameras.height,
+        whole_cells=whole_cells,
+    )
+
+
+def _memory(cache: LatentCache, whole_cells: bool) -> BlockTensors:
     blocks = cache.blocks
-    return BlockTensors([block.points for block in blocks], [block.bounds for block in blocks])
+    points = [_larger_parts(block) if whole_cells else block.points for block in blocks]
+    return BlockTensors(points, [block.bounds for block in blocks])
+
+
+def _larger_parts(block: CacheBlock) -> Tensor:
+    """The block's points, those of the smaller parts of split cells at no place.
+
+    A whole cell would show their token, which is of something else for the most part.
+    """
+    if block.mask is None:
+        return block.points
+    return torch.where(covers_half(block.mask), block.points.T, torch.nan).T
 
 
 def _projection(cache: LatentCache, world_to_camera: Tensor, intrinsics: Tensor) -> Tensor:
@@ -150,6 +186,9 @@ def read(
 ) -> Readout:
     """Read the memory for all latent frames of a shot in one call (paper Eq. 5, 9, 10).
 
+    Of a cell that was split only the part that covers more of it is shown, both when they are
+    equal, see `mirage_core.geometry.cutouts`.
+
     Args:
         cache: The memory.
         trajectory: Cameras of 4T - 3 pixel frames at picture size. Latent frame t takes the
@@ -158,7 +197,8 @@ def read(
             None.
 
     Returns:
-        The readout, on the memory's device, tokens in the memory's type.
+        The readout, on the memory's device, tokens in the memory's type. Of a memory of colours
+        each cell has the colour of one point.
 
     Raises:
         ShapeError: The picture size is not a multiple of 32.
@@ -167,11 +207,11 @@ def read(
     expect_frame_count(len(trajectory))
     size = latent_size(trajectory.width, trajectory.height)
     cameras = trajectory.select(slice(None, None, TEMPORAL_STRIDE))
-    if view is not None:
-        return _read_best(cache, trajectory, cameras, size, view)
+    if view is not None or cache.kind is MemoryKind.COLOURS:
+        return _read_winners(cache, trajectory, cameras, size, view)
     blocks = cache.blocks
     tokens, visible, depth, winner = read_tokens(
-        _memory(cache)._replace(
+        _memory(cache, whole_cells=True)._replace(
             tokens=[block.tokens for block in blocks],
             scales=[block.scale for block in blocks if block.scale is not None],
         ),
@@ -191,16 +231,14 @@ def read(
     )
 
 
-def _read_best(
+def _read_winners(
     cache: LatentCache,
     trajectory: Trajectory,
     cameras: Trajectory,
     size: tuple[int, int],
-    view: BestView,
+    view: BestView | None,
 ) -> Readout:
-    winner, depth = read_winners(
-        cache, cameras.world_to_camera, grid_intrinsics(cameras, size), size, view=view
-    )
+    winner, depth = read_grid(cache, cameras, size, view=view, whole_cells=True)
     tokens = cache.gather(winner, [block.tokens for block in cache.blocks])
     return Readout(
         tokens=tokens.permute(3, 0, 1, 2).contiguous(),

@@ -83,7 +83,7 @@ class History:
         return torch.stack(parts, dim=1) if parts else torch.zeros(3, 0, *self._state.grid)
 
     def _none(self) -> Tensor:
-        return torch.zeros(self._state.cache.channels, 0, *self._state.grid)
+        return torch.zeros(self._state.channels, 0, *self._state.grid)
 
     def _find(self, frame: int) -> tuple[ChunkRecord, int]:
         chunk, number = self._index[frame]

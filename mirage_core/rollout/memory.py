@@ -31,7 +31,8 @@ def begin_memory(
     """The memory of a picture, or of several photographs of one place (paper Eq. 4, 7, 8).
 
     Args:
-        tokens: (C, V, h, w) model-space latents of V pictures, each encoded alone.
+        tokens: (C, V, h, w) model-space latents of V pictures, each encoded alone; or their
+            uint8 colours.
         geometry: Depth of the V pictures; its exclusion mask stays out.
         codec: Name of the codec that made the tokens.
         settings: How chunks are remembered.
@@ -49,7 +50,7 @@ def begin_memory(
     elif world_to_camera is None:
         world_to_camera = torch.eye(4, dtype=torch.float64).expand(views, 4, 4)
     observation = observe(
-        tokens.to(settings.stored_dtype),
+        settings.as_stored(tokens),
         geometry,
         world_to_camera=world_to_camera,
         frames=torch.zeros(views, dtype=torch.int64),
@@ -98,7 +99,7 @@ def write_chunk(
     Args:
         state: The state before the chunk is finished.
         latents: (C, T, h, w) model-space latents of the chunk.
-        frames: (4T - 3, H, W, 3) decoded frames in 0..1.
+        frames: (4T - 3, H, W, 3) decoded frames in 0..1; a memory of colours takes these alone.
         geometry: Depth of the chunk's T latent frames, of all its 4T - 3 frames, or of the
             whole shot.
         settings: How chunks are remembered.

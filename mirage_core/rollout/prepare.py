@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ..cache.build import Observation, observe
+from ..codecs.colours import ColourCodec
+from ..codecs.memory_kind import MemoryKind
 from ..constants import TEMPORAL_STRIDE
 from ..geometry.align import AlignConfig
 from ..geometry.frame_geometry import FrameGeometry
@@ -119,6 +121,7 @@ def prepare_observation(
             no frame agrees with the memory.
     """
     _expect_chunk(state, latents, frames)
+    encode, settings = _as_remembered(state, encode, settings)
     own = chunk_geometry(
         state, geometry, masks, growth=settings.growth, check_cameras=not scaled
     )
@@ -134,8 +137,10 @@ def prepare_observation(
     observation = _observe(state, latents, frames, own, settings, encode, start)
     checked = Consistent.all_of(observation, state.cache.device)
     if settings.consistency is not None:
+        tokens = state.cache.kind is MemoryKind.TOKENS
+        before = latents[:, :1] if tokens else encode(frames[:1])
         checked = reject_inconsistent(
-            state, observation, latents, own, settings.consistency, settings.view
+            state, observation, before, own, settings.consistency, settings.view
         )
     report = ChunkReport(
         masked=_share(own.masked[start:]),
@@ -147,6 +152,16 @@ def prepare_observation(
     return PreparedObservation(
         checked.observation, report, checked.gone, own.masked[start:], checked.rejected
     )
+
+
+def _as_remembered(
+    state: RolloutState, encode: Encoder, settings: MemorySettings
+) -> tuple[Encoder, MemorySettings]:
+    """Colours come from the frames themselves, whatever the codec of the shot."""
+    if state.cache.kind is MemoryKind.TOKENS:
+        return encode, settings
+    colours = ColourCodec.named(state.cache.codec)
+    return colours.encode_images, dataclasses.replace(settings, reencode=True)
 
 
 def _observe(
@@ -165,13 +180,13 @@ def _observe(
         tokens = encode(frames[start * TEMPORAL_STRIDE :: TEMPORAL_STRIDE])
     cameras = state.latent_cameras.select(slice(start, None))
     return observe(
-        tokens.to(settings.stored_dtype),
+        settings.as_stored(tokens),
         geometry.frames.select(list(range(start, chunk.latent_frames))),
         world_to_camera=cameras.world_to_camera,
         frames=torch.tensor(chunk.pose_frames[start:]),
         convention=state.cache.convention,
         config=settings.write,
-        intrinsics=grid_intrinsics(cameras, state.grid),
+        intrinsics=grid_intrinsics(cameras, state.memory_grid),
         allow_empty=True,
     )
 
@@ -203,7 +218,7 @@ class Consistent:
 def reject_inconsistent(
     state: RolloutState,
     observation: Observation,
-    latents: Tensor,
+    before: Tensor,
     geometry: ChunkGeometry,
     config: ConsistencyConfig | None = None,
     view: BestView | None = None,
@@ -213,13 +228,13 @@ def reject_inconsistent(
     Args:
         state: The state before the chunk is finished.
         observation: The chunk's new frames, or all of them.
-        latents: (C, T, h, w) model-space latents of the chunk.
+        before: (C, 1, h, w) what the memory would hold of the overlapping frame.
         geometry: Aligned depth of the chunk's T latent frames.
         config: Thresholds.
         view: How the memory is looked at; the nearest points when None.
     """
-    excluded = geometry.excluded(state.grid).to(observation.depth.device)
-    views = _source_views(state, observation, latents, geometry, excluded)
+    excluded = geometry.excluded(state.memory_grid).to(observation.depth.device)
+    views = _source_views(state, observation, before, geometry, excluded)
     first = len(excluded) - len(observation.depth)
     found = find_inconsistent(state.cache, observation, views, config, first=first, view=view)
     left = torch.where(found.rejected, 0.0, observation.depth)
@@ -231,18 +246,20 @@ def reject_inconsistent(
 def _source_views(
     state: RolloutState,
     observation: Observation,
-    latents: Tensor,
+    before: Tensor,
     geometry: ChunkGeometry,
     excluded: Tensor,
 ) -> SourceViews:
     """All frames of the chunk, the overlapping one first."""
-    cameras, size = state.latent_cameras, state.grid
-    fine = (size[0] * DETAIL, size[1] * DETAIL)
+    cameras, size = state.latent_cameras, state.memory_grid
+    # Points of colours are as fine as depth is.
+    detail = DETAIL if state.cache.kind is MemoryKind.TOKENS else 1
+    fine = (size[0] * detail, size[1] * detail)
     near, far = (maps.to(excluded.device) for maps in cell_range(geometry.frames.depth, fine))
-    out = excluded.repeat_interleave(DETAIL, 1).repeat_interleave(DETAIL, 2)
+    out = excluded.repeat_interleave(detail, 1).repeat_interleave(detail, 2)
     tokens = observation.tokens.float()
     if tokens.shape[1] < len(excluded):
-        tokens = torch.cat([latents[:, :1].to(tokens.device, torch.float32), tokens], dim=1)
+        tokens = torch.cat([before.to(tokens.device, torch.float32), tokens], dim=1)
     return SourceViews(
         torch.where(out, 0.0, near),
         torch.where(out, 0.0, far),
@@ -257,7 +274,7 @@ def _expect_chunk(state: RolloutState, latents: Tensor, frames: Tensor) -> None:
     chunk, (height, width) = state.chunk, state.grid
     expect_shape(
         "The chunk's latents", latents, "C T h w",
-        C=state.cache.channels, T=chunk.latent_frames, h=height, w=width,
+        C=state.channels, T=chunk.latent_frames, h=height, w=width,
     )
     expect_shape(
         "The chunk's decoded frames", frames, "F H W C",

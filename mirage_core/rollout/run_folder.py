@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from ..cache.delta import CacheDelta, apply_difference, difference
-from ..cache.io import MAX_BLOCKS, block_from_tensors, block_tensors
+from ..cache.io import MAX_BLOCKS, block_from_tensors, block_tensors, needed_version
 from ..cache.types import LatentCache
+from ..codecs.memory_kind import MemoryKind
 from ..errors import CacheFormatError, MirageError, ResumeError
 from ..files import atomic_write, discard_unfinished, ensure_writable_folder
 from ..log import logger
@@ -30,9 +31,9 @@ from .video import join_clips, write_clip
 
 FORMAT: Final = "mirage-chunk"
 MANIFEST_FORMAT: Final = "mirage-rollout"
-VERSION: Final = 2
-"""Newest version that is read. Chunks with floating point tokens that drop no points are written
-as version 1."""
+VERSION: Final = 3
+"""Newest version that is read. Chunks are written as `needed_version` says, and as version 2 or
+later when they drop points."""
 
 MANIFEST_VERSION: Final = 1
 MANIFEST: Final = "rollout.json"
@@ -100,10 +101,9 @@ def commit(
     """
     chunk = state.chunk
     height, width = state.grid
-    channels = state.cache.channels
     expect_shape(
         "The chunk's latents", latents, "C T h w",
-        C=channels, T=chunk.latent_frames, h=height, w=width,
+        C=state.channels, T=chunk.latent_frames, h=height, w=width,
     )
     expect_shape(
         "The chunk's decoded frames", frames, "F H W 3",
@@ -130,9 +130,10 @@ def finish_chunk(
         cache: The memory after the chunk.
     """
     added = _first_new(state)
+    shown = readout.tokens if cache.kind is MemoryKind.TOKENS else torch.zeros_like(latents)
     record = ChunkRecord(
         latents=latents[:, added:].detach().float().cpu().clone(),
-        projections=readout.tokens[:, added:].detach().cpu().clone(),
+        projections=shown[:, added:].detach().cpu().clone(),
         visible=readout.visible[added:].detach().cpu().clone(),
         planes=_planes(readout)[:, added:],
     )
@@ -257,7 +258,7 @@ def _save_chunk(state: RolloutState, after: RolloutState) -> None:
         tensors.update(block_tensors(block, f"block.{number}"))
     header: dict[str, Any] = {
         "format": FORMAT,
-        "version": VERSION if dropped or not cache.storage.is_floating_point else 1,
+        "version": max(2 if dropped else 1, needed_version(cache.blocks)),
         "run_id": state.run_id,
         "chunk": state.done,
         "shared_blocks": len(delta.dropped),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ..cache.build import WriteConfig
 from ..geometry.align import AlignConfig
@@ -69,6 +70,10 @@ class MemorySettings:
     def stored_dtype(self) -> torch.dtype:
         """Floating point type in which tokens come to the memory."""
         return torch.float16 if self.token_dtype == torch.int8 else self.token_dtype
+
+    def as_stored(self, tokens: Tensor) -> Tensor:
+        """Tokens in the type in which they come to the memory; uint8 colours as they are."""
+        return tokens if tokens.dtype == torch.uint8 else tokens.to(self.stored_dtype)
 
     @classmethod
     def released(cls) -> MemorySettings:
@@ -144,6 +149,8 @@ class GenerationSettings:
         What came later is named only where it is not the default.
         """
         memory, plain = self.memory, MemorySettings()
+        write = dataclasses.asdict(memory.write)
+        cutouts = write.pop("cutouts")
         values: dict[str, Any] = {
             "steps": self.steps,
             "shift": self.shift,
@@ -157,7 +164,7 @@ class GenerationSettings:
             "policy": memory.rules.policy,
             "reencode": memory.reencode,
             "first_twice": memory.first_twice,
-            "write": dataclasses.asdict(memory.write),
+            "write": write,
             "align": None if memory.align is None else dataclasses.asdict(memory.align),
             "hold_back": memory.consistency is not None,
             "convention": memory.convention,
@@ -169,6 +176,7 @@ class GenerationSettings:
             "growth": (memory.growth, plain.growth),
             "strict": (memory.strict, plain.strict),
             "view": (memory.view, plain.view),
+            "cutouts": (cutouts, plain.write.cutouts),
             "consistency": (memory.consistency or ConsistencyConfig(), ConsistencyConfig()),
         }
         values |= {name: value for name, (value, default) in later.items() if value != default}

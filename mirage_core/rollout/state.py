@@ -11,6 +11,7 @@ from typing import Final
 from torch import Tensor
 
 from ..cache.types import LatentCache
+from ..codecs.memory_kind import MemoryKind
 from ..errors import ResumeError
 from ..geometry.camera import latent_size
 from ..geometry.trajectory import Trajectory
@@ -48,7 +49,8 @@ class ChunkRecord:
 
     Attributes:
         latents: (C, T_new, h, w) model-space latents that the chunk added.
-        projections: (C, T_new, h, w) what the memory showed when they were made.
+        projections: (C, T_new, h, w) tokens that the memory showed when they were made; 0 for a
+            memory of colours.
         visible: (T_new, h, w) bool, where it showed anything.
         planes: (3, T_new, h, w) sub-cell offset and change of depth of what it showed, see
             `mirage_core.readout.readout.Readout.planes`; None in files of earlier versions.
@@ -104,16 +106,27 @@ class RolloutState:
     def __post_init__(self) -> None:
         expect_rollout_length(len(self.trajectory))
         height, width = self.grid
-        channels = self.cache.channels
-        expect_shape(
-            "The picture's latent", self.first_latent, "C 1 h w", C=channels, h=height, w=width
-        )
+        sizes = {"h": height, "w": width}
+        if self.cache.kind is MemoryKind.TOKENS:
+            sizes["C"] = self.cache.channels
+        expect_shape("The picture's latent", self.first_latent, "C 1 h w", **sizes)
         object.__setattr__(self, "plan", plan_chunks(len(self.trajectory)))
 
     @property
     def grid(self) -> tuple[int, int]:
         """(h, w) of the latent grid."""
         return latent_size(self.trajectory.width, self.trajectory.height)
+
+    @property
+    def memory_grid(self) -> tuple[int, int]:
+        """(h, w) of the grid on which frames are written to the memory."""
+        stride = self.cache.stride
+        return self.trajectory.height // stride, self.trajectory.width // stride
+
+    @property
+    def channels(self) -> int:
+        """C of the shot's latents, which is not the memory's own where that holds colours."""
+        return int(self.first_latent.shape[0])
 
     @property
     def complete(self) -> bool:

@@ -26,7 +26,8 @@ class ViewRule:
         view: What the front surface is, and how views of it score.
         score: Least score, for the camera that sees a place now, of all views that are held.
         most: Views of a place from which no further one is written; 0 for any number.
-        central: A place is the middle quarter of a cell, not the whole cell.
+        central: A place is the middle quarter of a cell, not the whole cell. Of a cell that the
+            frame splits it is the whole cell.
     """
 
     view: BestView
@@ -118,23 +119,42 @@ def _hits(
     cache: LatentCache, observation: Observation, known: Tensor, central: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Place, depth and number (M,) of every point in a place of one camera."""
-    height, width = known.shape
+    size = (int(known.shape[0]), int(known.shape[1]))
+    cut = observation.cutouts
+    if not central or cut is None or not bool(cut.split.any()):
+        return _points_in(cache, observation, size, central)
+    # No point of a cell that two surfaces share lies in its middle: all of it is the place.
+    split = cut.split[0].to(cache.device).flatten()
+    middle = _points_in(cache, observation, size, True)
+    anywhere = _points_in(cache, observation, size, False)
+    kept = (~split[middle[0]], split[anywhere[0]])
+    cell, depth, number = (
+        torch.cat([one[kept[0]], other[kept[1]]])
+        for one, other in zip(middle, anywhere, strict=True)
+    )
+    return cell, depth, number
+
+
+def _points_in(
+    cache: LatentCache, observation: Observation, size: tuple[int, int], central: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cell, depth and number (M,) of every point in a cell of one camera, or in its middle."""
     finer, lens = 1, observation.intrinsics
     if central:
         finer, lens = 2, quarter_lens(lens, cache.convention)
-    size = (finer * height, finer * width)
+    height, width = finer * size[0], finer * size[1]
     matrix = projection_matrices(observation.world_to_camera, lens).to(cache.device)
     blocks = cache.blocks
     points, bounds = [block.points for block in blocks], [block.bounds for block in blocks]
     found = [torch.zeros(0, dtype=torch.int64, device=cache.device)]
     depths = [torch.zeros(0, device=cache.device)]
     numbers = [found[0]]
-    for _, runs in walk_runs(points, bounds, matrix, *size):
-        hits = project_runs(runs, matrix[0].tolist(), *size, False)
-        row, column = hits.cell // size[1], hits.cell % size[1]
+    for _, runs in walk_runs(points, bounds, matrix, height, width):
+        hits = project_runs(runs, matrix[0].tolist(), height, width, False)
+        row, column = hits.cell // width, hits.cell % width
         inside = ((row % finer == 0) & (column % finer == 0)).nonzero()[:, 0]
         hits = hits.take(inside)
-        found.append(row[inside] // finer * width + column[inside] // finer)
+        found.append(row[inside] // finer * size[1] + column[inside] // finer)
         depths.append(hits.depth)
         numbers.append(hits.number)
     return torch.cat(found), torch.cat(depths), torch.cat(numbers)

@@ -33,7 +33,8 @@ class ConsistencyConfig:
         votes: Views that must agree. With two, one bad frame rejects nothing.
         share: Least share of inconsistent views among all that saw the place.
         token: Distance of tokens (root mean square over the channels of 3 x 3 means, model
-            space) beyond which the same place looks different; None looks at depth alone.
+            space; of colours, 255 levels) beyond which the same place looks different; None
+            looks at depth alone.
         grow: Cells by which what is rejected grows: outlines mix two surfaces, and fit neither.
 
     Raises:
@@ -99,8 +100,9 @@ def find_inconsistent(
         asked = observation.world_to_camera, observation.frames, size
         groups.append(memory_source_views(cache, *asked, view=view))
     points = lift(
-        observation.depth, observation.intrinsics, observation.world_to_camera, cache.convention
-    )
+        observation.depth, observation.intrinsics, observation.world_to_camera, cache.convention,
+        observation.beside,
+    )  # fmt: skip
     majority = dataclasses.replace(config, share=max(config.share, 0.5))
     known = observation.depth > 0
     own = mean_tokens(observation.tokens, known)

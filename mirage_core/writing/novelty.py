@@ -15,6 +15,7 @@ from ..cache.build import Observation, make_block, merge_blocks
 from ..cache.compact import culling_order
 from ..cache.footprints import focal_length, sample_size
 from ..cache.types import CacheBlock, LatentCache
+from ..codecs.memory_kind import MemoryKind
 from ..geometry.camera import PixelConvention, project, projection_matrices
 from ..ops.best_view import MIN_BIN
 from ..ops.splat import BOUNDS_RUN, visible_runs
@@ -35,7 +36,8 @@ class NoveltyRule:
     Attributes:
         nearer: A cell is new when its surface is in front of the remembered one by this share.
         central: Only the middle quarter of a cell counts as shown by a point in it. Without
-            this, points gather at the rims of cells and leave holes when the camera moves.
+            this, points gather at the rims of cells and leave holes when the camera moves. Not
+            for memories of colours, whose points are drawn as large as they are.
         carve: A point violates free space, and is removed, when the observation sees through it:
             all of the 3 x 3 cells around it show surfaces farther than it by this share.
             0 keeps every point.
@@ -120,7 +122,8 @@ def novel_cells(
     if len(cache) == 0:
         everywhere = torch.ones_like(observation.depth, dtype=torch.bool)
         return everywhere, torch.zeros(0, dtype=torch.int64, device=everywhere.device)
-    winner, known = _shown(cache, observation, rule.central)
+    central = rule.central and cache.kind is MemoryKind.TOKENS
+    winner, known = _shown(cache, observation, central)
     depth = observation.depth.to(known.device)
     novel = (winner < 0) | (depth < known * (1 - rule.nearer))
     replaced = [torch.zeros(0, dtype=torch.int64, device=winner.device)]
@@ -133,7 +136,7 @@ def novel_cells(
         replaced.append(winner[coarse])
     view = default_view(cache)
     if rule.view_score and view is not None:
-        asked = ViewRule(view, rule.view_score, rule.max_views, rule.central)
+        asked = ViewRule(view, rule.view_score, rule.max_views, central)
         for number in range(len(depth)):
             better, unmissed = better_views(cache, observation.frame(number), known[number], asked)
             novel[number] |= better
@@ -149,7 +152,24 @@ def _shown(cache: LatentCache, observation: Observation, central: bool) -> tuple
         return read_winners(cache, pose, intrinsics, (height, width))
     finer = quarter_lens(intrinsics, cache.convention)
     winner, known = read_winners(cache, pose, finer, (2 * height, 2 * width))
-    return winner[:, ::2, ::2], known[:, ::2, ::2]
+    return _with_split_cells(cache, observation, winner[:, ::2, ::2], known[:, ::2, ::2])
+
+
+def _with_split_cells(
+    cache: LatentCache, observation: Observation, winner: Tensor, known: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same, but what shows anywhere in cells that two surfaces share.
+
+    Points of such a cell lie in its parts, and none in its middle: it would be new for ever.
+    """
+    cut = observation.cutouts
+    if cut is None or not bool(cut.split.any()):
+        return winner, known
+    size = (int(winner.shape[1]), int(winner.shape[2]))
+    split = cut.split.to(winner.device)
+    pose, intrinsics = observation.world_to_camera, observation.intrinsics
+    whole, depth = read_winners(cache, pose, intrinsics, size)
+    return torch.where(split, whole, winner), torch.where(split, depth, known)
 
 
 def free_space_violations(cache: LatentCache, observation: Observation, share: float) -> Tensor:

@@ -11,7 +11,9 @@ import comfy.sd
 import torch
 from torch import Tensor
 
+from ...mirage_core.codecs.colours import ColourCodec
 from ...mirage_core.codecs.dct import CODEC_NAME, DctCodec
+from ...mirage_core.codecs.memory_kind import MemoryKind
 from ...mirage_core.constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, WAN_CODEC
 from ...mirage_core.errors import ModelMismatchError, ShapeError
 from ...mirage_core.validate import expect_frame_size, expect_token_channels
@@ -188,7 +190,12 @@ def make_latent(tokens: Tensor) -> Latent:
 
 
 def token_colours(tokens: Tensor, codec: str) -> Tensor:
-    """Approximate colours (N, 3) in 0..1 of model-space tokens (N, 48), for display."""
+    """Approximate colours (N, 3) in 0..1 of model-space tokens (N, 48), for display.
+
+    Those of a memory of colours are exact.
+    """
+    if MemoryKind.of(codec) is MemoryKind.COLOURS:
+        return ColourCodec.named(codec).decode_patches(tokens.cpu())[:, 0, 0]
     if codec == CODEC_NAME:
         colours = [DctCodec().decode_patches(part).mean((1, 2)) for part in _parts(tokens)]
         return torch.cat(colours or [torch.zeros(0, 3)]).clamp(0, 1)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Error, Page
 
 from dev.comfy_client import ComfyClient
 from dev.comfy_server import ComfyServer
@@ -56,7 +58,11 @@ BUILD = """async ({ id, width, height, values }) => {
 }"""
 
 SETTLED = """async ([kind, patience]) => {
-    const frame = () => new Promise(requestAnimationFrame);
+    // A browser whose graphics have died draws no frame any more.
+    const frame = () => new Promise((resolve) => {
+        requestAnimationFrame(resolve);
+        setTimeout(resolve, patience);
+    });
     const look = () => {
         const { ds } = app.canvas;
         const node = app.graph.nodes.find((n) => n.type === kind);
@@ -110,6 +116,11 @@ LISTEN = """() => {
     window.finite = (array) => Array.from(array, (v) => (Number.isFinite(v) ? v : null));
 }"""
 
+LIMIT = 240
+"""Seconds for a test: what is asked of a browser that hangs would wait for ever."""
+
+FAILED = pytest.StashKey[bool]()
+
 SETTING = "async ([id, value]) => await app.extensionManager.setting.set(id, value)"
 
 
@@ -117,11 +128,43 @@ SETTING = "async ([id, value]) => await app.extensionManager.setting.set(id, val
 class Studio:
     """The page, and shorthands for what the tests do with it."""
 
-    page: Page
     server: ComfyServer
+    open: Callable[[list[str]], contextlib.AbstractContextManager[Page]]
     console: list[str] = field(default_factory=list)
     graph: str = field(default_factory=lambda: str(uuid.uuid4()))
     """Id of the workflow: of its own, since the server remembers what a workflow reported."""
+    shows: object = None
+    """What was put on the page for several tests; None on a new page."""
+    opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    opened_page: Page | None = None
+
+    @property
+    def page(self) -> Page:
+        """The page; opened, in a browser of its own, when there is none."""
+        if self.opened_page is None:
+            page = self.opened.enter_context(self.open(self.console))
+            page.evaluate(LISTEN)
+            self.opened_page = page
+        return self.opened_page
+
+    def close(self) -> None:
+        """Close the page and its browser, dead or alive."""
+        self.shows = self.opened_page = None
+        with contextlib.suppress(Error):
+            self.opened.close()
+
+    def close_if_silent(self, patience: float = 30_000) -> None:
+        """Close a page that does not answer within some milliseconds."""
+        if self.opened_page is None:
+            return
+        try:
+            self.opened_page.wait_for_function("() => true", timeout=patience)
+        except Error:
+            self.close()
+
+    def another(self) -> Studio:
+        """The same page for a workflow with an id of its own."""
+        return dataclasses.replace(self, graph=str(uuid.uuid4()))
 
     def build(self, width: int = 640, height: int = 352, **values: Any) -> None:
         """A graph anew: a scene, its memory, a move, and what saves them."""
@@ -202,19 +245,51 @@ class Studio:
 
 @pytest.fixture(scope="module")
 def studio(chromium: str, comfy_server: ComfyServer) -> Iterator[Studio]:
-    """A page of its own for a module of tests."""
+    """A page of its own for a module of tests; `living` replaces it when it can't be used."""
     # Without this the frontend greets a new user with a dialog.
     client = ComfyClient(comfy_server.url)
     client.post_json("/settings/Comfy.TutorialCompleted", True)
-    client.post_json("/settings/Comfy.VueNodes.Enabled", False)
     # The server remembers that other tests opened it.
     client.post_json("/settings/Comfy.RightSidePanel.IsOpen", False)
-    console: list[str] = []
-    with open_page(chromium, comfy_server.url, console, (1600, 1000), SOFTWARE_GRAPHICS) as page:
-        page.evaluate(LISTEN)
-        made = Studio(page, comfy_server, console)
-        yield made
-        made.renderer(False)
+
+    def open_for(console: list[str]) -> contextlib.AbstractContextManager[Page]:
+        client.post_json("/settings/Comfy.VueNodes.Enabled", False)
+        size = (1600, 1000)
+        return open_page(chromium, comfy_server.url, console, size, SOFTWARE_GRAPHICS)
+
+    made = Studio(comfy_server, open_for)
+    yield made
+    made.close()
+    client.post_json("/settings/Comfy.VueNodes.Enabled", False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Note for `living` that a test failed."""
+    report = yield
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give what drives the page a time limit of its own."""
+    for item in items:
+        if "studio" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(LIMIT))
+
+
+@pytest.fixture(autouse=True)
+def living(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A page that can be used: its browser answers, and no test failed on it.
+
+    A failed test may leave anything behind, such as a pressed mouse button.
+    """
+    made = request.getfixturevalue("studio") if "studio" in request.fixturenames else None
+    if made:
+        made.close_if_silent()
+    yield
+    if made and request.node.stash.get(FAILED, False):
+        made.close()
 
 
 @pytest.fixture
@@ -230,17 +305,19 @@ def reload_page() -> Callable[[Studio], None]:
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])
-def renderer(request: pytest.FixtureRequest, studio: Studio) -> bool:
-    """A graph whose picture is known, in one of the renderers."""
-    studio.build()
-    studio.renderer(request.param)
-    studio.see()
-    return request.param
+def renderer(request: pytest.FixtureRequest) -> bool:
+    """One of the renderers: whether it is that of Nodes 2.0."""
+    return bool(request.param)
 
 
 @pytest.fixture
 def modern(renderer: bool, studio: Studio) -> bool:
-    """The graph of `renderer` with the move as it was at first."""
+    """A graph whose picture is known, in `renderer`, with the move as it was at first."""
+    if studio.shows != ("graph", renderer):
+        studio.build()
+        studio.renderer(renderer)
+        studio.see()
+        studio.shows = "graph", renderer
     studio.page.evaluate(RESET)
     studio.widget(
         """(w) => {

@@ -10,6 +10,8 @@ ON_SCREEN = """(w, point) => {
     const [x, y] = w.viewport.controls.project(point);
     const { canvas } = w.viewport;
     const box = canvas.getBoundingClientRect();
+    if (!(x >= 0 && y >= 0 && x < canvas.width && y < canvas.height))
+        throw new Error(`${point} is at ${x}, ${y}, outside the view`);
     return [box.left + (x / canvas.width) * box.width, box.top + (y / canvas.height) * box.height];
 }"""
 KEYFRAMES = "(w) => w.model.keyframes.map((key) => structuredClone(key))"

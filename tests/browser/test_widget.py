@@ -77,20 +77,6 @@ def test_a_keyframe_is_added_and_dragged(studio: Any, modern: bool) -> None:
     np.testing.assert_allclose(found, now, atol=1e-9)
 
 
-def test_news_during_a_drag_does_not_end_it(studio: Any, modern: bool) -> None:
-    """A report that arrives meanwhile gives the model new keyframes."""
-    studio.widget("(w) => w.model.addKeyframe(16)")
-    index = studio.widget("(w) => w.model.selected")
-    before = stored(studio)
-    x, y = press(studio, at(studio, studio.widget(KEYFRAMES)[index]["position"]))
-    studio.page.mouse.move(x + 10, y)
-    studio.widget("(w) => w.model.read()")
-    studio.page.mouse.move(x + 24, y)
-    studio.page.mouse.up()
-    moved = np.subtract(stored(studio)[index]["position"], before[index]["position"])
-    assert np.linalg.norm(moved) > 0.01
-
-
 def test_a_keyframe_is_aimed(studio: Any, modern: bool) -> None:
     studio.widget("(w) => w.model.addKeyframe(16)")
     chosen = studio.widget("(w) => w.model.selected")

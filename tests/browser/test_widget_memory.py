@@ -11,7 +11,7 @@ import pytest
 from dev.comfy_server import PACK
 from mirage_core.cache.io import load_cache
 
-from .conftest import WIDGET, Studio
+from .conftest import WIDGET
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
@@ -113,7 +113,7 @@ def test_a_node_that_is_gone_gets_no_widget(studio: Any) -> None:
 
 def test_what_another_workflow_ran_is_seen(studio: Any) -> None:
     """The server has the outputs of all these nodes: nothing runs, nothing is reported."""
-    again = Studio(studio.page, studio.server, studio.console)
+    again = studio.another()
     again.build()
     assert studio.widget("(w) => w.points.count") == 0
     again.see()
@@ -124,7 +124,7 @@ def test_what_another_workflow_ran_is_seen(studio: Any) -> None:
 def test_two_reports_at_once_bring_all_into_view(studio: Any, kind: str) -> None:
     """As when a page has just been opened and a prompt finishes."""
     view = studio.widget("(w) => w.view", kind=kind)
-    again = Studio(studio.page, studio.server, studio.console)
+    again = studio.another()
     again.build()
     again.widget(
         "async (w, view) => { await Promise.all([w.show(view), w.show({ ...view })]) }", view, kind

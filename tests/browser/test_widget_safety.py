@@ -43,9 +43,11 @@ BAD_KEYFRAMES = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def built(studio: Any) -> Any:
-    studio.build()
+    if studio.shows != "graph":
+        studio.build()
+        studio.shows = "graph"
     return studio
 
 

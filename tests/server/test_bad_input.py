@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from dev.comfy_client import ComfyClient, ComfyRunError, ComfyValidationError
 from dev.comfy_server import ComfyServer
 from mirage_core.cache.build import append_all, observe
-from mirage_core.cache.io import block_tensors, cache_header, save_cache
+from mirage_core.cache.io import VERSION, block_tensors, cache_header, save_cache
 from mirage_core.cache.types import LatentCache
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
@@ -307,7 +307,7 @@ def test_files_of_other_formats(refuse: Any, inputs: Path, content: bytes) -> No
     ("changes", "words"),
     [
         ({"format": "weights"}, ("not a mirage-cache file", "'weights'")),
-        ({"version": 3}, ("newer Mirage", "version 3", "Update Mirage")),
+        ({"version": VERSION + 1}, ("newer Mirage", f"version {VERSION + 1}", "Update Mirage")),
         ({"blocks": 10**9}, ("impossible number of blocks",)),
         ({"points": 3}, ("incomplete", "16 points")),
         ({"channels": 16}, ("does not fit",)),

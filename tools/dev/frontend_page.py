@@ -18,6 +18,9 @@ READY = """() => window.LiteGraph?.registered_node_types?.MirageLoopClose
 TIMEOUT = 180_000
 """Milliseconds: for a machine with much else to do. Nothing that works waits that long."""
 
+LAUNCH_TIMEOUT = 60_000
+"""Milliseconds until the browser has to have started."""
+
 OPTIONS = (
     "--no-sandbox",
     "--disable-quic",
@@ -78,15 +81,17 @@ def open_page(
     """
     said: list[str] = [] if console is None else console
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=[*OPTIONS, *graphics])
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=[*OPTIONS, *graphics], timeout=LAUNCH_TIMEOUT
+        )
         page = browser.new_page(viewport={"width": size[0], "height": size[1]})
         page.set_default_timeout(TIMEOUT)
         page.on("pageerror", lambda error: said.append(f"pageerror {error.stack or error}"))
         page.on("console", lambda message: said.extend(_complaint(message)))
         page.goto(url, wait_until="domcontentloaded")
         page.wait_for_function(READY)
+        # Leaving ends the browser. Asking it to close would wait for ever for one that hangs.
         yield page
-        browser.close()
 
 
 def _complaint(message: ConsoleMessage) -> list[str]:

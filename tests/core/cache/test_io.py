@@ -165,7 +165,7 @@ def test_rewriting_by_itself_does_no_harm(saved: Path) -> None:
 
 
 def test_a_newer_version_says_so(saved: Path) -> None:
-    rewrite(saved, {"version": 3})
+    rewrite(saved, {"version": 4})
     with pytest.raises(CacheFormatError, match="newer Mirage.*Update Mirage"):
         load_cache(saved)
 
