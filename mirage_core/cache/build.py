@@ -42,7 +42,7 @@ class WriteConfig:
 
     depth_mode: str = "bilinear"
     drop_flying: bool = True
-    cutouts: bool = False
+    cutouts: bool = True
 
     def __post_init__(self) -> None:
         expect_depth_mode(self.depth_mode)

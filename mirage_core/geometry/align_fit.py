@@ -26,6 +26,10 @@ STEPS: Final = 20
 TUKEY: Final = 4.685
 """Standard deviations beyond which a cell does not count: 95 % efficient on normal errors."""
 
+CAUCHY: Final = 4.0
+"""Standard deviations at which a change between frames weighs half. Ordinary changes keep four
+fifths of their weight, and none loses all of it: a frame without known depth follows others."""
+
 
 @dataclass(frozen=True, eq=False)
 class RobustFit:
@@ -38,7 +42,9 @@ class RobustFit:
         inverse: (T, h, w) float64 ``1 / z`` of the new depth.
         target: (T, h, w) float64 ``log z_known``.
         weight: (T, h, w) float64, 0 where a cell does not count.
-        step: Standard deviation of the change of (a, b) between successive frames.
+        step: Standard deviation of the change of (a, b) between successive frames. Changes have
+            Cauchy's heavy tails: where an estimator starts anew its scale jumps, and frames that
+            are measured well must not meet halfway.
         shifts: Whether b is fitted; else it is 0.
     """
 
@@ -119,7 +125,10 @@ class RobustFit:
         right[:, 1] -= stiff * parameters[:, 1]
         system = torch.block_diag(*normal)
         walk = torch.eye(frames, dtype=torch.float64).diff(dim=0)
-        prior = torch.kron(walk.T @ walk, torch.eye(2, dtype=torch.float64))
+        changes = (walk @ parameters).square().sum(1) / self.step**2
+        ordinary = 1 / (1 + changes / CAUCHY**2)
+        stiffness = walk.T @ (ordinary[:, None] * walk)
+        prior = torch.kron(stiffness, torch.eye(2, dtype=torch.float64))
         prior = prior / self.step**2
         right = right.flatten() - prior @ parameters.flatten()
         return torch.linalg.solve(system + prior, right).view(frames, 2)

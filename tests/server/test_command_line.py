@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from dev.comfy_client import ComfyClient
 from dev.comfy_server import ComfyServer
 from mirage_core.cache.io import load_cache
+from mirage_core.cache.types import CacheBlock
 from mirage_core.cli.main import main
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.geometry_io import save_geometry
@@ -196,6 +198,18 @@ def latents(folder: Path) -> list[Tensor]:
     return [read_tensors(path)["latents"] for path in sorted(folder.glob("chunk_*.safetensors"))]
 
 
+def assert_same_points(one: CacheBlock, other: CacheBlock) -> None:
+    """Equal up to rounding; points within rounding of each other may stand in any order."""
+    assert len(one) == len(other)
+    # Tokens are kept in 16 bits. Of a split cell two points have the same.
+    equal = (one.values.float()[:, None] - other.values.float()).abs().amax(-1) < 1e-2
+    equal &= (one.points[:, None] - other.points).abs().amax(-1) < 1e-3
+    equal &= one.source[:, None] == other.source
+    equal &= one.masks[:, None] == other.masks
+    row, column = linear_sum_assignment(~equal)
+    assert bool(equal[row, column].all())
+
+
 @pytest.mark.parametrize(
     ("guidance", "estimated"), [(1.0, False), (2.5, False), (1.0, True)],
     ids=["plain", "guided", "estimated depth"],
@@ -220,9 +234,7 @@ def test_same_latents(
     kept, known = load_cache(by_command / "memory.safetensors"), load_cache(Path(file))
     assert len(kept) == len(known) > SIDE // 16 * (SIDE // 16)
     for one, other in zip(kept.blocks, known.blocks, strict=True):
-        assert torch.allclose(one.points, other.points, atol=1e-3)
-        # Tokens are kept in 16 bits.
-        assert torch.allclose(one.values.float(), other.values.float(), atol=1e-2)
+        assert_same_points(one, other)
 
 
 def test_the_past_matters(server: ComfyServer, tmp_path: Path) -> None:

@@ -142,6 +142,18 @@ def test_frames_that_share_little_are_smoothed_over_time(make) -> None:
     assert scales[1] < scales[0] - 0.005
 
 
+def test_frames_on_either_side_of_a_jump_do_not_meet_halfway(make) -> None:
+    """An estimator that starts anew has another scale from one frame to the next."""
+    known = surface(make, frames=9)
+    scale = torch.tensor([1.12] + 8 * [0.92])
+    noise = 1 + 0.02 * make.noise(*known.shape)
+    new = known * scale[:, None, None] * noise
+    sparse = torch.where(make.uniform(*known.shape) < 0.3, known, 0.0)
+    found = align_depth(pairs(new, sparse, torch.ones_like(known)), AlignConfig())
+    assert found.correction.scale.tolist() == pytest.approx((1 / scale).tolist(), rel=0.015)
+    assert all(found.trusted(0.05))
+
+
 def test_wrong_geometry_is_refused_and_the_rest_is_not(make) -> None:
     known = surface(make, frames=5)
     new = known / 1.2
