@@ -80,6 +80,11 @@ class BranchConfig:
         """True when the branch takes the memory's tokens drawn at their places."""
         return SideFeature.DRAWN in self.features
 
+    @property
+    def needs_render(self) -> bool:
+        """True when the branch is steered by a colour render of points, or by its holes."""
+        return not {SideFeature.RENDER, SideFeature.SCORE}.isdisjoint(self.features)
+
     def metadata(self) -> dict[str, str]:
         """Entries for the safetensors header of a branch file."""
         return {

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..checkpoints.transformer_format import open_transformer, read_format, transformer_folder
 from ..codecs.base import LatentCodec
 from ..codecs.dct import DctCodec
-from ..conditioning.features import SideFeature, format_features, parse_features
+from ..conditioning.features import SideFeature, format_features, no_render, parse_features
 from ..constants import MAX_CHUNK_FRAMES, TEMPORAL_STRIDE
 from ..errors import ModelMismatchError, ValueRangeError
 from ..folder_lock import exclusive_folder
@@ -183,10 +183,14 @@ def _expect_same_codec(arguments: argparse.Namespace, codec: Any) -> None:
 
 def _expect_drawn(arguments: argparse.Namespace, settings: TrainingSettings, model: Any) -> None:
     """Raise `ModelMismatchError` unless the clips show what the branch takes."""
-    if not settings.with_branch or not (arguments.data / MANIFEST).exists():
+    if not settings.with_branch:
         return
     own = model.branch_config
     features = parse_features(settings.side_features) if own is None else own.features
+    if not {SideFeature.RENDER, SideFeature.SCORE}.isdisjoint(features):
+        raise no_render()
+    if not (arguments.data / MANIFEST).exists():
+        return
     drawn = DRAWN in read_manifest(arguments.data).settings.split(";")
     if drawn != (SideFeature.DRAWN in features):
         raise ModelMismatchError(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from einops import reduce
 from safetensors import safe_open
 from torch import Tensor
 
@@ -45,6 +46,16 @@ class SpatiaOracle:
         with safe_open(OWN, "pt") as file:
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
             return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """The stand-in autoencoder: (4n + 1, H, W, 3) in 0..1 to (48, n + 1, H / 16, W / 16)."""
+        weights = self.tensor("vae.time_weights")
+        pixels = 2 * frames - 1
+        groups = torch.einsum("tfhwc,f->thwc", pixels[1:].unflatten(0, (-1, 4)), weights)
+        video = torch.cat([pixels[:1], groups])
+        cells = reduce(video, "t (h r a) (w s b) c -> t h w (c r s)", "mean", r=2, s=2, a=8, b=8)
+        latent = cells @ self.tensor("vae.weight").T + self.tensor("vae.bias")
+        return latent.permute(3, 0, 1, 2)
 
 
 def cameras(world_to_camera: Tensor, lens: list[float], size: tuple[int, int]) -> Trajectory:
