@@ -106,7 +106,11 @@ def load_model(
     dtype = torch.float32 if settings.trains_full_model else settings.compute_dtype
     if arguments.new_transformer is None:
         return load_transformer(
-            arguments.transformer, branch=arguments.branch, dtype=dtype, device=device
+            arguments.transformer,
+            branch=arguments.branch,
+            branch_format=arguments.branch_format,
+            dtype=dtype,
+            device=device,
         )
     if not settings.trains_full_model or arguments.branch is not None:
         raise ModelMismatchError(
@@ -152,7 +156,10 @@ def plan(arguments: argparse.Namespace, settings: TrainingSettings) -> str:
         sizes = dict(parse_sizes(arguments.new_transformer))
     elif arguments.transformer is not None:
         files = open_transformer(transformer_folder(arguments.transformer))
-        sizes = dict(read_format(files.shapes, files.metadata, files.name).arguments)
+        form = read_format(
+            files.shapes, files.metadata, files.name, arguments.branch_format
+        )  # fmt: skip
+        sizes = dict(form.arguments)
     model = unloaded_model(settings, **sizes)
     if settings.stage in ("joint", "lora"):
         # Their branch comes from the stage before; it has the sizes of a new one.

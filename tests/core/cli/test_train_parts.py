@@ -34,6 +34,7 @@ class Run:
     def arguments(self, **changes: Any) -> argparse.Namespace:
         found = {
             "device": "cpu", "transformer": self.place / "model.safetensors", "branch": None,
+            "branch_format": "auto",
             "new_transformer": None, "embedded_codec": False, "vae": None, "held_out": None,
             "out": self.place / "run",
         }  # fmt: skip

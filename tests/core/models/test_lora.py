@@ -26,7 +26,7 @@ LAYERS = tuple(f"blocks.{n}.{part}" for n in range(SIZE.layers) for part in (*AT
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with a side branch, whose layers have the same names as the backbone's."""
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    path = tmp_path_factory.mktemp("model") / "mirage.safetensors"
     tensors = tiny.backbone_tensors() | tiny.branch_tensors(CONFIG)
     return tiny.write(path, tensors, tiny.metadata())
 
