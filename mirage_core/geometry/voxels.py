@@ -49,9 +49,9 @@ def downsample(points: Tensor, colours: Tensor, edge: float) -> tuple[Tensor, Te
     _, voxel, size = torch.unique(
         (x * _MOST + y) * _MOST + z, return_inverse=True, return_counts=True
     )
-    both = torch.cat([exact, colours.double()], dim=1)
-    sums = both.new_zeros(len(size), both.shape[1]).index_add_(0, voxel, both)
-    means = sums / size[:, None]
+    # Sums over sorted rows, since adding to an index in any order would change bits on CUDA.
+    both = torch.cat([exact, colours.double()], dim=1)[torch.argsort(voxel, stable=True)]
+    means: Tensor = torch.segment_reduce(both, "mean", lengths=size)
     return means[:, :3].to(points.dtype), means[:, 3:].to(colours.dtype)
 
 
