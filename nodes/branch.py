@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..mirage_core.checkpoints.branch_file import split_merged
+from ..mirage_core.checkpoints.branch_format import FORMATS
 from ..mirage_core.codecs.base import expect_same_codec
 from ..mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from ..mirage_core.codecs.memory_kind import expect_tokens
@@ -55,6 +56,16 @@ READOUT_TIP = "Readout of the memory for the chunk's cameras."
 FIRST_TIP = "Clean first latent of the chunk, from Mirage Loop Open or Mirage Cache Init."
 
 
+def format_input() -> io.Combo.Input:
+    """What a branch with 96 input planes was made for, where its file does not say it."""
+    return io.Combo.Input(
+        "format", options=list(FORMATS), default="auto", optional=True,
+        tooltip="Meaning of a branch's 96 input channels. Used only if the file does not state "
+        "it. auto: decided by the file name, an error if that is not possible. mirage: for "
+        "checkpoints of the released code. spatia: for step-8500.safetensors of Spatia.",
+    )  # fmt: skip
+
+
 class MirageLoadBranch(io.ComfyNode):
     """The side branch that tells the video model what the memory shows."""
 
@@ -75,15 +86,16 @@ class MirageLoadBranch(io.ComfyNode):
                 io.Combo.Input(
                     "branch_name", options=model_files(BRANCH_FOLDER),
                     tooltip="A side-branch file (*_vace.safetensors) in models/model_patches.",
-                )
+                ),
+                format_input(),
             ],
             outputs=[BranchType.Output(display_name="branch")],
         )
 
     @classmethod
     @override
-    def execute(cls, branch_name: str) -> io.NodeOutput:
-        return io.NodeOutput(branch_from_file(model_file(BRANCH_FOLDER, branch_name)))
+    def execute(cls, branch_name: str, format: str = "auto") -> io.NodeOutput:
+        return io.NodeOutput(branch_from_file(model_file(BRANCH_FOLDER, branch_name), format))
 
 
 class MirageApply(io.ComfyNode):
@@ -256,7 +268,8 @@ class MirageSplitCheckpoint(io.ComfyNode):
                 io.Combo.Input(
                     "model_name", options=model_files(MODEL_FOLDER),
                     tooltip="A file in models/diffusion_models that contains both.",
-                )
+                ),
+                format_input(),
             ],
             outputs=[
                 io.String.Output(display_name="model_path"),
@@ -273,7 +286,7 @@ class MirageSplitCheckpoint(io.ComfyNode):
 
     @classmethod
     @override
-    def execute(cls, model_name: str) -> io.NodeOutput:
+    def execute(cls, model_name: str, format: str = "auto") -> io.NodeOutput:
         path = model_file(MODEL_FOLDER, model_name)
-        model, branch = map(str, split_merged(path, *split_targets(path)))
+        model, branch = map(str, split_merged(path, *split_targets(path), form=format))
         return io.NodeOutput(model, branch, ui={"text": (model, branch)})

@@ -13,11 +13,11 @@ from ..conditioning.features import (
     Features,
     SideFeature,
     channel_count,
-    features_of_channels,
     format_features,
     parse_features,
 )
 from ..errors import ModelMismatchError
+from .branch_format import BranchFormat, note_metadata, unnamed_features
 
 HEAD_DIM: Final = 128
 """Channels of one attention head, in all models of the Wan family."""
@@ -80,6 +80,11 @@ class BranchConfig:
         """True when the branch takes the memory's tokens drawn at their places."""
         return SideFeature.DRAWN in self.features
 
+    @property
+    def needs_render(self) -> bool:
+        """True when the branch is steered by a colour render of points, or by its holes."""
+        return not {SideFeature.RENDER, SideFeature.SCORE}.isdisjoint(self.features)
+
     def metadata(self) -> dict[str, str]:
         """Entries for the safetensors header of a branch file."""
         return {
@@ -131,6 +136,8 @@ def infer_branch(
     metadata: Mapping[str, str] | None = None,
     *,
     backbone_layers: int | None = None,
+    form: BranchFormat | str = "auto",
+    name: str = "",
 ) -> BranchConfig:
     """What a branch is made for, from the shapes of its tensors and the file's metadata.
 
@@ -139,6 +146,9 @@ def infer_branch(
         metadata: Entries of the safetensors header, if any.
         backbone_layers: Layers of the video model; needed when the metadata does not name
             the branch's layers.
+        form: What 96 planes mean where the metadata does not say it, one of
+            `mirage_core.checkpoints.branch_format.FORMATS`.
+        name: The file's name, by which ``auto`` goes.
 
     Raises:
         ModelMismatchError: These are not the tensors of a side branch, or they leave open
@@ -147,7 +157,7 @@ def infer_branch(
     known = dict(metadata or {})
     blocks = block_count(shapes)
     dim, ffn_dim = _widths(shapes)
-    features, shared = _features(shapes, known)
+    features, shared = _features(shapes, known, form, name)
     layers = _layers(known, blocks, backbone_layers)
     heads = next(iter(_numbers(known.get(HEADS_KEY, str(dim // HEAD_DIM)))), 0)
     if heads < 1 or dim % heads:
@@ -189,11 +199,15 @@ def _widths(shapes: Mapping[str, Shape]) -> tuple[int, int]:
     return dim, ffn_dim
 
 
-def _features(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> tuple[Features, bool]:
+def _features(
+    shapes: Mapping[str, Shape], metadata: Mapping[str, str], form: str, name: str
+) -> tuple[Features, bool]:
     embedding, mask = shapes.get(PATCH_EMBEDDING), shapes.get(MASK_EMBEDDING)
     named = parse_features(metadata[FEATURES_KEY]) if FEATURES_KEY in metadata else None
+    if named is not None:
+        note_metadata(named, form, name)
     if embedding is not None:
-        features = named or features_of_channels(embedding[1])
+        features = named or unnamed_features(embedding[1], form, name)
         found = embedding[1]
     else:
         features = named or (SCENE_ONLY if mask is None else SCENE_AND_VISIBLE)

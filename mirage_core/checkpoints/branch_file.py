@@ -23,6 +23,7 @@ from .branch import (
     Shape,
     infer_branch,
 )
+from .branch_format import BranchFormat
 from .names import is_branch, strip_wrappers, without_wrappers
 
 FileKind = Literal["branch", "merged", "backbone", "lora", "vae", "text", "unknown"]
@@ -83,6 +84,7 @@ def load_branch(
     *,
     merged: bool = False,
     device: str = "cpu",
+    form: BranchFormat | str = "auto",
 ) -> BranchWeights:
     """Read a side branch.
 
@@ -95,10 +97,12 @@ def load_branch(
             layers that it was made for.
         merged: True to take the branch out of a file that holds the video model as well.
         device: Where the tensors go.
+        form: What 96 input planes mean where the file does not say it.
 
     Raises:
         ModelMismatchError: The file is damaged, pickled or of another kind; a tensor is
-            missing, unexpected or of another shape; or the layers are left open.
+            missing, unexpected or of another shape; or the layers, or the meaning of the
+            planes, are left open.
     """
     path = Path(path)
     header = read_header(path)
@@ -112,6 +116,8 @@ def load_branch(
         shapes,
         header.metadata,
         backbone_layers=backbone_layers or (backbone_layer_count(original) or None),
+        form=form,
+        name=path.name,
     )
     expect_tensors(f"The side branch {path.name}", shapes, expected_shapes(config), DOWNLOAD_AGAIN)
     tensors = read_tensors(path, names.values(), device)
@@ -141,7 +147,10 @@ def save_branch(path: Path | str, tensors: Mapping[str, Tensor], config: BranchC
 
 
 def split_merged(
-    path: Path | str, backbone_out: Path | str, branch_out: Path | str
+    path: Path | str,
+    backbone_out: Path | str,
+    branch_out: Path | str,
+    form: BranchFormat | str = "auto",
 ) -> tuple[Path, Path]:
     """Take a file that holds a video model and its side branch apart.
 
@@ -150,17 +159,19 @@ def split_merged(
     Args:
         path: The merged ``.safetensors`` file; it stays as it is.
         backbone_out: Where the video model goes.
-        branch_out: Where the branch goes.
+        branch_out: Where the branch goes; its file says what it is made for.
+        form: What 96 input planes mean where the merged file does not say it.
 
     Returns:
         Paths of the video model and of the branch.
 
     Raises:
-        ModelMismatchError: The file is damaged, or holds no side branch beside a model.
+        ModelMismatchError: The file is damaged, holds no side branch beside a model, or leaves
+            open what the branch is made for.
         StorageError: One of the files cannot be written.
     """
     path = Path(path)
-    branch = load_branch(path, merged=True)
+    branch = load_branch(path, merged=True, form=form)
     header = read_header(path)
     rest = [name for name in header.shapes if not is_branch(strip_wrappers(name))]
     if not rest:

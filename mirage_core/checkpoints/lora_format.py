@@ -22,6 +22,10 @@ ADAPTER_METADATA: Final = "lora_adapter_metadata"
 COMFYUI_PREFIX: Final = "diffusion_model."
 """What ComfyUI's LoRA loader looks for."""
 
+_UNSCALED: Final = "pipe.dit."
+"""Prefix of the released training code and of Spatia's, whose loaders add ``B A`` as it is: they
+read no alpha and do not divide by the rank."""
+
 _PART: Final = re.compile(
     r"^(?P<module>.+?)\."
     r"(?:(?P<a>lora_A(?:\.\w+)?\.weight|lora_down\.weight|lora\.down\.weight)"
@@ -65,7 +69,8 @@ class LoraFile:
 def read_lora(path: Path) -> LoraFile:
     """Read a LoRA of the video model.
 
-    Names of the released training code, ComfyUI, diffusers, PEFT and kohya are understood.
+    Names of the released training code and of Spatia (``pipe.dit.``), ComfyUI, diffusers, PEFT and
+    kohya are understood. Under ``pipe.dit.`` the factor is always 1.
 
     Raises:
         ModelMismatchError: The file is missing, damaged or pickled, is not a LoRA, is of a kind
@@ -82,7 +87,7 @@ def read_lora(path: Path) -> LoraFile:
         if kind in known:
             _add_once(known[kind], layer, tensor, name)
         elif kind == "alpha":
-            lora.alpha[layer] = float(tensor)
+            lora.alpha |= {} if _UNSCALED in name else {layer: float(tensor)}
         else:
             lora.changes[f"{layer}.{'bias' if kind == 'diff_b' else 'weight'}"] = tensor
     _expect_pairs(lora)

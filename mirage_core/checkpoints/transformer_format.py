@@ -12,6 +12,7 @@ from ..errors import ModelMismatchError
 from ..tensor_files import read_header
 from .branch import FEATURES_KEY, HEAD_DIM, HEADS_KEY, LAYERS_KEY, BranchConfig, Shape, infer_branch
 from .branch_file import backbone_layer_count, kind_of
+from .branch_format import BranchFormat
 from .names import is_branch, strip_wrappers, to_diffusers
 from .weight_files import WeightFiles, open_weights, read_config, weight_paths
 
@@ -107,7 +108,10 @@ def plain_name(name: str) -> str:
 
 
 def read_format(
-    shapes: Mapping[str, Shape], metadata: Mapping[str, str], name: str
+    shapes: Mapping[str, Shape],
+    metadata: Mapping[str, str],
+    name: str,
+    branch_format: BranchFormat | str = "auto",
 ) -> TransformerFormat:
     """What a video model is made for, from shapes under diffusers' names.
 
@@ -115,9 +119,12 @@ def read_format(
         shapes: Shape of every tensor.
         metadata: Free text entries of the files.
         name: How error messages call the model.
+        branch_format: What 96 input planes of a branch in the same file mean where the metadata
+            does not say it.
 
     Raises:
-        ModelMismatchError: This is not Wan2.2-TI2V-5B or a model of its kind.
+        ModelMismatchError: This is not Wan2.2-TI2V-5B or a model of its kind, or a branch in it
+            leaves open what it was made for.
     """
     needed = {
         "patch_embedding.weight": 5,
@@ -152,7 +159,8 @@ def read_format(
         "added_kv_proj_dim": None,
         "rope_max_seq_len": 1024,
     }
-    return TransformerFormat(arguments, _branch_of(shapes, metadata, layers, heads))
+    known = {**metadata, HEADS_KEY: str(heads)}
+    return TransformerFormat(arguments, _branch_of(shapes, known, layers, branch_format, name))
 
 
 def _expect_latents(channels: int, dim: int, name: str) -> None:
@@ -179,7 +187,11 @@ def _heads(dim: int, metadata: Mapping[str, str], name: str) -> int:
 
 
 def _branch_of(
-    shapes: Mapping[str, Shape], metadata: Mapping[str, str], layers: int, heads: int
+    shapes: Mapping[str, Shape],
+    metadata: Mapping[str, str],
+    layers: int,
+    form: BranchFormat | str,
+    owner: str,
 ) -> BranchConfig | None:
     found = {
         name.replace(".ffn.net.0.proj.", ".ffn.0."): shape
@@ -188,8 +200,7 @@ def _branch_of(
     }
     if not found:
         return None
-    known = {**metadata, HEADS_KEY: str(heads)}
-    return infer_branch(found, known, backbone_layers=layers)
+    return infer_branch(found, metadata, backbone_layers=layers, form=form, name=owner)
 
 
 def _metadata_of(config: Mapping[str, Any]) -> dict[str, str]:

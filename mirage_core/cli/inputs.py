@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ..checkpoints.branch_format import FORMATS
 from ..errors import CacheFormatError, ShapeError
 from ..geometry.frame_geometry import ASPECT_TOLERANCE, FrameGeometry, depth_from_picture
 from ..geometry.geometry_io import load_geometry
@@ -22,6 +24,15 @@ from ..validate import expect_frame_size
 NEAR_WHITE, NEAR_WHITE_LINEAR, FAR_WHITE = "near-white", "near-white-linear", "far-white"
 ENCODINGS = (NEAR_WHITE, NEAR_WHITE_LINEAR, FAR_WHITE)
 """How a depth picture's grey values become distances."""
+
+
+def add_branch_format(group: Any) -> None:
+    """Add ``--branch-format`` to a parser or to a group of its arguments."""
+    group.add_argument(
+        "--branch-format", choices=FORMATS, default="auto",
+        help="what 96 input planes of a side branch mean where its file does not say it "
+        "(default: auto, by the file's name)",
+    )  # fmt: skip
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from ..checkpoints.branch_file import split_merged
 from ..checkpoints.lora_format import read_lora, write_for_comfyui
 from ..errors import MirageError, StorageError
 from .data import add_command as add_data_command
+from .inputs import add_branch_format
 from .rollout import add_command
 from .train import add_command as add_train_command
 
@@ -65,6 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     split.add_argument("model", type=Path, help="the merged .safetensors file")
     split.add_argument("--model-out", type=Path, help="default: MODEL_backbone.safetensors")
     split.add_argument("--branch-out", type=Path, help="default: MODEL_vace.safetensors")
+    add_branch_format(split)
     split.set_defaults(run=_split)
     lora = commands.add_parser(
         "lora",
@@ -87,7 +89,7 @@ def _split(arguments: argparse.Namespace) -> int:
     branch = arguments.branch_out or model.with_name(f"{model.stem}_vace.safetensors")
     for target in (backbone, branch):
         _expect_free(target, "--model-out or --branch-out")
-    for path in split_merged(model, backbone, branch):
+    for path in split_merged(model, backbone, branch, arguments.branch_format):
         sys.stdout.write(f"{path}\n")
     return 0
 

@@ -126,6 +126,7 @@ def load_models(
     transformer = load_transformer(
         arguments.transformer,
         branch=arguments.branch,
+        branch_format=arguments.branch_format,
         dtype=setup.dtype,
         device=setup.load_device,
     )
@@ -151,6 +152,8 @@ def describe_models(arguments: argparse.Namespace, setup: DeviceSetup) -> str:
     parts: list[object] = [_stamp(path) for path in files]
     parts += [arguments.prompt, arguments.negative, arguments.guidance, arguments.side_scale]
     parts += [arguments.lora_scale, setup.dtype, arguments.depth_kind]
+    # Shots that were begun before there was a choice go on under their old name.
+    parts += [] if arguments.branch_format == "auto" else [arguments.branch_format]
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
 
 

@@ -112,6 +112,7 @@ def _add_models(group: Group) -> None:
         help="Wan2.2-TI2V-5B: a folder, or one .safetensors or .gguf file",
     )  # fmt: skip
     group.add_argument("--branch", type=Path, help="side branch, if it is a separate file")
+    inputs.add_branch_format(group)
     group.add_argument(
         "--lora", type=Path, action="append", default=[], help="a LoRA file; can be repeated"
     )

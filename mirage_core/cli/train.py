@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors import MirageError, ResumeError
-from .inputs import parse_size
+from .inputs import add_branch_format, parse_size
 
 MIN_REPORTED_WAIT: Final = 0.05
 """Share of the time spent waiting for clips above which it is reported."""
@@ -37,6 +37,7 @@ def add_command(commands: Any) -> None:
         help=f"train a new small model, for --stage full (default: {TINY_DEFAULT})",
     )  # fmt: skip
     parser.add_argument("--branch", type=Path, help="side branch to start from")
+    add_branch_format(parser)
     codec = parser.add_mutually_exclusive_group()
     codec.add_argument("--vae", type=Path, help="Wan2.2 VAE, for closed-loop validation")
     codec.add_argument(

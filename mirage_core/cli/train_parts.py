@@ -14,7 +14,7 @@ from torch import Tensor
 from ..checkpoints.transformer_format import open_transformer, read_format, transformer_folder
 from ..codecs.base import LatentCodec
 from ..codecs.dct import DctCodec
-from ..conditioning.features import SideFeature, format_features, parse_features
+from ..conditioning.features import SideFeature, format_features, no_render, parse_features
 from ..constants import MAX_CHUNK_FRAMES, TEMPORAL_STRIDE
 from ..errors import ModelMismatchError, ValueRangeError
 from ..folder_lock import exclusive_folder
@@ -106,7 +106,11 @@ def load_model(
     dtype = torch.float32 if settings.trains_full_model else settings.compute_dtype
     if arguments.new_transformer is None:
         return load_transformer(
-            arguments.transformer, branch=arguments.branch, dtype=dtype, device=device
+            arguments.transformer,
+            branch=arguments.branch,
+            branch_format=arguments.branch_format,
+            dtype=dtype,
+            device=device,
         )
     if not settings.trains_full_model or arguments.branch is not None:
         raise ModelMismatchError(
@@ -152,7 +156,10 @@ def plan(arguments: argparse.Namespace, settings: TrainingSettings) -> str:
         sizes = dict(parse_sizes(arguments.new_transformer))
     elif arguments.transformer is not None:
         files = open_transformer(transformer_folder(arguments.transformer))
-        sizes = dict(read_format(files.shapes, files.metadata, files.name).arguments)
+        form = read_format(
+            files.shapes, files.metadata, files.name, arguments.branch_format
+        )  # fmt: skip
+        sizes = dict(form.arguments)
     model = unloaded_model(settings, **sizes)
     if settings.stage in ("joint", "lora"):
         # Their branch comes from the stage before; it has the sizes of a new one.
@@ -183,10 +190,14 @@ def _expect_same_codec(arguments: argparse.Namespace, codec: Any) -> None:
 
 def _expect_drawn(arguments: argparse.Namespace, settings: TrainingSettings, model: Any) -> None:
     """Raise `ModelMismatchError` unless the clips show what the branch takes."""
-    if not settings.with_branch or not (arguments.data / MANIFEST).exists():
+    if not settings.with_branch:
         return
     own = model.branch_config
     features = parse_features(settings.side_features) if own is None else own.features
+    if not {SideFeature.RENDER, SideFeature.SCORE}.isdisjoint(features):
+        raise no_render()
+    if not (arguments.data / MANIFEST).exists():
+        return
     drawn = DRAWN in read_manifest(arguments.data).settings.split(";")
     if drawn != (SideFeature.DRAWN in features):
         raise ModelMismatchError(

@@ -35,6 +35,9 @@ class Condition:
         log_depth: (T, h, w) ln(depth now / depth in the frame that saw the point).
         preceding_offset: (2, P, h, w) the same for the preceding frames, as it was then.
         preceding_log_depth: (P, h, w) the same.
+        render: (C, T, h, w) latent of a colour render, for branches that are steered by one, see
+            `mirage_core.conditioning.renders`.
+        score: (C, T, h, w) latent of its holes.
 
     Raises:
         ShapeError: Sizes differ, or planes of the target come without those of the preceding
@@ -51,6 +54,8 @@ class Condition:
     log_depth: Tensor | None = None
     preceding_offset: Tensor | None = None
     preceding_log_depth: Tensor | None = None
+    render: Tensor | None = None
+    score: Tensor | None = None
 
     def __post_init__(self) -> None:
         sizes = expect_shape("The projection", self.projection, "C T h w")
@@ -61,6 +66,9 @@ class Condition:
         count = expect_shape("The preceding frames", self.preceding, "C P h w", **frame)["P"]
         expect_shape("What they showed", self.preceding_projection, "C P h w", P=count, **frame)
         expect_shape("Where they showed it", self.preceding_visible, "P h w", P=count, **grid)
+        for name, latent in (("render", self.render), ("score", self.score)):
+            if latent is not None:
+                expect_shape(f"The latent of the {name}", latent, "C T h w", **sizes)
         for now, then, pattern in (
             (self.offset, self.preceding_offset, "2 F h w"),
             (self.log_depth, self.preceding_log_depth, "F h w"),
@@ -118,8 +126,17 @@ class Condition:
             white: (C, T + P, h, w) latent of a white video, for branches that take one.
 
         Raises:
-            ShapeError: The white latent or a plane is missing, or has another size.
+            ModelMismatchError: The branch is steered by a render, and there is none.
+            ShapeError: The white latent or a plane is missing or has another size, or there are
+                preceding frames beside a render.
         """
+        if self.render is not None and self.segments.preceding:
+            raise ShapeError(
+                "A side branch that is steered by a render sees the past in the clip itself",
+                got=f"{self.segments.preceding} preceding frames",
+                expected="none: its past frames are the first ones of the target",
+                fix="Set the number of preceding frames to 0",
+            )
         before = self.preceding if SideFeature.DRAWN in features else self.preceding_projection
         return stack_features(
             features,
@@ -128,6 +145,8 @@ class Condition:
             white,
             _joined(self.offset, self.preceding_offset, 1),
             _joined(self.log_depth, self.preceding_log_depth, 0),
+            self.render,
+            self.score,
         )
 
 

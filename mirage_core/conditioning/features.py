@@ -23,6 +23,11 @@ class SideFeature(enum.Enum):
             inside its cell and encoded again, holes filled smoothly. Preceding frames, which are
             finished, are shown themselves. Needs a codec whose tokens stand alone, see
             `mirage_core.preview.render.drawn_latents`. An addition to the paper.
+        RENDER: In place of `SCENE`: latent of a colour render of remembered points, black where
+            there is none, of every pixel frame (Spatia). Takes points with colours and not tokens,
+            see `mirage_core.conditioning.renders`.
+        SCORE: Latent of a video of where nothing is known: 0 known, 1 hole, softly in between, in
+            the range in which pictures are -1..1. Spatia's score.
         WHITE: Latent of an all-white video of the same size. The released code feeds it as a
             score that says "all of this is valid"; it is the same for every chunk.
         HOLES: 1 where nothing is known, 0 elsewhere (released training code).
@@ -35,6 +40,8 @@ class SideFeature(enum.Enum):
 
     SCENE = "scene"
     DRAWN = "drawn"
+    RENDER = "render"
+    SCORE = "score"
     WHITE = "white"
     HOLES = "holes"
     VISIBLE = "visible"
@@ -44,16 +51,32 @@ class SideFeature(enum.Enum):
     @property
     def channels(self) -> int:
         """Planes of this group."""
-        if self in (SideFeature.SCENE, SideFeature.DRAWN, SideFeature.WHITE):
+        if self in _WHOLE_LATENTS:
             return LATENT_CHANNELS
         return 2 if self is SideFeature.OFFSET else 1
 
+
+_WHOLE_LATENTS: Final = frozenset(
+    {
+        SideFeature.SCENE,
+        SideFeature.DRAWN,
+        SideFeature.RENDER,
+        SideFeature.SCORE,
+        SideFeature.WHITE,
+    }
+)
+
+FIRST: Final = (SideFeature.SCENE, SideFeature.DRAWN, SideFeature.RENDER)
+"""What the first planes of a side branch can be."""
 
 Features = tuple[SideFeature, ...]
 """Groups in the order of the channels."""
 
 SCENE_AND_WHITE: Final[Features] = (SideFeature.SCENE, SideFeature.WHITE)
 """96 channels: what the released inference code takes."""
+
+RENDER_AND_SCORE: Final[Features] = (SideFeature.RENDER, SideFeature.SCORE)
+"""96 channels that mean something else: what Spatia's branch takes."""
 
 SCENE_AND_HOLES: Final[Features] = (SideFeature.SCENE, SideFeature.HOLES)
 """49 channels as the released training code makes them."""
@@ -98,17 +121,18 @@ def parse_features(text: str) -> Features:
     """Features from their names, comma separated, as a branch file holds them.
 
     Raises:
-        ModelMismatchError: A name is unknown, or neither the scene nor its drawing is the first.
+        ModelMismatchError: A name is unknown, or the first is not one of `FIRST`.
     """
     names = [name.strip() for name in text.split(",")]
     known = {feature.value: feature for feature in SideFeature}
-    first = (SideFeature.SCENE.value, SideFeature.DRAWN.value)
+    first = [feature.value for feature in FIRST]
     beside = set(known) - set(first)
     if names[0] not in first or not set(names[1:]) <= beside:
         raise ModelMismatchError(
             "The side branch uses features that this version does not know",
             got=text,
-            expected=f"scene or drawn, then any of {', '.join(sorted(beside))}",
+            expected=f"{', '.join(first[:-1])} or {first[-1]}, then any of "
+            f"{', '.join(sorted(beside))}",
             fix="Update Mirage, or use another branch",
         )
     return tuple(known[name] for name in names)
@@ -126,6 +150,8 @@ def stack_features(
     white: Tensor | None = None,
     offset: Tensor | None = None,
     log_depth: Tensor | None = None,
+    render: Tensor | None = None,
+    score: Tensor | None = None,
 ) -> Tensor:
     """Input of the side branch.
 
@@ -138,12 +164,15 @@ def stack_features(
         offset: (2, T, h, w) offset of the winning point from its cell's middle, in cells;
             needed with `OFFSET` only.
         log_depth: (T, h, w) ln(depth now / depth when seen); needed with `DEPTH_RATIO` only.
+        render: (C, T, h, w) model-space latent of a colour render; needed with `RENDER` only.
+        score: (C, T, h, w) model-space latent of its holes; needed with `SCORE` only.
 
     Returns:
         (channels, T, h, w) in the type of ``projection``.
 
     Raises:
-        ShapeError: Sizes differ, or a tensor that the features need is missing.
+        ModelMismatchError: The features need a render, and there is none.
+        ShapeError: Sizes differ, or another tensor that the features need is missing.
     """
     sizes = expect_shape("The projection", projection, "C T h w")
     grid = {name: sizes[name] for name in ("T", "h", "w")}
@@ -164,7 +193,24 @@ def stack_features(
         given = _plane("the depth ratio", log_depth)
         expect_shape("The depth ratio", given, "T h w", **grid)
         planes[SideFeature.DEPTH_RATIO] = PLANE_SCALE * given[None]
+    for feature, latent in ((SideFeature.RENDER, render), (SideFeature.SCORE, score)):
+        if feature in features:
+            if latent is None:
+                raise no_render()
+            expect_shape(f"The latent of the {feature.value}", latent, "C T h w", **sizes)
+            planes[feature] = latent
     return torch.cat([planes[feature].to(projection) for feature in features])
+
+
+def no_render() -> ModelMismatchError:
+    """The error for a branch that is steered by a render where there is none."""
+    return ModelMismatchError(
+        "This side branch is steered by a colour render of points and by its holes",
+        got="a memory that gives neither",
+        expected="the two latents of mirage_core.conditioning.renders.encode_discs",
+        fix="Use a side branch that takes what a memory of tokens shows; if this is not a branch "
+        "of Spatia's, load it as mirage",
+    )
 
 
 def _white(white: Tensor | None, sizes: Mapping[str, int]) -> Tensor:

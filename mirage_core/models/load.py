@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..checkpoints.branch import BranchConfig
 from ..checkpoints.branch_file import BranchWeights, load_branch, shapes_of
+from ..checkpoints.branch_format import BranchFormat
 from ..checkpoints.names import is_branch, to_diffusers
 from ..checkpoints.transformer_format import (
     TransformerFormat,
@@ -40,6 +41,7 @@ def load_transformer(
     path: Path | str,
     *,
     branch: Branch | None = None,
+    branch_format: BranchFormat | str = "auto",
     side_init: SideInit | None = None,
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
@@ -55,6 +57,8 @@ def load_transformer(
             file. Files in 8 bits (``fp8_scaled`` and plain) are widened to ``dtype``.
         branch: A branch file or what was read from it, or the configuration of a new branch.
             A branch that is part of the model file is read by itself.
+        branch_format: What 96 input planes of a branch mean where its file does not say it, see
+            `mirage_core.checkpoints.branch_format`.
         side_init: How a new branch begins; "zero" by default.
         dtype: Type of the parameters; those that the model wants in float32 stay so. In a GGUF
             file it is the type to compute in: matrices stay quantised.
@@ -62,7 +66,8 @@ def load_transformer(
 
     Raises:
         ModelMismatchError: The files are missing, damaged, pickled or of another model, the
-            branch does not fit, or ``side_init`` is given without a new branch.
+            branch does not fit or leaves open what it was made for, or ``side_init`` is given
+            without a new branch.
     """
     path = transformer_folder(Path(path))
     if side_init is not None and not isinstance(branch, BranchConfig):
@@ -72,9 +77,9 @@ def load_transformer(
             expected="the configuration of the new branch",
         )
     if path.suffix.lower() == ".gguf":
-        model, known = _load_gguf(path, branch, dtype, device)
+        model, known = _load_gguf(path, branch, branch_format, dtype, device)
     else:
-        model, known = _load_safetensors(path, branch, dtype, device)
+        model, known = _load_safetensors(path, branch, branch_format, dtype, device)
     if isinstance(branch, BranchConfig):
         _add_new_branch(model, branch, side_init or "zero", dtype, device)
     elif known is not None:
@@ -83,11 +88,15 @@ def load_transformer(
 
 
 def _load_safetensors(
-    path: Path, branch: Branch | None, dtype: torch.dtype, device: torch.device | str
+    path: Path,
+    branch: Branch | None,
+    branch_format: str,
+    dtype: torch.dtype,
+    device: torch.device | str,
 ) -> tuple[Any, BranchWeights | None]:
     files = open_transformer(path)
-    form = read_format(files.shapes, files.metadata, files.name)
-    known = _branch_weights(branch, form)
+    form = read_format(files.shapes, files.metadata, files.name, branch_format)
+    known = _branch_weights(branch, form, branch_format)
     with init_empty_weights():
         model: Any = MirageTransformer3DModel(**form.arguments, **side_arguments(form.branch))
     load_into(model, files, dtype, device, keep_float32=keep_float32_words(model))
@@ -95,13 +104,17 @@ def _load_safetensors(
 
 
 def _load_gguf(
-    path: Path, branch: Branch | None, dtype: torch.dtype, device: torch.device | str
+    path: Path,
+    branch: Branch | None,
+    branch_format: str,
+    dtype: torch.dtype,
+    device: torch.device | str,
 ) -> tuple[Any, BranchWeights | None]:
     from diffusers import GGUFQuantizationConfig
 
     shapes, metadata = read_gguf_header(path, plain_name)
-    form = read_format(shapes, metadata, f"The model {path.name}")
-    known = _branch_weights(branch, form)
+    form = read_format(shapes, metadata, f"The model {path.name}", branch_format)
+    known = _branch_weights(branch, form, branch_format)
     arguments = {**form.arguments, **side_arguments(form.branch)}
     with init_empty_weights():
         model: Any = MirageTransformer3DModel(**arguments)
@@ -127,7 +140,9 @@ def _load_gguf(
     return model.to(device), known
 
 
-def _branch_weights(branch: Branch | None, form: TransformerFormat) -> BranchWeights | None:
+def _branch_weights(
+    branch: Branch | None, form: TransformerFormat, branch_format: str
+) -> BranchWeights | None:
     """What the branch file holds, after a check that it fits; None for new or no branches."""
     if branch is None:
         return None
@@ -137,7 +152,7 @@ def _branch_weights(branch: Branch | None, form: TransformerFormat) -> BranchWei
     known = (
         branch
         if isinstance(branch, BranchWeights)
-        else load_branch(branch, form.arguments["num_layers"])
+        else load_branch(branch, form.arguments["num_layers"], form=branch_format)
     )
     form.expect_fits(known.config)
     return known

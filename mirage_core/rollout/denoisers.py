@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..codecs.base import LatentCodec, expect_drawable
 from ..conditioning.condition import Condition
+from ..conditioning.features import no_render
 from ..errors import ModelMismatchError
 from ..models.denoiser import MirageDenoiser
 from ..preview.render import drawn_latents
@@ -20,9 +21,12 @@ def projection_source(transformer: Any, codec: LatentCodec) -> ProjectionSource 
     """What the model's side branch is shown of a readout; None for the readout's tokens.
 
     Raises:
-        ModelMismatchError: The branch takes drawings, and the codec's tokens cannot be drawn.
+        ModelMismatchError: The branch takes drawings, and the codec's tokens cannot be drawn; or
+            it is steered by renders, which a memory of tokens does not give.
     """
     branch = transformer.branch_config
+    if branch is not None and branch.needs_render:
+        raise no_render()
     if branch is None or not branch.needs_drawing:
         return None
     drawable = expect_drawable(

@@ -27,14 +27,19 @@ MAX_STEPS: Final = 1000
 MAX_SHIFT: Final = 100.0
 
 
-def sigma_schedule(steps: int = DEFAULT_STEPS, shift: float = DEFAULT_SHIFT) -> Tensor:
+def sigma_schedule(
+    steps: int = DEFAULT_STEPS, shift: float = DEFAULT_SHIFT, start: float = MAX_SIGMA
+) -> Tensor:
     """The released grid of noise levels.
 
-    ``sigma' = shift sigma / (1 + (shift - 1) sigma)`` of evenly spaced sigmas from 0.999 on.
+    ``sigma' = shift sigma / (1 + (shift - 1) sigma)`` of evenly spaced sigmas.
+
+    Spatia's UniPC has the defaults; its Euler sampler begins at 1 and keeps exact timesteps.
 
     Args:
         steps: Sampling steps.
         shift: 1 keeps the even spacing, larger values spend more steps at high noise.
+        start: Where the even spacing begins.
 
     Returns:
         (steps + 1,) float32, falling; the last entry is 0.
@@ -44,7 +49,8 @@ def sigma_schedule(steps: int = DEFAULT_STEPS, shift: float = DEFAULT_SHIFT) -> 
     """
     expect_range("The number of steps", steps, 1, MAX_STEPS)
     expect_range("The shift", shift, 0.01, MAX_SHIFT)
-    even = np.linspace(MAX_SIGMA, 0, steps + 1)
+    expect_range("The first noise level", start, 0.01, 1)
+    even = np.linspace(start, 0, steps + 1)
     return torch.from_numpy(shift * even / (1 + (shift - 1) * even)).float()
 
 

@@ -170,16 +170,20 @@ def embedded_video_model(path: Path) -> Patcher:
     return shifted
 
 
-def branch_from_file(path: Path) -> Branch:
+def branch_from_file(path: Path, form: str = "auto") -> Branch:
     """A side branch, ready to be loaded by ComfyUI's memory management.
 
+    Args:
+        path: Its file.
+        form: What 96 input planes mean where the file does not say it.
+
     Raises:
-        ModelMismatchError: The file is damaged or of another kind.
+        ModelMismatchError: The file is damaged, of another kind, or leaves the meaning open.
     """
     header = read_header(path)
     named = LAYERS_KEY in header.metadata
     # Without named layers the model decides; until then every block stands for a layer.
-    weights = load_branch(path, None if named else _blocks(header))
+    weights = load_branch(path, None if named else _blocks(header), form=form)
     return make_branch(weights.config, weights.tensors, named_layers=named)
 
 

@@ -326,7 +326,7 @@ BRANCH_FILES = {
 @pytest.mark.parametrize("kind", BRANCH_FILES)
 def test_branch_files(kit: Kit, refuse: Refuse, tmp_path: Path, kind: str) -> None:
     make, words = BRANCH_FILES[kind]
-    path = write(tmp_path / "b.safetensors", make())
+    path = write(tmp_path / "mirage.safetensors", make())
     refuse("ModelMismatchError", *words, call=lambda: kit.models.branch_from_file(path))
 
 

@@ -250,7 +250,10 @@ def test_load_branch(kit: Kit, folders: Path, named: bool, dtype: torch.dtype) -
     }
     meta = config.metadata() if named else None
     write(folders / "model_patches" / "b.safetensors", tensors, meta, prefix="pipe.vace.")
-    (branch,) = kit.nodes.MirageLoadBranch.execute("b.safetensors").args
+    if not named:
+        with pytest.raises(kit.errors.ModelMismatchError, match="96 input planes mean"):
+            kit.nodes.MirageLoadBranch.execute("b.safetensors")
+    (branch,) = kit.nodes.MirageLoadBranch.execute("b.safetensors", "mirage").args
     assert branch.named_layers is named
     own = kit.models.Branch.fitted(branch, kit.model.model.diffusion_model)
     assert (own.layers, own.in_channels, own.dim) == ((0, 2, 4), 96, 256)
@@ -264,11 +267,21 @@ def test_load_branch(kit: Kit, folders: Path, named: bool, dtype: torch.dtype) -
     assert bool(samples.isfinite().all()) and float((samples - plain).abs().max()) > 0.1
 
 
+def test_a_branch_of_spatias_cannot_be_fed(kit: Kit, folders: Path) -> None:
+    write(folders / "model_patches" / "step-8500.safetensors", side_branch())
+    (branch,) = kit.nodes.MirageLoadBranch.execute("step-8500.safetensors").args
+    assert branch.config.needs_render
+    with pytest.raises(kit.errors.ModelMismatchError, match="colour render"):
+        kit.apply(branch=branch)
+
+
 def test_split_checkpoint(kit: Kit, folders: Path) -> None:
     backbone, branch = video_model(), side_branch()
     path = write(folders / "diffusion_models" / "both.safetensors", backbone | branch)
     merged = path.read_bytes()
-    whole, side = kit.nodes.MirageSplitCheckpoint.execute("both.safetensors").args
+    with pytest.raises(kit.errors.ModelMismatchError, match="96 input planes mean"):
+        kit.nodes.MirageSplitCheckpoint.execute("both.safetensors")
+    whole, side = kit.nodes.MirageSplitCheckpoint.execute("both.safetensors", "mirage").args
     assert Path(whole) == folders / "output" / "diffusion_models" / "both_model.safetensors"
     assert Path(side) == folders / "model_patches" / "both_vace.safetensors"
     assert path.read_bytes() == merged

@@ -60,6 +60,7 @@ def released(kit: Kit, tensors: dict[str, Tensor]) -> tuple[Any, Any]:
             "mirage.heads": str(ORACLE["config"]["num_heads"]),
             "mirage.layers": ",".join(map(str, ORACLE["vace_layers"])),
         },
+        form="mirage",
     )
     return backbone, kit.models.make_branch(config, weights, named_layers=True)
 

@@ -265,7 +265,7 @@ def _shot(loop: Subgraph, name: str, note: str) -> dict[int, Node]:
     }
     nodes = _loaders(note) | _picture() | _plan(name) | _result(name)
     if any(title == "branch" for title, _ in loop.inputs):
-        nodes[6] = Node("MirageLoadBranch", (0, 575), {"branch_name": BRANCH}, (330, 58))
+        nodes[6] = Node("MirageLoadBranch", (0, 575), {"branch_name": BRANCH}, (330, 82))
         links["branch"] = Out(6)
     nodes[17] = Node(loop.id, (1610, 0), links, (320, 260))
     return dict(sorted(nodes.items()))

@@ -19,6 +19,7 @@ from mirage_core.checkpoints.branch import (
 )
 from mirage_core.checkpoints.branch_file import expected_shapes
 from mirage_core.conditioning.features import (
+    RENDER_AND_SCORE,
     SCENE_AND_HOLES,
     SCENE_AND_VISIBLE,
     SCENE_AND_WHITE,
@@ -26,7 +27,7 @@ from mirage_core.conditioning.features import (
 )
 from mirage_core.errors import ModelMismatchError
 
-FORMS = (SCENE_AND_WHITE, SCENE_AND_HOLES, SCENE_AND_VISIBLE, SCENE_ONLY)
+FORMS = (RENDER_AND_SCORE, SCENE_AND_WHITE, SCENE_AND_HOLES, SCENE_AND_VISIBLE, SCENE_ONLY)
 
 
 def config_of(**other) -> BranchConfig:
@@ -92,7 +93,7 @@ def test_released_files_need_no_metadata(layers, features, tensors: int) -> None
     config = config_of(layers=layers, features=features)
     shapes = expected_shapes(config)
     assert len(shapes) == tensors
-    assert infer_branch(shapes, backbone_layers=30) == config
+    assert infer_branch(shapes, backbone_layers=30, form="mirage") == config
 
 
 def test_without_its_own_embedding_it_shares_the_backbones() -> None:
@@ -106,6 +107,9 @@ def test_what_a_config_tells() -> None:
     assert config_of().needs_white
     assert config_of(features=SCENE_AND_VISIBLE).in_channels == 49
     assert not config_of(features=SCENE_AND_VISIBLE).needs_white
+    assert config_of(features=RENDER_AND_SCORE).in_channels == 96
+    assert config_of(features=RENDER_AND_SCORE).needs_render
+    assert not config_of().needs_render
     assert config_of(layers=(0, 4)).metadata() == {
         LAYERS_KEY: "0,4",
         FEATURES_KEY: "scene,white",
@@ -154,7 +158,7 @@ def test_metadata_that_contradicts_the_tensors(change: dict, message: str) -> No
 
 def test_layers_that_nothing_tells() -> None:
     with pytest.raises(ModelMismatchError, match="depend on the video model"):
-        infer_branch(expected_shapes(config_of()))
+        infer_branch(expected_shapes(config_of()), form="mirage")
 
 
 def test_channels_that_no_branch_has() -> None:
@@ -192,4 +196,6 @@ def test_a_missing_tensor_is_named() -> None:
 
 def test_a_narrow_branch_has_no_known_heads() -> None:
     with pytest.raises(ModelMismatchError, match="multiple of 128"):
-        infer_branch(expected_shapes(config_of(dim=48, heads=2)), backbone_layers=30)
+        infer_branch(
+            expected_shapes(config_of(dim=48, heads=2)), backbone_layers=30, form="mirage"
+        )

@@ -20,6 +20,7 @@ from mirage_core.checkpoints.branch_file import (
     split_merged,
 )
 from mirage_core.conditioning.features import (
+    RENDER_AND_SCORE,
     SCENE_AND_HOLES,
     SCENE_AND_VISIBLE,
     SCENE_AND_WHITE,
@@ -29,7 +30,7 @@ from mirage_core.errors import MirageError, ModelMismatchError
 from mirage_core.tensor_files import read_header, read_tensors
 
 CONFIG = tiny.branch_config()
-FEATURES = (SCENE_AND_WHITE, SCENE_AND_HOLES, SCENE_AND_VISIBLE, SCENE_ONLY)
+FEATURES = (RENDER_AND_SCORE, SCENE_AND_WHITE, SCENE_AND_HOLES, SCENE_AND_VISIBLE, SCENE_ONLY)
 
 
 @pytest.fixture
@@ -78,12 +79,12 @@ def test_what_is_saved_comes_back(tmp_path: Path, features: tuple, shared: bool)
 def test_released_files_say_nothing_of_their_layers(tmp_path: Path, tensors, prefix: str) -> None:
     """Layers come from the model then; the tiny model's heads have to be named all the same."""
     path = tiny.write(tmp_path / "step_0001000_vace.safetensors", tensors, tiny.metadata(), prefix)
-    assert load_branch(path, backbone_layers=3).config == CONFIG
+    assert load_branch(path, backbone_layers=3, form="mirage").config == CONFIG
     with pytest.raises(ModelMismatchError, match="depend on the video model"):
-        load_branch(path)
+        load_branch(path, form="mirage")
     # 2 blocks on 4 layers could be 0, 2 or 0, 3.
     with pytest.raises(ModelMismatchError, match="2 spacings fit"):
-        load_branch(path, backbone_layers=4)
+        load_branch(path, backbone_layers=4, form="mirage")
 
 
 @given(st.data())
@@ -178,7 +179,10 @@ def test_a_merged_file_is_refused_and_can_be_split(tmp_path: Path, tensors, pref
     with pytest.raises(ModelMismatchError, match=r"merged into it.*Split it"):
         load_branch(path)
     before = path.read_bytes()
-    model, branch = split_merged(path, tmp_path / "model", tmp_path / "branch.safetensors")
+    targets = (tmp_path / "model", tmp_path / "branch.safetensors")
+    with pytest.raises(ModelMismatchError, match="96 input planes mean"):
+        split_merged(path, *targets)
+    model, branch = split_merged(path, *targets, form="mirage")
     assert path.read_bytes() == before
     assert (inspect(path), inspect(model), inspect(branch)) == ("merged", "backbone", "branch")
     loaded = load_branch(branch)

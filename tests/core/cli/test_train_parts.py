@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mirage_core.checkpoints.branch import BranchConfig
 from mirage_core.codecs.dct import CODEC_NAME, DctCodec
+from mirage_core.conditioning.features import RENDER_AND_SCORE
 from mirage_core.errors import ModelMismatchError
 from mirage_core.rollout.denoisers import projection_source
 from mirage_core.training.data.build_clip import ClipSettings
@@ -31,6 +34,7 @@ class Run:
     def arguments(self, **changes: Any) -> argparse.Namespace:
         found = {
             "device": "cpu", "transformer": self.place / "model.safetensors", "branch": None,
+            "branch_format": "auto",
             "new_transformer": None, "embedded_codec": False, "vae": None, "held_out": None,
             "out": self.place / "run",
         }  # fmt: skip
@@ -84,3 +88,16 @@ def test_drawings_need_a_codec_whose_tokens_stand_alone(run: Run) -> None:
     assert projection_source(trainer.model, DctCodec()) is not None
     with pytest.raises(ModelMismatchError, match="drawn one by one"):
         projection_source(trainer.model, Other())
+
+
+def test_neither_clips_nor_the_loop_have_a_render(run: Run) -> None:
+    """A branch of Spatia's is refused before anything is made or trained."""
+    folder = run.clips("drawn_False", drawn=False)
+    with pytest.raises(ModelMismatchError, match="colour render"):
+        make_trainer(run.arguments(data=folder), settings(side_features="render,score"))
+    with pytest.raises(ModelMismatchError, match="colour render"):
+        projection_source(SimpleNamespace(branch_config=spatia_branch()), DctCodec())
+
+
+def spatia_branch() -> BranchConfig:
+    return BranchConfig((0, 2), RENDER_AND_SCORE, False, dim=256, ffn_dim=64, heads=2)

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirage_core.conditioning.features import (
+    FIRST,
+    RENDER_AND_SCORE,
     SCENE_AND_HOLES,
     SCENE_AND_VISIBLE,
     SCENE_AND_WHITE,
@@ -22,7 +24,6 @@ from mirage_core.conditioning.features import (
 from mirage_core.errors import ModelMismatchError, ShapeError
 
 GRID = (3, 4, 6)
-FIRST = (SideFeature.SCENE, SideFeature.DRAWN)
 beside = st.lists(st.sampled_from([f for f in SideFeature if f not in FIRST]))
 
 
@@ -38,7 +39,13 @@ def visible(make) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("features", "channels"),
-    [(SCENE_AND_WHITE, 96), (SCENE_AND_HOLES, 49), (SCENE_AND_VISIBLE, 49), (SCENE_ONLY, 48)],
+    [
+        (SCENE_AND_WHITE, 96),
+        (RENDER_AND_SCORE, 96),
+        (SCENE_AND_HOLES, 49),
+        (SCENE_AND_VISIBLE, 49),
+        (SCENE_ONLY, 48),
+    ],
 )
 def test_channels(features, channels: int) -> None:
     assert channel_count(features) == channels
@@ -69,10 +76,13 @@ def test_names_may_have_blanks_between_them() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "white", "white,scene", "scene,depth", "scene,,white", "scene,drawn", "drawn,scene"],
+    [
+        "", "white", "white,scene", "scene,depth", "scene,,white", "scene,drawn", "drawn,scene",
+        "render,scene", "score,render",
+    ],  # fmt: skip
 )
 def test_unknown_names(text: str) -> None:
-    with pytest.raises(ModelMismatchError, match="scene or drawn, then any of"):
+    with pytest.raises(ModelMismatchError, match="scene, drawn or render, then any of"):
         parse_features(text)
 
 
@@ -81,14 +91,18 @@ def test_planes_stand_in_the_order_of_the_features(
     first: SideFeature, others: list[SideFeature]
 ) -> None:
     generator = torch.Generator().manual_seed(3)
-    scene, white = torch.randn(2, 48, 2, 2, 3, generator=generator)
+    scene, white, render, score = torch.randn(4, 48, 2, 2, 3, generator=generator)
     visible = torch.rand(2, 2, 3, generator=generator) > 0.5
     offset, log_depth = torch.randn(3, 2, 2, 3, generator=generator).split([2, 1])
     features = (first, *others)
-    found = stack_features(features, scene, visible, white, offset, log_depth[0])
+    found = stack_features(
+        features, scene, visible, white, offset, log_depth[0], render, score
+    )
     planes = {
         SideFeature.SCENE: scene,
         SideFeature.DRAWN: scene,
+        SideFeature.RENDER: render,
+        SideFeature.SCORE: score,
         SideFeature.WHITE: white,
         SideFeature.VISIBLE: visible[None].float(),
         SideFeature.HOLES: 1 - visible[None].float(),
@@ -121,3 +135,11 @@ def test_sizes_that_differ(scene, visible) -> None:
         stack_features(
             (SideFeature.SCENE, SideFeature.DEPTH_RATIO), scene, visible, log_depth=scene[0, :2]
         )
+
+
+def test_a_branch_that_needs_a_render_is_told_that_there_is_none(scene, visible) -> None:
+    for part in ({}, {"render": scene}, {"score": scene}):
+        with pytest.raises(ModelMismatchError, match="colour render.*encode_discs"):
+            stack_features(RENDER_AND_SCORE, scene, visible, **part)
+    with pytest.raises(ShapeError, match="latent of the score"):
+        stack_features(RENDER_AND_SCORE, scene, visible, render=scene, score=scene[:, :2])

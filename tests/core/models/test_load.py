@@ -102,7 +102,10 @@ def test_every_format_gives_the_same_weights(tmp_path: Path, backbone, branch, f
 
 @pytest.mark.parametrize("form", [name for name in FORMATS if "folder" not in name])
 def test_a_merged_branch_comes_along(tmp_path: Path, backbone, branch, form: str) -> None:
-    model = load(FORMATS[form](tmp_path, {**backbone, **branch}))
+    path = FORMATS[form](tmp_path, {**backbone, **branch})
+    with pytest.raises(ModelMismatchError, match="96 input planes mean"):
+        load(path)
+    model = load(path, branch_format="mirage")
     assert model.branch_config == CONFIG
     expect_weights(model, backbone, branch)
 
@@ -321,6 +324,6 @@ def test_a_branch_for_another_model(tmp_path: Path, backbone, branch) -> None:
     with pytest.raises(ModelMismatchError, match="1 attention heads"):
         load(path, branch=file)
     own = save_branch(tmp_path / "own", branch, CONFIG)
-    merged = tiny.write(tmp_path / "all.safetensors", {**backbone, **branch}, tiny.metadata())
+    merged = tiny.write(tmp_path / "mirage.safetensors", {**backbone, **branch}, tiny.metadata())
     with pytest.raises(ModelMismatchError, match="already contains a side branch"):
         load(merged, branch=own)

@@ -26,7 +26,7 @@ LAYERS = tuple(f"blocks.{n}.{part}" for n in range(SIZE.layers) for part in (*AT
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with a side branch, whose layers have the same names as the backbone's."""
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    path = tmp_path_factory.mktemp("model") / "mirage.safetensors"
     tensors = tiny.backbone_tensors() | tiny.branch_tensors(CONFIG)
     return tiny.write(path, tensors, tiny.metadata())
 
@@ -128,6 +128,18 @@ def test_every_form_changes_the_same_weights(
     if not fuse:
         model.unload_lora()
         torch.testing.assert_close(run(model), before)
+
+
+def test_nothing_scales_what_diffsynths_trainers_write(tmp_path: Path) -> None:
+    """Their loader adds B A as it is, whatever else the file holds."""
+    tensors = FORMS["released, default"](matrices())
+    tensors = {name.replace("dit.", "pipe.dit.", 1): tensor for name, tensor in tensors.items()}
+    tensors |= {f"pipe.dit.{layer}.alpha": torch.tensor(64.0) for layer in LAYERS}
+    lora = read_lora(tiny.write(tmp_path / "l.safetensors", tensors))
+    assert {lora.scale(layer) for layer in lora.down} == {1.0}
+    written = read_lora(write_for_comfyui(lora, tmp_path / "comfyui.safetensors"))
+    assert {written.scale(layer) for layer in written.down} == {1.0}
+    assert all(torch.equal(written.up[layer], lora.up[layer]) for layer in lora.up)
 
 
 def test_adapter_and_fused_weights_agree(tmp_path: Path, model_file: Path) -> None:
