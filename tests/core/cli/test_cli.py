@@ -286,7 +286,7 @@ def test_a_lora_for_comfyui(tmp_path: Path, capsys) -> None:
         "blocks.1.norm3.diff": torch.ones(24),
         "blocks.1.norm3.diff_b": torch.zeros(24),
     }
-    file = write(tmp_path / "step_lora.safetensors", parts, prefix="pipe.dit.")
+    file = write(tmp_path / "step_lora.safetensors", parts, prefix="dit.")
     assert main(["lora", str(file)]) == 0
     target = Path(capsys.readouterr().out.strip())
     assert target == tmp_path / "step_lora_comfyui.safetensors"
