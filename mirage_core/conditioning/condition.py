@@ -35,10 +35,11 @@ class Condition:
         log_depth: (T, h, w) ln(depth now / depth in the frame that saw the point).
         preceding_offset: (2, P, h, w) the same for the preceding frames, as it was then.
         preceding_log_depth: (P, h, w) the same.
+        clean: How many of the target's frames, from the first on, are known and clean.
 
     Raises:
-        ShapeError: Sizes differ, or planes of the target come without those of the preceding
-            frames.
+        ShapeError: Sizes differ, planes of the target come without those of the preceding
+            frames, or more target frames are clean than there are.
     """
 
     projection: Tensor
@@ -51,6 +52,7 @@ class Condition:
     log_depth: Tensor | None = None
     preceding_offset: Tensor | None = None
     preceding_log_depth: Tensor | None = None
+    clean: int = 1
 
     def __post_init__(self) -> None:
         sizes = expect_shape("The projection", self.projection, "C T h w")
@@ -108,6 +110,7 @@ class Condition:
             target=self.projection.shape[1],
             references=self.references.shape[1],
             preceding=self.preceding.shape[1],
+            clean=self.clean,
         )
 
     def side_input(self, features: Sequence[SideFeature], white: Tensor | None = None) -> Tensor:
