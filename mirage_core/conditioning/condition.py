@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,7 +97,7 @@ class Condition:
 
     def to(self, device: torch.device | str) -> Condition:
         """The condition on a device, each part contiguous in memory of its own."""
-        parts = {
+        parts: dict[str, Any] = {
             name: value.to(device).contiguous()
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
