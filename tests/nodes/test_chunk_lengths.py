@@ -175,6 +175,19 @@ def test_clean_latents_come_out_bit_for_bit(kit: Kit, overlap: int, sampler: str
 
 @pytest.mark.samplers
 @OVERLAPS
+def test_any_latent_of_the_right_size_will_do(kit: Kit, overlap: int) -> None:
+    """Clean frames are put in, whether the latent has them, lacks them or has no mask."""
+    model, latent = kit.apply(**given_of(kit, overlap))
+    expected = kit.ksampler(model, latent)
+    without_mask = {"samples": latent["samples"]}
+    empty = {"samples": torch.zeros_like(latent["samples"])}
+    white = latent | {"noise_mask": torch.ones_like(latent["noise_mask"])}
+    for other in (without_mask, empty, white):
+        assert torch.equal(kit.ksampler(model, other), expected)
+
+
+@pytest.mark.samplers
+@OVERLAPS
 def test_training_free_keeps_them_too(kit: Kit, overlap: int) -> None:
     given, count = given_of(kit, overlap), 1 + overlap // 4
     model, latent = kit.nodes.MirageTrainingFree.execute(
