@@ -363,8 +363,10 @@ def models(denoiser: Model | None = None) -> GenerationModels:
 def start(make):
     """The state before a shot of a textured wall, 64 x 64 pixels."""
 
-    def state(folder: Path, lengths: ChunkLengths, **changes: Any) -> RolloutState:
-        cameras = make.trajectory(FRAMES, step=0.03)
+    def state(
+        folder: Path, lengths: ChunkLengths, frames: int = FRAMES, **changes: Any
+    ) -> RolloutState:
+        cameras = make.trajectory(frames, step=0.03)
         picture = (0.5 + 0.2 * make.noise(64, 64, 3)).clamp(0, 1)
         geometry = FrameGeometry(2 + make.uniform(1, 64, 64), cameras.intrinsics[:1])
         known = {"settings": QUICK, "seed": 5, "folder": folder} | changes
@@ -395,6 +397,22 @@ def test_a_shot_from_end_to_end(start, tmp_path: Path, lengths: ChunkLengths) ->
             frames = codec.decode(torch.cat([known, made], dim=1)).clamp(0, 1)
             assert len(frames) == chunk.model_frames
             clean = codec.encode(frames[-lengths.overlap :])
+
+
+@pytest.mark.rollout
+@pytest.mark.parametrize(
+    ("lengths", "frames", "added"),
+    [(ChunkLengths(121, 81, 9), 229, [31, 18, 9]), (ChunkLengths(81, 81, 5), 161, [21, 19, 1])],
+    ids=["Spatia", "VACE"],
+)
+def test_lengths_of_public_models(
+    start, tmp_path: Path, lengths: ChunkLengths, frames: int, added: list[int]
+) -> None:
+    model = Model()
+    state = generate(start(tmp_path, lengths, frames), models(model), QUICK)
+    assert [load_record(state, k).latents.shape[1] for k in range(3)] == added
+    assert [condition.clean for condition, _ in model.seen] == [1, *[1 + lengths.overlap // 4] * 2]
+    assert len(list(read_frames(tmp_path / "video.mp4"))) == frames
 
 
 @both
