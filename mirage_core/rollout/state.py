@@ -218,8 +218,8 @@ def rollout_id(
         first_latent: Latent of the given picture.
         seed: Seed of the shot.
         settings: Any text that stands for the models and settings in use.
-        lengths: How long the chunks are. The default lengths leave the digest as it is without
-            any: shots that were begun before there was a choice go on.
+        lengths: How long the chunks are. Only lengths that differ from the default are part of
+            the digest: a saved shot of which none are known goes on.
     """
     lengths = lengths or ChunkLengths()
     parts = [trajectory.fingerprint(), cache.fingerprint(), str(seed), settings]

@@ -72,7 +72,7 @@ def test_lengths_come_into_the_plan(kit: Kit, plan) -> None:
 
 
 def test_lengths_make_a_rollout_of_their_own(kit: Kit, plan, tmp_path: Path) -> None:
-    """And the default ones the same as when there was no choice."""
+    """And the default ones the same as none at all."""
     shot = plan()
     state = shot.state
     old = kit.module("rollout.state").rollout_id(

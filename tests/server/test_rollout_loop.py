@@ -97,7 +97,7 @@ def test_chunks_of_chosen_lengths(
 def test_default_lengths_are_those_of_a_prompt_without_any(
     comfy_server: ComfyServer, comfy_client: ComfyClient
 ) -> None:
-    """Shots of prompts from before there was a choice go on."""
+    """A shot of a prompt that lacks them goes on where they are filled in."""
     comfy_client.run(shot(37, name="no_lengths"), timeout=60)
     before = contents(only_folder(comfy_server, "no_lengths"))
     named = {"first_chunk_frames": 33, "chunk_frames": 33, "overlap_frames": 1}

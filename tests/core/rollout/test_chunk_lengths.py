@@ -179,7 +179,6 @@ def test_lengths_are_part_of_the_id_only_when_chosen(shot) -> None:
 
 
 def test_a_folder_without_lengths_has_the_default_ones(shot, finished, copied) -> None:
-    """As shots were saved before there was a choice."""
     manifest = json.loads((finished.folder / MANIFEST).read_text())
     assert "lengths" not in manifest
     assert "overlap" not in read_tensors(chunk_path(finished.folder, 0))
@@ -461,7 +460,7 @@ def test_chosen_lengths_make_another_shot(start, tmp_path: Path) -> None:
 
 
 def begin_without_lengths(state: RolloutState) -> str:
-    """The id that the shot had when there were no lengths."""
+    """The id of the shot of which no lengths are known."""
     text = f"{QUICK.describe()}\0"
     return rollout_id(state.trajectory, state.cache, state.first_latent, state.seed, text)
 
