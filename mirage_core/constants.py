@@ -27,7 +27,7 @@ SIZE_MULTIPLE: Final = SPATIAL_STRIDE * PATCH_SIZE
 """Width and height in pixels are multiples of this."""
 
 MAX_CHUNK_FRAMES: Final = 33
-"""Pixel frames that the model generates at once."""
+"""Pixel frames that the method's models generate at once, and were trained with."""
 
 DEFAULT_FPS: Final = 24.0
 """Frames per second of the model's training videos."""

@@ -112,13 +112,13 @@ def expect_frame_size(width: int, height: int) -> None:
     )
 
 
-def expect_frame_count(frames: int) -> None:
+def expect_frame_count(frames: int, name: str = "The number of frames") -> None:
     """Raise `PlanError` unless ``frames`` is 4n + 1 with n >= 0."""
     if frames >= 1 and frames % TEMPORAL_STRIDE == 1:
         return
     below = max(1, (frames - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1)
     raise PlanError(
-        "The number of frames does not fit the video model's time grid",
+        f"{name} does not fit the video model's time grid",
         got=frames,
         expected=f"{TEMPORAL_STRIDE}n + 1 frames",
         fix=f"Use {below} or {below + TEMPORAL_STRIDE} frames",

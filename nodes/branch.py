@@ -39,7 +39,7 @@ from .comfy.model import (
     model_files,
     split_targets,
 )
-from .comfy.vae import Latent, VaeCodec, latent_tokens
+from .comfy.vae import Latent, VaeCodec, clean_tokens
 from .shot import expect_begun
 from .types import BranchType, ReadoutType, StateType
 
@@ -179,6 +179,7 @@ class MirageApply(io.ComfyNode):
         backbone, first = expect_parts(model, readout, first_latent)
         condition = Condition.of_readout(readout)
         if state is not None:
+            _expect_clean(expect_begun(state), first)
             condition = chunk_condition(
                 expect_begun(state), readout, references=references, preceding=preceding
             )
@@ -197,6 +198,18 @@ class MirageApply(io.ComfyNode):
         if alone or not strength:
             return io.NodeOutput(without_mirage(model), latent)
         return io.NodeOutput(ChunkGuide(condition, first, side).patch(model), latent)
+
+
+def _expect_clean(state: RolloutState, first: Tensor) -> None:
+    """Raise `ShapeError` unless the first latent is as long as the chunk's known beginning."""
+    wanted = state.chunk.clean_latents
+    if first.shape[1] != wanted:
+        raise ShapeError(
+            "The first latent does not cover what the chunk shares with the one before",
+            got=f"{first.shape[1]} clean latent frames",
+            expected=wanted,
+            fix="Connect first_latent of the same Mirage Loop Open",
+        )
 
 
 def shown(branch: Branch, condition: Condition, readout: Readout) -> Condition:
@@ -220,16 +233,17 @@ def white_planes(
 def expect_parts(
     model: Patcher, readout: Readout, first_latent: Latent
 ) -> tuple[Backbone, Tensor]:
-    """The transformer, and the clean first frame (C, 1, h, w) in model space.
+    """The transformer, and the clean leading frames (C, K, h, w) in model space.
 
     Raises:
         ModelMismatchError: The model, a LoRA on it or the latent is of another family, or the
             memory holds colours.
-        ShapeError: Readout and first latent have different sizes.
+        ShapeError: Readout and first latent have different sizes, or more frames are clean than
+            the readout has.
     """
     backbone = expect_video_model(model)
     expect_fitting_loras(model)
-    first = latent_tokens(first_latent, "The first latent")[:, :1]
+    first = clean_tokens(first_latent, "The first latent")
     expect_tokens(readout.cache.codec)
     expect_token_channels("The readout", readout.tokens.shape[0])
     grid, given = tuple(readout.visible.shape[1:]), tuple(first.shape[2:])
@@ -239,6 +253,13 @@ def expect_parts(
             got=f"a latent of {given[0]} x {given[1]} cells",
             expected=f"{grid[0]} x {grid[1]} cells, as in the trajectory",
             fix="Use one size for picture, trajectory and latent",
+        )
+    if first.shape[1] > len(readout.visible):
+        raise ShapeError(
+            "The first latent is longer than the chunk",
+            got=f"{first.shape[1]} clean latent frames for a readout of {len(readout.visible)}",
+            fix="Connect first_latent of Mirage Loop Open, and read the memory for the "
+            "trajectory that it gives",
         )
     if readout.cache.codec == CODEC_NAME:
         logger.warning(

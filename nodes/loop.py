@@ -10,10 +10,11 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from typing_extensions import override
 
 from ..mirage_core.cache.types import LatentCache
+from ..mirage_core.constants import MAX_CHUNK_FRAMES, TEMPORAL_STRIDE
 from ..mirage_core.errors import MirageError
 from ..mirage_core.files import ensure_writable_folder
 from ..mirage_core.geometry.trajectory import Trajectory, fov_of
-from ..mirage_core.rollout.plan import expect_rollout_length
+from ..mirage_core.rollout.plan import ChunkLengths, expect_rollout_length
 from ..mirage_core.rollout.progress import time_left
 from ..mirage_core.rollout.report import review
 from ..mirage_core.rollout.run_folder import all_latents, finish
@@ -21,9 +22,12 @@ from ..mirage_core.rollout.state import RolloutState, chunk_seed
 from .comfy.files import output_folder, video_from_file
 from .comfy.loop_body import Boxed, Flow, LoopBody, PromptNodes, settings_digest, unboxed
 from .comfy.ui import progress, show_text
-from .comfy.vae import Latent, latent_tokens, make_latent
+from .comfy.vae import Latent, latent_tokens, make_clean_latent, make_latent
 from .shot import PlannedShot, expect_begun
 from .types import CacheType, FlowType, StateType, TrajectoryType
+
+LONGEST_CHUNK = 1001
+"""Frames beyond what any video model makes at once."""
 
 
 class MirageRolloutStart(io.ComfyNode):
@@ -37,9 +41,9 @@ class MirageRolloutStart(io.ComfyNode):
             display_name="Mirage Rollout Start",
             category="Mirage/loop",
             description=(
-                "Plans a shot in chunks of at most 33 frames. Every finished chunk is saved "
-                "below output/mirage; when the same shot is queued again it goes on after the "
-                "last saved chunk."
+                "Plans a shot in chunks, of at most 33 frames unless told otherwise. Every "
+                "finished chunk is saved below output/mirage; when the same shot is queued again "
+                "it goes on after the last saved chunk."
             ),
             search_aliases=["rollout", "resume", "chunk plan", "long video"],
             inputs=[
@@ -57,6 +61,7 @@ class MirageRolloutStart(io.ComfyNode):
                     "resume", default=True,
                     tooltip="Go on with saved chunks of the same shot; off makes all anew.",
                 ),
+                *_lengths(),
             ],
             outputs=[StateType.Output(display_name="state")],
             hidden=[io.Hidden.unique_id],
@@ -78,12 +83,41 @@ class MirageRolloutStart(io.ComfyNode):
         seed: int,
         name: str,
         resume: bool,
+        first_chunk_frames: int = MAX_CHUNK_FRAMES,
+        chunk_frames: int = MAX_CHUNK_FRAMES,
+        overlap_frames: int = 1,
     ) -> io.NodeOutput:
+        lengths = ChunkLengths(first_chunk_frames, chunk_frames, overlap_frames)
         expect_rollout_length(len(trajectory))
         tokens = latent_tokens(first_latent, "The picture's latent")[:, :1]
         folder = ensure_writable_folder(output_folder(name))
-        state = RolloutState(trajectory, cache, tokens, seed, run_id="")
+        state = RolloutState(trajectory, cache, tokens, seed, run_id="", lengths=lengths)
         return io.NodeOutput(PlannedShot(state, folder, resume, cls.hidden.unique_id))
+
+
+def _lengths() -> list[io.Input]:
+    """Inputs of how long the chunks are."""
+    shortest = TEMPORAL_STRIDE + 1
+    return [
+        io.Int.Input(
+            "first_chunk_frames", default=MAX_CHUNK_FRAMES, min=shortest, max=LONGEST_CHUNK,
+            step=TEMPORAL_STRIDE, optional=True, advanced=True,
+            tooltip="Frames of the first chunk, 4n + 1: as many as the video model was trained "
+            "to begin with. 33 for Mirage's models, 121 for Spatia, 81 for VACE.",
+        ),
+        io.Int.Input(
+            "chunk_frames", default=MAX_CHUNK_FRAMES, min=shortest, max=LONGEST_CHUNK,
+            step=TEMPORAL_STRIDE, optional=True, advanced=True,
+            tooltip="Frames that the model sees of every later chunk, 4n + 1, those of the "
+            "overlap included. 33 for Mirage's models, 81 for Spatia and VACE.",
+        ),
+        io.Int.Input(
+            "overlap_frames", default=1, min=1, max=LONGEST_CHUNK, step=TEMPORAL_STRIDE,
+            optional=True, advanced=True,
+            tooltip="Frames at the end of a chunk that the next one begins with, 4n + 1. 1 hands "
+            "the last latent on; more are encoded anew as a clip. 9 for Spatia, 5 or 9 for VACE.",
+        ),
+    ]
 
 
 class MirageLoopOpen(io.ComfyNode):
@@ -130,7 +164,7 @@ class MirageLoopOpen(io.ComfyNode):
             state,
             state.cache,
             state.frame_cameras,
-            make_latent(state.overlap_latent),
+            make_clean_latent(state.overlap_latent),
             chunk_seed(state.seed, state.done),
             state.done,
             _field_of_view(state.latent_cameras),

@@ -19,6 +19,7 @@ from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.masks import with_mask
 from ..mirage_core.geometry.sources import views_to_begin
 from ..mirage_core.readout.readout import Readout
+from ..mirage_core.rollout.decode import encode_overlap
 from ..mirage_core.rollout.memory import WrittenChunk, begin_memory, write_chunk
 from ..mirage_core.rollout.run_folder import commit
 from ..mirage_core.rollout.settings import MemorySettings
@@ -286,6 +287,7 @@ class MirageCacheUpdate(io.ComfyNode):
             frames=images,
             readout=readout,
             cache=written.cache,
+            overlap=encode_overlap(codec, state, images),
             on_frame=lambda done, total: steps(2 + done / total, STAGES),
         )
         return io.NodeOutput(viewer.announce_chunk(after), report)

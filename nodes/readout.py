@@ -25,8 +25,8 @@ from .comfy.ui import progress
 from .comfy.vae import (
     Latent,
     VaeCodec,
+    clean_tokens,
     dct_codec,
-    latent_tokens,
     make_latent,
 )
 from .types import CacheType, GeometryType, ReadoutType, TrajectoryType
@@ -204,8 +204,8 @@ class MiragePreviewFill(io.ComfyNode):
             unknown = uncertain_pixels(preview.depth, stride, readout.visible)
             depth = complete_depth(preview.depth, depth)
         if first_latent is not None:
-            first = latent_tokens(first_latent, "The first latent")
-            tokens = torch.cat([first[:, :1].to(tokens), tokens[:, 1:]], dim=1)
+            first = clean_tokens(first_latent, "The first latent")
+            tokens = torch.cat([first.to(tokens), tokens[:, first.shape[1] :]], dim=1)
         latent = make_latent(tokens)
         if images is None:
             images = VaeCodec(vae).decode(tokens)

@@ -179,6 +179,7 @@ class MirageTrainingFree(io.ComfyNode):
             latent = chunk_latent(first, len(readout.visible))
             return io.NodeOutput(without_mirage(model), latent)
         # A run that begins below full noise begins from the readout as well.
-        tokens = torch.cat([first, readout.tokens[:, 1:].float()], dim=1)
+        given = first.shape[1]
+        tokens = torch.cat([first, readout.tokens[:, given:].float()], dim=1)
         guide = TrainingFreeGuide(readout, first, until, softness)
-        return io.NodeOutput(guide.patch(model), masked_latent(tokens))
+        return io.NodeOutput(guide.patch(model), masked_latent(tokens, given))

@@ -50,7 +50,9 @@ class PlannedShot:
             StorageError: The folder cannot be written.
         """
         plan = self.state
-        run_id = rollout_id(plan.trajectory, plan.cache, plan.first_latent, plan.seed, settings)
+        run_id = rollout_id(
+            plan.trajectory, plan.cache, plan.first_latent, plan.seed, settings, plan.lengths
+        )
         folder = self._folder(run_id)
         held = ExitStack()
         held.enter_context(exclusive_folder(folder))

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..cache.io import save_cache
-from ..constants import DEFAULT_FPS
+from ..constants import DEFAULT_FPS, MAX_CHUNK_FRAMES
 from ..errors import CacheFormatError
 from ..files import make_unused_folder
 from ..folder_lock import exclusive_folder
@@ -19,6 +19,7 @@ from ..geometry.align import ALIGN_MODES, AlignConfig
 from ..geometry.depth import DEPTH_MODES
 from ..rollout.begin import begin
 from ..rollout.generate import generate
+from ..rollout.plan import ChunkLengths
 from ..rollout.progress import Progress
 from ..rollout.report import report
 from ..rollout.run_folder import VIDEO, finish, open_folder
@@ -52,6 +53,7 @@ def add_command(commands: Any) -> None:
         f"and {MEMORY}.",
     )
     _add_inputs(parser.add_argument_group("picture and camera"))
+    _add_lengths(parser.add_argument_group("chunks"))
     _add_models(parser.add_argument_group("models"))
     _add_settings(parser.add_argument_group("generation"))
     output = parser.add_argument_group("output")
@@ -104,6 +106,22 @@ def _add_inputs(group: Group) -> None:
         help="return to the start in the second half of --move",
     )
     group.add_argument("--fps", type=float, default=DEFAULT_FPS, help="frames per second")
+
+
+def _add_lengths(group: Group) -> None:
+    group.add_argument(
+        "--first-chunk-frames", type=int, default=MAX_CHUNK_FRAMES,
+        help="frames of the first chunk, 4n + 1 (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--chunk-frames", type=int, default=MAX_CHUNK_FRAMES,
+        help="frames of every later chunk, 4n + 1, those of the overlap included (default: "
+        "%(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--overlap-frames", type=int, default=1,
+        help="frames at the end of a chunk that the next one begins with, 4n + 1 (default: 1)",
+    )
 
 
 def _add_models(group: Group) -> None:
@@ -200,6 +218,17 @@ def settings_of(arguments: argparse.Namespace) -> GenerationSettings:
     return dataclasses.replace(base, memory=_memory_of(arguments, base.memory), **_set(given))
 
 
+def lengths_of(arguments: argparse.Namespace) -> ChunkLengths:
+    """How long the chunks are, from the arguments.
+
+    Raises:
+        PlanError: A number is not 4n + 1, or a chunk is not longer than the overlap.
+    """
+    return ChunkLengths(
+        arguments.first_chunk_frames, arguments.chunk_frames, arguments.overlap_frames
+    )
+
+
 def _memory_of(arguments: argparse.Namespace, base: MemorySettings) -> MemorySettings:
     limits = dataclasses.replace(base.rules.limits, **_set({"max_points": arguments.max_points}))
     policy = _set({"policy": arguments.policy})
@@ -226,7 +255,7 @@ def _set(values: dict[str, Any]) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Generate the shot; see `mirage_core.cli.main.main` for the exit codes."""
-    settings = settings_of(arguments)
+    settings, lengths = settings_of(arguments), lengths_of(arguments)
     _expect_files(arguments)
     picture = inputs.load_picture(arguments.image, arguments.size)
     size = (int(picture.shape[1]), int(picture.shape[0]))
@@ -242,7 +271,7 @@ def run(arguments: argparse.Namespace) -> int:
     state = begin(
         picture.to(setup.device), geometry, trajectory, codec,
         settings=settings, seed=arguments.seed, models=models.describe_models(arguments, setup),
-        folder=folder,
+        folder=folder, lengths=lengths,
     )  # fmt: skip
     with exclusive_folder(folder):
         state = open_folder(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,10 +39,11 @@ class Condition:
         render: (C, T, h, w) latent of a colour render, for branches that are steered by one, see
             `mirage_core.conditioning.renders`.
         score: (C, T, h, w) latent of its holes.
+        clean: How many of the target's frames, from the first on, are known and clean.
 
     Raises:
-        ShapeError: Sizes differ, or planes of the target come without those of the preceding
-            frames.
+        ShapeError: Sizes differ, planes of the target come without those of the preceding
+            frames, or more target frames are clean than there are.
     """
 
     projection: Tensor
@@ -56,6 +58,7 @@ class Condition:
     preceding_log_depth: Tensor | None = None
     render: Tensor | None = None
     score: Tensor | None = None
+    clean: int = 1
 
     def __post_init__(self) -> None:
         sizes = expect_shape("The projection", self.projection, "C T h w")
@@ -102,7 +105,7 @@ class Condition:
 
     def to(self, device: torch.device | str) -> Condition:
         """The condition on a device, each part contiguous in memory of its own."""
-        parts = {
+        parts: dict[str, Any] = {
             name: value.to(device).contiguous()
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
@@ -116,6 +119,7 @@ class Condition:
             target=self.projection.shape[1],
             references=self.references.shape[1],
             preceding=self.preceding.shape[1],
+            clean=self.clean,
         )
 
     def side_input(self, features: Sequence[SideFeature], white: Tensor | None = None) -> Tensor:

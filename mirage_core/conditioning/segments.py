@@ -19,17 +19,20 @@ class Segments:
     """How many latent frames of each kind one forward pass holds.
 
     Attributes:
-        target: Frames to generate; the first of them is clean.
+        target: Frames of the chunk.
         references: Clean frames of the same place, seen at any time before.
         preceding: Clean frames right before the first target frame.
+        clean: How many target frames, from the first on, are known and clean.
 
     Raises:
-        ShapeError: There is no target frame, or a count is negative.
+        ShapeError: There is no target frame, a count is negative, or not one or more of the
+            target frames are clean.
     """
 
     target: int
     references: int = 0
     preceding: int = 0
+    clean: int = 1
 
     def __post_init__(self) -> None:
         if self.target < 1 or self.references < 0 or self.preceding < 0:
@@ -38,6 +41,13 @@ class Segments:
                 got=f"{self.references} references, {self.target} target, "
                 f"{self.preceding} preceding",
                 expected="at least one target frame, and no negative number",
+            )
+        if not 1 <= self.clean <= self.target:
+            raise ShapeError(
+                "The number of clean frames does not fit the chunk",
+                got=f"{self.clean} clean frames of {self.target}",
+                expected="at least one, and no more than there are",
+                fix="Use the clean latents of this chunk, as the loop gives them",
             )
 
     @property
@@ -58,9 +68,9 @@ class Segments:
     def positions(self, height: int, width: int, device: torch.device | None = None) -> Tensor:
         """Rotary position (t, y, x) of every token.
 
-        Target and preceding frames count t = 0 .. T+P-1 in this order, so preceding frames
-        follow the target in position. Reference j of R stands at t = j - R, shifted down by
-        one picture height, where no target token is.
+        Target and preceding frames count t = 0 .. T+P-1 in this order, clean target frames
+        first, so preceding frames follow the target in position. Reference j of R stands at
+        t = j - R, shifted down by one picture height, where no target token is.
 
         Args:
             height: Rows of tokens in a frame (latent rows / 2).
@@ -91,7 +101,7 @@ class Segments:
             timestep: (B,) of the noisy frames, 0..1000, or (B, T) one for each target frame.
 
         Returns:
-            (B, R + T + P); with (B,) the first target frame gets 0, with (B, T) what was given.
+            (B, R + T + P); with (B,) the clean target frames get 0, with (B, T) what was given.
 
         Raises:
             ShapeError: ``timestep`` has another shape.
@@ -99,7 +109,7 @@ class Segments:
         batch = timestep.shape[0] if timestep.ndim else 0
         if timestep.ndim == 1:
             target = timestep[:, None].repeat(1, self.target)
-            target[:, 0] = 0
+            target[:, : self.clean] = 0
         elif tuple(timestep.shape) == (batch, self.target):
             target = timestep
         else:

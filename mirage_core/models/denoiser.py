@@ -68,8 +68,9 @@ class MirageDenoiser:
         """Predict the velocity of the target frames.
 
         Args:
-            latents: (48, T, h, w) float32, the first frame clean. The model runs on its device.
-            timestep: Of the frames after the first, 0..1000.
+            latents: (48, T, h, w) float32, the condition's clean frames first. The model runs
+                on its device.
+            timestep: Of the frames that are not clean, 0..1000.
 
         Returns:
             (48, T, h, w) float32: noise minus clean latents.

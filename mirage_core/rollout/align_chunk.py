@@ -90,7 +90,7 @@ def align_to_memory(
         align: How depth is aligned.
         write: How depth becomes points.
         strict: Raise when no frame agrees with the memory.
-        with_first: The overlapping frame will be written as well.
+        with_first: The frames that the chunk begins with will be written as well.
 
     Raises:
         GeometryError: Everything is masked, or, when strict, no frame agrees with the memory.
@@ -98,7 +98,7 @@ def align_to_memory(
     frames, masked = geometry.frames, geometry.masked
     expect_not_all("What is left out", masked)
     alignment = _align(state, geometry, align, write or WriteConfig())
-    start = 0 if with_first else 1
+    start = 0 if with_first else state.chunk.clean_latents
     trusted = _trusted(state, alignment, align, start if strict else None)
     values = alignment.correction.apply(frames.depth)
     # A shift may push all of a frame behind the camera. Geometry must have some depth: the
@@ -119,7 +119,7 @@ def _trusted(
         return (True,) * len(alignment.fitted)
     trusted = alignment.trusted(align.refuse_above)
     if demanded is not None and not any(trusted[demanded:]):
-        _raise_untrusted(alignment, align)
+        _raise_untrusted(alignment, align, demanded)
     return trusted
 
 
@@ -144,8 +144,8 @@ def _align(
     return align_depth(pairs, align)
 
 
-def _raise_untrusted(alignment: Alignment, config: AlignConfig) -> None:
-    errors = [value for value in alignment.fitted[1:] if value == value]  # noqa: PLR0124
+def _raise_untrusted(alignment: Alignment, config: AlignConfig, first: int) -> None:
+    errors = [value for value in alignment.fitted[first:] if value == value]  # noqa: PLR0124
     got = (
         f"errors of {min(errors):.0%} to {max(errors):.0%} after the alignment"
         if errors

@@ -11,6 +11,7 @@ from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.trajectory import Trajectory
 from ..validate import expect_frame_size, expect_shape
 from .memory import begin_memory
+from .plan import ChunkLengths
 from .settings import GenerationSettings
 from .state import RolloutState, rollout_id
 
@@ -25,6 +26,7 @@ def begin(
     seed: int = 0,
     folder: Path | None = None,
     models: str = "",
+    lengths: ChunkLengths | None = None,
 ) -> RolloutState:
     """Make the memory of the given picture, and the state before the first chunk.
 
@@ -38,6 +40,7 @@ def begin(
         seed: Seed of the shot.
         folder: Where chunks are saved.
         models: Any text that stands for the models in use, for the rollout's id.
+        lengths: How long the chunks are; 33 frames that overlap by one when None.
 
     Raises:
         ShapeError: The picture's size does not fit the grid, the depth, or the trajectory.
@@ -58,5 +61,7 @@ def begin(
         settings.memory,
         world_to_camera=trajectory.world_to_camera[:1],
     )
-    run_id = rollout_id(trajectory, cache, tokens, seed, f"{settings.describe()}\0{models}")
-    return RolloutState(trajectory, cache, tokens, seed, run_id, folder)
+    lengths = lengths or ChunkLengths()
+    text = f"{settings.describe()}\0{models}"
+    run_id = rollout_id(trajectory, cache, tokens, seed, text, lengths)
+    return RolloutState(trajectory, cache, tokens, seed, run_id, folder, lengths=lengths)

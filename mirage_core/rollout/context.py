@@ -16,7 +16,7 @@ from ..geometry.trajectory import Trajectory
 from ..readout.overlap import DEFAULT_REFERENCES, MIN_OVERLAP, Views, best_overlaps
 from ..readout.readout import Readout, grid_intrinsics
 from ..validate import expect_range, expect_shape
-from .history import History, history_length, latents_of, preceding_frames
+from .history import History, history_length, latents_of, preceding_frames, shared_frames
 from .settings import DEFAULT_PRECEDING, MAX_CONTEXT_FRAMES
 from .state import RolloutState
 
@@ -34,7 +34,7 @@ def chunk_condition(
 ) -> Condition:
     """All that the denoiser is told about the next chunk, when sampling and when training.
 
-    Preceding frames are the latents right before the overlapping one, in order, with what the
+    Preceding frames are the latents right before the overlapping ones, in order, with what the
     memory showed when they were made. References are latents of any earlier time, best first,
     by overlap of what their cameras and the chunk's cameras see of the memory
     (`mirage_core.readout.overlap.best_overlaps`). Only the chunks that hold a chosen frame are
@@ -46,7 +46,7 @@ def chunk_condition(
         references: Most reference frames.
         preceding: Most preceding frames; fewer while the shot is young.
         threshold: Least overlap of a reference.
-        exclude_seen: Never choose the overlapping or a preceding frame as a reference: the
+        exclude_seen: Never choose an overlapping or a preceding frame as a reference: the
             model sees them anyway. Off is the released behaviour.
         history: Where earlier frames come from; the rollout's folder by default.
         planes: Give the sub-cell offset and the depth ratio as well.
@@ -76,6 +76,7 @@ def chunk_condition(
         preceding=history.latents(before).to(device),
         preceding_projection=history.projections(before).to(device),
         preceding_visible=history.visible(before).to(device),
+        clean=state.chunk.clean_latents,
     )
     known = history.planes(before) if planes else None
     return condition if known is None else _with_planes(condition, readout, known.to(device))
@@ -124,7 +125,7 @@ def reference_frames(
         state: The state before the chunk.
         limit: Most frames.
         threshold: Least overlap.
-        exclude: The preceding frames, which are left out together with the overlapping one;
+        exclude: The preceding frames, which are left out together with the overlapping ones;
             None leaves out nothing.
     """
     count = history_length(state)
@@ -134,7 +135,7 @@ def reference_frames(
         chunk.output_end - 1 for chunk in state.plan[: state.done] for _ in latents_of(chunk)
     ]
     past = state.trajectory.select(slice(0, count * TEMPORAL_STRIDE, TEMPORAL_STRIDE))
-    seen = frozenset() if exclude is None else frozenset(exclude | {count - 1})
+    seen = frozenset() if exclude is None else frozenset(exclude.union(shared_frames(state)))
     return best_overlaps(
         torch.cat([block.points for block in state.cache.blocks]),
         torch.cat([_birth(block, times[-1]) for block in state.cache.blocks]),

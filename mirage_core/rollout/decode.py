@@ -1,4 +1,4 @@
-"""Overlap decode: a chunk is decoded behind the latents before it, so that no seam shows."""
+"""Where chunks meet: decoding behind earlier latents, and encoding what the next one shares."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..codecs.base import LatentCodec
 from ..constants import TEMPORAL_STRIDE
 from ..validate import expect_range, expect_shape
 from .history import History, preceding_frames
@@ -20,9 +21,13 @@ Decode = Callable[[Tensor], Tensor]
 def context_latents(state: RolloutState, count: int) -> Tensor:
     """The decode context: the finished latents right before the overlapping one.
 
+    A chunk that shares more than one frame with the one before needs none: its clean latents
+    were encoded as a clip of their own, which begins with a picture, as its decoded frames do.
+
     Args:
         state: The state before the chunk.
-        count: Most latents; fewer while the shot is young, none for its first chunk.
+        count: Most latents; fewer while the shot is young, none for its first chunk and where
+            chunks overlap by more than one frame.
 
     Returns:
         (C, K, h, w) float32 on the CPU, in order.
@@ -32,7 +37,24 @@ def context_latents(state: RolloutState, count: int) -> Tensor:
         CacheFormatError: The file of an earlier chunk is damaged.
     """
     expect_range("The number of carried latents", count, 0, MAX_CONTEXT_FRAMES)
-    return History(state).latents(preceding_frames(state, count))
+    carried = count if state.lengths.overlap == 1 else 0
+    return History(state).latents(preceding_frames(state, carried))
+
+
+def encode_overlap(codec: LatentCodec, state: RolloutState, frames: Tensor) -> Tensor | None:
+    """The clean latents of the chunk that follows the next one.
+
+    Args:
+        codec: The codec of the shot.
+        state: The state before the chunk.
+        frames: (4T - 3, H, W, 3) decoded frames of the chunk in 0..1.
+
+    Returns:
+        (C, K, h, w) latents of the chunk's last frames as a clip; None where its last latent
+        serves as it is, and where no chunk follows.
+    """
+    count = state.frames_to_encode
+    return codec.encode(frames[-count:]) if count else None
 
 
 def decode_with_context(decode: Decode, before: Tensor, latents: Tensor) -> Tensor:
@@ -45,10 +67,10 @@ def decode_with_context(decode: Decode, before: Tensor, latents: Tensor) -> Tens
     Args:
         decode: The codec's decoder.
         before: (C, K, h, w) latents right before the first of the chunk; K may be 0.
-        latents: (C, T, h, w) latents of the chunk, the overlapping one first.
+        latents: (C, T, h, w) latents of the chunk, the overlapping ones first.
 
     Returns:
-        (4T - 3, H, W, 3) frames: the last of the overlapping latent, and all after it.
+        (4T - 3, H, W, 3) frames: the last of the first latent, and all after it.
 
     Raises:
         ShapeError: Sizes differ, or the decoder returned another number of frames.

@@ -9,7 +9,7 @@ from ..constants import TEMPORAL_STRIDE
 from ..folder_lock import exclusive_folder
 from ..log import logger
 from ..readout.readout import Readout
-from .decode import context_latents, decode_with_context
+from .decode import context_latents, decode_with_context, encode_overlap
 from .memory import write_chunk
 from .models import GenerationModels
 from .progress import Clock, OnProgress
@@ -103,4 +103,11 @@ def _finish_chunk(
     )
     logger.info("chunk %d: %s", state.done + 1, written.report.describe())
     clock.stage(state, "saving")
-    return commit(state, latents=latents, frames=frames, readout=readout, cache=written.cache)
+    return commit(
+        state,
+        latents=latents,
+        frames=frames,
+        readout=readout,
+        cache=written.cache,
+        overlap=encode_overlap(models.codec, state, frames),
+    )

@@ -21,13 +21,21 @@ def history_length(state: RolloutState) -> int:
 def latents_of(chunk: Chunk) -> range:
     """Numbers, over the whole shot, of the latent frames that a chunk added."""
     first = chunk.first_frame // TEMPORAL_STRIDE
-    return range(first + (1 if chunk.index else 0), first + chunk.latent_frames)
+    return range(first + chunk.shared_latents, first + chunk.latent_frames)
+
+
+def shared_frames(state: RolloutState) -> range:
+    """Numbers of the finished latent frames that the next chunk begins with; none at first."""
+    if state.done == 0:
+        return range(0)
+    end = history_length(state)
+    return range(end - state.lengths.overlap_latents, end)
 
 
 def preceding_frames(state: RolloutState, count: int) -> list[int]:
-    """Numbers of the latent frames right before the overlapping one, in order."""
-    overlap = history_length(state) - 1
-    return list(range(max(0, overlap - count), max(0, overlap)))
+    """Numbers of the latent frames right before the overlapping ones, in order."""
+    first = shared_frames(state).start
+    return list(range(max(0, first - count), first))
 
 
 class History:

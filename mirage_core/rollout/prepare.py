@@ -99,9 +99,9 @@ def prepare_observation(
     2. Cells with any masked pixel are left out.
     3. New frames are encoded, and cells that other views contradict are rejected.
 
-    The memory is only read. All checks come before frames are encoded. The first latent frame
-    of a chunk is in the memory already: it is the given picture, or the last latent frame of
-    the chunk before.
+    The memory is only read. All checks come before frames are encoded. The clean latent frames
+    that a chunk begins with are compared and not written: the memory has what they show, the
+    given picture or the end of the chunk before.
 
     Args:
         state: The state before the chunk is finished.
@@ -133,12 +133,11 @@ def prepare_observation(
             write=settings.write, strict=settings.strict, with_first=first_too,
         )  # fmt: skip
         own = aligned.geometry
-    start = 0 if first_too else 1
+    start = 0 if first_too else state.chunk.clean_latents
     observation = _observe(state, latents, frames, own, settings, encode, start)
     checked = Consistent.all_of(observation, state.cache.device)
     if settings.consistency is not None:
-        tokens = state.cache.kind is MemoryKind.TOKENS
-        before = latents[:, :1] if tokens else encode(frames[:1])
+        before = _remembered(state, latents, frames, settings, encode)
         checked = reject_inconsistent(
             state, observation, before, own, settings.consistency, settings.view
         )
@@ -162,6 +161,21 @@ def _as_remembered(
         return encode, settings
     colours = ColourCodec.named(state.cache.codec)
     return colours.encode_images, dataclasses.replace(settings, reencode=True)
+
+
+def _remembered(
+    state: RolloutState, latents: Tensor, frames: Tensor, settings: MemorySettings, encode: Encoder
+) -> Tensor:
+    """(C, K, h, w) what the memory would hold of the frames that the chunk begins with.
+
+    The first latent stands for a picture by itself. Those after it are of moving pictures, and
+    unlike what is remembered where decoded frames are encoded again.
+    """
+    count = state.chunk.clean_latents
+    own = count == 1 or not settings.reencode
+    if own and state.cache.kind is MemoryKind.TOKENS:
+        return latents[:, :count]
+    return encode(frames[: (count - 1) * TEMPORAL_STRIDE + 1 : TEMPORAL_STRIDE])
 
 
 def _observe(
@@ -228,7 +242,8 @@ def reject_inconsistent(
     Args:
         state: The state before the chunk is finished.
         observation: The chunk's new frames, or all of them.
-        before: (C, 1, h, w) what the memory would hold of the overlapping frame.
+        before: (C, K, h, w) what the memory would hold of the frames that the chunk begins
+            with and the observation leaves out.
         geometry: Aligned depth of the chunk's T latent frames.
         config: Thresholds.
         view: How the memory is looked at; the nearest points when None.
@@ -250,7 +265,7 @@ def _source_views(
     geometry: ChunkGeometry,
     excluded: Tensor,
 ) -> SourceViews:
-    """All frames of the chunk, the overlapping one first."""
+    """All frames of the chunk, the overlapping ones first."""
     cameras, size = state.latent_cameras, state.memory_grid
     # Points of colours are as fine as depth is.
     detail = DETAIL if state.cache.kind is MemoryKind.TOKENS else 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from torch import Tensor
 
+from .plan import Chunk
 from .run_folder import chunk_path
 from .state import RolloutState
 
@@ -63,7 +64,7 @@ class Clock:
         self._steps = steps
         self._report = on_progress
         self._per_chunk = steps + len(STAGES)
-        self._start = state.done * self._per_chunk
+        self._start = self._work(state, 0)
         self._since = time.monotonic()
 
     def on_step(self, state: RolloutState) -> Callable[[int, int, Tensor], None]:
@@ -78,6 +79,11 @@ class Clock:
         """Say that a stage after the sampling begins."""
         self._tell(state, name, self._steps, self._steps + STAGES.index(name), None)
 
+    def _work(self, state: RolloutState, units: int) -> int:
+        """What is done, each unit counted once for every latent frame of its chunk."""
+        at_work = units * state.chunk.latent_frames if units else 0
+        return self._per_chunk * _latents_in(state.plan[: state.done]) + at_work
+
     def _tell(
         self, state: RolloutState, stage: str, step: int, units: int, clean: Tensor | None
     ) -> None:
@@ -85,8 +91,10 @@ class Clock:
             return
         done = state.done * self._per_chunk + units
         total = len(state.plan) * self._per_chunk
-        pace = (time.monotonic() - self._since) / max(1, done - self._start)
-        left = pace * (total - done) if done > self._start else seconds_left(state)
+        work = self._work(state, units)
+        pace = (time.monotonic() - self._since) / max(1, work - self._start)
+        all_work = self._per_chunk * _latents_in(state.plan)
+        left = pace * (all_work - work) if work > self._start else seconds_left(state)
         self._report(
             Progress(
                 chunk=state.done,
@@ -100,6 +108,11 @@ class Clock:
                 clean=clean,
             )
         )
+
+
+def _latents_in(chunks: Sequence[Chunk]) -> int:
+    """Latent frames of some chunks: what their time is about proportional to."""
+    return sum(chunk.latent_frames for chunk in chunks)
 
 
 def seconds_left(state: RolloutState) -> float | None:

@@ -78,8 +78,10 @@ def closed_loop_psnr(state: RolloutState, frames: Mapping[int, Tensor]) -> float
 def describe(state: RolloutState, folder: Path, closed: float | None) -> str:
     """Length, hole rate per chunk, memory size, closed-loop PSNR and folder of a shot."""
     cameras = state.trajectory
+    lengths = "" if state.lengths.are_default else f" ({state.lengths.describe()})"
     lines = [
-        f"{len(cameras)} frames of {cameras.width} x {cameras.height} in {len(state.plan)} chunks",
+        f"{len(cameras)} frames of {cameras.width} x {cameras.height} in {len(state.plan)} chunks"
+        + lengths,
         "hole rate per chunk: " + ", ".join(f"{s.hole_rate:.1%}" for s in state.statistics),
         f"memory: {len(state.cache):,} points, {state.cache.nbytes / 2**20:.1f} MiB",
     ]

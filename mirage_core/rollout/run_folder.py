@@ -20,12 +20,13 @@ from ..cache.delta import CacheDelta, apply_difference, difference
 from ..cache.io import MAX_BLOCKS, block_from_tensors, block_tensors, needed_version
 from ..cache.types import LatentCache
 from ..codecs.memory_kind import MemoryKind
-from ..errors import CacheFormatError, MirageError, ResumeError
+from ..errors import CacheFormatError, MirageError, PlanError, ResumeError, ShapeError
 from ..files import atomic_write, discard_unfinished, ensure_writable_folder
 from ..log import logger
 from ..readout.readout import Readout
 from ..tensor_files import is_count, read_safetensors, write_safetensors
 from ..validate import expect_shape
+from .plan import ChunkLengths
 from .state import ChunkRecord, ChunkStatistics, RolloutState
 from .video import join_clips, write_clip
 
@@ -83,20 +84,22 @@ def commit(
     frames: Tensor,
     readout: Readout,
     cache: LatentCache,
+    overlap: Tensor | None = None,
     on_frame: Callable[[int, int], None] | None = None,
 ) -> RolloutState:
     """Finish the next chunk: save it, and return the state after it.
 
     Args:
         state: The state before the chunk.
-        latents: (C, T, h, w) model-space latents of the chunk, the overlapping one included.
-        frames: (4T - 3, H, W, 3) decoded frames in 0..1, the overlapping one included.
+        latents: (C, T, h, w) model-space latents of the chunk, the overlapping ones included.
+        frames: (4T - 3, H, W, 3) decoded frames in 0..1, the overlapping ones included.
         readout: What the memory showed to the chunk's T latent cameras.
         cache: The memory after the chunk.
+        overlap: From `mirage_core.rollout.decode.encode_overlap`.
         on_frame: Called with (done, total) after each frame of video; may raise to cancel.
 
     Raises:
-        ShapeError: Latents, frames or readout do not belong to this chunk.
+        ShapeError: Latents, frames, readout or overlap do not belong to this chunk.
         StorageError: The disk is full, or the folder cannot be written.
     """
     chunk = state.chunk
@@ -110,32 +113,42 @@ def commit(
         F=chunk.model_frames, H=state.trajectory.height, W=state.trajectory.width,
     )
     expect_shape("The chunk's readout", readout.visible, "T h w", T=chunk.latent_frames)
-    after = finish_chunk(state, latents, readout, cache)
+    after = finish_chunk(state, latents, readout, cache, overlap)
     if state.folder is not None:
         clip = clip_path(state.folder, chunk.index)
-        write_clip(clip, frames[_first_new(state) :], state.trajectory.fps, on_frame)
+        write_clip(clip, frames[chunk.shared_frames :], state.trajectory.fps, on_frame)
         _save_chunk(state, after)
     return after
 
 
 def finish_chunk(
-    state: RolloutState, latents: Tensor, readout: Readout, cache: LatentCache
+    state: RolloutState,
+    latents: Tensor,
+    readout: Readout,
+    cache: LatentCache,
+    overlap: Tensor | None = None,
 ) -> RolloutState:
     """The state after the next chunk, with what it leaves behind; nothing is saved.
 
     Args:
         state: The state before the chunk.
-        latents: (C, T, h, w) model-space latents of the chunk, the overlapping one included.
+        latents: (C, T, h, w) model-space latents of the chunk, the overlapping ones included.
         readout: What the memory showed to the chunk's T latent cameras.
         cache: The memory after the chunk.
+        overlap: From `mirage_core.rollout.decode.encode_overlap`.
+
+    Raises:
+        ShapeError: The next chunk needs an overlap of another size.
     """
-    added = _first_new(state)
+    overlap = _expect_overlap(state, overlap)
+    added = state.chunk.shared_latents
     shown = readout.tokens if cache.kind is MemoryKind.TOKENS else torch.zeros_like(latents)
     record = ChunkRecord(
         latents=latents[:, added:].detach().float().cpu().clone(),
         projections=shown[:, added:].detach().cpu().clone(),
         visible=readout.visible[added:].detach().cpu().clone(),
         planes=_planes(readout)[:, added:],
+        overlap=None if overlap is None else overlap.detach().float().cpu().clone(),
     )
     statistics = ChunkStatistics(
         index=state.chunk.index,
@@ -148,9 +161,23 @@ def finish_chunk(
     return state.advanced(record, cache, statistics)
 
 
-def _first_new(state: RolloutState) -> int:
-    """Which of the next chunk's latent frames is the first that no chunk before it had."""
-    return 0 if state.chunk.index == 0 else 1
+def _expect_overlap(state: RolloutState, overlap: Tensor | None) -> Tensor | None:
+    """What the chunk after the next begins with, if it needs any; raises `ShapeError`."""
+    if state.frames_to_encode == 0:
+        return None
+    if overlap is None:
+        raise ShapeError(
+            "The chunk after this one has no clean latents",
+            got="no overlap",
+            expected=f"the chunk's last {state.frames_to_encode} frames, encoded as a clip",
+            fix="Give what mirage_core.rollout.decode.encode_overlap makes of the frames",
+        )
+    height, width = state.grid
+    expect_shape(
+        "The encoded overlap", overlap, "C K h w",
+        C=state.channels, K=state.lengths.overlap_latents, h=height, w=width,
+    )  # fmt: skip
+    return overlap
 
 
 def finish(state: RolloutState) -> Path:
@@ -213,14 +240,12 @@ def _claim(folder: Path, state: RolloutState) -> None:
     """Note in the folder whose it is, or check that it is ours."""
     manifest = folder / MANIFEST
     if manifest.exists():
-        try:
-            found = json.loads(manifest.read_text(encoding="utf-8"))
-            owner = found["run_id"] if found["format"] == MANIFEST_FORMAT else None
-        except (OSError, ValueError, RecursionError, KeyError, TypeError):
-            owner = None
+        owner, lengths = _read_manifest(manifest)
         if owner != state.run_id:
+            other = lengths is not None and lengths != state.lengths
             raise ResumeError(
                 f"The folder {folder} belongs to another rollout",
+                got=f"one in chunks of {lengths.describe()}" if lengths and other else None,
                 fix="Choose another name, or remove the folder",
             )
         return
@@ -235,8 +260,24 @@ def _claim(folder: Path, state: RolloutState) -> None:
         "seed": state.seed,
         "chunks": len(state.plan),
     }
+    if not state.lengths.are_default:
+        content["lengths"] = asdict(state.lengths)
     with atomic_write(manifest, "w") as file:
         json.dump(content, file, indent=1)
+
+
+def _read_manifest(manifest: Path) -> tuple[str | None, ChunkLengths | None]:
+    """Whose folder it is, and how long that rollout's chunks are; None where it does not say.
+
+    A folder without lengths was begun with the default ones.
+    """
+    try:
+        found = json.loads(manifest.read_text(encoding="utf-8"))
+        if found["format"] != MANIFEST_FORMAT:
+            return None, None
+        return found["run_id"], ChunkLengths(**found.get("lengths", {}))
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, PlanError):
+        return None, None
 
 
 def _save_chunk(state: RolloutState, after: RolloutState) -> None:
@@ -250,8 +291,8 @@ def _save_chunk(state: RolloutState, after: RolloutState) -> None:
         "projections": record.projections,
         "visible": record.visible,
     }
-    if record.planes is not None:
-        tensors["planes"] = record.planes
+    optional = {"planes": record.planes, "overlap": record.overlap}
+    tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
     dropped = {number: rows for number, rows in enumerate(delta.dropped) if len(rows)}
     tensors.update({f"dropped.{number}": rows for number, rows in dropped.items()})
     for number, block in enumerate(delta.added):
@@ -286,8 +327,10 @@ def _load_chunk(folder: Path, state: RolloutState) -> RolloutState:
     )
     cache = apply_difference(state.cache, delta)
     record = _record(tensors)
-    added = state.chunk.latent_frames - _first_new(state)
+    added = state.chunk.latent_frames - state.chunk.shared_latents
     expect_shape("The saved latents", record.latents, "C T h w", T=added)
+    if _expect_overlap(state, record.overlap) is None and record.overlap is not None:
+        raise CacheFormatError(f"{path.name} holds an overlap that no chunk begins with")
     return state.advanced(record, cache, _statistics(header, path))
 
 
@@ -298,7 +341,9 @@ def _record(tensors: dict[str, Tensor]) -> ChunkRecord:
         )
     except KeyError as error:
         raise CacheFormatError("The chunk file lacks a tensor", got=str(error)) from error
-    return ChunkRecord(latents, projections, visible, tensors.get("planes"))
+    return ChunkRecord(
+        latents, projections, visible, tensors.get("planes"), tensors.get("overlap")
+    )
 
 
 def _planes(readout: Readout) -> Tensor:

@@ -37,7 +37,7 @@ def sample_chunk(
         noise: Where noise comes from; `chunk_noise` of the chunk's seed by default.
 
     Returns:
-        The readout, and (C, T, h, w) float32 latents, the overlapping one first.
+        The readout, and (C, T, h, w) float32 latents, the overlapping ones first.
     """
     readout = read(state.cache, state.frame_cameras, settings.memory.view)
     condition = chunk_condition(

@@ -102,7 +102,7 @@ class GenerationSettings:
         threshold: Least voxel overlap of a reference frame.
         exclude_seen: Never take an overlapping or preceding frame as a reference.
         decode_context: Latents of earlier chunks that are decoded along with a chunk, for
-            temporal context at its beginning.
+            temporal context at its beginning; of use where chunks overlap by one frame.
         memory: How chunks are remembered.
 
     Raises:

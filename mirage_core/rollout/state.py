@@ -16,7 +16,7 @@ from ..errors import ResumeError
 from ..geometry.camera import latent_size
 from ..geometry.trajectory import Trajectory
 from ..validate import expect_shape
-from .plan import Chunk, expect_rollout_length, plan_chunks
+from .plan import Chunk, ChunkLengths, expect_rollout_length, plan_chunks
 
 SEED_STEP: Final = 0x9E3779B97F4A7C15
 """Odd constant that spreads (seed, chunk) over 64 bits."""
@@ -54,16 +54,23 @@ class ChunkRecord:
         visible: (T_new, h, w) bool, where it showed anything.
         planes: (3, T_new, h, w) sub-cell offset and change of depth of what it showed, see
             `mirage_core.readout.readout.Readout.planes`; None in files of earlier versions.
+        overlap: (C, K, h, w) model-space latents of the chunk's last decoded frames, encoded as
+            a clip of their own: the clean latents of the next chunk. None where the chunk's last
+            latent serves as that, and after the last chunk.
     """
 
     latents: Tensor
     projections: Tensor
     visible: Tensor
     planes: Tensor | None = None
+    overlap: Tensor | None = None
 
     def __post_init__(self) -> None:
         sizes = expect_shape("The chunk's latents", self.latents, "C T h w")
         expect_shape("The chunk's projections", self.projections, "C T h w", **sizes)
+        if self.overlap is not None:
+            cell = {name: sizes[name] for name in "Chw"}
+            expect_shape("The encoded overlap", self.overlap, "C K h w", **cell)
         if self.planes is not None:
             grid = {name: sizes[name] for name in "Thw"}
             expect_shape("The chunk's planes", self.planes, "3 T h w", **grid)
@@ -85,6 +92,7 @@ class RolloutState:
         done: Chunks that are finished.
         last: What the newest chunk left; None before the first.
         statistics: One entry per finished chunk.
+        lengths: How long the chunks are, and by how much they overlap.
 
     Raises:
         PlanError: The trajectory's length is not 4n + 1.
@@ -101,6 +109,7 @@ class RolloutState:
     done: int = 0
     last: ChunkRecord | None = None
     statistics: tuple[ChunkStatistics, ...] = ()
+    lengths: ChunkLengths = field(default_factory=ChunkLengths)
     plan: tuple[Chunk, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,7 +119,7 @@ class RolloutState:
         if self.cache.kind is MemoryKind.TOKENS:
             sizes["C"] = self.cache.channels
         expect_shape("The picture's latent", self.first_latent, "C 1 h w", **sizes)
-        object.__setattr__(self, "plan", plan_chunks(len(self.trajectory)))
+        object.__setattr__(self, "plan", plan_chunks(len(self.trajectory), self.lengths))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -151,7 +160,7 @@ class RolloutState:
 
     @property
     def frame_cameras(self) -> Trajectory:
-        """Cameras of all pixel frames of the next chunk, the overlapping one included."""
+        """Cameras of all pixel frames of the next chunk, the overlapping ones included."""
         return self.trajectory.select(slice(self.chunk.first_frame, self.chunk.output_end))
 
     @property
@@ -161,8 +170,19 @@ class RolloutState:
 
     @property
     def overlap_latent(self) -> Tensor:
-        """(C, 1, h, w): the clean first latent of the next chunk."""
-        return self.first_latent if self.last is None else self.last.latents[:, -1:]
+        """(C, K, h, w): the clean leading latents of the next chunk."""
+        if self.last is None:
+            return self.first_latent
+        return self.last.latents[:, -1:] if self.last.overlap is None else self.last.overlap
+
+    @property
+    def frames_to_encode(self) -> int:
+        """How many of the next chunk's last frames are encoded for the chunk after it.
+
+        0 where its last latent serves as it is, and where no chunk follows.
+        """
+        follows = self.remaining > 1 and self.lengths.overlap > 1
+        return self.lengths.overlap if follows else 0
 
     def advanced(
         self, record: ChunkRecord, cache: LatentCache, statistics: ChunkStatistics
@@ -183,7 +203,12 @@ def chunk_seed(seed: int, chunk: int) -> int:
 
 
 def rollout_id(
-    trajectory: Trajectory, cache: LatentCache, first_latent: Tensor, seed: int, settings: str
+    trajectory: Trajectory,
+    cache: LatentCache,
+    first_latent: Tensor,
+    seed: int,
+    settings: str,
+    lengths: ChunkLengths | None = None,
 ) -> str:
     """Digest of everything that a rollout's result depends on.
 
@@ -193,9 +218,15 @@ def rollout_id(
         first_latent: Latent of the given picture.
         seed: Seed of the shot.
         settings: Any text that stands for the models and settings in use.
+        lengths: How long the chunks are. Only lengths that differ from the default are part of
+            the digest: a saved shot of which none are known goes on.
     """
+    lengths = lengths or ChunkLengths()
+    parts = [trajectory.fingerprint(), cache.fingerprint(), str(seed), settings]
+    if not lengths.are_default:
+        parts.append(f"chunks={lengths.first},{lengths.later},{lengths.overlap}")
     digest = hashlib.sha256()
-    for part in (trajectory.fingerprint(), cache.fingerprint(), str(seed), settings):
+    for part in parts:
         digest.update(part.encode() + b"\0")
     digest.update(first_latent.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

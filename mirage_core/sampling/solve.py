@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, get_args
 import torch
 from torch import Tensor
 
-from ..errors import ModelMismatchError, ValueRangeError
+from ..errors import ModelMismatchError, ShapeError, ValueRangeError
 from ..validate import expect_shape
 from .schedule import expect_sigmas, timesteps_of
 
@@ -40,13 +40,13 @@ def sample(
     """Integrate the flow from noise to latents; all arithmetic is float32.
 
     ``x = (1 - sigma) z + sigma n``, and the model gives ``v = n - z`` (rectified flow). The
-    clean first frame is put back, bit for bit, before the first step and after every step.
+    clean leading frames are put back, bit for bit, before the first step and after every step.
     Nothing outlives the call, so that a chunk that was cancelled leaves no trace in the next.
 
     Args:
         denoise: The model.
         noise: (C, T, h, w) standard normal.
-        first: (C, 1, h, w) clean first latent frame; None when all frames are made.
+        first: (C, K, h, w) clean leading latent frames, K <= T; None when all frames are made.
         sigmas: (N + 1,) noise levels that fall to 0, such as `schedule.sigma_schedule`.
         method: One of `METHODS`.
         integer_timesteps: Cut timesteps to integer numbers, as the released sampler does.
@@ -56,7 +56,7 @@ def sample(
         (C, T, h, w) float32 on the device of ``noise``.
 
     Raises:
-        ShapeError: The first frame or what the model returns has another size.
+        ShapeError: The clean frames or what the model returns have another size.
         ValueRangeError: The method is unknown, the noise levels are no schedule, or the model
             returned numbers that are not finite.
         ModelMismatchError: diffusers, which holds the solver, is not installed.
@@ -65,8 +65,7 @@ def sample(
     expect_method(method)
     sizes = expect_shape("The noise", noise, "C T h w")
     if first is not None:
-        frame = {name: sizes[name] for name in ("C", "h", "w")}
-        expect_shape("The clean first latent", first, "C 1 h w", **frame)
+        _expect_clean(first, sizes)
         first = first.to(noise.device, torch.float32)
     levels = sigmas.float().tolist()
     step = _stepper(method, sigmas)
@@ -89,15 +88,27 @@ def expect_method(method: str) -> None:
         raise ValueRangeError("The sampler is unknown", got=method, expected=", ".join(METHODS))
 
 
+def _expect_clean(first: Tensor, sizes: dict[str, int]) -> None:
+    frame = {name: sizes[name] for name in ("C", "h", "w")}
+    given = expect_shape("The clean first latent", first, "C K h w", **frame)["K"]
+    if given > sizes["T"]:
+        raise ShapeError(
+            "There are more clean latents than the chunk has",
+            got=f"{given} clean latents for a chunk of {sizes['T']}",
+            fix="Use the clean latents of this chunk, as the loop gives them",
+        )
+
+
 def _with_first(latents: Tensor, first: Tensor | None) -> Tensor:
-    """Latents whose first frame is the clean one."""
-    return latents if first is None else torch.cat([first, latents[:, 1:]], dim=1)
+    """Latents that begin with the clean frames (C, K, h, w)."""
+    return latents if first is None else torch.cat([first, latents[:, first.shape[1] :]], dim=1)
 
 
 def _stepper(method: str, sigmas: Tensor) -> _Step:
     if method == "unipc":
         return _unipc(sigmas)
     return _euler(sigmas)
+
 
 def _euler(sigmas: Tensor) -> _Step:
     steps = iter(sigmas.float().diff().tolist())

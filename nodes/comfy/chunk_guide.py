@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -33,21 +34,22 @@ _FOREIGN_FRAMES = ("time_dim_concat", "context_latents")
 
 
 def chunk_latent(first: Tensor, frames: int) -> Latent:
-    """LATENT of a chunk whose first frame is given and whose others are to be made.
+    """LATENT of a chunk whose leading frames are given and whose others are to be made.
 
     Args:
-        first: (C, 1, h, w) clean first frame in model space.
+        first: (C, K, h, w) clean leading frames in model space.
         frames: Latent frames of the chunk.
     """
-    tokens = torch.cat([first, first.new_zeros(first.shape).expand(-1, frames - 1, -1, -1)], dim=1)
-    return masked_latent(tokens)
+    channels, given, *grid = first.shape
+    tokens = torch.cat([first, first.new_zeros(channels, frames - given, *grid)], dim=1)
+    return masked_latent(tokens, given)
 
 
-def masked_latent(tokens: Tensor) -> Latent:
-    """LATENT of model-space tokens (C, T, h, w) whose first frame is to be kept."""
+def masked_latent(tokens: Tensor, given: int) -> Latent:
+    """LATENT of model-space tokens (C, T, h, w) whose leading ``given`` frames are to be kept."""
     samples = from_model_space(tokens[None]).to(comfy.model_management.intermediate_device())
     mask = torch.ones_like(samples[:, :1])
-    mask[:, :, :1] = 0
+    mask[:, :, :given] = 0
     return {"samples": samples, "noise_mask": mask}
 
 
@@ -75,12 +77,12 @@ def sample_chunk(
     *args: Any,
     **options: Any,
 ) -> Tensor:
-    """Sample with a clean first frame; frames that are clean come out bit for bit.
+    """Sample with clean leading frames; frames that are clean come out bit for bit.
 
     Args:
         executor: Continues ComfyUI's sampling.
         grid: (T, h, w) of the chunk.
-        first: (1, C, 1, h, w) clean first frame in raw VAE space.
+        first: (1, C, K, h, w) clean leading frames in raw VAE space.
         noise: (B, C, T, h, w).
         latent: (B, C, T, h, w) in raw VAE space.
         sampler: Handed on.
@@ -105,7 +107,7 @@ def sample_chunk(
     if mask is None:
         mask = torch.ones(latent.shape, device=guider.model_patcher.load_device)
     mask = mask.clone()
-    mask[:, :, :1] = 0
+    mask[:, :, : first.shape[2]] = 0
     samples = executor(noise, latent, sampler, sigmas, mask, *args, **options)
     return torch.where(mask.to(samples.device) == 0, latent.to(samples), samples)
 
@@ -115,7 +117,7 @@ def _with_first(guider: Any, latent: Tensor, first: Tensor) -> Tensor:
         # ComfyUI takes a latent of zeros as it is, without bringing it to model space.
         latent = guider.model_patcher.model.process_latent_out(latent)
     latent = latent.clone()
-    latent[:, :, :1] = first.to(latent)
+    latent[:, :, : first.shape[2]] = first.to(latent)
     return latent
 
 
@@ -135,7 +137,7 @@ def _expect_guider(guider: Any) -> None:
     if guider.model_options.get("context_handler") is not None:
         raise ModelMismatchError(
             "Context windows split the chunk into parts that do not match the memory",
-            expected="a model without context windows: a chunk has at most 9 latent frames",
+            expected="a model without context windows: a chunk is sampled whole",
             fix="Remove the context window node; long shots are made by the Mirage loop",
         )
     cfg = float(getattr(guider, "cfg", 1.0))
@@ -197,12 +199,12 @@ class ChunkGuide:
 
     Args:
         condition: What it knows.
-        first: (C, 1, h, w) clean first frame in model space.
+        first: (C, K, h, w) clean leading frames in model space.
         side: The side branch; None for clean frames alone.
     """
 
     def __init__(self, condition: Condition, first: Tensor, side: Side | None) -> None:
-        self.condition = condition
+        self.condition = dataclasses.replace(condition, clean=first.shape[1])
         self.first = from_model_space(first[None])
         self.side = side
         self._run: _Run | None = None

@@ -14,6 +14,7 @@ from comfy_execution.graph_utils import GraphBuilder, is_link
 from torch import Tensor
 
 from ...mirage_core.errors import MirageError
+from ...mirage_core.rollout.plan import ChunkLengths
 from ...mirage_core.rollout.state import RolloutState
 from .ui import is_output_node
 
@@ -108,11 +109,25 @@ def sources(node: Node) -> set[str]:
     return {value[0] for value in node.get("inputs", {}).values() if is_link(value)}
 
 
-def without_names(node: Node) -> Node:
-    """A node without the inputs that only say where a shot is saved."""
+def what_counts(node: Node) -> Node:
+    """A node without the inputs that only say where a shot is saved.
+
+    Default lengths of chunks are left out as well: prompts of saved shots may lack them, and the
+    browser fills them in.
+    """
     if node["class_type"] != "MirageRolloutStart":
         return node
-    kept = {key: v for key, v in node["inputs"].items() if key not in ("name", "resume")}
+    plain = ChunkLengths()
+    lengths = {
+        "first_chunk_frames": plain.first,
+        "chunk_frames": plain.later,
+        "overlap_frames": plain.overlap,
+    }
+    kept = {
+        key: value
+        for key, value in node["inputs"].items()
+        if key not in ("name", "resume") and (key, value) not in lengths.items()
+    }
     return node | {"inputs": kept}
 
 
@@ -171,7 +186,7 @@ def settings_digest(nodes: Mapping[str, Node], open_id: str, start_id: str) -> s
     other shots upstream not under which name they are saved. Without a Loop Close, whatever
     hangs off the Loop Open counts.
     """
-    nodes = {node_id: without_names(node) for node_id, node in nodes.items()}
+    nodes = {node_id: what_counts(node) for node_id, node in nodes.items()}
     close_id = close_of(nodes, open_id)
     ends = descendants(nodes, open_id) if close_id is None else {close_id}
     described = []

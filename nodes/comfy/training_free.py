@@ -25,7 +25,7 @@ class TrainingFreeGuide:
 
     Args:
         readout: What the memory shows.
-        first: (C, 1, h, w) clean first frame in model space.
+        first: (C, K, h, w) clean leading frames in model space.
         until: Share of the steps for which visible cells are pinned.
         softness: Width of the edge between pinned and free cells, in cells.
     """

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...mirage_core.errors import ModelMismatchError
 from ...mirage_core.sampling.schedule import MAX_SIGMA, TRAINING_STEPS
 from ...mirage_core.sampling.solve import sample
+from .vae import leading_clean
 
 _MIN_TIMESTEP = 0.1
 """Below it, a velocity cannot be told from the model's clean estimate in float32."""
@@ -56,8 +57,9 @@ class LibrarySampler(comfy.samplers.Sampler):
             start = torch.lerp(latent_image, noise, sigmas[0].to(noise))
         first = None
         if latent_image is not None and denoise_mask is not None:
-            if not bool(denoise_mask[:, :, :1].any()):
-                first = latent_image[:, :, :1].reshape(-1, 1, *shape[3:])
+            given = leading_clean(denoise_mask)
+            if given:
+                first = latent_image[:, :, :given].reshape(-1, given, *shape[3:])
         found = sample(denoise, start.reshape(folded), first, sigmas, on_step=on_step)
         return found.reshape(shape)
 

@@ -189,6 +189,36 @@ def make_latent(tokens: Tensor) -> Latent:
     return {"samples": from_model_space(tokens[None])}
 
 
+def make_clean_latent(tokens: Tensor) -> Latent:
+    """LATENT of model-space tokens (48, K, h, w) that are to be kept, see `clean_tokens`."""
+    latent = make_latent(tokens)
+    if tokens.shape[1] > 1:
+        latent["noise_mask"] = torch.zeros_like(latent["samples"][:, :1])
+    return latent
+
+
+def clean_tokens(latent: Latent, name: str) -> Tensor:
+    """Model-space tokens (48, K, h, w), on the CPU, of the frames to keep at a latent's start.
+
+    These are the leading frames that its noise mask keeps; the first frame alone when there is
+    no mask that speaks of frames.
+
+    Raises:
+        ShapeError: The latent is not one video.
+        ModelMismatchError: The latent does not have 48 channels.
+    """
+    tokens, mask = latent_tokens(latent, name), latent.get("noise_mask")
+    if mask is None or mask.ndim != 5 or mask.shape[2] != tokens.shape[1]:  # noqa: PLR2004
+        return tokens[:, :1]
+    return tokens[:, : max(1, leading_clean(mask))]
+
+
+def leading_clean(mask: Tensor) -> int:
+    """How many frames, from the first on, a noise mask (B, C, T, h, w) keeps whole."""
+    made = mask.ne(0).movedim(2, 0).flatten(1).any(dim=1)
+    return int((made.cumsum(0) == 0).sum())
+
+
 def token_colours(tokens: Tensor, codec: str) -> Tensor:
     """Approximate colours (N, 3) in 0..1 of model-space tokens (N, 48), for display.
 

@@ -26,7 +26,9 @@ from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid, rigid, rotation_about
 from mirage_core.preview.fill import fill_readout
 from mirage_core.readout.readout import read
+from mirage_core.rollout.decode import encode_overlap
 from mirage_core.rollout.memory import begin_memory, write_chunk
+from mirage_core.rollout.plan import ChunkLengths
 from mirage_core.rollout.run_folder import commit, open_folder
 from mirage_core.rollout.settings import MemorySettings
 from mirage_core.rollout.state import RolloutState, rollout_id
@@ -156,15 +158,21 @@ class Shot:
     CODEC = DctCodec()
 
     @staticmethod
-    def begin(folder: Path | None = None, frames: int = FRAMES, seed: int = 3) -> RolloutState:
+    def begin(
+        folder: Path | None = None,
+        frames: int = FRAMES,
+        seed: int = 3,
+        lengths: ChunkLengths | None = None,
+    ) -> RolloutState:
         """A textured wall, seen by a camera that moves sideways; 64 x 64 pixels."""
+        lengths = lengths or ChunkLengths()
         cameras = Make.trajectory(frames, step=0.03)
         picture = (0.5 + 0.2 * Make.noise(1, 64, 64, 3)).clamp(0, 1)
         geometry = FrameGeometry(2 + Make.uniform(1, 64, 64), cameras.intrinsics[:1])
         tokens = Shot.CODEC.encode_images(picture)
         cache = begin_memory(tokens, geometry, "test")
-        run_id = rollout_id(cameras, cache, tokens, seed, "test")
-        return RolloutState(cameras, cache, tokens, seed, run_id, folder)
+        run_id = rollout_id(cameras, cache, tokens, seed, "test", lengths)
+        return RolloutState(cameras, cache, tokens, seed, run_id, folder, lengths=lengths)
 
     @staticmethod
     def parts(state: RolloutState, policy: str = "novelty") -> dict[str, Any]:
@@ -172,7 +180,8 @@ class Shot:
         readout = read(state.cache, state.frame_cameras)
         filled, depth = fill_readout(readout)
         noise = torch.Generator().manual_seed(1000 * state.seed + state.done)
-        made = filled[:, 1:] + 0.1 * torch.randn(filled[:, 1:].shape, generator=noise)
+        free = filled[:, state.chunk.clean_latents :]
+        made = free + 0.1 * torch.randn(free.shape, generator=noise)
         latents = torch.cat([state.overlap_latent, made], dim=1)
         frames = Shot.CODEC.decode(latents)
         geometry = FrameGeometry(depth, readout.latent_cameras.resized(4, 4).intrinsics)
@@ -180,7 +189,11 @@ class Shot:
         cache = write_chunk(
             state, latents, frames, geometry, settings, encode=Shot.CODEC.encode_images
         ).cache
-        return {"latents": latents, "frames": frames, "readout": readout, "cache": cache}
+        overlap = encode_overlap(Shot.CODEC, state, frames)
+        return {
+            "latents": latents, "frames": frames, "readout": readout, "cache": cache,
+            "overlap": overlap,
+        }  # fmt: skip
 
     @staticmethod
     def advance(state: RolloutState, chunks: int = 100) -> RolloutState:

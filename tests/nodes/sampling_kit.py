@@ -122,16 +122,26 @@ class Kit:
         lens = kit.intrinsics_from_fov(width, height, 70.0).expand(frames, 3, 3)
         return kit.Trajectory(pose, lens, width, height)
 
-    def second_chunk(self) -> Any:
-        """A rollout whose first chunk is done: 9 latent frames of it, and a memory of the scene."""
+    def second_chunk(self, overlap: int = 1) -> Any:
+        """A rollout whose first chunk is done: 9 latent frames of it, and a memory of the scene.
+
+        Its chunks share ``overlap`` pixel frames.
+        """
         state = self.module("rollout.state")
+        lengths = self.module("rollout.plan").ChunkLengths(33, 33, overlap)
         trajectory = self.trajectory(65, COLUMNS * 16, ROWS * 16)
         rng = torch.Generator().manual_seed(6)
         tokens = torch.randn(48, 9, ROWS, COLUMNS, generator=rng)
         cache = self.memory(tokens[:, :1], trajectory, "wan2.2", None)
-        start = state.RolloutState(trajectory, cache, tokens[:, :1], 0, "run")
+        start = state.RolloutState(
+            trajectory, cache, tokens[:, :1], 0, "run", lengths=lengths
+        )
         shown = torch.randn(48, 9, ROWS, COLUMNS, generator=rng)
-        record = state.ChunkRecord(tokens, shown, torch.ones(9, ROWS, COLUMNS).bool())
+        shared = torch.randn(48, lengths.overlap_latents, ROWS, COLUMNS, generator=rng)
+        record = state.ChunkRecord(
+            tokens, shown, torch.ones(9, ROWS, COLUMNS).bool(),
+            overlap=shared if overlap > 1 else None,
+        )  # fmt: skip
         return start.advanced(record, cache, state.ChunkStatistics(0, 0.0, len(cache), 0, 0, 1))
 
     def first_latent(self, grid: tuple[int, int, int] = GRID, seed: int = 2) -> dict[str, Tensor]:

@@ -383,6 +383,12 @@ def chained() -> dict[str, dict[str, Any]]:
         ("start2", {"seed": 5}, False, False),
         ("update", {"policy": "append"}, True, True),
         ("start", {"name": "other", "resume": False}, False, False),
+        ("start", {"first_chunk_frames": 33, "chunk_frames": 33}, False, False),
+        ("start", {"overlap_frames": 1}, False, False),
+        ("start", {"first_chunk_frames": 37}, False, True),
+        ("start", {"chunk_frames": 37}, False, True),
+        ("start", {"overlap_frames": 5}, False, True),
+        ("start", {"overlap_frames": ["codec", 0]}, False, True),
     ],
 )
 def test_a_shot_depends_on_the_shot_before_and_never_on_the_one_after(

@@ -253,7 +253,7 @@ def test_context_windows(kit: Kit, refuse: Refuse, ready: list) -> None:
         (cut,) = WanContextWindowsManualNode.execute(
             model, 5, 1, "standard_static", 1, False, "pyramid", False
         ).args
-        words = ("Context windows", "Remove the context window node", "9 latent frames")
+        words = ("Context windows", "Remove the context window node", "sampled whole")
         refuse("ModelMismatchError", *words, call=lambda m=cut, x=latent: kit.ksampler(m, x))
 
 

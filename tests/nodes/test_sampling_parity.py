@@ -134,7 +134,7 @@ def by_library(
     kit: Kit, condition: Any, latent: dict[str, Tensor], model: Any, **settings: Any
 ) -> Tensor:
     """The chunk's latents in model space, as the library samples them."""
-    first = kit.vae_border.latent_tokens(latent, "x")[:, :1]
+    first = kit.vae_border.latent_tokens(latent, "x")[:, : condition.clean]
     denoise = kit.module("models.denoiser").MirageDenoiser(
         model, condition, conditioning(10)[0][0], conditioning(11)[0][0], **settings
     )
@@ -216,14 +216,16 @@ def test_guidance_and_strength(kit: Kit, strength: float) -> None:
     assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
 
 
-def test_chunk_of_a_rollout(kit: Kit) -> None:
+@pytest.mark.parametrize("overlap", [1, 5, 9])
+def test_chunk_of_a_rollout(kit: Kit, overlap: int) -> None:
     """Mirage Apply takes clean frames from the state as the library does."""
-    state = kit.second_chunk()
+    state = kit.second_chunk(overlap)
     readout = kit.module("readout.readout").read(state.cache, state.frame_cameras)
-    first = kit.vae_border.make_latent(state.overlap_latent)
+    first = kit.vae_border.make_clean_latent(state.overlap_latent)
     model, latent = kit.apply(readout=readout, first_latent=first, state=state)
     condition = kit.module("rollout.context").chunk_condition(state, readout)
     assert (condition.segments.references, condition.segments.preceding) == (4, 2)
+    assert condition.segments.clean == 1 + overlap // 4
     expected = by_library(kit, condition, latent, transformer(kit, "scene,visible"))
     assert float((by_graph(kit, model, latent) - expected).abs().max()) < 1e-4
 

@@ -57,8 +57,11 @@ def memory(**changes: Any) -> Prompt:
     return {"init": node("MirageCacheInit", **inputs | changes)}
 
 
-def loop(name: str = "shot", seed: int = 0, resume: bool = True, policy: str = "novelty") -> Prompt:
-    """The chunk loop, from its start to its result."""
+def loop(
+    name: str = "shot", seed: int = 0, resume: bool = True, policy: str = "novelty",
+    **lengths: int,
+) -> Prompt:  # fmt: skip
+    """The chunk loop, from its start to its result; ``lengths`` are those of its chunks."""
     return {
         "start": node(
             "MirageRolloutStart",
@@ -68,6 +71,7 @@ def loop(name: str = "shot", seed: int = 0, resume: bool = True, policy: str = "
             seed=seed,
             name=name,
             resume=resume,
+            **lengths,
         ),
         "open": node("MirageLoopOpen", state=["start", 0]),
         "read": node("MirageReadout", cache=["open", 2], trajectory=["open", 3]),

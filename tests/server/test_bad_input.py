@@ -16,6 +16,7 @@ from dev.comfy_server import ComfyServer
 from mirage_core.cache.build import append_all, observe
 from mirage_core.cache.io import VERSION, block_tensors, cache_header, save_cache
 from mirage_core.cache.types import LatentCache
+from mirage_core.folder_lock import HOLDER
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.tensor_files import HEADER_KEY, write_safetensors
@@ -42,7 +43,8 @@ def refuse(comfy_server: ComfyServer, comfy_client: ComfyClient) -> Callable[...
     def files() -> dict[Path, int]:
         folders = (comfy_server.output, comfy_server.input)
         found = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-        return {path: path.stat().st_mtime_ns for path in found}
+        # The server lets go of the folder of an earlier prompt soon after its last message.
+        return {path: path.stat().st_mtime_ns for path in found if path.name != HOLDER}
 
     def run(prompt: Prompt, kind: str, *words: str, before_loop: bool = True) -> ComfyRunError:
         before = files()
@@ -68,6 +70,23 @@ def trajectory(frames: int = 33, width: int = 64, height: int = 64) -> Trajector
 
 def loaded_move(file: str, **settings: Any) -> Prompt:
     return shot(name="bad_move", **settings) | {"move": node("MirageTrajectoryLoad", file=file)}
+
+
+# --- lengths of chunks --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lengths", "words"),
+    [
+        ({"first_chunk_frames": 120}, ("length of the first chunk", "117 or 121")),
+        ({"chunk_frames": 82}, ("length of the later chunks", "81 or 85")),
+        ({"overlap_frames": 8}, ("overlap of the chunks", "5 or 9")),
+        ({"chunk_frames": 9, "overlap_frames": 9}, ("not longer than the overlap", "at least 13")),
+    ],
+)
+def test_lengths_of_chunks(refuse: Any, lengths: dict[str, int], words: tuple[str, ...]) -> None:
+    error = refuse(shot(name="bad_lengths", **lengths), "PlanError", *words)
+    assert error.node_id == "start"
 
 
 # --- sizes, frame counts, depth -----------------------------------------------------------------

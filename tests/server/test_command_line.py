@@ -210,6 +210,33 @@ def assert_same_points(one: CacheBlock, other: CacheBlock) -> None:
     assert bool(equal[row, column].all())
 
 
+LENGTHS = {"first_chunk_frames": 21, "chunk_frames": 17, "overlap_frames": 5}
+
+
+def test_same_latents_of_chunks_that_share_frames(server: ComfyServer, tmp_path: Path) -> None:
+    """Each side encodes the end of a chunk with its own VAE, and both begin with the same."""
+    prompt = graph("lengths", 1.0, False)
+    prompt["start"]["inputs"] |= LENGTHS
+    ComfyClient(server.url).run(prompt, timeout=300)
+    (by_graph,) = folders(server.output, "lengths")
+    by_command = tmp_path / "shot"
+    options = [
+        text for key, number in LENGTHS.items()
+        for text in (f"--{key.replace('_', '-')}", str(number))
+    ]  # fmt: skip
+    assert main([*command(server.base, by_command, 1.0), *options]) == 0
+    ours, theirs = latents(by_command), latents(by_graph)
+    assert [one.shape[1] for one in ours] == [6, 3, 1]
+    for one, other in zip(ours, theirs, strict=True):
+        assert float(one.std()) > 0.3, "nothing was sampled"
+        assert float((one - other).abs().max()) < TOLERANCE
+    for chunk in (0, 1):
+        file = f"chunk_{chunk:04}.safetensors"
+        one, other = (read_tensors(path / file)["overlap"] for path in (by_command, by_graph))
+        assert one.shape == other.shape == (48, 2, 4, 4)
+        assert float((one - other).abs().max()) < TOLERANCE * float(one.abs().max())
+
+
 @pytest.mark.parametrize(
     ("guidance", "estimated"), [(1.0, False), (2.5, False), (1.0, True)],
     ids=["plain", "guided", "estimated depth"],

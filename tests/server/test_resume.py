@@ -29,6 +29,9 @@ pytestmark = pytest.mark.server
 
 CHUNKS = 4
 
+SHARING = {"first_chunk_frames": 33, "chunk_frames": 41, "overlap_frames": 9}
+"""Lengths of as many chunks."""
+
 
 def prompt(name: str, **settings: object) -> Prompt:
     """Frames large enough that drawing a chunk takes far longer than a request."""
@@ -62,13 +65,15 @@ def uninterrupted(comfy_server: ComfyServer) -> dict[str, bytes]:
     return results(comfy_server, "whole")
 
 
-def check_resumed(server: ComfyServer, name: str, expected: dict[str, bytes]) -> None:
+def check_resumed(
+    server: ComfyServer, name: str, expected: dict[str, bytes], **settings: object
+) -> None:
     """Queue a stopped rollout again: only what is missing is made, and nothing differs."""
     (folder,) = folders(server.output, name)
     saved = saved_chunks(folder)
     assert 1 <= saved < CHUNKS
     kept = contents(folder)
-    result = ComfyClient(server.url).run(prompt(name), timeout=120)
+    result = ComfyClient(server.url).run(prompt(name, **settings), timeout=120)
     assert body_runs(result) == dict.fromkeys(BODY, CHUNKS - saved)
     found = results(server, name)
     assert found.keys() == expected.keys()
@@ -102,6 +107,19 @@ def test_killed_server_goes_on(
     assert (folder / HOLDER).exists(), "a dead server's note blocks nobody"
     other_server.restart()
     check_resumed(other_server, "killed", uninterrupted)
+
+
+def test_interrupted_chunks_that_share_frames_go_on(
+    comfy_server: ComfyServer, comfy_client: ComfyClient
+) -> None:
+    comfy_client.run(prompt("whole_sharing", **SHARING), timeout=120)
+    expected = results(comfy_server, "whole_sharing")
+    result = comfy_client.run(
+        prompt("stopped_sharing", **SHARING),
+        on_progress=interrupt_in(comfy_client, 2), timeout=120,
+    )  # fmt: skip
+    assert result.status == "interrupted"
+    check_resumed(comfy_server, "stopped_sharing", expected, **SHARING)
 
 
 def test_torn_chunk_is_made_again(

@@ -56,6 +56,56 @@ def test_loop_makes_every_frame(
     assert report.count("%") == chunks
 
 
+# 45 frames are 17 and three times 8 more, and then 4; or 21 and three times 8 more.
+@pytest.mark.parametrize(
+    ("lengths", "chunks", "shared"), [((17, 13, 5), 5, 2), ((21, 17, 9), 4, 3)]
+)
+def test_chunks_of_chosen_lengths(
+    comfy_server: ComfyServer, comfy_client: ComfyClient, lengths, chunks: int, shared: int
+) -> None:
+    named = dict(
+        zip(("first_chunk_frames", "chunk_frames", "overlap_frames"), lengths, strict=True)
+    )
+    name = f"lengths_{shared}"
+    result = comfy_client.run(shot(45, name=name, **named), timeout=120)
+    assert body_runs(result) == every(chunks)
+    folder = only_folder(comfy_server, name)
+    assert len(list(read_frames(folder / "video.mp4"))) == 45
+    clips = [len(list(read_frames(path))) for path in sorted(folder.glob("chunk_*.mp4"))]
+    step = lengths[1] - lengths[2]
+    assert clips[:4] == [lengths[0], step, step, step] and sum(clips) == 45
+    latents = chunk_latents(folder)
+    assert torch.cat(latents, dim=1).shape == (48, 12, 4, 4)
+    overlaps = [
+        read_safetensors(file, FORMAT, VERSION)[0].get("overlap")
+        for file in sorted(folder.glob("chunk_*.safetensors"))
+    ]
+    assert [None if o is None else o.shape[1] for o in overlaps] == [*[shared] * (chunks - 1), None]
+    (report,) = result.outputs["result"]["text"]
+    assert f"in {chunks} chunks ({lengths[0]} frames, then {lengths[1]}" in report
+    assert report.count("%") == chunks
+
+    whole = contents(folder)
+    for index in range(2, chunks):
+        (folder / f"chunk_{index:04}.safetensors").unlink()
+    (folder / "video.mp4").unlink()
+    again = comfy_client.run(shot(45, name=name, **named), timeout=120)
+    assert body_runs(again) == every(chunks - 2)
+    assert contents(folder) == whole
+
+
+def test_default_lengths_are_those_of_a_prompt_without_any(
+    comfy_server: ComfyServer, comfy_client: ComfyClient
+) -> None:
+    """A shot of a prompt that lacks them goes on where they are filled in."""
+    comfy_client.run(shot(37, name="no_lengths"), timeout=60)
+    before = contents(only_folder(comfy_server, "no_lengths"))
+    named = {"first_chunk_frames": 33, "chunk_frames": 33, "overlap_frames": 1}
+    result = comfy_client.run(shot(37, name="no_lengths", **named), timeout=60)
+    assert body_runs(result) == {**every(0), "open": 1}
+    assert contents(only_folder(comfy_server, "no_lengths")) == before
+
+
 def test_chunks_are_made_in_order(comfy_client: ComfyClient) -> None:
     result = comfy_client.run(shot(129, name="order"), timeout=60)
     order = [name for name in result.displayed if name in ("open", "update", "result")]

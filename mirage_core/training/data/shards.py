@@ -152,7 +152,9 @@ def field_of(clip: TrainingClip, name: str) -> Tensor | None:
 
 def clip_of(fields: Mapping[str, Tensor], *, key: str, caption: str) -> TrainingClip:
     """The clip whose fields a file holds; the inverse of `field_of`."""
-    told = {CONDITION[name]: value for name, value in fields.items() if name in CONDITION}
+    told: dict[str, Any] = {
+        CONDITION[name]: value for name, value in fields.items() if name in CONDITION
+    }
     own = {name: value for name, value in fields.items() if name not in CONDITION}
     return TrainingClip(**own, condition=Condition(**told), key=key, caption=caption)
 

@@ -244,7 +244,26 @@ def test_released_settings(files: Files) -> None:
     assert (small.memory.write.depth_mode, small.threshold) == ("median", 0.2)
 
 
-@pytest.mark.parametrize("wrong", [["--max-points", "-1"], ["--min-overlap", "1.5"]])
+def test_lengths_of_chunks(files: Files, tmp_path: Path, capsys) -> None:
+    """21 frames, twice 8 more: what the last chunk begins with is the end of the one before."""
+    lengths = {"first_chunk_frames": "21", "chunk_frames": "17", "overlap_frames": "9"}
+    out = tmp_path / "shot"
+    assert main([*files.changed(**lengths), "--out", str(out)]) == 0
+    assert "in 3 chunks (21 frames, then 17 of which 9 overlap)" in capsys.readouterr().out
+    assert len(list(read_frames(out / "video.mp4"))) == FRAMES
+    assert latents(out).shape == (48, 10, 4, 4)
+    assert read_tensors(out / "chunk_0001.safetensors")["overlap"].shape == (48, 3, 4, 4)
+    assert main([*files.arguments, "--out", str(out)]) == 2
+    assert "21 frames, then 17 of which 9 overlap" in said(capsys)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--max-points", "-1"], ["--min-overlap", "1.5"], ["--first-chunk-frames", "32"],
+        ["--chunk-frames", "5", "--overlap-frames", "5"],
+    ],
+)  # fmt: skip
 def test_settings_are_checked_before_anything_is_read(files: Files, capsys, wrong) -> None:
     words = [*files.changed(image="nowhere.png"), "--out", "x", *wrong]
     assert main(words) == 2

@@ -37,6 +37,11 @@ def test_frames_are_counted(parts) -> None:
     assert Condition(**parts).segments == Segments(3, references=4, preceding=2)
 
 
+def test_clean_target_frames_are_counted(parts) -> None:
+    assert Condition(**parts, clean=2).segments == Segments(3, 4, 2, clean=2)
+    assert Condition(**parts, clean=2).to("cpu").clean == 2
+
+
 def test_a_scene_alone(parts) -> None:
     condition = Condition.of_projection(parts["projection"], parts["visible"])
     assert condition.segments == Segments(3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
@@ -69,6 +71,22 @@ def test_clean_frames_have_time_zero(seg: Segments, times: list[float]) -> None:
     assert torch.equal(found[:, moving], noisy[:, None].expand(-1, seg.target - 1))
     assert (found[:, ~moving] == 0).all()
     assert noisy.tolist() == pytest.approx(times), "the caller's numbers were changed"
+
+
+@given(segments, st.integers(1, 9), st.floats(1, 1000, width=32))
+def test_all_clean_target_frames_have_time_zero(seg: Segments, clean: int, time: float) -> None:
+    seg = dataclasses.replace(seg, clean=min(clean, seg.target))
+    (found,) = seg.timesteps(torch.tensor([time]))
+    expected = [0.0] * seg.clean + [time] * (seg.target - seg.clean)
+    assert found[seg.target_frames].tolist() == expected
+    assert int(found.count_nonzero()) == seg.target - seg.clean
+    assert torch.equal(seg.positions(2, 3), dataclasses.replace(seg, clean=1).positions(2, 3))
+
+
+@pytest.mark.parametrize("clean", [-1, 0, 4])
+def test_clean_frames_that_cannot_be_counted(clean: int) -> None:
+    with pytest.raises(ShapeError, match="clean frames"):
+        Segments(3, clean=clean)
 
 
 def test_every_target_frame_may_have_its_own_time() -> None:

@@ -67,11 +67,11 @@ class Calls:
 
 
 @torch.no_grad()
-def by_hand(model, condition, text, white, latents, timestep, **other) -> Tensor:
+def by_hand(model, condition, text, white, latents, timestep, clean=1, **other) -> Tensor:
     """References first, then the target, then preceding frames; clean ones at time 0."""
     c = condition
     frames = torch.cat([c.references, latents, c.preceding], dim=1)
-    times = [0.0] * 3 + [0.0] + [timestep] * 3 + [0.0] * 2
+    times = [0.0] * 3 + [0.0] * clean + [timestep] * (4 - clean) + [0.0] * 2
     scene = torch.cat([c.projection, c.preceding_projection], dim=1)
     (output,) = model(
         frames[None],
@@ -97,6 +97,18 @@ def test_frames_and_timesteps_stand_where_they_belong(
     assert not found.requires_grad
     expected = by_hand(model, condition, text, white, latents, 731.0, side_scale=scale)
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("clean", [2, 3])
+def test_clean_frames_of_the_target_are_at_time_zero(
+    model, condition, text, white, latents, clean: int
+) -> None:
+    several = dataclasses.replace(condition, clean=clean)
+    found = MirageDenoiser(model, several, text, white=white)(latents, 731.0)
+    expected = by_hand(model, condition, text, white, latents, 731.0, clean)
+    assert torch.equal(found, expected)
+    alone = MirageDenoiser(model, condition, text, white=white)(latents, 731.0)
+    assert not torch.allclose(found, alone, atol=1e-4)
 
 
 def test_one_target_frame_set_without_clean_frames(released, model, make) -> None:

@@ -33,8 +33,10 @@ from mirage_core.geometry.transform import rotation_about
 from mirage_core.preview.placement import LEAST_HALF_WIDTH, at_least_a_pixel
 from mirage_core.preview.render import render_preview
 from mirage_core.readout.readout import read
+from mirage_core.rollout.decode import encode_overlap
 from mirage_core.rollout.memory import begin_memory, write_chunk
-from mirage_core.rollout.run_folder import commit, open_folder
+from mirage_core.rollout.plan import ChunkLengths
+from mirage_core.rollout.run_folder import commit, load_record, open_folder
 from mirage_core.rollout.settings import MemorySettings
 from mirage_core.rollout.state import RolloutState
 from mirage_core.writing.consistency import ConsistencyConfig
@@ -281,14 +283,21 @@ def test_a_readout_names_the_colours(make) -> None:
 # --- rollouts -------------------------------------------------------------------------------------
 
 
-def begin(make, step: int, folder: Path | None = None) -> RolloutState:
+PLAIN, SHARING = ChunkLengths(), ChunkLengths(33, 41, 9)
+"""Both of two chunks, of which the second adds 32 frames."""
+
+
+def begin(
+    make, step: int, folder: Path | None = None, lengths: ChunkLengths = PLAIN
+) -> RolloutState:
     """A wall of colours, seen by a camera that moves sideways for two chunks."""
     path = make.trajectory(65, WIDTH, HEIGHT, step=0.02)
     codec = ColourCodec(step)
     frames = picture(make)
     geometry = FrameGeometry(torch.full((1, HEIGHT, WIDTH), DISTANCE), path.intrinsics[:1])
     cache = begin_memory(codec.encode_images(frames), geometry, codec.name)
-    return RolloutState(path, cache, DctCodec().encode_images(frames), 0, "colours", folder)
+    first = DctCodec().encode_images(frames)
+    return RolloutState(path, cache, first, 0, "colours", folder, lengths=lengths)
 
 
 def advance(make, state: RolloutState, settings: MemorySettings | None = None) -> RolloutState:
@@ -308,26 +317,34 @@ def advance(make, state: RolloutState, settings: MemorySettings | None = None) -
         encode=lambda _: pytest.fail("colours need no codec"),
     )
     readout = read(state.cache, state.frame_cameras)
-    return commit(state, latents=latents, frames=frames, readout=readout, cache=written.cache)
+    return commit(
+        state, latents=latents, frames=frames, readout=readout, cache=written.cache,
+        overlap=encode_overlap(DctCodec(), state, frames),
+    )  # fmt: skip
 
 
 @pytest.mark.rollout
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("policy", ["novelty", "append"])
-def test_a_shot_is_written_and_resumed(make, tmp_path: Path, step: int, policy: str) -> None:
+@pytest.mark.parametrize("lengths", [PLAIN, SHARING], ids=["plain", "sharing"])
+def test_a_shot_is_written_and_resumed(
+    make, tmp_path: Path, step: int, policy: str, lengths: ChunkLengths
+) -> None:
     settings = MemorySettings(
         WriteRules(policy, limits=WriteLimits(40_000)),
         consistency=ConsistencyConfig(),
     )
-    first = open_folder(begin(make, step, tmp_path / "shot"))
+    first = open_folder(begin(make, step, tmp_path / "shot", lengths))
     after = advance(make, first, settings)
     assert len(after.cache) > len(first.cache)
     assert after.last.latents.shape[0] == 48
     assert not after.last.projections.any()
     done = advance(make, after, settings)
-    again = open_folder(begin(make, step, tmp_path / "shot"))
+    again = open_folder(begin(make, step, tmp_path / "shot", lengths))
     assert again.done == 2
     assert again.cache.fingerprint() == done.cache.fingerprint()
+    assert torch.cat([load_record(done, k).latents for k in (0, 1)], dim=1).shape[1] == 17
+    assert after.overlap_latent.shape[1] == lengths.overlap_latents
     seen = draw(done.cache, done.trajectory.select([64]))
     assert float(seen.holes.float().mean()) < 0.05
 

@@ -121,9 +121,10 @@ def test_unipc_is_that_of_diffusers(make, steps: int) -> None:
     assert torch.allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("method", METHODS)
-def test_the_clean_frame_is_clean_at_every_step(make, method: str) -> None:
-    first = make.noise(48, 1, 4, 6, seed=7)
+def test_the_clean_frames_are_clean_at_every_step(make, method: str, count: int) -> None:
+    first = make.noise(48, count, 4, 6, seed=7)
     noise = make.noise(*SHAPE)
     given = noise.clone()
     shown: list[Tensor] = []
@@ -134,12 +135,13 @@ def test_the_clean_frame_is_clean_at_every_step(make, method: str) -> None:
         return 100 * torch.ones_like(latents) * timestep
 
     def on_step(done: int, total: int, clean: Tensor) -> None:
-        assert torch.equal(clean[:, :1], first)
+        assert torch.equal(clean[:, :count], first)
         reported.append((done, total))
 
     found = sample(denoise, noise, first, sigma_schedule(6), method=method, on_step=on_step)
     for latents in (*shown, found):
-        assert torch.equal(latents[:, :1], first)
+        assert torch.equal(latents[:, :count], first)
+        assert not torch.equal(latents[:, count], noise[:, count]) or latents is shown[0]
     assert reported == [(k + 1, 6) for k in range(6)]
     assert torch.equal(noise, given)
 
@@ -214,6 +216,8 @@ def test_bad_input(make) -> None:
         sample(lambda x, t: x, noise, None, sigmas, method="heun")
     with pytest.raises(ShapeError, match="first latent"):
         sample(lambda x, t: x, noise, make.noise(48, 1, 4, 5), sigmas)
+    with pytest.raises(ShapeError, match="more clean latents than the chunk has"):
+        sample(lambda x, t: x, noise, make.noise(48, SHAPE[1] + 1, *SHAPE[2:]), sigmas)
     with pytest.raises(ShapeError, match="velocity"):
         sample(lambda x, t: x[:, 1:], noise, None, sigmas)
     with pytest.raises(ValueRangeError, match="not finite"):
