@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 def transformer(tmp_path: Path) -> MirageTransformer3DModel:
     tensors = tiny.backbone_tensors() | tiny.branch_tensors(tiny.branch_config())
     path = tiny.write(tmp_path / "model.safetensors", tensors, tiny.metadata())
-    return load_transformer(path, dtype=torch.float32)
+    return load_transformer(path, branch_format="mirage", dtype=torch.float32)
 
 
 @pytest.fixture
