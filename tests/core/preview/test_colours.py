@@ -40,6 +40,7 @@ from mirage_core.rollout.run_folder import commit, load_record, open_folder
 from mirage_core.rollout.settings import MemorySettings
 from mirage_core.rollout.state import RolloutState
 from mirage_core.writing.consistency import ConsistencyConfig
+from mirage_core.writing.novelty import NoveltyRule
 from mirage_core.writing.policy import WriteLimits, WriteRules
 
 WIDTH, HEIGHT = 96, 64
@@ -351,11 +352,14 @@ def test_a_shot_is_written_and_resumed(
 
 def test_novelty_writes_only_what_is_new(make) -> None:
     state = begin(make, 1)
-    after = advance(make, state)
-    added = len(after.cache) - len(state.cache)
     # 32 steps of 0.02 at distance 2 move the picture by 0.32 times the focal length.
     new = 0.32 * float(state.trajectory.intrinsics[0, 0, 0]) * HEIGHT
+    first_views = MemorySettings(WriteRules(novelty=NoveltyRule(view_score=0)))
+    added = len(advance(make, state, first_views).cache) - len(state.cache)
     assert 0.8 * new < added < 1.5 * new
+    # The wall turns by 18 degrees: every place is worth two more views, and no third.
+    with_views = len(advance(make, state).cache) - len(state.cache)
+    assert added + HEIGHT * WIDTH < with_views < 1.5 * new + 2 * HEIGHT * WIDTH
 
 
 def test_observations_keep_their_bytes(make) -> None:
