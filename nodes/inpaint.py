@@ -146,7 +146,8 @@ def _of_pictures(
     doubt = mask_doubt(images, holes)
     if doubt:
         logger.warning("Mirage Inpaint Conditioning: %s", doubt)
-    return InpaintPlanes(codec.encode(without_holes(images, holes)), unknown_cells(holes).cpu())
+    unknown = unknown_cells(holes, stride).cpu()
+    return InpaintPlanes(codec.encode(without_holes(images, holes)), unknown)
 
 
 def _expect_fit(first: Tensor | None, grid: tuple[int, int]) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..codecs.memory_kind import expect_tokens
-from ..constants import SPATIAL_STRIDE, TEMPORAL_STRIDE
+from ..constants import TEMPORAL_STRIDE
 from ..errors import ShapeError
 from ..geometry.masks import MASKED
 from ..readout.readout import Readout
@@ -112,8 +112,8 @@ def expect_pictures(frames: Tensor, holes: Tensor) -> None:
             "There is not one mask of holes for every picture",
             got=f"{found['F']} masks for {sizes['F']} pictures",
             expected="one mask for every pixel frame",
-            fix="Connect images and holes of one Mirage Render; repeat a single mask with Repeat "
-            "Image Batch",
+            fix="Connect images and holes of one Mirage Render; a single mask goes through "
+            "Convert Mask to Image, Repeat Image Batch and Convert Image to Mask",
         )
     if (found["H"], found["W"]) != (sizes["H"], sizes["W"]):
         raise ShapeError(
@@ -130,7 +130,7 @@ def without_holes(frames: Tensor, holes: Tensor) -> Tensor:
     return torch.where((holes > MASKED)[..., None], BLANK, frames[..., :3])
 
 
-def unknown_cells(holes: Tensor) -> Tensor:
+def unknown_cells(holes: Tensor, stride: int) -> Tensor:
     """Masks of pixel frames as planes of the latent grid.
 
     Frame 0 stands in all four planes of latent frame 0; frames 4t - 3 to 4t are the planes of
@@ -138,9 +138,10 @@ def unknown_cells(holes: Tensor) -> Tensor:
 
     Args:
         holes: (4T - 3, H, W) numbers, unknown above one half.
+        stride: Pixels along each side of a cell.
 
     Returns:
-        (4, T, H / 16, W / 16) float32, 1 where any pixel of a cell is unknown.
+        (4, T, H / stride, W / stride) float32, 1 where any pixel of a cell is unknown.
 
     Raises:
         PlanError: The number of frames is not 4n + 1.
@@ -148,7 +149,7 @@ def unknown_cells(holes: Tensor) -> Tensor:
     expect_frame_count(len(holes))
     # One code stands for all pixels of a cell. With grey among them it is not the code of what is
     # there, and called given it would be kept, grey included.
-    cells = F.max_pool2d((holes > MASKED).float()[:, None], SPATIAL_STRIDE)[:, 0]
+    cells = F.max_pool2d((holes > MASKED).float()[:, None], stride)[:, 0]
     cells = torch.cat([cells[:1].expand(TEMPORAL_STRIDE, -1, -1), cells[1:]])
     return cells.unflatten(0, (-1, TEMPORAL_STRIDE)).transpose(0, 1).contiguous()
 

@@ -119,6 +119,28 @@ def test_a_clean_first_latent(kit: Kit, clip: Clip, source: str) -> None:
     assert torch.equal(latent["noise_mask"], wanted["noise_mask"])
 
 
+@pytest.mark.parametrize(("start", "end"), [(1, 0), (5, 0), (0, 4), (1, 1), (2, 3)])
+def test_whole_frames_are_told_as_comfyui_s_own_node_does(
+    clip: Clip, start: int, end: int
+) -> None:
+    from comfy_extras.nodes_wan import WanFunInpaintToVideo
+
+    holes = torch.ones(PICTURES, HEIGHT, WIDTH)
+    holes[:start] = 0
+    holes[PICTURES - end :] = 0
+    given = {"start_image": clip.images[:start], "end_image": clip.images[PICTURES - end :]}
+    theirs = WanFunInpaintToVideo.execute(
+        conditioning(1), conditioning(2), clip.vae, WIDTH, HEIGHT, PICTURES, 1,
+        **{name: frames for name, frames in given.items() if len(frames)},
+    ).args  # fmt: skip
+    ours = clip.run(**clip.pictures(holes=holes))
+    for mine, wanted in zip(ours[:2], theirs[:2], strict=True):
+        assert mine[0][1].keys() == wanted[0][1].keys()
+        assert torch.allclose(entries(mine)[0], entries(wanted)[0], atol=1e-5)
+        assert torch.equal(entries(mine)[1], entries(wanted)[1])
+    assert torch.equal(ours[2]["samples"], theirs[2]["samples"])
+
+
 def test_the_conditioning_that_came_in_stays(kit: Kit, clip: Clip) -> None:
     text = conditioning(1)
     text[0][1]["pooled_output"] = None
@@ -149,6 +171,11 @@ def test_the_tiny_checkpoint_is_one_of_fun_inp(model: Any) -> None:
     assert type(model.model).__name__ == "WAN22"
     assert model.model.diffusion_model.patch_embedding.weight.shape[1] == 100
     assert model.model.latent_format.latent_channels == 48
+
+
+def test_ways_for_the_plain_model_refuse_it(kit: Kit, model: Any) -> None:
+    with pytest.raises(kit.errors.ModelMismatchError, match="100 input and 48 latent channels"):
+        kit.apply(model=model)
 
 
 def test_what_reaches_the_model(kit: Kit, clip: Clip, model: Any) -> None:

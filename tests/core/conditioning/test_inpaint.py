@@ -45,7 +45,7 @@ def brute_force(holes: Tensor) -> Tensor:
 
 def test_planes_are_those_of_brute_force() -> None:
     holes = random_holes()
-    found = unknown_cells(holes)
+    found = unknown_cells(holes, 16)
     assert torch.equal(found, brute_force(holes))
     assert 0 < float(found.mean()) < 1
 
@@ -54,7 +54,7 @@ def test_planes_are_those_of_brute_force() -> None:
 def test_every_frame_has_its_plane(frame: int) -> None:
     holes = torch.zeros(FRAMES, HEIGHT, WIDTH)
     holes[frame, 17, 33] = 1
-    marked = {tuple(place) for place in unknown_cells(holes).nonzero().tolist()}
+    marked = {tuple(place) for place in unknown_cells(holes, 16).nonzero().tolist()}
     if frame == 0:
         assert marked == {(plane, 0, 1, 2) for plane in range(4)}
     else:
