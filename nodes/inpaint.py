@@ -107,6 +107,7 @@ class MirageInpaintConditioning(io.ComfyNode):
                 told(positive, planes), told(negative, planes), empty_latent(planes)
             )
         planes = planes.begun_with(first)
+        # The model's own pipeline keeps a first frame that is wholly given clean at every step.
         latent = chunk_latent(first, planes.latent.shape[1])
         return io.NodeOutput(told(positive, planes), told(negative, planes), latent)
 
