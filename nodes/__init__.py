@@ -22,6 +22,7 @@ from .geometry import (
     MirageGeometryMoGe,
     MirageGeometrySave,
 )
+from .inpaint import MirageInpaintConditioning
 from .loop import MirageLoopClose, MirageLoopOpen, MirageRolloutResult, MirageRolloutStart
 from .memory import MirageCacheInit, MirageCacheUpdate
 from .memory_files import MirageCacheInfo, MirageCacheLoad, MirageCacheSave
@@ -67,6 +68,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     MirageLoadBranch,
     MirageApply,
     MirageTrainingFree,
+    MirageInpaintConditioning,
     MirageUniPC,
     MirageChunkDecode,
     MirageSplitCheckpoint,

@@ -12,9 +12,10 @@ from PIL import Image
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid
 from mirage_core.scenes.scene import ProceduralScene
-from tiny_models import add_sizes, side_branch, text_encoder, video_model
+from tiny_models import add_sizes, inpaint_model, side_branch, text_encoder, video_model
 from tiny_moge import write_moge
 from tiny_weights import vae_tensors, write
+from workflows.inpaint import INPAINT_MODEL
 from workflows.sampling import BRANCH, MOGE, TEXT_ENCODER, VAE, VIDEO_MODEL
 
 PICTURE = "example.png"
@@ -32,6 +33,7 @@ def install(base: Path, size: tuple[int, int] = (96, 64)) -> None:
     """
     for file, tensors in (
         (VIDEO_MODEL, video_model()),
+        (INPAINT_MODEL, inpaint_model()),
         (TEXT_ENCODER, text_encoder()),
         (VAE, vae_tensors(base=8, decoder_base=8)),
     ):

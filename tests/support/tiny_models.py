@@ -49,6 +49,17 @@ def video_model(size: Backbone = SIZE, seed: int = 0) -> dict[str, Tensor]:
     return tensors
 
 
+def inpaint_model(size: Backbone = SIZE, seed: int = 8) -> dict[str, Tensor]:
+    """A video model that takes noise, four mask planes and a picture's latent, as Fun InP does."""
+    shapes = backbone_shapes(size)
+    name = "patch_embedding.weight"
+    width, channels, *patch = shapes[name]
+    shapes[name] = (width, 2 * channels + 4, *patch)
+    tensors = noise(shapes, seed, STD)
+    tensors["text_embedding.0.weight"] *= (256 / size.text_dim) ** 0.5
+    return tensors
+
+
 def side_branch(config: BranchConfig | None = None, seed: int = 1) -> dict[str, Tensor]:
     """Tensors of a side branch under released names."""
     return noise(expected_shapes(config or branch_config(SIZE)), seed, STD)

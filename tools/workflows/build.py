@@ -14,6 +14,7 @@ from dev.comfy_client import ComfyClient
 from dev.comfy_server import PACK, ComfyServer
 from workflows.dynamics import MOVING_THINGS
 from workflows.embedded import EMBEDDED_LOOP, EMBEDDED_MODEL
+from workflows.inpaint import INPAINT_LOOP
 from workflows.sampling import FREE_LOOP, GROUPS, ROLLOUT, SAMPLING_LOOP, TRAINING_FREE
 from workflows.writer import NODE_WIDTH, Node, Out, Subgraph, Writer, as_text
 
@@ -112,7 +113,7 @@ def build(object_info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """All shipped files by their path in the pack."""
     writer = Writer(object_info)
     loops = (CHUNK_LOOP, SAMPLING_LOOP, FREE_LOOP, EMBEDDED_LOOP)
-    shared = (*loops, MOVING_THINGS)
+    shared = (*loops, INPAINT_LOOP, MOVING_THINGS)
     blueprints = {f"subgraphs/{item.name}.json": writer.blueprint(item) for item in shared}
     return blueprints | {
         f"workflows/mirage_{name}.json": writer.workflow(nodes, [loop], name, groups)

@@ -6,16 +6,16 @@ from workflows.writer import NOTE, Group, ModelFile, Node, Out, Subgraph
 
 INPUT = -10
 _COMFY = "https://huggingface.co/Comfy-Org"
-_WAN22 = f"{_COMFY}/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
+WAN22 = f"{_COMFY}/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
 _WAN21 = f"{_COMFY}/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
 
 VIDEO_MODEL = ModelFile(
     "wan2.2_ti2v_5B_fp16.safetensors",
-    f"{_WAN22}/diffusion_models/wan2.2_ti2v_5B_fp16.safetensors",
+    f"{WAN22}/diffusion_models/wan2.2_ti2v_5B_fp16.safetensors",
     "diffusion_models",
 )
 VAE = ModelFile(
-    "wan2.2_vae.safetensors", f"{_WAN22}/vae/wan2.2_vae.safetensors", "vae"
+    "wan2.2_vae.safetensors", f"{WAN22}/vae/wan2.2_vae.safetensors", "vae"
 )
 TEXT_ENCODER = ModelFile(
     "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
@@ -85,8 +85,19 @@ held: more keeps closer to it, less blends better.
 _URLS = {"video": VIDEO_MODEL.url, "text": TEXT_ENCODER.url, "vae": VAE.url, "moge": MOGE.url}
 
 
-def _update(start: int, state: Out, readout: Out, latent: Out, shared: dict[str, Out]) -> dict:
-    """From a chunk's latent to the next state, the same in both loops; ids from ``start``."""
+def update_nodes(
+    start: int, state: Out, readout: Out, latent: Out, shared: dict[str, Out], left: int = 0
+) -> dict[int, Node]:
+    """From a chunk's latent to the next state, the same in all loops.
+
+    Args:
+        start: Id of the first node.
+        state: Of Mirage Loop Open.
+        readout: Of the chunk.
+        latent: Of the chunk.
+        shared: ``vae`` and ``moge_model``.
+        left: Where the loop begins.
+    """
     decode, moge, geometry, align, write, close = range(start, start + 6)
     opened, row = state.node, 430
     decoding = {"latent": latent, "vae": shared["vae"], "state": state}
@@ -106,13 +117,16 @@ def _update(start: int, state: Out, readout: Out, latent: Out, shared: dict[str,
         "hold_back": True,
     }
     return {
-        decode: Node("MirageChunkDecode", (1450, 0), decoding, (250, 130)),
-        moge: Node("MoGeInference", (150, row), estimate, (270, 210)),
-        geometry: Node("MirageGeometryMoGe", (470, row), {"moge_geometry": Out(moge)}, (270, 60)),
-        align: Node("MirageAlignGeometry", (790, row), estimated, (290, 270)),
-        write: Node("MirageCacheUpdate", (1120, row), finished, (290, 320)),
+        decode: Node("MirageChunkDecode", (left + 1450, 0), decoding, (250, 130)),
+        moge: Node("MoGeInference", (left + 150, row), estimate, (270, 210)),
+        geometry: Node(
+            "MirageGeometryMoGe", (left + 470, row), {"moge_geometry": Out(moge)}, (270, 60)
+        ),
+        align: Node("MirageAlignGeometry", (left + 790, row), estimated, (290, 270)),
+        write: Node("MirageCacheUpdate", (left + 1120, row), finished, (290, 320)),
         close: Node(
-            "MirageLoopClose", (1450, row), {"flow": Out(opened), "state": Out(write)}, (250, 60)
+            "MirageLoopClose", (left + 1450, row), {"flow": Out(opened), "state": Out(write)},
+            (250, 60),
         ),
     }  # fmt: skip
 
@@ -160,7 +174,7 @@ def _loop(
         apply: Node(kind, (790, 0), links, size),
         sampler: Node("KSampler", (1120, 0), sampling, (290, 290)),
     }
-    nodes |= _update(start + 4, Out(opened, 1), Out(read), Out(sampler), given)
+    nodes |= update_nodes(start + 4, Out(opened, 1), Out(read), Out(sampler), given)
     outputs = [("state", "MIRAGE_STATE", Out(start + 9))]
     return Subgraph(name, description, inputs, outputs, nodes, widgets=widgets)
 
