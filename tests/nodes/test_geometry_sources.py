@@ -91,7 +91,6 @@ def test_photographs_of_one_place_begin_one_memory(pack: ModuleType) -> None:
     both, latent = begin(pack, images, geometry)
     cells = (64 // 16) ** 2
     assert len(one) == cells
-    # Cells that the first picture shows in their middle are not written again.
     # From so far aside a view of what is known is worth its own point.
     assert cells < len(both) <= 2 * cells
     assert float(both.blocks[-1].points[:, 0].max()) > float(one.blocks[0].points[:, 0].max()) + 1
