@@ -374,7 +374,8 @@ def test_merged_model_is_refused_and_split(client: ComfyClient, server: ComfySer
     prompt = models(name="merged.safetensors") | common
     error = refused(client, prompt, "ModelMismatchError", "Mirage Split Checkpoint")
     assert error.node_type == "MirageApply"
-    client.run({"split": node("MirageSplitCheckpoint", model_name="merged.safetensors")})
+    split = node("MirageSplitCheckpoint", model_name="merged.safetensors", format="mirage")
+    client.run({"split": split})
     parts = {"name": "merged_model.safetensors", "branch": "merged_vace.safetensors"}
     found = latent_of(client, server, models(**parts) | common)
     assert torch.equal(found, latent_of(client, server, models() | common))
