@@ -13,8 +13,10 @@ from ..conditioning.condition import Condition
 from ..conditioning.features import no_render
 from ..errors import ModelMismatchError
 from ..models.denoiser import MirageDenoiser
+from ..models.lora import switch_lora
 from ..preview.render import drawn_latents
-from .models import ProjectionSource
+from .conditions import ProjectionSource
+from .state import RolloutState
 
 
 def projection_source(transformer: Any, codec: LatentCodec) -> ProjectionSource | None:
@@ -88,3 +90,27 @@ class TransformerDenoisers:
         height, width = (codec.spatial_stride * int(n) for n in condition.visible.shape[1:])
         frames = (condition.segments.main - 1) * codec.temporal_stride + 1
         return codec.white_latent(frames, height, width)
+
+
+@dataclass(frozen=True, eq=False)
+class LaterLora:
+    """Switches a LoRA off for the first chunk of a shot, and on for all that follow.
+
+    Which of the two holds follows from the state alone, so a shot that is resumed in its middle
+    goes on with the LoRA. The weights are never copied.
+
+    Attributes:
+        transformer: The model, to which `mirage_core.models.lora.apply_lora` added the LoRA.
+        name: Of its adapter.
+    """
+
+    transformer: Any
+    name: str
+
+    def __call__(self, state: RolloutState) -> None:
+        """Set the model up for the next chunk.
+
+        Raises:
+            ModelMismatchError: The model has no such adapter.
+        """
+        switch_lora(self.transformer, self.name, on=state.done > 0)
