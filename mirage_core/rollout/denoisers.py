@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..codecs.base import LatentCodec, expect_drawable
 from ..conditioning.condition import Condition
-from ..conditioning.features import no_render
+from ..conditioning.features import no_render, no_render_branch
 from ..errors import ModelMismatchError
 from ..models.denoiser import MirageDenoiser
 from ..models.lora import switch_lora
 from ..preview.render import drawn_latents
 from .conditions import ProjectionSource
+from .spatia import SpatiaConditions
 from .state import RolloutState
 
 
@@ -37,6 +38,18 @@ def projection_source(transformer: Any, codec: LatentCodec) -> ProjectionSource 
         "Use --embedded-codec, or another side branch",
     )
     return partial(drawn_latents, codec=drawable)
+
+
+def render_source(transformer: Any, codec: LatentCodec) -> SpatiaConditions:
+    """Conditions for a model whose side branch is steered by drawings of a memory of colours.
+
+    Raises:
+        ModelMismatchError: The model has no side branch, or one that takes something else.
+    """
+    branch = transformer.branch_config
+    if branch is None or not branch.needs_render:
+        raise no_render_branch(None if branch is None else branch.features)
+    return SpatiaConditions(codec)
 
 
 @dataclass(frozen=True, eq=False)
