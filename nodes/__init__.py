@@ -22,6 +22,7 @@ from .geometry import (
     MirageGeometryMoGe,
     MirageGeometrySave,
 )
+from .later_lora import MirageLaterLora
 from .loop import MirageLoopClose, MirageLoopOpen, MirageRolloutResult, MirageRolloutStart
 from .memory import MirageCacheInit, MirageCacheUpdate
 from .memory_files import MirageCacheInfo, MirageCacheLoad, MirageCacheSave
@@ -78,6 +79,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     MirageEmbeddedScene,
     MirageEmbeddedModel,
     MirageEmbeddedShot,
+    MirageLaterLora,
 )
 
 

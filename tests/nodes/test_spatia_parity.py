@@ -10,10 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from tiny_models import lora
+from tiny_weights import write
+
 from .sampling_kit import COLUMNS, ROWS, Kit
 from .test_sampling_parity import _transformer, by_graph, by_library
 
 pytest.importorskip("diffusers", reason="needs diffusers for the library's transformer")
+pytest.importorskip("peft", reason="needs peft for the library's LoRAs")
 
 pytestmark = pytest.mark.usefixtures("inference")
 
@@ -103,6 +107,63 @@ def test_three_chunks_are_the_librarys(kit: Kit, shot: Shot) -> None:
         assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
         shot.finish(found)
     assert shot.state.complete
+
+
+@pytest.fixture
+def loras(kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """ComfyUI's folder for LoRAs, with one under Spatia's names."""
+    folder, paths = tmp_path / "loras", kit.models.folder_paths
+    folder.mkdir()
+    _, endings = paths.folder_names_and_paths["loras"]
+    monkeypatch.setitem(paths.folder_names_and_paths, "loras", ([str(folder)], endings))
+    named = {name.replace("diffusion_model.", "pipe.dit."): t for name, t in lora().items()}
+    write(folder / "later.safetensors", named)
+    return folder
+
+
+def later_lora(kit: Kit, state: Any, file: str = "later.safetensors", strength: float = 0.7) -> Any:
+    return kit.nodes.MirageLaterLora.execute(kit.model, file, strength, state).args[0]
+
+
+@pytest.mark.samplers
+def test_a_later_lora_is_the_librarys(kit: Kit, shot: Shot, loras: Path) -> None:
+    """Off in the first chunk, on in the next, also for a shot that is resumed there."""
+    transformer = _transformer(kit, FEATURES, False)
+    module = kit.module("models.lora")
+    info = module.apply_lora(transformer, loras / "later.safetensors", 0.7)
+    switch = kit.module("rollout.denoisers").LaterLora(transformer, info.name)
+    assert later_lora(kit, shot.state) is kit.model
+    for number in range(2):
+        switch(shot.state)
+        model, latent = shot.apply(later_lora(kit, shot.state))
+        expected = by_library(kit, shot.condition(), latent, transformer)
+        found = by_graph(kit, model, latent)
+        assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+        without = by_graph(kit, *shot.apply())
+        assert (float((found - without).abs().max()) > 1e-3) == (number > 0)
+        if number == 0:
+            shot.finish(found)
+    assert later_lora(kit, shot.state, strength=0.0) is kit.model
+    assert not kit.model.patches, "the model that came in was changed"
+
+
+@pytest.mark.parametrize(
+    ("layer", "width", "message"),
+    [
+        ("blocks.9.self_attn.q", 256, "blocks.9.*which this model does not have"),
+        ("text_encoder.q", 256, "text_encoder.q.*which this model does not have"),
+        ("blocks.0.self_attn.q", 128, "made for another model"),
+        ("vace_blocks.0.self_attn.q", 256, "changes the side branch"),
+    ],
+)
+def test_a_later_lora_that_does_not_fit_is_told_in_the_first_chunk(
+    kit: Kit, shot: Shot, loras: Path, layer: str, width: int, message: str
+) -> None:
+    parts = {"A": torch.ones(2, width), "B": torch.ones(256, 2)}
+    named = {f"pipe.dit.{layer}.lora_{part}.weight": tensor for part, tensor in parts.items()}
+    write(loras / "other.safetensors", named)
+    with pytest.raises(kit.errors.ModelMismatchError, match=message):
+        later_lora(kit, shot.state, "other.safetensors")
 
 
 @pytest.mark.samplers
