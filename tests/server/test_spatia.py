@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,13 @@ from dev.comfy_client import ComfyClient, ComfyRunError
 from dev.comfy_server import ComfyServer
 from mirage_core.cache.io import load_cache
 from mirage_core.cli.main import main
-from tiny_install import SERVER_ARGS
+from tiny_install import SERVER_ARGS, install
 from tiny_models import add_sizes, lora, side_branch, write_models
 from tiny_weights import write
+from workflows.flatten import flatten
+from workflows.sampling import whole_shot
+from workflows.spatia import LATER_LORA, SPATIA_LOOP
+from workflows.writer import Writer
 
 from .prompts import Prompt, folders, node
 from .test_command_line import command, graph, latents, write_shot
@@ -22,7 +27,6 @@ from .test_command_line import command, graph, latents, write_shot
 pytestmark = pytest.mark.server
 
 SPATIA = "step-8500.safetensors"
-LATER = "lora_weights_10000.safetensors"
 LENGTHS = {"first_chunk_frames": 21, "chunk_frames": 17, "overlap_frames": 9}
 """Three chunks of 37 frames."""
 
@@ -37,10 +41,11 @@ stored in 8 bits and in clips, where the last bits of a float32 decide a level."
 def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """A server with tiny models, among them a branch and a LoRA under Spatia's names."""
     base = tmp_path_factory.mktemp("spatia")
+    install(base)
     models = write_models(base / "models")
     write(models / "model_patches" / SPATIA, side_branch())
     named = {name.replace("diffusion_model.", "pipe.dit."): t for name, t in lora().items()}
-    write(models / "loras" / LATER, named)
+    write(models / "loras" / LATER_LORA, named)
     add_sizes(base / "custom_nodes")
     write_shot(base / "input")
     with ComfyServer(
@@ -57,7 +62,7 @@ def prompt_of(name: str, **memory: object) -> Prompt:
     prompt["start"]["inputs"] |= LENGTHS
     prompt["apply"]["inputs"] |= {"model": ["later", 0], "references": REFERENCES}
     prompt["later"] = node(
-        "MirageLaterLora", model=["unet", 0], lora_name=LATER, strength=1.0, state=["open", 1]
+        "MirageLaterLora", model=["unet", 0], lora_name=LATER_LORA, strength=1.0, state=["open", 1]
     )
     return prompt
 
@@ -68,7 +73,7 @@ def words(base: Path, out: Path) -> list[str]:
     line[line.index("--branch") + 1] = str(models / "model_patches" / SPATIA)
     options = {
         "--way": "spatia", "--colour-step": 2, "--references": REFERENCES,
-        "--later-lora": models / "loras" / LATER,
+        "--later-lora": models / "loras" / LATER_LORA,
         **{f"--{key.replace('_', '-')}": number for key, number in LENGTHS.items()},
     }  # fmt: skip
     return [*line, *(str(text) for pair in options.items() for text in pair)]
@@ -96,6 +101,28 @@ def test_graph_and_command_line_make_the_same_shot(server: ComfyServer, tmp_path
     ComfyClient(server.url).run(prompt | {"look": node("PreviewImage", images=["decode", 0])})
     again = latents(by_graph)
     assert all(torch.equal(one, other) for one, other in zip(again, theirs, strict=True))
+
+
+def test_the_blueprint_makes_a_shot(server: ComfyServer) -> None:
+    """With depth that MoGe estimates; everything in the loop as it is shipped, but two steps."""
+    client = ComfyClient(server.url)
+    info = client.object_info()
+    nodes = copy.deepcopy(whole_shot(SPATIA_LOOP, "blueprint", ""))
+    nodes[6].inputs["branch_name"] = SPATIA
+    nodes[13].inputs |= {"what": "colours"}
+    nodes[14].inputs |= LENGTHS
+    prompt = flatten(Writer(info).workflow(nodes, [SPATIA_LOOP], "blueprint"), info)
+    sizes = {"width": 96, "height": 64, "frames": 37, "steps": 2, "resolution_level": 0}
+    for part in prompt.values():
+        kept = part["inputs"]
+        kept |= {key: value for key, value in sizes.items() if isinstance(kept.get(key), int)}
+    result = client.run(prompt, timeout=400)
+    assert result.status == "success"
+    for kind in ("MirageLaterLora", "MirageApply", "KSampler", "MirageCacheUpdate"):
+        (number,) = [key for key, part in prompt.items() if part["class_type"] == kind]
+        assert result.displayed.count(number) == 3, kind
+    (folder,) = folders(server.output, "blueprint")
+    assert [one.shape[1] for one in latents(folder)] == [6, 2, 2]
 
 
 def test_a_memory_of_tokens_is_refused_with_what_to_do(server: ComfyServer) -> None:
