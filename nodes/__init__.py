@@ -23,6 +23,7 @@ from .geometry import (
     MirageGeometrySave,
 )
 from .inpaint import MirageInpaintConditioning
+from .later_lora import MirageLaterLora
 from .loop import MirageLoopClose, MirageLoopOpen, MirageRolloutResult, MirageRolloutStart
 from .memory import MirageCacheInit, MirageCacheUpdate
 from .memory_files import MirageCacheInfo, MirageCacheLoad, MirageCacheSave
@@ -80,6 +81,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     MirageEmbeddedScene,
     MirageEmbeddedModel,
     MirageEmbeddedShot,
+    MirageLaterLora,
 )
 
 

@@ -14,7 +14,7 @@ from ..mirage_core.checkpoints.branch_file import split_merged
 from ..mirage_core.checkpoints.branch_format import FORMATS
 from ..mirage_core.codecs.base import expect_same_codec
 from ..mirage_core.codecs.dct import CODEC_NAME, DctCodec
-from ..mirage_core.codecs.memory_kind import expect_tokens
+from ..mirage_core.codecs.memory_kind import MemoryKind, expect_tokens
 from ..mirage_core.conditioning.condition import Condition
 from ..mirage_core.errors import ShapeError
 from ..mirage_core.log import logger
@@ -40,6 +40,7 @@ from .comfy.model import (
     split_targets,
 )
 from .comfy.vae import Latent, VaeCodec, clean_tokens
+from .drawn import drawn_condition_of, expect_render_branch
 from .shot import expect_begun
 from .types import BranchType, ReadoutType, StateType
 
@@ -111,7 +112,8 @@ class MirageApply(io.ComfyNode):
             description=(
                 "Conditions Wan2.2-TI2V-5B on the memory for one chunk: on the readout through a "
                 "side branch, and on earlier frames as clean frames next to the generated ones. "
-                "The model works with any sampler and guider; sample the latent output."
+                "Spatia's branch is shown a drawing of a memory of colours. The model works with "
+                "any sampler and guider; sample the latent output."
             ),
             search_aliases=["condition", "apply controlnet", "vace", "memory to model", "camera"],
             inputs=[
@@ -151,7 +153,7 @@ class MirageApply(io.ComfyNode):
                 ),
                 io.Vae.Input(
                     "vae", optional=True,
-                    tooltip="The VAE of the memory; required by branches with 96 channels.",
+                    tooltip="The VAE of the shot; required by branches with 96 channels.",
                 ),
             ],
             outputs=[
@@ -176,28 +178,39 @@ class MirageApply(io.ComfyNode):
         state: RolloutState | None = None,
         vae: comfy.sd.VAE | None = None,
     ) -> io.NodeOutput:
-        backbone, first = expect_parts(model, readout, first_latent)
-        condition = Condition.of_readout(readout)
+        drawn = readout.cache.kind is MemoryKind.COLOURS
+        backbone, first = expect_parts(model, readout, first_latent, colours=drawn)
+        config = None if branch is None else branch.fitted(backbone)
+        if drawn:
+            expect_render_branch(config)
+        latent = chunk_latent(first, len(readout.visible))
         if state is not None:
             _expect_clean(expect_begun(state), first)
-            condition = chunk_condition(
-                expect_begun(state), readout, references=references, preceding=preceding
-            )
+        if not strength:
+            return io.NodeOutput(without_mirage(model), latent)
+        if drawn:
+            condition = drawn_condition_of(readout, state, vae, first.shape[1], references)
+        else:
+            condition = _read_condition(readout, state, references, preceding)
         side = None
-        if branch is not None:
-            config = branch.fitted(backbone)
-            if strength:
-                condition = shown(branch, condition, readout)
-                planes = condition.side_input(
-                    config.features, white_planes(branch, condition, vae, readout)
-                )
-                span = (start_percent, end_percent)
-                side = Side(branch.patcher, config, planes, strength, *span)
-        latent = chunk_latent(first, len(readout.visible))
-        alone = side is None and condition.segments.total == condition.segments.target
-        if alone or not strength:
+        if branch is not None and config is not None:
+            condition = shown(branch, condition, readout)
+            planes = condition.side_input(
+                config.features, white_planes(branch, condition, vae, readout)
+            )
+            side = Side(branch.patcher, config, planes, strength, start_percent, end_percent)
+        if side is None and condition.segments.total == condition.segments.target:
             return io.NodeOutput(without_mirage(model), latent)
         return io.NodeOutput(ChunkGuide(condition, first, side).patch(model), latent)
+
+
+def _read_condition(
+    readout: Readout, state: RolloutState | None, references: int, preceding: int
+) -> Condition:
+    """What a memory of tokens tells of a chunk, with earlier frames if there is a state."""
+    if state is None:
+        return Condition.of_readout(readout)
+    return chunk_condition(state, readout, references=references, preceding=preceding)
 
 
 def _expect_clean(state: RolloutState, first: Tensor) -> None:
@@ -231,21 +244,28 @@ def white_planes(
 
 
 def expect_parts(
-    model: Patcher, readout: Readout, first_latent: Latent
+    model: Patcher, readout: Readout, first_latent: Latent, *, colours: bool = False
 ) -> tuple[Backbone, Tensor]:
     """The transformer, and the clean leading frames (C, K, h, w) in model space.
 
+    Args:
+        model: The video model.
+        readout: What the memory shows.
+        first_latent: What the chunk begins with.
+        colours: Whether a memory of colours will do.
+
     Raises:
         ModelMismatchError: The model, a LoRA on it or the latent is of another family, or the
-            memory holds colours.
+            memory holds colours where tokens are needed.
         ShapeError: Readout and first latent have different sizes, or more frames are clean than
             the readout has.
     """
     backbone = expect_video_model(model)
     expect_fitting_loras(model)
     first = clean_tokens(first_latent, "The first latent")
-    expect_tokens(readout.cache.codec)
-    expect_token_channels("The readout", readout.tokens.shape[0])
+    if not colours:
+        expect_tokens(readout.cache.codec)
+        expect_token_channels("The readout", readout.tokens.shape[0])
     grid, given = tuple(readout.visible.shape[1:]), tuple(first.shape[2:])
     if grid != given:
         raise ShapeError(

@@ -95,21 +95,13 @@ def read_lora(path: Path) -> LoraFile:
     return lora
 
 
-def write_for_comfyui(lora: LoraFile, path: Path) -> Path:
-    """Write a LoRA under the names that ComfyUI's loader reads.
+def for_comfyui(lora: LoraFile) -> dict[str, Tensor]:
+    """The tensors of a LoRA under the names that ComfyUI's loader reads.
 
     It leaves tensors of other names out, those of the released training code among them.
 
-    Args:
-        lora: What was read.
-        path: Target.
-
-    Returns:
-        ``path``.
-
     Raises:
         ModelMismatchError: The LoRA changes the side branch, which ComfyUI's loader cannot.
-        StorageError: The file cannot be written.
     """
     foreign = next((name for name in (*lora.down, *lora.changes) if is_branch(name)), None)
     if foreign is not None:
@@ -128,7 +120,31 @@ def write_for_comfyui(lora: LoraFile, path: Path) -> Path:
     for parameter, change in lora.changes.items():
         layer, _, part = parameter.rpartition(".")
         tensors[f"{_comfyui_name(layer)}.{'diff_b' if part == 'bias' else 'diff'}"] = change
-    return write_tensors(path, tensors)
+    return tensors
+
+
+def comfyui_weights(lora: LoraFile) -> list[str]:
+    """Names that ComfyUI's model gives the weights and biases that a LoRA changes."""
+    changed = [f"{layer}.weight" for layer in lora.down] + list(lora.changes)
+    parts = (name.rpartition(".") for name in changed)
+    return sorted({f"{_comfyui_name(layer)}.{part}" for layer, _, part in parts})
+
+
+def write_for_comfyui(lora: LoraFile, path: Path) -> Path:
+    """Write what `for_comfyui` gives.
+
+    Args:
+        lora: What was read.
+        path: Target.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ModelMismatchError: The LoRA changes the side branch, which ComfyUI's loader cannot.
+        StorageError: The file cannot be written.
+    """
+    return write_tensors(path, for_comfyui(lora))
 
 
 def _comfyui_name(layer: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,15 @@ from ..models.lora import apply_lora
 from ..models.offload import OffloadPreset, apply_offload, find_preset
 from ..models.text import load_text_encoder
 from ..models.vae import WanCodec, load_vae
-from ..rollout.denoisers import TransformerDenoisers, projection_source
+from ..rollout.denoisers import (
+    LaterLora,
+    TransformerDenoisers,
+    projection_source,
+    render_source,
+)
 from ..rollout.depth_source import DepthSource, EstimatedDepth, KnownDepth
 from ..rollout.models import GenerationModels
+from .ways import find_way
 
 DTYPES = {
     "float32": torch.float32,
@@ -132,6 +138,7 @@ def load_models(
     )
     for path in arguments.lora:
         apply_lora(transformer, path, arguments.lora_scale)
+    prepare = _later_lora(arguments, transformer)
     setup.offload(transformer=transformer)
     denoisers = TransformerDenoisers(
         transformer.eval(),
@@ -141,8 +148,18 @@ def load_models(
         guidance=arguments.guidance,
         side_scale=arguments.side_scale,
     )
-    projection = projection_source(transformer, codec)
-    return GenerationModels(codec, denoisers, depth, setup.device, projection=projection)
+    parts = GenerationModels(codec, denoisers, depth, setup.device, prepare=prepare)
+    if find_way(arguments.way).colours:
+        return replace(parts, conditions=render_source(transformer, codec))
+    return replace(parts, projection=projection_source(transformer, codec))
+
+
+def _later_lora(arguments: argparse.Namespace, transformer: Any) -> LaterLora | None:
+    """What switches ``--later-lora``, which is added to the model here."""
+    if arguments.later_lora is None:
+        return None
+    info = apply_lora(transformer, arguments.later_lora, arguments.lora_scale)
+    return LaterLora(transformer, info.name)
 
 
 def describe_models(arguments: argparse.Namespace, setup: DeviceSetup) -> str:
@@ -154,6 +171,8 @@ def describe_models(arguments: argparse.Namespace, setup: DeviceSetup) -> str:
     parts += [arguments.lora_scale, setup.dtype, arguments.depth_kind]
     # Shots that were begun before there was a choice go on under their old name.
     parts += [] if arguments.branch_format == "auto" else [arguments.branch_format]
+    parts += [] if arguments.way == "mirage" else [arguments.way]
+    parts += [] if arguments.later_lora is None else ["later", _stamp(arguments.later_lora)]
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
 
 

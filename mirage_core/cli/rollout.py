@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..cache.io import save_cache
-from ..constants import DEFAULT_FPS, MAX_CHUNK_FRAMES
+from ..constants import DEFAULT_FPS
 from ..errors import CacheFormatError
 from ..files import make_unused_folder
 from ..folder_lock import exclusive_folder
@@ -19,7 +19,6 @@ from ..geometry.align import ALIGN_MODES, AlignConfig
 from ..geometry.depth import DEPTH_MODES
 from ..rollout.begin import begin
 from ..rollout.generate import generate
-from ..rollout.plan import ChunkLengths
 from ..rollout.progress import Progress
 from ..rollout.report import report
 from ..rollout.run_folder import VIDEO, finish, open_folder
@@ -29,7 +28,7 @@ from ..sampling.solve import METHODS
 from ..trajectories.presets import EASINGS, MAX_AMOUNT, PRESETS
 from ..writing.consistency import ConsistencyConfig
 from ..writing.policy import WRITE_POLICIES
-from . import inputs
+from . import inputs, ways
 
 MEMORY = "memory.safetensors"
 """Name of the finished memory in the shot's folder."""
@@ -53,7 +52,7 @@ def add_command(commands: Any) -> None:
         f"and {MEMORY}.",
     )
     _add_inputs(parser.add_argument_group("picture and camera"))
-    _add_lengths(parser.add_argument_group("chunks"))
+    ways.add_lengths(parser.add_argument_group("chunks"))
     _add_models(parser.add_argument_group("models"))
     _add_settings(parser.add_argument_group("generation"))
     output = parser.add_argument_group("output")
@@ -108,23 +107,8 @@ def _add_inputs(group: Group) -> None:
     group.add_argument("--fps", type=float, default=DEFAULT_FPS, help="frames per second")
 
 
-def _add_lengths(group: Group) -> None:
-    group.add_argument(
-        "--first-chunk-frames", type=int, default=MAX_CHUNK_FRAMES,
-        help="frames of the first chunk, 4n + 1 (default: %(default)s)",
-    )  # fmt: skip
-    group.add_argument(
-        "--chunk-frames", type=int, default=MAX_CHUNK_FRAMES,
-        help="frames of every later chunk, 4n + 1, those of the overlap included (default: "
-        "%(default)s)",
-    )  # fmt: skip
-    group.add_argument(
-        "--overlap-frames", type=int, default=1,
-        help="frames at the end of a chunk that the next one begins with, 4n + 1 (default: 1)",
-    )
-
-
 def _add_models(group: Group) -> None:
+    ways.add_way(group)
     group.add_argument(
         "--transformer", type=Path, required=True,
         help="Wan2.2-TI2V-5B: a folder, or one .safetensors or .gguf file",
@@ -133,6 +117,9 @@ def _add_models(group: Group) -> None:
     inputs.add_branch_format(group)
     group.add_argument(
         "--lora", type=Path, action="append", default=[], help="a LoRA file; can be repeated"
+    )
+    group.add_argument(
+        "--later-lora", type=Path, help="a LoRA file for every chunk but the first"
     )
     group.add_argument(
         "--lora-scale", type=float, default=1.0, help="strength of all LoRAs (default: 1)"
@@ -168,7 +155,9 @@ def _add_models(group: Group) -> None:
 def _add_settings(group: Group) -> None:
     group.add_argument("--prompt", default="", help="text prompt")
     group.add_argument("--negative", default="", help="negative prompt, with --guidance")
-    group.add_argument("--guidance", type=float, default=1.0, help="CFG scale (default: 1, off)")
+    group.add_argument(
+        "--guidance", type=float, help="CFG scale (default: 1, off; spatia: 3.5)"
+    )
     group.add_argument("--side-scale", type=float, default=1.0, help="strength of the side branch")
     group.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
     group.add_argument(
@@ -179,10 +168,10 @@ def _add_settings(group: Group) -> None:
     group.add_argument("--shift", type=float, help="shift of the noise levels (default: 5)")
     group.add_argument("--method", choices=METHODS, help="solver (default: unipc)")
     group.add_argument(
-        "--references", type=int, help="maximum number of reference frames (default: 4)"
+        "--references", type=int, help="maximum number of reference frames (default: 4; spatia: 7)"
     )
     group.add_argument(
-        "--preceding", type=int, help="maximum number of preceding frames (default: 2)"
+        "--preceding", type=int, help="maximum number of preceding frames (default: 2; spatia: 0)"
     )
     group.add_argument(
         "--carried", type=int, help="preceding latents decoded with each chunk (default: 2)"
@@ -213,20 +202,10 @@ def _add_settings(group: Group) -> None:
 
 def settings_of(arguments: argparse.Namespace) -> GenerationSettings:
     """Settings from the arguments; those that are not given keep their defaults."""
-    base = GenerationSettings.released() if arguments.released else GenerationSettings()
+    way = ways.way_of(arguments)
+    base = GenerationSettings.released() if arguments.released else way.settings
     given = {setting: getattr(arguments, name) for name, setting in OVERRIDES.items()}
     return dataclasses.replace(base, memory=_memory_of(arguments, base.memory), **_set(given))
-
-
-def lengths_of(arguments: argparse.Namespace) -> ChunkLengths:
-    """How long the chunks are, from the arguments.
-
-    Raises:
-        PlanError: A number is not 4n + 1, or a chunk is not longer than the overlap.
-    """
-    return ChunkLengths(
-        arguments.first_chunk_frames, arguments.chunk_frames, arguments.overlap_frames
-    )
 
 
 def _memory_of(arguments: argparse.Namespace, base: MemorySettings) -> MemorySettings:
@@ -255,12 +234,16 @@ def _set(values: dict[str, Any]) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Generate the shot; see `mirage_core.cli.main.main` for the exit codes."""
-    settings, lengths = settings_of(arguments), lengths_of(arguments)
+    settings, lengths = settings_of(arguments), ways.lengths_of(arguments)
+    way, colours = ways.way_of(arguments), ways.colours_of(arguments)
+    if arguments.guidance is None:
+        arguments.guidance = way.guidance
     _expect_files(arguments)
     picture = inputs.load_picture(arguments.image, arguments.size)
     size = (int(picture.shape[1]), int(picture.shape[0]))
     geometry = inputs.read_geometry(arguments)
     trajectory = inputs.read_trajectory(arguments, geometry, size)
+    way.expect_rate(trajectory)
     # Imported late, so that help and typing errors do not wait for diffusers.
     from . import models
 
@@ -271,7 +254,7 @@ def run(arguments: argparse.Namespace) -> int:
     state = begin(
         picture.to(setup.device), geometry, trajectory, codec,
         settings=settings, seed=arguments.seed, models=models.describe_models(arguments, setup),
-        folder=folder, lengths=lengths,
+        folder=folder, lengths=lengths, colours=colours,
     )  # fmt: skip
     with exclusive_folder(folder):
         state = open_folder(state)
@@ -289,7 +272,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _expect_files(arguments: argparse.Namespace) -> None:
     """Refuse paths that lead nowhere before the first gigabyte is read."""
-    named = ("transformer", "branch", "vae", "text_encoder", "depth_model")
+    named = ("transformer", "branch", "vae", "text_encoder", "depth_model", "later_lora")
     paths = {name: getattr(arguments, name) for name in named}
     paths |= {f"lora {number}": path for number, path in enumerate(arguments.lora)}
     for name, path in paths.items():

@@ -207,9 +207,25 @@ def no_render() -> ModelMismatchError:
     return ModelMismatchError(
         "This side branch is steered by a colour render of points and by its holes",
         got="a memory that gives neither",
-        expected="the two latents of mirage_core.conditioning.renders.encode_discs",
-        fix="Use a side branch that takes what a memory of tokens shows; if this is not a branch "
-        "of Spatia's, load it as mirage",
+        expected="a memory of colours, whose drawing is encoded",
+        fix="Make a memory of colours (what = colours of Mirage Cache Init, --way spatia on the "
+        "command line), or use a side branch that takes what a memory of tokens shows; if this "
+        "is not a branch of Spatia's, load it as mirage",
+    )
+
+
+def no_render_branch(features: Features | None) -> ModelMismatchError:
+    """The error for a render where the branch takes something else.
+
+    Args:
+        features: What the branch takes; None without a branch.
+    """
+    return ModelMismatchError(
+        "A memory of colours steers a side branch of Spatia's only",
+        got="no side branch" if features is None else f"one that takes {format_features(features)}",
+        expected=format_features(RENDER_AND_SCORE),
+        fix="Load Spatia's branch (step-8500.safetensors); if this is it, load it as spatia; or "
+        "make a memory of tokens",
     )
 
 

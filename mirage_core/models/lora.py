@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -76,6 +78,55 @@ def apply_lora(
     )
 
 
+def switch_lora(transformer: Any, name: str, on: bool) -> None:
+    """Switch one LoRA that `apply_lora` added as a PEFT adapter; the others stay as they are.
+
+    No weights are copied or changed, so it may be switched as often as one likes. What was
+    trainable stays so.
+
+    Args:
+        transformer: A `MirageTransformer3DModel`.
+        name: Of the adapter, from `LoraInfo.name`.
+        on: Whether the LoRA is in force.
+
+    Raises:
+        ModelMismatchError: The model has no such adapter.
+    """
+    known = getattr(transformer, "peft_config", {})
+    if name not in known:
+        raise ModelMismatchError(
+            "The model has no such LoRA to switch",
+            got=name or "no name, since it was added to the weights",
+            expected=", ".join(known) or "a LoRA that was applied with fuse=False",
+            fix="Apply the LoRA with fuse=False, and give the name that apply_lora returns",
+        )
+    active = [other for other in _active(transformer) if other != name]
+    active += [name] if on else []
+    with _keeping_trainable(transformer):
+        if active:
+            transformer.enable_adapters()
+            transformer.set_adapters(active, weights=1.0)
+        else:
+            transformer.disable_adapters()
+
+
+def _active(transformer: Any) -> list[str]:
+    """Adapters that are in force, in their order."""
+    for layer in transformer.modules():
+        if hasattr(layer, "base_layer"):
+            return [] if layer.disable_adapters else [*layer.active_adapters]
+    return []
+
+
+@contextmanager
+def _keeping_trainable(transformer: Any) -> Iterator[None]:
+    """PEFT makes adapters trainable and freezes all else: what was trainable stays so."""
+    trainable = {id(own): own.requires_grad for own in transformer.parameters()}
+    yield
+    for own in transformer.parameters():
+        own.requires_grad_(trainable.get(id(own), False))
+
+
 def _targets(transformer: Any, lora: LoraFile) -> dict[str, nn.Module]:
     """The layers that the file changes, all of them in the model and of the right size."""
     modules = dict(transformer.named_modules())
@@ -128,14 +179,12 @@ def _add_adapter(transformer: Any, lora: LoraFile, strength: float, name: str) -
         state[f"{layer}.lora_A.weight"] = down
         state[f"{layer}.lora_B.weight"] = (lora.up[layer].float() * factor).to(down.dtype)
     # Adapters that were switched off stay so.
-    active = [*transformer.active_adapters()] if hasattr(transformer, "peft_config") else []
-    trainable = {id(own): own.requires_grad for own in transformer.parameters()}
-    transformer.load_lora_adapter(state, prefix=None, adapter_name=name)
-    transformer.set_adapters([*active, name], weights=1.0)
-    _match_types(transformer, lora, name)
-    # PEFT makes adapters trainable and freezes all else.
-    for own in transformer.parameters():
-        own.requires_grad_(trainable.get(id(own), False))
+    active = _active(transformer)
+    with _keeping_trainable(transformer):
+        transformer.load_lora_adapter(state, prefix=None, adapter_name=name)
+        transformer.enable_adapters()
+        transformer.set_adapters([*active, name], weights=1.0)
+        _match_types(transformer, lora, name)
 
 
 def _match_types(transformer: Any, lora: LoraFile, name: str) -> None:

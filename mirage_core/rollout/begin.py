@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..codecs.base import LatentCodec
+from ..codecs.colours import ColourCodec
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.trajectory import Trajectory
 from ..validate import expect_frame_size, expect_shape
@@ -27,6 +28,7 @@ def begin(
     folder: Path | None = None,
     models: str = "",
     lengths: ChunkLengths | None = None,
+    colours: ColourCodec | None = None,
 ) -> RolloutState:
     """Make the memory of the given picture, and the state before the first chunk.
 
@@ -41,6 +43,8 @@ def begin(
         folder: Where chunks are saved.
         models: Any text that stands for the models in use, for the rollout's id.
         lengths: How long the chunks are; 33 frames that overlap by one when None.
+        colours: Makes a memory of colours, for models that are shown drawings of the scene; the
+            memory holds the codec's tokens when None.
 
     Raises:
         ShapeError: The picture's size does not fit the grid, the depth, or the trajectory.
@@ -54,10 +58,13 @@ def begin(
     )  # fmt: skip
     geometry.expect_aspect(trajectory.width, trajectory.height)
     tokens = codec.encode_images(picture[None].float())
+    held, name = tokens, codec.name
+    if colours is not None:
+        held, name = colours.encode_images(picture[None]), colours.name
     cache = begin_memory(
-        tokens,
+        held,
         geometry.select([0]),
-        codec.name,
+        name,
         settings.memory,
         world_to_camera=trajectory.world_to_camera[:1],
     )

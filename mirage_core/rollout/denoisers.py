@@ -10,11 +10,14 @@ from torch import Tensor
 
 from ..codecs.base import LatentCodec, expect_drawable
 from ..conditioning.condition import Condition
-from ..conditioning.features import no_render
+from ..conditioning.features import no_render, no_render_branch
 from ..errors import ModelMismatchError
 from ..models.denoiser import MirageDenoiser
+from ..models.lora import switch_lora
 from ..preview.render import drawn_latents
-from .models import ProjectionSource
+from .conditions import ProjectionSource
+from .spatia import SpatiaConditions
+from .state import RolloutState
 
 
 def projection_source(transformer: Any, codec: LatentCodec) -> ProjectionSource | None:
@@ -35,6 +38,18 @@ def projection_source(transformer: Any, codec: LatentCodec) -> ProjectionSource 
         "Use --embedded-codec, or another side branch",
     )
     return partial(drawn_latents, codec=drawable)
+
+
+def render_source(transformer: Any, codec: LatentCodec) -> SpatiaConditions:
+    """Conditions for a model whose side branch is steered by drawings of a memory of colours.
+
+    Raises:
+        ModelMismatchError: The model has no side branch, or one that takes something else.
+    """
+    branch = transformer.branch_config
+    if branch is None or not branch.needs_render:
+        raise no_render_branch(None if branch is None else branch.features)
+    return SpatiaConditions(codec)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,3 +103,27 @@ class TransformerDenoisers:
         height, width = (codec.spatial_stride * int(n) for n in condition.visible.shape[1:])
         frames = (condition.segments.main - 1) * codec.temporal_stride + 1
         return codec.white_latent(frames, height, width)
+
+
+@dataclass(frozen=True, eq=False)
+class LaterLora:
+    """Switches a LoRA off for the first chunk of a shot, and on for all that follow.
+
+    Which of the two holds follows from the state alone, so a shot that is resumed in its middle
+    goes on with the LoRA. The weights are never copied.
+
+    Attributes:
+        transformer: The model, to which `mirage_core.models.lora.apply_lora` added the LoRA.
+        name: Of its adapter.
+    """
+
+    transformer: Any
+    name: str
+
+    def __call__(self, state: RolloutState) -> None:
+        """Set the model up for the next chunk.
+
+        Raises:
+            ModelMismatchError: The model has no such adapter.
+        """
+        switch_lora(self.transformer, self.name, on=state.done > 0)

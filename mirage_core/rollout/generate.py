@@ -43,7 +43,7 @@ def generate(
         The state after the last chunk.
 
     Raises:
-        ModelMismatchError: The memory was made with another codec.
+        ModelMismatchError: The memory is none that the models can be shown.
         ResumeError: The folder belongs to another rollout, or a shot of several chunks has none.
         FolderInUseError: Another program works on this shot.
         StorageError: The folder cannot be written.
@@ -68,7 +68,9 @@ def _generate(
     clock = Clock(state, settings.steps, on_progress)
     with torch.no_grad():
         while not state.complete:
-            readout, latents = sample_chunk(state, models, settings, clock.on_step(state), noise)
+            readout, latents = sample_chunk(
+                state, models, settings, clock.on_step(state), noise, clock.on_part(state)
+            )
             state = _finish_chunk(state, models, settings, readout, latents, clock)
     return state
 

@@ -8,20 +8,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..codecs.base import LatentCodec, expect_same_codec
+from ..codecs.base import LatentCodec
 from ..conditioning.condition import Condition
+from ..errors import ModelMismatchError
 from ..geometry.trajectory import Trajectory
-from ..readout.readout import Readout
 from ..sampling.solve import Denoise
 from .chunk_geometry import Masks
+from .conditions import ConditionSource, ProjectionSource, TokenConditions
 from .depth_source import DepthSource
 from .state import RolloutState
 
 DenoiserFactory = Callable[[Condition], Denoise]
 """Makes the model ready for one chunk."""
 
-ProjectionSource = Callable[[Readout], Tensor]
-"""What a side branch is shown of a readout, (C, T, h, w) in model space."""
+Preparation = Callable[[RolloutState], None]
+"""Sets the video model up for the next chunk, from the state before it alone."""
 
 MaskSource = Callable[[Tensor, Trajectory], Masks]
 """Masks of a chunk's decoded frames (4T - 3, H, W, 3) in 0..1 with their cameras, by the name
@@ -40,6 +41,9 @@ class GenerationModels:
         masks: Finds what moves, and the sky; None remembers everything.
         projection: What the side branch is shown; None shows the readout's tokens. Branches
             that take drawings want `mirage_core.preview.render.drawn_latents`.
+        conditions: Makes what the video model is told about a chunk; from a memory of tokens,
+            with ``projection``, when None.
+        prepare: Called before every chunk, the first one of a resumed shot too.
     """
 
     codec: LatentCodec
@@ -48,7 +52,22 @@ class GenerationModels:
     device: torch.device = torch.device("cpu")
     masks: MaskSource | None = None
     projection: ProjectionSource | None = None
+    conditions: ConditionSource | None = None
+    prepare: Preparation | None = None
+
+    def __post_init__(self) -> None:
+        if self.conditions is not None and self.projection is not None:
+            raise ModelMismatchError(
+                "Two parts say what the side branch is shown",
+                got="conditions and projection",
+                fix="Give one of the two",
+            )
+
+    @property
+    def condition_source(self) -> ConditionSource:
+        """Makes what the video model is told about a chunk."""
+        return self.conditions or TokenConditions(self.projection)
 
     def expect_fitting(self, state: RolloutState) -> None:
-        """Raise `ModelMismatchError` unless the memory holds this codec's tokens."""
-        expect_same_codec(state.cache.codec, self.codec)
+        """Raise `ModelMismatchError` unless the memory is one that conditions are made of."""
+        self.condition_source.expect_fitting(state, self.codec)

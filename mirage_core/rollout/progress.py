@@ -27,7 +27,8 @@ class Progress:
     Attributes:
         chunk: Number of the chunk at work, from 0.
         chunks: How many there are.
-        stage: ``sampling``, or one of `STAGES`.
+        stage: ``drawing`` while the condition of a chunk is made frame by frame, ``sampling``, or
+            one of `STAGES`.
         step: Sampling steps done of this chunk.
         steps: How many it has.
         done: Units of work that are finished, over the whole shot.
@@ -48,7 +49,8 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
-"""Called after every sampling step and before every later stage; may raise to cancel."""
+"""Called for every frame that is drawn for a chunk's condition, after every sampling step, and
+before every later stage; may raise to cancel."""
 
 
 class Clock:
@@ -72,6 +74,14 @@ class Clock:
 
         def report(step: int, _: int, clean: Tensor) -> None:
             self._tell(state, "sampling", step, step, clean)
+
+        return report
+
+    def on_part(self, state: RolloutState) -> Callable[[int, int], None]:
+        """A callback for the making of the next chunk's condition; it counts as no work."""
+
+        def report(_done: int, _total: int) -> None:
+            self._tell(state, "drawing", 0, 0, None)
 
         return report
 

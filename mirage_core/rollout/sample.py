@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 from torch import Tensor
@@ -11,7 +10,7 @@ from ..readout.readout import Readout, read
 from ..sampling.noise import chunk_noise
 from ..sampling.schedule import sigma_schedule
 from ..sampling.solve import OnStep, sample
-from .context import chunk_condition
+from .conditions import OnPart
 from .models import GenerationModels
 from .settings import GenerationSettings
 from .state import RolloutState, chunk_seed
@@ -26,6 +25,7 @@ def sample_chunk(
     settings: GenerationSettings,
     on_step: OnStep | None = None,
     noise: NoiseSource | None = None,
+    on_part: OnPart | None = None,
 ) -> tuple[Readout, Tensor]:
     """Read the memory for the next chunk, and sample its latents.
 
@@ -35,23 +35,17 @@ def sample_chunk(
         settings: How the shot is generated.
         on_step: Called after every step; may raise to cancel.
         noise: Where noise comes from; `chunk_noise` of the chunk's seed by default.
+        on_part: Called while the condition is made, before the first step; may raise to cancel.
 
     Returns:
         The readout, and (C, T, h, w) float32 latents, the overlapping ones first.
     """
     readout = read(state.cache, state.frame_cameras, settings.memory.view)
-    condition = chunk_condition(
-        state,
-        readout,
-        references=settings.references,
-        preceding=settings.preceding,
-        threshold=settings.threshold,
-        exclude_seen=settings.exclude_seen,
-    )
-    if models.projection is not None:
-        condition = dataclasses.replace(condition, projection=models.projection(readout))
+    condition = models.condition_source(state, readout, settings, on_part)
+    if models.prepare is not None:
+        models.prepare(state)
     height, width = state.grid
-    shape = (state.cache.channels, state.chunk.latent_frames, height, width)
+    shape = (state.channels, state.chunk.latent_frames, height, width)
     drawn = (noise or seeded_noise)(state, shape)
     latents = sample(
         models.denoiser(condition),

@@ -267,7 +267,7 @@ def test_load_branch(kit: Kit, folders: Path, named: bool, dtype: torch.dtype) -
     assert bool(samples.isfinite().all()) and float((samples - plain).abs().max()) > 0.1
 
 
-def test_a_branch_of_spatias_cannot_be_fed(kit: Kit, folders: Path) -> None:
+def test_a_branch_of_spatias_cannot_be_fed_from_tokens(kit: Kit, folders: Path) -> None:
     write(folders / "model_patches" / "step-8500.safetensors", side_branch())
     (branch,) = kit.nodes.MirageLoadBranch.execute("step-8500.safetensors").args
     assert branch.config.needs_render

@@ -26,6 +26,7 @@ FILE_CHOICES = {
     ("MirageGeometryLoad", "file"),
     ("MirageLoadEstimator", "folder"),
     ("MirageLoadBranch", "branch_name"),
+    ("MirageLaterLora", "lora_name"),
     ("MirageSplitCheckpoint", "model_name"),
 }
 """Choices that list what is on the machine."""

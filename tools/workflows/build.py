@@ -16,6 +16,7 @@ from workflows.dynamics import MOVING_THINGS
 from workflows.embedded import EMBEDDED_LOOP, EMBEDDED_MODEL
 from workflows.inpaint import INPAINT_LOOP
 from workflows.sampling import FREE_LOOP, GROUPS, ROLLOUT, SAMPLING_LOOP, TRAINING_FREE
+from workflows.spatia import SPATIA_LOOP
 from workflows.writer import NODE_WIDTH, Node, Out, Subgraph, Writer, as_text
 
 CHUNK_LOOP = Subgraph(
@@ -112,7 +113,7 @@ FIRST_SHOT: dict[int, Node] = {
 def build(object_info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """All shipped files by their path in the pack."""
     writer = Writer(object_info)
-    loops = (CHUNK_LOOP, SAMPLING_LOOP, FREE_LOOP, EMBEDDED_LOOP)
+    loops = (CHUNK_LOOP, SAMPLING_LOOP, FREE_LOOP, EMBEDDED_LOOP, SPATIA_LOOP)
     shared = (*loops, INPAINT_LOOP, MOVING_THINGS)
     blueprints = {f"subgraphs/{item.name}.json": writer.blueprint(item) for item in shared}
     return blueprints | {

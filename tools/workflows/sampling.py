@@ -131,7 +131,7 @@ def update_nodes(
     }  # fmt: skip
 
 
-def _loop(
+def chunk_loop(
     start: int,
     name: str,
     description: str,
@@ -179,28 +179,28 @@ def _loop(
     return Subgraph(name, description, inputs, outputs, nodes, widgets=widgets)
 
 
-_COMMON = [("positive", "CONDITIONING"), ("negative", "CONDITIONING"), ("vae", "VAE")]
-_DEPTH = [("moge_model", "MOGE_MODEL"), ("steps", "INT"), ("cfg", "FLOAT")]
+COMMON = [("positive", "CONDITIONING"), ("negative", "CONDITIONING"), ("vae", "VAE")]
+DEPTH = [("moge_model", "MOGE_MODEL"), ("steps", "INT"), ("cfg", "FLOAT")]
 
-SAMPLING_LOOP = _loop(
+SAMPLING_LOOP = chunk_loop(
     40,
     "Mirage Chunk Loop",
     "Makes a shot chunk by chunk with Wan2.2 and a trained side branch: reads the memory, shows it "
     "to the model, samples, decodes, estimates depth with MoGe and brings it to the memory's "
     "scale, writes back what was new, and repeats to the end of the trajectory. No trained side "
     "branch is public.",
-    [("state", "MIRAGE_STATE"), ("model", "MODEL"), ("branch", "MIRAGE_BRANCH"), *_COMMON, *_DEPTH,
+    [("state", "MIRAGE_STATE"), ("model", "MODEL"), ("branch", "MIRAGE_BRANCH"), *COMMON, *DEPTH,
      ("strength", "FLOAT")],
     {"steps": 40, "cfg": 1.0, "strength": 1.0},
     ("MirageApply", ("model", "strength", "branch", "vae"), (290, 250)),
 )  # fmt: skip
 
-FREE_LOOP = _loop(
+FREE_LOOP = chunk_loop(
     60,
     "Mirage Chunk Loop (Training-Free)",
     "Makes a shot chunk by chunk with plain Wan2.2, which needs no side branch: cells that the "
     "memory shows are held while the picture is formed. Weaker than a trained side branch.",
-    [("state", "MIRAGE_STATE"), ("model", "MODEL"), *_COMMON, *_DEPTH, ("until", "FLOAT")],
+    [("state", "MIRAGE_STATE"), ("model", "MODEL"), *COMMON, *DEPTH, ("until", "FLOAT")],
     {"steps": 20, "cfg": 5.0, "until": 0.6},
     ("MirageTrainingFree", ("model", "until"), (290, 150)),
 )
@@ -267,7 +267,7 @@ def _result(name: str) -> dict[int, Node]:
     }
 
 
-def _shot(loop: Subgraph, name: str, note: str) -> dict[int, Node]:
+def whole_shot(loop: Subgraph, name: str, note: str) -> dict[int, Node]:
     """A whole shot: models, picture, camera, text, loop, result."""
     links = {
         "state": Out(14),
@@ -285,8 +285,8 @@ def _shot(loop: Subgraph, name: str, note: str) -> dict[int, Node]:
     return dict(sorted(nodes.items()))
 
 
-ROLLOUT = _shot(SAMPLING_LOOP, "rollout", NO_BRANCH_NOTE)
-TRAINING_FREE = _shot(FREE_LOOP, "training_free", FREE_NOTE)
+ROLLOUT = whole_shot(SAMPLING_LOOP, "rollout", NO_BRANCH_NOTE)
+TRAINING_FREE = whole_shot(FREE_LOOP, "training_free", FREE_NOTE)
 
 GROUPS = (
     Group("1  Models", (-20, -90, 370, 880)),

@@ -139,7 +139,7 @@ def test_sizes_that_differ(scene, visible) -> None:
 
 def test_a_branch_that_needs_a_render_is_told_that_there_is_none(scene, visible) -> None:
     for part in ({}, {"render": scene}, {"score": scene}):
-        with pytest.raises(ModelMismatchError, match="colour render.*encode_discs"):
+        with pytest.raises(ModelMismatchError, match=r"colour render.*--way spatia"):
             stack_features(RENDER_AND_SCORE, scene, visible, **part)
     with pytest.raises(ShapeError, match="latent of the score"):
         stack_features(RENDER_AND_SCORE, scene, visible, render=scene, score=scene[:, :2])

@@ -14,7 +14,7 @@ from mirage_core.checkpoints.lora_format import read_lora, write_for_comfyui
 from mirage_core.checkpoints.names import to_diffusers
 from mirage_core.errors import ModelMismatchError
 from mirage_core.models.load import load_transformer
-from mirage_core.models.lora import apply_lora
+from mirage_core.models.lora import apply_lora, switch_lora
 from mirage_core.models.transformer import MirageTransformer3DModel
 
 SIZE = tiny.Backbone()
@@ -327,3 +327,52 @@ def test_quantised_models_take_adapters(tmp_path: Path) -> None:
     change = model.blocks[1].attn1.to_q(tokens) - before
     wanted = 0.5 * tokens @ (up @ down).T
     assert (change - wanted).norm() < 0.02 * wanted.norm()
+
+
+def test_a_lora_is_switched_without_touching_the_others(model_file: Path, tmp_path: Path) -> None:
+    pairs = {seed: matrices(seed=seed) for seed in (7, 8)}
+    paths = {
+        seed: tiny.write(tmp_path / f"{seed}.safetensors", FORMS["released"](pairs[seed]))
+        for seed in pairs
+    }
+    found = {}
+    for kept in ((), (7,), (8,), (7, 8)):
+        model = load_transformer(model_file, dtype=torch.float32)
+        for seed in kept:
+            apply_lora(model, paths[seed])
+        found[kept] = _velocity(model)
+    model = load_transformer(model_file, dtype=torch.float32)
+    names = {7: apply_lora(model, paths[7]).name}
+    switch_lora(model, names[7], on=False)
+    assert torch.equal(_velocity(model), found[()])
+    names[8] = apply_lora(model, paths[8]).name
+    assert torch.allclose(_velocity(model), found[(8,)], atol=1e-6)
+    trainable = [own.requires_grad for own in model.parameters()]
+    for on in ((7, 8), (7,), (), (8,), (8, 7), ()):
+        for seed, name in names.items():
+            switch_lora(model, name, on=seed in on)
+        expected = found[tuple(sorted(on))]
+        assert torch.allclose(_velocity(model), expected, atol=1e-6)
+        assert [own.requires_grad for own in model.parameters()] == trainable
+    assert (found[(7, 8)] - found[(7,)]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_a_lora_that_is_not_there_cannot_be_switched(model, tmp_path: Path, fuse: bool) -> None:
+    if fuse:
+        path = tiny.write(tmp_path / "own.safetensors", FORMS["released"](matrices()))
+        name = apply_lora(model, path, fuse=True).name
+    else:
+        name = "other"
+    with pytest.raises(ModelMismatchError, match=r"no such LoRA.*fuse=False"):
+        switch_lora(model, name, on=True)
+
+
+@torch.no_grad()
+def _velocity(model: MirageTransformer3DModel) -> Tensor:
+    rng = torch.Generator().manual_seed(3)
+    latents = torch.randn(1, 48, 2, 4, 4, generator=rng)
+    side = torch.randn(1, CONFIG.in_channels, 2, 4, 4, generator=rng)
+    text = torch.randn(1, 5, model.config.text_dim, generator=rng)
+    timesteps = torch.full((1, 2), 500.0)
+    return model(latents, timesteps, text, side, return_dict=False)[0]
