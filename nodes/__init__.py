@@ -36,6 +36,7 @@ from .trajectory_exchange import (
     MirageTrajectoryFromGeometry,
     MirageTrajectoryImport,
 )
+from .vace import MiragePasteKnown, MirageVaceControl
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     MirageTrajectory,
@@ -78,6 +79,8 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     MirageEmbeddedScene,
     MirageEmbeddedModel,
     MirageEmbeddedShot,
+    MirageVaceControl,
+    MiragePasteKnown,
 )
 
 
