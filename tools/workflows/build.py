@@ -15,6 +15,7 @@ from dev.comfy_server import PACK, ComfyServer
 from workflows.dynamics import MOVING_THINGS
 from workflows.embedded import EMBEDDED_LOOP, EMBEDDED_MODEL
 from workflows.sampling import FREE_LOOP, GROUPS, ROLLOUT, SAMPLING_LOOP, TRAINING_FREE
+from workflows.vace import VACE, VACE_LOOP
 from workflows.writer import NODE_WIDTH, Node, Out, Subgraph, Writer, as_text
 
 CHUNK_LOOP = Subgraph(
@@ -111,7 +112,7 @@ FIRST_SHOT: dict[int, Node] = {
 def build(object_info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """All shipped files by their path in the pack."""
     writer = Writer(object_info)
-    loops = (CHUNK_LOOP, SAMPLING_LOOP, FREE_LOOP, EMBEDDED_LOOP)
+    loops = (CHUNK_LOOP, SAMPLING_LOOP, FREE_LOOP, EMBEDDED_LOOP, VACE_LOOP)
     shared = (*loops, MOVING_THINGS)
     blueprints = {f"subgraphs/{item.name}.json": writer.blueprint(item) for item in shared}
     return blueprints | {
@@ -121,6 +122,7 @@ def build(object_info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             ("rollout", ROLLOUT, SAMPLING_LOOP, GROUPS),
             ("training_free", TRAINING_FREE, FREE_LOOP, GROUPS),
             ("embedded_model", EMBEDDED_MODEL, EMBEDDED_LOOP, ()),
+            ("vace", VACE, VACE_LOOP, GROUPS),
         )
     }
 
