@@ -17,6 +17,18 @@ WAN_CODEC: Final = "wan2.2"
 SPATIAL_STRIDE: Final = 16
 """Pixels per latent cell, along each image axis."""
 
+WAN21_CODEC: Final = "wan2.1"
+"""Name of the Wan2.1 VAE. No memory holds its tokens: shots with it remember colours."""
+
+WAN21_CHANNELS: Final = 16
+"""Channels of one latent of the Wan2.1 VAE."""
+
+WAN21_SPATIAL_STRIDE: Final = 8
+"""Pixels per latent cell of the Wan2.1 VAE, along each image axis."""
+
+WAN21_FPS: Final = 16.0
+"""Frames per second of the videos that Wan2.1's models were trained with."""
+
 TEMPORAL_STRIDE: Final = 4
 """Pixel frames per latent frame, after the first frame, which stands alone."""
 

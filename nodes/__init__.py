@@ -38,6 +38,7 @@ from .trajectory_exchange import (
     MirageTrajectoryFromGeometry,
     MirageTrajectoryImport,
 )
+from .vace import MiragePasteKnown, MirageVaceControl
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     MirageTrajectory,
@@ -82,6 +83,8 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     MirageEmbeddedModel,
     MirageEmbeddedShot,
     MirageLaterLora,
+    MirageVaceControl,
+    MiragePasteKnown,
 )
 
 

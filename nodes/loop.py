@@ -89,7 +89,7 @@ class MirageRolloutStart(io.ComfyNode):
     ) -> io.NodeOutput:
         lengths = ChunkLengths(first_chunk_frames, chunk_frames, overlap_frames)
         expect_rollout_length(len(trajectory))
-        tokens = latent_tokens(first_latent, "The picture's latent")[:, :1]
+        tokens = latent_tokens(first_latent, "The picture's latent", cache.kind)[:, :1]
         folder = ensure_writable_folder(output_folder(name))
         state = RolloutState(trajectory, cache, tokens, seed, run_id="", lengths=lengths)
         return io.NodeOutput(PlannedShot(state, folder, resume, cls.hidden.unique_id))

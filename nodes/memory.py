@@ -32,6 +32,7 @@ from .comfy.ui import progress
 from .comfy.vae import (
     Latent,
     VaeCodec,
+    expect_shot_vae,
     latent_tokens,
     make_latent,
 )
@@ -79,7 +80,8 @@ class MirageCacheInit(io.ComfyNode):
                     "photographs of one place are taken when the geometry has their cameras.",
                 ),
                 GeometryType.Input("geometry", tooltip="Depth and field of view of the picture."),
-                io.Vae.Input("vae", tooltip="Wan2.2 VAE, or Mirage Embedded Codec."),
+                io.Vae.Input("vae", tooltip="Wan2.2 VAE, or Mirage Embedded Codec; for a "
+                    "memory of colours also Wan2.1 VAE."),
                 io.Combo.Input(
                     "depth_mode", options=list(DEPTH_MODES), default="bilinear",
                     tooltip=DEPTH_MODE_TIP,
@@ -136,7 +138,8 @@ class MirageCacheInit(io.ComfyNode):
         what: str = MemoryKind.TOKENS.value,
         colour_step: int = 1,
     ) -> io.NodeOutput:
-        codec = VaeCodec(vae)
+        kind = MemoryKind(what)
+        codec = VaeCodec(vae, memory=kind)
         height, width = int(image.shape[1]), int(image.shape[2])
         expect_frame_size(width, height)
         geometry.expect_aspect(width, height)
@@ -152,7 +155,7 @@ class MirageCacheInit(io.ComfyNode):
             token_dtype=TOKEN_STORAGES[token_storage],
         )
         held, name = tokens, codec.name
-        if MemoryKind(what) is MemoryKind.COLOURS:
+        if kind is MemoryKind.COLOURS:
             colours = ColourCodec(colour_step)
             held, name = colours.encode_images(image[:views, :, :, :3]), colours.name
         cache = begin_memory(held, seen, name, settings)
@@ -259,10 +262,12 @@ class MirageCacheUpdate(io.ComfyNode):
     ) -> io.NodeOutput:
         expect_one_writer(expect_begun(state), cls.hidden.unique_id)
         steps = progress(STAGES)
-        codec = VaeCodec(vae, lambda done, total: steps(done / total, STAGES))
-        if state.cache.kind is MemoryKind.TOKENS:
+        kind = state.cache.kind
+        codec = VaeCodec(vae, lambda done, total: steps(done / total, STAGES), kind)
+        if kind is MemoryKind.TOKENS:
             expect_same_codec(state.cache.codec, codec)
-        chunk_tokens = latent_tokens(latent, "The chunk's latent")
+        expect_shot_vae(state, codec)
+        chunk_tokens = latent_tokens(latent, "The chunk's latent", kind)
         settings = MemorySettings(
             rules=WriteRules(policy, limits=WriteLimits(max_points)),
             write=WriteConfig(depth_mode, drop_flying),

@@ -199,12 +199,12 @@ class MiragePreviewFill(io.ComfyNode):
             update = progress(len(readout.trajectory))
             preview = render_preview(held, readout.trajectory, codec, update, background)
             images = preview.frames
-            tokens = (embedded or VaeCodec(vae)).encode(images)
+            tokens = (embedded or VaeCodec(vae, memory=held.kind)).encode(images)
             stride = _pixels_per_cell(readout)
             unknown = uncertain_pixels(preview.depth, stride, readout.visible)
             depth = complete_depth(preview.depth, depth)
         if first_latent is not None:
-            first = clean_tokens(first_latent, "The first latent")
+            first = clean_tokens(first_latent, "The first latent", held.kind)
             tokens = torch.cat([first.to(tokens), tokens[:, first.shape[1] :]], dim=1)
         latent = make_latent(tokens)
         if images is None:

@@ -27,7 +27,7 @@ from .comfy.chunk_guide import chunk_latent, masked_latent, without_mirage
 from .comfy.model import Patcher
 from .comfy.training_free import TrainingFreeGuide
 from .comfy.unipc import LibrarySampler, expect_library_solver
-from .comfy.vae import Latent, VaeCodec, latent_tokens
+from .comfy.vae import Latent, VaeCodec, expect_shot_vae, latent_tokens
 from .shot import expect_begun
 from .types import ReadoutType, StateType
 
@@ -116,13 +116,15 @@ class MirageChunkDecode(io.ComfyNode):
     def execute(
         cls, latent: Latent, vae: comfy.sd.VAE, state: RolloutState, carried: int
     ) -> io.NodeOutput:
-        codec = VaeCodec(vae)
-        if expect_begun(state).cache.kind is MemoryKind.TOKENS:
+        kind = expect_begun(state).cache.kind
+        codec = VaeCodec(vae, memory=kind)
+        if kind is MemoryKind.TOKENS:
             expect_same_codec(state.cache.codec, codec)
+        expect_shot_vae(state, codec)
         images = decode_with_context(
             codec.decode,
             context_latents(state, carried),
-            latent_tokens(latent, "The chunk's latent"),
+            latent_tokens(latent, "The chunk's latent", kind),
         )
         return io.NodeOutput(images, images[::TEMPORAL_STRIDE])
 

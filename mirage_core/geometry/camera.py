@@ -7,7 +7,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from ..constants import SPATIAL_STRIDE
+from ..constants import SPATIAL_STRIDE, WAN21_CHANNELS, WAN21_SPATIAL_STRIDE
 from ..validate import expect_frame_size, expect_shape
 
 
@@ -45,6 +45,11 @@ def latent_size(width: int, height: int) -> tuple[int, int]:
     """
     expect_frame_size(width, height)
     return height // SPATIAL_STRIDE, width // SPATIAL_STRIDE
+
+
+def latent_stride(channels: int) -> int:
+    """Pixels along each side of a cell of latents with so many channels."""
+    return WAN21_SPATIAL_STRIDE if channels == WAN21_CHANNELS else SPATIAL_STRIDE
 
 
 def scale_intrinsics(

@@ -74,12 +74,12 @@ class History:
         return torch.stack(parts, dim=1).float() if parts else self._none()
 
     def visible(self, frames: list[int]) -> Tensor:
-        """(len(frames), h, w) bool, where it showed anything; raises as `latents`."""
+        """(len(frames), y, x) bool, where it showed anything; raises as `latents`."""
         parts = [record.visible[number] for record, number in map(self._find, frames)]
         return torch.stack(parts) if parts else torch.zeros(0, *self._state.grid).bool()
 
     def planes(self, frames: list[int]) -> Tensor | None:
-        """(3, len(frames), h, w) float32 `Readout.planes` of that time; raises as `latents`.
+        """(3, len(frames), y, x) float32 `Readout.planes` of that time; raises as `latents`.
 
         None where a chunk of an earlier version has none.
         """
@@ -91,7 +91,7 @@ class History:
         return torch.stack(parts, dim=1) if parts else torch.zeros(3, 0, *self._state.grid)
 
     def _none(self) -> Tensor:
-        return torch.zeros(self._state.channels, 0, *self._state.grid)
+        return torch.zeros(self._state.channels, 0, *self._state.latent_grid)
 
     def _find(self, frame: int) -> tuple[ChunkRecord, int]:
         chunk, number = self._index[frame]

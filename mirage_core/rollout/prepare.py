@@ -286,7 +286,7 @@ def _source_views(
 
 
 def _expect_chunk(state: RolloutState, latents: Tensor, frames: Tensor) -> None:
-    chunk, (height, width) = state.chunk, state.grid
+    chunk, (height, width) = state.chunk, state.latent_grid
     expect_shape(
         "The chunk's latents", latents, "C T h w",
         C=state.channels, T=chunk.latent_frames, h=height, w=width,

@@ -103,7 +103,7 @@ def commit(
         StorageError: The disk is full, or the folder cannot be written.
     """
     chunk = state.chunk
-    height, width = state.grid
+    height, width = state.latent_grid
     expect_shape(
         "The chunk's latents", latents, "C T h w",
         C=state.channels, T=chunk.latent_frames, h=height, w=width,
@@ -138,9 +138,10 @@ def finish_chunk(
         overlap: From `mirage_core.rollout.decode.encode_overlap`.
 
     Raises:
-        ShapeError: The next chunk needs an overlap of another size.
+        ShapeError: The next chunk needs an overlap of another size, or the readout has one.
     """
     overlap = _expect_overlap(state, overlap)
+    _expect_seen(state, readout.visible)
     added = state.chunk.shared_latents
     shown = readout.tokens if cache.kind is MemoryKind.TOKENS else torch.zeros_like(latents)
     record = ChunkRecord(
@@ -161,6 +162,12 @@ def finish_chunk(
     return state.advanced(record, cache, statistics)
 
 
+def _expect_seen(state: RolloutState, visible: Tensor) -> None:
+    """Raise `ShapeError` unless what was visible lies on the grid of the shot's geometry."""
+    height, width = state.grid
+    expect_shape("The chunk's visibility", visible, "T h w", h=height, w=width)
+
+
 def _expect_overlap(state: RolloutState, overlap: Tensor | None) -> Tensor | None:
     """What the chunk after the next begins with, if it needs any; raises `ShapeError`."""
     if state.frames_to_encode == 0:
@@ -172,7 +179,7 @@ def _expect_overlap(state: RolloutState, overlap: Tensor | None) -> Tensor | Non
             expected=f"the chunk's last {state.frames_to_encode} frames, encoded as a clip",
             fix="Give what mirage_core.rollout.decode.encode_overlap makes of the frames",
         )
-    height, width = state.grid
+    height, width = state.latent_grid
     expect_shape(
         "The encoded overlap", overlap, "C K h w",
         C=state.channels, K=state.lengths.overlap_latents, h=height, w=width,
@@ -328,7 +335,11 @@ def _load_chunk(folder: Path, state: RolloutState) -> RolloutState:
     cache = apply_difference(state.cache, delta)
     record = _record(tensors)
     added = state.chunk.latent_frames - state.chunk.shared_latents
-    expect_shape("The saved latents", record.latents, "C T h w", T=added)
+    height, width = state.latent_grid
+    expect_shape(
+        "The saved latents", record.latents, "C T h w", C=state.channels, T=added, h=height, w=width
+    )
+    _expect_seen(state, record.visible)
     if _expect_overlap(state, record.overlap) is None and record.overlap is not None:
         raise CacheFormatError(f"{path.name} holds an overlap that no chunk begins with")
     return state.advanced(record, cache, _statistics(header, path))

@@ -1,4 +1,4 @@
-"""Finished pixel frames of a shot by number, from its saved clips."""
+"""Finished pixel frames of a shot, from its clips: what a chunk begins with, or looks back at."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..constants import TEMPORAL_STRIDE
 from ..errors import CacheFormatError, ValueRangeError
+from ..validate import expect_shape
+from .context import reference_frames
 from .run_folder import clip_path, expect_folder
 from .state import RolloutState
 from .video import read_frames
@@ -71,3 +74,63 @@ def _of_clip(state: RolloutState, index: int, start: int, wanted: set[int]) -> d
         got=f"no frame {max(wanted) - start}",
         fix="Remove the chunk's files, and run the rollout again",
     )
+
+
+def frames_to_keep(state: RolloutState, picture: Tensor | None = None) -> Tensor:
+    """The frames that the next chunk begins with, which are known and stay as they are.
+
+    Args:
+        state: The state before the chunk.
+        picture: (1, H, W, 3) the given picture in 0..1, frame 0 of the first chunk.
+
+    Returns:
+        (K, H, W, 3) float32: the last ``overlap`` frames before the chunk; for the first chunk
+        the picture, or nothing where none is given.
+
+    Raises:
+        ShapeError: The picture is not one picture of the trajectory's size.
+        ResumeError, CacheFormatError: As `saved_frames`.
+    """
+    chunk = state.chunk
+    if state.done:
+        return saved_frames(state, range(chunk.first_frame, chunk.output_start))
+    if picture is None:
+        return torch.zeros(0, state.trajectory.height, state.trajectory.width, 3)
+    return expect_picture(state, picture)
+
+
+def best_reference(state: RolloutState, picture: Tensor | None = None) -> Tensor | None:
+    """The earlier frame that shows most of what the next chunk sees of the memory.
+
+    Every fourth frame is looked at, as `mirage_core.rollout.context.reference_frames` does;
+    those that the chunk begins with are left out.
+
+    Args:
+        state: The state before the chunk.
+        picture: (1, H, W, 3) the given picture in 0..1: the reference of the first chunk, and
+            wherever frame 0 is chosen.
+
+    Returns:
+        (1, H, W, 3) float32; None where no frame shows enough of it.
+
+    Raises:
+        ShapeError: The picture is not one picture of the trajectory's size.
+        ResumeError, CacheFormatError: As `saved_frames`.
+    """
+    if picture is not None:
+        picture = expect_picture(state, picture)
+    if state.done == 0:
+        return picture
+    chosen = reference_frames(state, limit=1, exclude=set())
+    if not chosen:
+        return None
+    number = chosen[0] * TEMPORAL_STRIDE
+    return picture if number == 0 and picture is not None else saved_frames(state, [number])
+
+
+def expect_picture(state: RolloutState, picture: Tensor) -> Tensor:
+    """(1, H, W, 3) float32 of the first of some pictures; raises `ShapeError` for other sizes."""
+    size = {"H": state.trajectory.height, "W": state.trajectory.width}
+    first = picture[:1, ..., :3].float().cpu()
+    expect_shape("The picture", first, "1 H W 3", **size)
+    return first

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..cache.types import LatentCache
 from ..codecs.memory_kind import MemoryKind
-from ..errors import ResumeError
-from ..geometry.camera import latent_size
+from ..errors import ResumeError, ShapeError
+from ..geometry.camera import latent_size, latent_stride
 from ..geometry.trajectory import Trajectory
 from ..validate import expect_shape
 from .plan import Chunk, ChunkLengths, expect_rollout_length, plan_chunks
@@ -51,8 +51,9 @@ class ChunkRecord:
         latents: (C, T_new, h, w) model-space latents that the chunk added.
         projections: (C, T_new, h, w) tokens that the memory showed when they were made; 0 for a
             memory of colours.
-        visible: (T_new, h, w) bool, where it showed anything.
-        planes: (3, T_new, h, w) sub-cell offset and change of depth of what it showed, see
+        visible: (T_new, y, x) bool, where it showed anything, on the grid of
+            `RolloutState.grid`: that of the latents, or each cell k x k of theirs.
+        planes: (3, T_new, y, x) sub-cell offset and change of depth of what it showed, see
             `mirage_core.readout.readout.Readout.planes`; None in files of earlier versions.
         overlap: (C, K, h, w) model-space latents of the chunk's last decoded frames, encoded as
             a clip of their own: the clean latents of the next chunk. None where the chunk's last
@@ -71,11 +72,16 @@ class ChunkRecord:
         if self.overlap is not None:
             cell = {name: sizes[name] for name in "Chw"}
             expect_shape("The encoded overlap", self.overlap, "C K h w", **cell)
+        seen = expect_shape("The chunk's visibility", self.visible, "T y x", T=sizes["T"])
         if self.planes is not None:
-            grid = {name: sizes[name] for name in "Thw"}
-            expect_shape("The chunk's planes", self.planes, "3 T h w", **grid)
-        del sizes["C"]
-        expect_shape("The chunk's visibility", self.visible, "T h w", **sizes)
+            expect_shape("The chunk's planes", self.planes, "3 T y x", **seen)
+        scale = max(1, sizes["h"] // max(1, seen["y"]))
+        if (seen["y"] * scale, seen["x"] * scale) != (sizes["h"], sizes["w"]):
+            raise ShapeError(
+                "The chunk's visibility has the wrong shape",
+                got=tuple(self.visible.shape),
+                expected=f"the grid of latents {tuple(self.latents.shape)}, or one so much coarser",
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +91,7 @@ class RolloutState:
     Attributes:
         trajectory: Cameras of the whole shot.
         cache: The memory.
-        first_latent: (C, 1, h, w) model-space latent of the given picture.
+        first_latent: (C, 1, h, w) model-space latent of the given picture, on `latent_grid`.
         seed: Seed of the shot; the noise of chunk k follows from (seed, k).
         run_id: Digest of everything the result depends on.
         folder: Where chunks are saved; None keeps nothing on disk.
@@ -114,17 +120,26 @@ class RolloutState:
 
     def __post_init__(self) -> None:
         expect_rollout_length(len(self.trajectory))
-        height, width = self.grid
-        sizes = {"h": height, "w": width}
-        if self.cache.kind is MemoryKind.TOKENS:
-            sizes["C"] = self.cache.channels
-        expect_shape("The picture's latent", self.first_latent, "C 1 h w", **sizes)
+        expect_shape("The picture's latent", self.first_latent, "C 1 h w")
+        tokens = self.cache.kind is MemoryKind.TOKENS
+        grid = self.grid
+        height, width = grid if tokens else self.latent_grid
+        known = {"C": self.cache.channels} if tokens else {}
+        expect_shape(
+            "The picture's latent", self.first_latent, "C 1 h w", h=height, w=width, **known
+        )
         object.__setattr__(self, "plan", plan_chunks(len(self.trajectory), self.lengths))
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(h, w) of the latent grid."""
+        """(h, w) of the grid of geometry, masks and visibility: cells of 16 pixels."""
         return latent_size(self.trajectory.width, self.trajectory.height)
+
+    @property
+    def latent_grid(self) -> tuple[int, int]:
+        """(h, w) of the shot's latents: `grid`, or with the Wan2.1 VAE one twice as fine."""
+        stride = latent_stride(self.channels)
+        return self.trajectory.height // stride, self.trajectory.width // stride
 
     @property
     def memory_grid(self) -> tuple[int, int]:

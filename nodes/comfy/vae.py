@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import comfy.latent_formats
+import comfy.ldm.wan.vae
 import comfy.model_management
 import comfy.sd
 import torch
@@ -14,12 +15,25 @@ from torch import Tensor
 from ...mirage_core.codecs.colours import ColourCodec
 from ...mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from ...mirage_core.codecs.memory_kind import MemoryKind
-from ...mirage_core.constants import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, WAN_CODEC
+from ...mirage_core.constants import (
+    LATENT_CHANNELS,
+    SPATIAL_STRIDE,
+    TEMPORAL_STRIDE,
+    WAN21_CHANNELS,
+    WAN21_CODEC,
+    WAN_CODEC,
+)
 from ...mirage_core.errors import ModelMismatchError, ShapeError
+from ...mirage_core.geometry.camera import latent_stride
+from ...mirage_core.rollout.state import RolloutState
 from ...mirage_core.validate import expect_frame_size, expect_token_channels
 
 Latent = dict[str, Any]
-"""ComfyUI's LATENT: ``samples`` (B, 48, T, h, w) in the VAE's own, raw space."""
+"""ComfyUI's LATENT: ``samples`` (B, C, T, h, w) in the VAE's own, raw space; C is 48, or 16 of
+the Wan2.1 VAE."""
+
+VAE_NAMES = {LATENT_CHANNELS: "the Wan2.2 VAE", WAN21_CHANNELS: "the Wan2.1 VAE"}
+"""How people call the VAEs that a shot can be made with, by the channels of their latents."""
 
 
 class DctVAE(comfy.sd.VAE):
@@ -96,33 +110,38 @@ class VaeCodec:
     Tokens are on the CPU and in model space; ComfyUI puts the VAE where it computes.
 
     Args:
-        vae: A VAE of Wan2.2's family, or Mirage Embedded Codec.
+        vae: A VAE of Wan2.2's family, or Mirage Embedded Codec; for a memory of colours that of
+            Wan2.1 as well.
         on_image: Called with (done, total) after each picture that is encoded alone; may raise
             to cancel.
+        memory: What the memory holds.
 
     Raises:
         ModelMismatchError: The VAE is of another family.
     """
 
-    channels = LATENT_CHANNELS
-    spatial_stride = SPATIAL_STRIDE
     temporal_stride = TEMPORAL_STRIDE
 
     def __init__(
-        self, vae: comfy.sd.VAE, on_image: Callable[[int, int], None] | None = None
+        self,
+        vae: comfy.sd.VAE,
+        on_image: Callable[[int, int], None] | None = None,
+        memory: MemoryKind = MemoryKind.TOKENS,
     ) -> None:
-        expect_vae(vae)
+        self.channels = expect_vae(vae, memory)
+        self.spatial_stride = latent_stride(self.channels)
         self._vae, self._on_image = vae, on_image
         self.drawable = dct_codec(vae) is not None
-        self.name = CODEC_NAME if self.drawable else WAN_CODEC
+        wan = WAN21_CODEC if self.channels == WAN21_CHANNELS else WAN_CODEC
+        self.name = CODEC_NAME if self.drawable else wan
 
     def encode(self, frames: Tensor) -> Tensor:
-        """One video (4T - 3, H, W, 3): tokens (48, T, h, w)."""
+        """One video (4T - 3, H, W, 3): tokens (C, T, h, w)."""
         raw = self._vae.encode(frames)
         return to_model_space(raw.reshape(-1, *raw.shape[-4:]).cpu())[0]
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Each picture (F, H, W, 3) alone: tokens (48, F, h, w).
+        """Each picture (F, H, W, 3) alone: tokens (C, F, h, w).
 
         Raises:
             ShapeError: The size is not a multiple of 32.
@@ -138,39 +157,78 @@ class VaeCodec:
         return torch.cat(tokens, dim=1)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Tokens (48, T, h, w) to frames (4T - 3, H, W, 3) in 0..1, as VAE Decode makes them."""
+        """Tokens (C, T, h, w) to frames (4T - 3, H, W, 3) in 0..1, as VAE Decode makes them."""
         images = self._vae.decode(make_latent(latents)["samples"])
         return images.reshape(-1, *images.shape[-3:])
 
     def white_latent(self, frames: int, height: int, width: int) -> Tensor:
-        """Tokens (48, T, h, w) of a white video of 4T - 3 frames."""
+        """Tokens (C, T, h, w) of a white video of 4T - 3 frames."""
         return self.encode(torch.ones(frames, height, width, 3))
 
 
-def expect_vae(vae: comfy.sd.VAE) -> None:
-    """Raise `ModelMismatchError` unless the VAE makes latents of 48 channels."""
+def expect_vae(vae: comfy.sd.VAE, memory: MemoryKind = MemoryKind.TOKENS) -> int:
+    """Channels of the VAE's latents.
+
+    Raises:
+        ModelMismatchError: They are not 48, nor 16 of the Wan2.1 VAE for a memory of colours.
+    """
     channels = getattr(vae, "latent_channels", None)
     if channels is None:
         raise ModelMismatchError("The VAE input is not a VAE", got=type(vae).__name__)
-    expect_token_channels("The VAE", int(channels))
+    if memory is MemoryKind.TOKENS or channels != WAN21_CHANNELS:
+        expect_token_channels("The VAE", int(channels))
+        return int(channels)
+    model = getattr(vae, "first_stage_model", None)
+    # Pictures' VAEs and those of other video models have 16 channels as well.
+    if not isinstance(model, comfy.ldm.wan.vae.WanVAE):
+        raise ModelMismatchError(
+            "Latents of this VAE are not those of a Wan model",
+            got=f"a VAE of 16 channels ({type(model).__name__})",
+            expected="the Wan2.1 VAE or the Wan2.2 VAE",
+            fix="Load wan_2.1_vae.safetensors or wan2.2_vae.safetensors in Load VAE",
+        )
+    return int(channels)
+
+
+def expect_shot_vae(state: RolloutState, codec: VaeCodec) -> None:
+    """Raise `ModelMismatchError` unless a VAE is of the kind that the shot was begun with."""
+    if codec.channels == state.channels:
+        return
+    begun = VAE_NAMES.get(state.channels, f"a VAE of {state.channels} channels")
+    raise ModelMismatchError(
+        "The VAE is not the one that the shot was begun with",
+        got="Mirage Embedded Codec" if codec.drawable else VAE_NAMES[codec.channels],
+        expected=f"{begun}, whose latent Mirage Rollout Start was given",
+        fix="Connect one VAE to Mirage Cache Init and to every node of the loop",
+    )
+
+
+def _format(samples: Tensor) -> comfy.latent_formats.LatentFormat:
+    wan21 = samples.shape[1] == WAN21_CHANNELS
+    return comfy.latent_formats.Wan21() if wan21 else comfy.latent_formats.Wan22()
 
 
 def to_model_space(samples: Tensor) -> Tensor:
-    """Raw VAE latents (B, 48, T, h, w) as the model sees them."""
-    return comfy.latent_formats.Wan22().process_in(samples.float())
+    """Raw VAE latents (B, C, T, h, w), C = 48 or 16, as the model sees them."""
+    return _format(samples).process_in(samples.float())
 
 
 def from_model_space(samples: Tensor) -> Tensor:
     """The inverse of `to_model_space`."""
-    return comfy.latent_formats.Wan22().process_out(samples.float())
+    return _format(samples).process_out(samples.float())
 
 
-def latent_tokens(latent: Latent, name: str) -> Tensor:
-    """Model-space tokens (48, T, h, w), on the CPU, of the one video in a LATENT.
+def latent_tokens(latent: Latent, name: str, memory: MemoryKind = MemoryKind.TOKENS) -> Tensor:
+    """Model-space tokens (C, T, h, w), on the CPU, of the one video in a LATENT.
+
+    Args:
+        latent: The latent.
+        name: How the error message calls it.
+        memory: What the memory of its shot holds.
 
     Raises:
         ShapeError: The latent is not one video.
-        ModelMismatchError: The latent does not have 48 channels.
+        ModelMismatchError: C is not 48, nor 16 for a memory of colours.
     """
     samples = latent["samples"]
     if samples.ndim != 5 or samples.shape[0] != 1:  # noqa: PLR2004
@@ -180,34 +238,35 @@ def latent_tokens(latent: Latent, name: str) -> Tensor:
             expected="(1, 48, T, h, w)",
             fix="Encode with the Wan2.2 VAE or Mirage Embedded Codec, one video at a time",
         )
-    expect_token_channels(name, samples.shape[1])
+    if memory is MemoryKind.TOKENS or samples.shape[1] != WAN21_CHANNELS:
+        expect_token_channels(name, samples.shape[1])
     return to_model_space(samples.cpu())[0]
 
 
 def make_latent(tokens: Tensor) -> Latent:
-    """LATENT of model-space tokens (48, T, h, w)."""
+    """LATENT of model-space tokens (C, T, h, w), C = 48 or 16."""
     return {"samples": from_model_space(tokens[None])}
 
 
 def make_clean_latent(tokens: Tensor) -> Latent:
-    """LATENT of model-space tokens (48, K, h, w) that are to be kept, see `clean_tokens`."""
+    """LATENT of model-space tokens (C, K, h, w) that are to be kept, see `clean_tokens`."""
     latent = make_latent(tokens)
     if tokens.shape[1] > 1:
         latent["noise_mask"] = torch.zeros_like(latent["samples"][:, :1])
     return latent
 
 
-def clean_tokens(latent: Latent, name: str) -> Tensor:
-    """Model-space tokens (48, K, h, w), on the CPU, of the frames to keep at a latent's start.
+def clean_tokens(latent: Latent, name: str, memory: MemoryKind = MemoryKind.TOKENS) -> Tensor:
+    """Model-space tokens (C, K, h, w), on the CPU, of the frames to keep at a latent's start.
 
     These are the leading frames that its noise mask keeps; the first frame alone when there is
     no mask that speaks of frames.
 
     Raises:
         ShapeError: The latent is not one video.
-        ModelMismatchError: The latent does not have 48 channels.
+        ModelMismatchError: C is not 48, nor 16 for a memory of colours.
     """
-    tokens, mask = latent_tokens(latent, name), latent.get("noise_mask")
+    tokens, mask = latent_tokens(latent, name, memory), latent.get("noise_mask")
     if mask is None or mask.ndim != 5 or mask.shape[2] != tokens.shape[1]:  # noqa: PLR2004
         return tokens[:, :1]
     return tokens[:, : max(1, leading_clean(mask))]

@@ -12,11 +12,19 @@ from PIL import Image
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid
 from mirage_core.scenes.scene import ProceduralScene
-from tiny_models import add_sizes, inpaint_model, side_branch, text_encoder, video_model
+from tiny_models import (
+    add_sizes,
+    inpaint_model,
+    side_branch,
+    text_encoder,
+    vace_model,
+    video_model,
+)
 from tiny_moge import write_moge
-from tiny_weights import vae_tensors, write
+from tiny_weights import vae21_tensors, vae_tensors, write
 from workflows.inpaint import INPAINT_MODEL
 from workflows.sampling import BRANCH, MOGE, TEXT_ENCODER, VAE, VIDEO_MODEL
+from workflows.vace import VACE_MODEL, VAE21
 
 PICTURE = "example.png"
 
@@ -36,6 +44,8 @@ def install(base: Path, size: tuple[int, int] = (96, 64)) -> None:
         (INPAINT_MODEL, inpaint_model()),
         (TEXT_ENCODER, text_encoder()),
         (VAE, vae_tensors(base=8, decoder_base=8)),
+        (VACE_MODEL, vace_model()),
+        (VAE21, vae21_tensors(base=8)),
     ):
         folder = base / "models" / file.directory
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ the files; it fixes those of the others, which is what `tiny_sizes` is for.
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -55,6 +56,24 @@ def inpaint_model(size: Backbone = SIZE, seed: int = 8) -> dict[str, Tensor]:
     name = "patch_embedding.weight"
     width, channels, *patch = shapes[name]
     shapes[name] = (width, 2 * channels + 4, *patch)
+    tensors = noise(shapes, seed, STD)
+    tensors["text_embedding.0.weight"] *= (256 / size.text_dim) ** 0.5
+    return tensors
+
+
+def vace_model(seed: int = 0) -> dict[str, Tensor]:
+    """A Wan2.1 VACE model under released names: 4 layers, of which 0 and 2 have a VACE block."""
+    size = replace(SIZE, channels=16, layers=4)
+    shapes = backbone_shapes(size)
+    inner = [name for name in shapes if name.startswith("blocks.0.")]
+    for number in range(2):
+        for name in inner:
+            shapes[name.replace("blocks.0.", f"vace_blocks.{number}.", 1)] = shapes[name]
+        for part in ("before_proj", "after_proj")[number:]:
+            shapes[f"vace_blocks.{number}.{part}.weight"] = (size.dim, size.dim)
+            shapes[f"vace_blocks.{number}.{part}.bias"] = (size.dim,)
+    shapes["vace_patch_embedding.weight"] = (size.dim, 96, 1, 2, 2)
+    shapes["vace_patch_embedding.bias"] = (size.dim,)
     tensors = noise(shapes, seed, STD)
     tensors["text_embedding.0.weight"] *= (256 / size.text_dim) ** 0.5
     return tensors

@@ -184,6 +184,23 @@ class _Vae:
         if time:
             self.conv(f"{name}.{count}.time_conv", time * out, out, 3, 1, 1)
 
+    def flat_level(
+        self, name: str, first: int, into: int, out: int, count: int, time: int | None,
+        halved: int = 1,
+    ) -> int:  # fmt: skip
+        """One level of a list that holds all levels, from entry ``first``; returns the next.
+
+        ``time`` as in `level`; resampling makes ``halved`` times fewer channels.
+        """
+        for number in range(count):
+            self.residual(f"{name}.{first + number}", out if number else into, out)
+        if time is None:
+            return first + count
+        self.conv(f"{name}.{first + count}.resample.1", out // halved, out, 3, 3)
+        if time:
+            self.conv(f"{name}.{first + count}.time_conv", time * out, out, 3, 1, 1)
+        return first + count + 1
+
     def head(self, name: str, dim: int, out: int) -> None:
         self.norm(f"{name}.0", dim)
         self.conv(f"{name}.2", out, dim, 3, 3, 3)
@@ -208,6 +225,36 @@ def vae_shapes(base: int = 4, decoder_base: int = 4, latent: int = CHANNELS) -> 
         vae.level(f"decoder.upsamples.{number}.upsamples", *wide[number : number + 2], 3, time)
     vae.head("decoder.head", wide[-1], 12)
     return vae.shapes
+
+
+def vae21_shapes(base: int = 4, latent: int = 16) -> Shapes:
+    """The 194 tensors of the Wan2.1 autoencoder at another width; names as released."""
+    vae = _Vae()
+    wide = [base * factor for factor in (1, 1, 2, 4, 4)]
+    vae.conv("encoder.conv1", base, 3, 3, 3, 3)
+    number = 0
+    for into, out, time in zip(wide, wide[1:], (0, 1, 1, None), strict=False):
+        number = vae.flat_level("encoder.downsamples", number, into, out, 2, time)
+    vae.middle("encoder.middle", wide[-1])
+    vae.head("encoder.head", wide[-1], 2 * latent)
+    vae.conv("conv1", 2 * latent, 2 * latent, 1, 1, 1)
+    vae.conv("conv2", latent, latent, 1, 1, 1)
+    vae.conv("decoder.conv1", wide[-1], latent, 3, 3, 3)
+    vae.middle("decoder.middle", wide[-1])
+    number = 0
+    # Upsampling halves the channels, so every level but the first starts from half.
+    for into, out, time in ((4, 4, 2), (2, 4, 2), (2, 2, 0), (1, 1, None)):
+        number = vae.flat_level("decoder.upsamples", number, base * into, base * out, 3, time, 2)
+    vae.head("decoder.head", base, 3)
+    return vae.shapes
+
+
+def vae21_tensors(base: int = 4, seed: int = 2) -> dict[str, Tensor]:
+    """A Wan2.1 autoencoder under released names; its pictures are neither flat nor clipped."""
+    tensors = noise(vae21_shapes(base), seed, std=0.12)
+    return {
+        name: tensor + 1 if name.endswith("gamma") else tensor for name, tensor in tensors.items()
+    }
 
 
 def vae_tensors(base: int = 4, decoder_base: int = 4, seed: int = 2) -> dict[str, Tensor]:

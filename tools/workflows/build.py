@@ -17,6 +17,7 @@ from workflows.embedded import EMBEDDED_LOOP, EMBEDDED_MODEL
 from workflows.inpaint import INPAINT_LOOP
 from workflows.sampling import FREE_LOOP, GROUPS, ROLLOUT, SAMPLING_LOOP, TRAINING_FREE
 from workflows.spatia import SPATIA_LOOP
+from workflows.vace import VACE, VACE_LOOP
 from workflows.writer import NODE_WIDTH, Node, Out, Subgraph, Writer, as_text
 
 CHUNK_LOOP = Subgraph(
@@ -113,7 +114,7 @@ FIRST_SHOT: dict[int, Node] = {
 def build(object_info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """All shipped files by their path in the pack."""
     writer = Writer(object_info)
-    loops = (CHUNK_LOOP, SAMPLING_LOOP, FREE_LOOP, EMBEDDED_LOOP, SPATIA_LOOP)
+    loops = (CHUNK_LOOP, SAMPLING_LOOP, FREE_LOOP, EMBEDDED_LOOP, SPATIA_LOOP, VACE_LOOP)
     shared = (*loops, INPAINT_LOOP, MOVING_THINGS)
     blueprints = {f"subgraphs/{item.name}.json": writer.blueprint(item) for item in shared}
     return blueprints | {
@@ -123,6 +124,7 @@ def build(object_info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             ("rollout", ROLLOUT, SAMPLING_LOOP, GROUPS),
             ("training_free", TRAINING_FREE, FREE_LOOP, GROUPS),
             ("embedded_model", EMBEDDED_MODEL, EMBEDDED_LOOP, ()),
+            ("vace", VACE, VACE_LOOP, GROUPS),
         )
     }
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from workflows.writer import NOTE, Group, ModelFile, Node, Out, Subgraph
 
 INPUT = -10
-_COMFY = "https://huggingface.co/Comfy-Org"
-WAN22 = f"{_COMFY}/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
-_WAN21 = f"{_COMFY}/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
+COMFY = "https://huggingface.co/Comfy-Org"
+WAN22 = f"{COMFY}/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
+WAN21 = f"{COMFY}/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
 
 VIDEO_MODEL = ModelFile(
     "wan2.2_ti2v_5B_fp16.safetensors",
@@ -19,12 +19,12 @@ VAE = ModelFile(
 )
 TEXT_ENCODER = ModelFile(
     "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
-    f"{_WAN21}/text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors",
+    f"{WAN21}/text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors",
     "text_encoders",
 )
 MOGE = ModelFile(
     "moge_2_vitl_normal_fp16.safetensors",
-    f"{_COMFY}/MoGe/resolve/main/geometry_estimation/moge_2_vitl_normal_fp16.safetensors",
+    f"{COMFY}/MoGe/resolve/main/geometry_estimation/moge_2_vitl_normal_fp16.safetensors",
     "geometry_estimation",
 )
 FILES = (VIDEO_MODEL, VAE, TEXT_ENCODER, MOGE)
@@ -220,7 +220,8 @@ def _loaders(note: str) -> dict[int, Node]:
     }
 
 
-def _picture() -> dict[int, Node]:
+def picture_nodes() -> dict[int, Node]:
+    """Picture, depth, camera and memory: nodes 8 to 13."""
     size = {"upscale_method": "lanczos", "width": 1280, "height": 704, "crop": "center"}
     move = {"preset": "orbit", "amount": 0.6, "there_and_back": True, "frames": 97}
     looked_at = {"image": Out(9), "geometry": Out(11)}
@@ -236,7 +237,8 @@ def _picture() -> dict[int, Node]:
     }
 
 
-def _plan(name: str) -> dict[int, Node]:
+def plan_nodes(name: str) -> dict[int, Node]:
+    """Plan and text: nodes 14 to 16."""
     plan = {"cache": Out(13), "trajectory": Out(12), "first_latent": Out(13, 1), "name": name}
     return {
         14: Node("MirageRolloutStart", (1240, 0), plan, (300, 190)),
@@ -251,7 +253,8 @@ def _plan(name: str) -> dict[int, Node]:
     }  # fmt: skip
 
 
-def _result(name: str) -> dict[int, Node]:
+def result_nodes(name: str) -> dict[int, Node]:
+    """What is shown and saved of the loop, which is node 17: nodes 18 to 22."""
     video, sheet = f"mirage/{name}", f"mirage/{name}_sheet"
     memory = {"cache": Out(18, 2), "filename_prefix": f"{name}_memory"}
     return {
@@ -277,7 +280,7 @@ def whole_shot(loop: Subgraph, name: str, note: str) -> dict[int, Node]:
         "vae": Out(4),
         "moge_model": Out(5),
     }
-    nodes = _loaders(note) | _picture() | _plan(name) | _result(name)
+    nodes = _loaders(note) | picture_nodes() | plan_nodes(name) | result_nodes(name)
     if any(title == "branch" for title, _ in loop.inputs):
         nodes[6] = Node("MirageLoadBranch", (0, 575), {"branch_name": BRANCH}, (330, 82))
         links["branch"] = Out(6)

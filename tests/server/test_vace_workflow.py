@@ -1,0 +1,182 @@
+"""The shipped VACE workflow on a real server: every node as shipped, on tiny files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+from dev.comfy_client import ComfyClient, ComfyRunError, Progress, RunResult
+from dev.comfy_server import PACK, ComfyServer
+from mirage_core.cache.io import load_cache
+from mirage_core.tensor_files import read_tensors
+from tiny_install import SERVER_ARGS, install
+from workflows.flatten import flatten
+from workflows.vace import FILES, LARGE
+
+from .prompts import Prompt, contents, folders
+
+pytestmark = pytest.mark.server
+
+PATH = PACK / "workflows" / "mirage_vace.json"
+WIDTH, HEIGHT, FRAMES, CHUNKS = 96, 64, 25, 3
+SMALL = {
+    "width": WIDTH, "height": HEIGHT, "frames": FRAMES, "steps": 2, "resolution_level": 0,
+    "first_chunk_frames": 9, "chunk_frames": 13, "overlap_frames": 5,
+}  # fmt: skip
+BODY = (
+    "MirageRender", "MirageVaceControl", "WanVaceToVideo", "KSampler", "TrimVideoLatent",
+    "MirageChunkDecode", "MiragePasteKnown", "MirageCacheUpdate",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """A server that holds every file which the workflow names."""
+    base = tmp_path_factory.mktemp("vace_workflow")
+    install(base, (WIDTH, HEIGHT))
+    with ComfyServer(
+        base, comfyui=comfyui_path, env={"OMP_NUM_THREADS": "1"}, extra_args=SERVER_ARGS
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def object_info(server: ComfyServer) -> dict[str, Any]:
+    return ComfyClient(server.url).object_info()
+
+
+@pytest.fixture
+def prompt(object_info: dict[str, Any]) -> Prompt:
+    """The shipped workflow with a small picture, few steps and short chunks."""
+    made = flatten(json.loads(PATH.read_text(encoding="utf-8")), object_info)
+    for part in made.values():
+        kept = part["inputs"]
+        kept |= {key: value for key, value in SMALL.items() if isinstance(kept.get(key), int)}
+    return made
+
+
+def only(prompt: Prompt, kind: str) -> str:
+    (number,) = [n for n, part in prompt.items() if part["class_type"] == kind]
+    return number
+
+
+def named(prompt: Prompt, name: str, **changes: Any) -> Prompt:
+    """The prompt of a shot with a folder of its own; changes go to the loop."""
+    prompt[only(prompt, "MirageRolloutStart")]["inputs"]["name"] = name
+    for part in prompt.values():
+        if part["class_type"] in BODY:
+            part["inputs"] |= {k: v for k, v in changes.items() if k in part["inputs"]}
+    return prompt
+
+
+def run(server: ComfyServer, prompt: Prompt, **options: Any) -> RunResult:
+    return ComfyClient(server.url).run(prompt, timeout=300, **options)
+
+
+def only_folder(server: ComfyServer, name: str) -> Path:
+    (folder,) = folders(server.output, name)
+    return folder
+
+
+def interrupt_second(client: ComfyClient, sampler: str) -> Callable[[Progress], None]:
+    """Stops the sampler of the second chunk."""
+    pending = [client.interrupt]
+
+    def watch(progress: Progress) -> None:
+        if progress.display_node == sampler and "chunk2_" in progress.node and pending:
+            pending.pop()()
+
+    return watch
+
+
+def test_a_shot_stopped_and_resumed_is_the_one_made_whole(
+    server: ComfyServer, prompt: Prompt
+) -> None:
+    named(prompt, "vace")
+    client, sampler = ComfyClient(server.url), only(prompt, "KSampler")
+    stopped = client.run(
+        prompt, timeout=300, on_progress=interrupt_second(client, sampler)
+    )
+    assert stopped.status == "interrupted"
+    folder = only_folder(server, "vace")
+    assert sorted(path.name for path in folder.glob("chunk_*.safetensors")) == [
+        "chunk_0000.safetensors"
+    ]
+    resumed = run(server, prompt)
+    assert resumed.status == "success"
+    assert resumed.displayed.count(sampler) == CHUNKS - 1
+    after = contents(folder)
+    for path in (*folder.glob("chunk_*"), folder / "video.mp4"):
+        path.unlink()
+    whole = run(server, prompt)
+    for kind in BODY:
+        assert whole.displayed.count(only(prompt, kind)) == CHUNKS, kind
+    assert contents(folder) == after
+    _expect_shot(server, prompt, whole)
+
+
+def _expect_shot(server: ComfyServer, prompt: Prompt, result: RunResult) -> None:
+    """Video, memory and latents of a finished shot."""
+    (entry,) = result.files(only(prompt, "SaveVideo"))
+    with av.open(str(server.output / entry["subfolder"] / entry["filename"])) as video:
+        stream = video.streams.video[0]
+        assert (stream.width, stream.height) == (WIDTH, HEIGHT)
+        assert float(stream.average_rate) == 16
+        assert sum(1 for _ in video.decode(stream)) == FRAMES
+    (file,) = result.outputs[only(prompt, "MirageCacheSave")]["text"]
+    assert load_cache(file).codec == "rgb"
+    text = result.outputs[only(prompt, "MirageRolloutResult")]["text"][0]
+    assert f"{FRAMES} frames of {WIDTH} x {HEIGHT} in {CHUNKS} chunks" in text
+    chunk = read_tensors(only_folder(server, "vace") / "chunk_0001.safetensors")
+    assert chunk["latents"].shape == (16, 2, HEIGHT // 8, WIDTH // 8)
+    assert chunk["overlap"].shape == (16, 2, HEIGHT // 8, WIDTH // 8)
+    assert chunk["visible"].shape == (2, HEIGHT // 16, WIDTH // 16)
+
+
+def test_known_pixels_may_be_pasted_back(server: ComfyServer, prompt: Prompt) -> None:
+    named(prompt, "pasted")
+    prompt[only(prompt, "MiragePasteKnown")]["inputs"]["strength"] = 1.0
+    assert run(server, prompt).status == "success"
+    made = contents(only_folder(server, "pasted"))
+    assert made["video.mp4"] != contents(only_folder(server, "vace"))["video.mp4"]
+
+
+def test_without_a_reference_nothing_is_trimmed(server: ComfyServer, prompt: Prompt) -> None:
+    assert run(server, named(prompt, "alone", reference="none")).status == "success"
+
+
+def test_the_model_is_recognised_as_vace(server: ComfyServer) -> None:
+    assert "WAN21_Vace" in server.log()
+
+
+def test_another_frame_rate_stops_before_sampling(server: ComfyServer, prompt: Prompt) -> None:
+    prompt[only(prompt, "MirageTrajectory")]["inputs"]["fps"] = 24.0
+    with pytest.raises(ComfyRunError, match="another frame rate"):
+        run(server, named(prompt, "rate"))
+    assert not list(only_folder(server, "rate").glob("chunk_*"))
+
+
+def test_every_loader_names_its_file(object_info: dict[str, Any]) -> None:
+    saved = json.loads(PATH.read_text(encoding="utf-8"))["nodes"]
+    found = [node for node in saved if "models" in node["properties"]]
+    shipped = {file.name: file for file in FILES}
+    assert len(found) == len(shipped)
+    for node in found:
+        (entry,) = node["properties"]["models"]
+        known = shipped[entry["name"]]
+        assert node["widgets_values"][0] == known.name
+        assert (entry["url"], entry["directory"]) == (known.url, known.directory)
+        assert known.url.startswith("https://huggingface.co/Comfy-Org/")
+        assert known.url.endswith(f"/{known.directory}/{known.name}")
+        choices = object_info[node["type"]]["input"]["required"]
+        assert any(known.name in str(spec[:2]) for spec in choices.values())
+    (note,) = [node for node in saved if node["type"] == "MarkdownNote"]
+    text = note["widgets_values"][0]
+    assert all(file.url in text for file in FILES)
+    assert LARGE in text
+    assert "Untested" in text

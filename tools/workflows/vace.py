@@ -1,0 +1,174 @@
+"""The shipped graphs that sample with Wan2.1 VACE: a chunk loop, and a whole shot with it."""
+
+from __future__ import annotations
+
+from workflows.sampling import (
+    INPUT,
+    MOGE,
+    TEXT_ENCODER,
+    WAN21,
+    picture_nodes,
+    plan_nodes,
+    result_nodes,
+    update_nodes,
+)
+from workflows.writer import NOTE, ModelFile, Node, Out, Subgraph
+
+VACE_MODEL = ModelFile(
+    "wan2.1_vace_1.3B_fp16.safetensors",
+    f"{WAN21}/diffusion_models/wan2.1_vace_1.3B_fp16.safetensors",
+    "diffusion_models",
+)
+LARGE = "wan2.1_vace_14B_fp16.safetensors"
+VAE21 = ModelFile(
+    "wan_2.1_vae.safetensors", f"{WAN21}/vae/wan_2.1_vae.safetensors", "vae"
+)
+FILES = (VACE_MODEL, VAE21, TEXT_ENCODER, MOGE)
+"""Every model that the workflow names."""
+
+CHUNK, OVERLAP = 81, 5
+"""Frames that the model makes at once, and how many of them the chunk before made."""
+
+SIZE = (832, 480)
+FRAMES = 2 * CHUNK - OVERLAP
+
+NOTE_TEXT = f"""# A long shot with Wan2.1 VACE
+
+**This graph needs no trained side branch.** The memory holds colours. Every chunk is shown to the \
+model as a video with grey holes, and the model makes what is missing.
+
+| file | folder |
+|---|---|
+| [{VACE_MODEL.name}]({VACE_MODEL.url}) | `models/diffusion_models` |
+| [{TEXT_ENCODER.name}]({TEXT_ENCODER.url}) | `models/text_encoders` |
+| [{VAE21.name}]({VAE21.url}) | `models/vae` |
+| [{MOGE.name}]({MOGE.url}) | `models/geometry_estimation` |
+
+1. Choose a picture and describe it.
+2. Choose a camera move in *Mirage Trajectory*. `fps` stays at 16, the model's rate.
+3. Run. Every finished chunk is saved; run again to go on after a stop.
+
+**The larger model**: [{LARGE}]({WAN21}/diffusion_models/{LARGE}) in Load Diffusion Model. All \
+else stays.
+
+**Fewer steps**: put Load LoRA (Model Only) with \
+`Wan21_CausVid_bidirect2_T2V_1_3B_lora_rank32.safetensors` (Kijai/WanVideo_comfy on Hugging Face, \
+`models/loras`) between Load Diffusion Model and ModelSamplingSD3, and set `steps` 4 and `cfg` 1. \
+Untested with this conditioning. There is another file for the 14B model.
+
+**Known pixels**: `paste_known` of the loop at 1 puts the memory's pixels back over what the model \
+made of them; 0 leaves the model's.
+"""
+
+_INPUTS = [
+    ("state", "MIRAGE_STATE"), ("model", "MODEL"), ("positive", "CONDITIONING"),
+    ("negative", "CONDITIONING"), ("vae", "VAE"), ("moge_model", "MOGE_MODEL"),
+    ("picture", "IMAGE"), ("steps", "INT"), ("cfg", "FLOAT"), ("strength", "FLOAT"),
+    ("paste_known", "FLOAT"),
+]  # fmt: skip
+_GIVEN = {title: Out(INPUT, slot) for slot, (title, _) in enumerate(_INPUTS)}
+_OPEN, _READ, _RENDER, _CONTROL, _WAN, _SAMPLER, _TRIM, _PASTE = range(100, 108)
+_DECODE, _MOGE, _GEOMETRY, _ALIGN, _WRITE, _CLOSE = range(108, 114)
+
+
+def _making() -> dict[int, Node]:
+    """From the memory to the chunk's latent."""
+    memory = {"cache": Out(_OPEN, 2), "trajectory": Out(_OPEN, 3)}
+    drawn = {"images": Out(_RENDER), "holes": Out(_RENDER, 1)}
+    control = {"state": Out(_OPEN, 1), **drawn, "picture": _GIVEN["picture"]}
+    told = {
+        "positive": _GIVEN["positive"],
+        "negative": _GIVEN["negative"],
+        "vae": _GIVEN["vae"],
+        "strength": _GIVEN["strength"],
+        "control_video": Out(_CONTROL),
+        "control_masks": Out(_CONTROL, 1),
+        "reference_image": Out(_CONTROL, 2),
+        "width": Out(_CONTROL, 3),
+        "height": Out(_CONTROL, 4),
+        "length": Out(_CONTROL, 5),
+    }
+    sampling = {
+        "model": _GIVEN["model"],
+        "seed": Out(_OPEN, 5),
+        "steps": _GIVEN["steps"],
+        "cfg": _GIVEN["cfg"],
+        "sampler_name": "uni_pc",
+        "scheduler": "simple",
+        "positive": Out(_WAN),
+        "negative": Out(_WAN, 1),
+        "latent_image": Out(_WAN, 2),
+    }
+    trim = {"samples": Out(_SAMPLER), "trim_amount": Out(_WAN, 3)}
+    return {
+        _OPEN: Node("MirageLoopOpen", (150, 0), {"state": _GIVEN["state"]}, (270, 200)),
+        _READ: Node("MirageReadout", (470, 230), memory, (270, 120)),
+        _RENDER: Node("MirageRender", (470, 0), {**memory, "holes": "grey"}, (270, 170)),
+        _CONTROL: Node("MirageVaceControl", (790, 0), control, (290, 200)),
+        _WAN: Node("WanVaceToVideo", (1120, 0), told, (290, 300)),
+        _SAMPLER: Node("KSampler", (1450, 0), sampling, (290, 290)),
+        _TRIM: Node("TrimVideoLatent", (1780, 0), trim, (270, 60)),
+    }
+
+
+def _loop_nodes() -> dict[int, Node]:
+    nodes = _making()
+    back = update_nodes(_DECODE, Out(_OPEN, 1), Out(_READ), Out(_TRIM), _GIVEN)
+    back[_DECODE].at = (1780, 120)
+    # Every chunk is a clip of its own, which begins with a picture.
+    back[_DECODE].inputs["carried"] = 0
+    back[_WRITE].inputs["images"] = Out(_PASTE)
+    known = {"images": Out(_CONTROL), "holes": Out(_CONTROL, 1)}
+    pasted = {"frames": Out(_DECODE), **known, "strength": _GIVEN["paste_known"]}
+    nodes[_PASTE] = Node("MiragePasteKnown", (2110, 0), pasted, (270, 170))
+    return nodes | back
+
+
+VACE_LOOP = Subgraph(
+    "Mirage Chunk Loop (VACE)",
+    "Makes a shot chunk by chunk with Wan2.1 VACE and a memory of colours: draws the memory with "
+    "grey holes, shows that to the model with the end of the chunk before and an earlier frame of "
+    "the same place, samples, decodes, estimates depth with MoGe, writes back what was new, and "
+    "repeats to the end of the trajectory.",
+    _INPUTS,
+    [("state", "MIRAGE_STATE", Out(_CLOSE))],
+    _loop_nodes(),
+    widgets={"steps": 25, "cfg": 6.0, "strength": 1.0, "paste_known": 0.0},
+)
+
+
+def _loaders() -> dict[int, Node]:
+    text = {"clip_name": TEXT_ENCODER.name, "type": "wan"}
+    model, shift = {"unet_name": VACE_MODEL.name}, {"model": Out(2), "shift": 8.0}
+    return {
+        1: Node(NOTE, (-560, 0), {"text": NOTE_TEXT}, (500, 620), title="Read me"),
+        2: Node("UNETLoader", (0, 0), model, (330, 82), file=VACE_MODEL),
+        3: Node("CLIPLoader", (0, 150), text, (330, 106), file=TEXT_ENCODER),
+        4: Node("VAELoader", (0, 325), {"vae_name": VAE21.name}, (330, 58), file=VAE21),
+        5: Node("LoadMoGeModel", (0, 450), {"model_name": MOGE.name}, (330, 58), file=MOGE),
+        7: Node("ModelSamplingSD3", (0, 700), shift, (330, 58)),
+    }
+
+
+def _shot() -> dict[int, Node]:
+    nodes = _loaders() | picture_nodes() | plan_nodes("vace") | result_nodes("vace")
+    nodes[9].inputs |= dict(zip(("width", "height"), SIZE, strict=True))
+    nodes[12].inputs |= {"frames": FRAMES, "fps": 16.0}
+    nodes[13].inputs["what"] = "colours"
+    nodes[14].inputs |= {
+        "first_chunk_frames": CHUNK, "chunk_frames": CHUNK, "overlap_frames": OVERLAP,
+    }  # fmt: skip
+    links = {
+        "state": Out(14),
+        "model": Out(7),
+        "positive": Out(15),
+        "negative": Out(16),
+        "vae": Out(4),
+        "moge_model": Out(5),
+        "picture": Out(9),
+    }
+    nodes[17] = Node(VACE_LOOP.id, (1610, 0), links, (320, 320))
+    return dict(sorted(nodes.items()))
+
+
+VACE = _shot()
