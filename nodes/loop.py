@@ -19,6 +19,7 @@ from ..mirage_core.rollout.progress import time_left
 from ..mirage_core.rollout.report import review
 from ..mirage_core.rollout.run_folder import all_latents, finish
 from ..mirage_core.rollout.state import RolloutState, chunk_seed
+from ..mirage_core.trajectories.fit import resampled
 from .comfy.files import output_folder, video_from_file
 from .comfy.loop_body import Boxed, Flow, LoopBody, PromptNodes, settings_digest, unboxed
 from .comfy.ui import progress, show_text
@@ -62,6 +63,12 @@ class MirageRolloutStart(io.ComfyNode):
                     tooltip="Go on with saved chunks of the same shot; off makes all anew.",
                 ),
                 *_lengths(),
+                io.Float.Input(
+                    "fps", default=0.0, min=0.0, max=120.0, step=0.01, optional=True,
+                    advanced=True,
+                    tooltip="Frames per second that the move is resampled to, as long as before: "
+                    "16 for Wan2.1's models, 24 for Wan2.2's. 0 keeps it as it is.",
+                ),
             ],
             outputs=[StateType.Output(display_name="state")],
             hidden=[io.Hidden.unique_id],
@@ -86,8 +93,12 @@ class MirageRolloutStart(io.ComfyNode):
         first_chunk_frames: int = MAX_CHUNK_FRAMES,
         chunk_frames: int = MAX_CHUNK_FRAMES,
         overlap_frames: int = 1,
+        fps: float = 0.0,
     ) -> io.NodeOutput:
         lengths = ChunkLengths(first_chunk_frames, chunk_frames, overlap_frames)
+        if fps and fps != trajectory.fps:
+            expect_rollout_length(len(trajectory))
+            trajectory = resampled(trajectory, fps)
         expect_rollout_length(len(trajectory))
         tokens = latent_tokens(first_latent, "The picture's latent", cache.kind)[:, :1]
         folder = ensure_writable_folder(output_folder(name))

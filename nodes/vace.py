@@ -10,11 +10,12 @@ from typing_extensions import override
 
 from ..mirage_core.codecs.memory_kind import MemoryKind
 from ..mirage_core.conditioning.control_video import control_video
-from ..mirage_core.constants import TEMPORAL_STRIDE, WAN21_CHANNELS, WAN21_FPS
+from ..mirage_core.constants import WAN21_CHANNELS, WAN21_FPS
 from ..mirage_core.errors import ModelMismatchError, PlanError, ShapeError
 from ..mirage_core.preview.paste import MAX_FEATHER, paste_known
 from ..mirage_core.rollout.saved_frames import best_reference, expect_picture, frames_to_keep
 from ..mirage_core.rollout.state import RolloutState
+from ..mirage_core.trajectories.fit import frames_at
 from .comfy.ui import progress
 from .comfy.vae import VAE_NAMES
 from .shot import expect_begun
@@ -132,14 +133,12 @@ def _expect_frame_rate(state: RolloutState) -> None:
     path = state.trajectory
     if abs(path.fps - WAN21_FPS) <= RATE_TOLERANCE:
         return
-    steps = (len(path) - 1) * WAN21_FPS / path.fps / TEMPORAL_STRIDE
-    frames = max(1, round(steps)) * TEMPORAL_STRIDE + 1
     raise PlanError(
         "The trajectory has another frame rate than the model",
         got=f"{path.fps:g} frames per second",
         expected=f"{WAN21_FPS:g}",
-        fix=f"Set fps = {WAN21_FPS:g} where the trajectory is made; with frames = {frames} the "
-        f"move takes as long as now. Or set frame_rate = {ANY_RATE}",
+        fix=f"Set fps = {WAN21_FPS:g} in Mirage Rollout Start, which makes {len(path)} frames "
+        f"into {frames_at(path, WAN21_FPS)} of the same move; or set frame_rate = {ANY_RATE}",
     )
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from ..constants import TEMPORAL_STRIDE
 from ..errors import TrajectoryError
 from ..geometry.trajectory import Trajectory
 from ..geometry.transform import invert_rigid, rigid
@@ -84,3 +85,25 @@ def retimed(trajectory: Trajectory, frames: int) -> Trajectory:
         world_to_camera=invert_rigid(rigid(rotation, blend(pose[:, :3, 3]))),
         intrinsics=blend(trajectory.intrinsics),
     )
+
+
+def resampled(trajectory: Trajectory, fps: float) -> Trajectory:
+    """The same move at another frame rate, as long as before to the nearest 4n + 1 frames.
+
+    Args:
+        trajectory: The move.
+        fps: Frames per second.
+
+    Raises:
+        TrajectoryError: The move has one frame only.
+        ValueRangeError: The frame rate is out of range.
+    """
+    expect_range("The frame rate", fps, 0.1, 1000)
+    frames = frames_at(trajectory, fps)
+    return dataclasses.replace(retimed(trajectory, frames), fps=fps)
+
+
+def frames_at(trajectory: Trajectory, fps: float) -> int:
+    """Pixel frames, 4n + 1 and at least 5, of a move at another frame rate."""
+    steps = (len(trajectory) - 1) * fps / trajectory.fps / TEMPORAL_STRIDE
+    return max(1, round(steps)) * TEMPORAL_STRIDE + 1

@@ -112,8 +112,8 @@ def sources(node: Node) -> set[str]:
 def what_counts(node: Node) -> Node:
     """A node without the inputs that only say where a shot is saved.
 
-    Default lengths of chunks are left out as well: prompts of saved shots may lack them, and the
-    browser fills them in.
+    Default lengths of chunks, and a frame rate that is kept, are left out as well: prompts of
+    saved shots may lack them, and the browser fills them in.
     """
     if node["class_type"] != "MirageRolloutStart":
         return node
@@ -122,6 +122,7 @@ def what_counts(node: Node) -> Node:
         "first_chunk_frames": plain.first,
         "chunk_frames": plain.later,
         "overlap_frames": plain.overlap,
+        "fps": 0,
     }
     kept = {
         key: value

@@ -105,6 +105,20 @@ def test_lengths_that_do_not_fit_are_refused_first(
     assert not (tmp_path / "output").exists(), "a folder was made before the check"
 
 
+def test_a_move_is_resampled_on_request(plan) -> None:
+    """65 frames at 24 a second are 43 steps at 16, of which a shot takes 44."""
+    kept, slower = plan(), plan(fps=16.0)
+    assert (kept.state.trajectory.fps, len(kept.state.trajectory)) == (24, 65)
+    assert (slower.state.trajectory.fps, len(slower.state.trajectory)) == (16, 45)
+    for end in (0, -1):
+        found = slower.state.trajectory.world_to_camera[end]
+        assert torch.allclose(found, kept.state.trajectory.world_to_camera[end])
+    for same in (plan(fps=0.0), plan(fps=24.0)):
+        assert same.state.trajectory is kept.state.trajectory or (
+            same.state.trajectory.fingerprint() == kept.state.trajectory.fingerprint()
+        )
+
+
 # --- the first latent -----------------------------------------------------------------------------
 
 

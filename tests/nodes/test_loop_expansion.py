@@ -385,6 +385,8 @@ def chained() -> dict[str, dict[str, Any]]:
         ("start", {"name": "other", "resume": False}, False, False),
         ("start", {"first_chunk_frames": 33, "chunk_frames": 33}, False, False),
         ("start", {"overlap_frames": 1}, False, False),
+        ("start", {"fps": 0.0}, False, False),
+        ("start", {"fps": 16.0}, False, True),
         ("start", {"first_chunk_frames": 37}, False, True),
         ("start", {"chunk_frames": 37}, False, True),
         ("start", {"overlap_frames": 5}, False, True),

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
+import torch
 
 from dev.comfy_client import ComfyClient, ComfyRunError, Progress, RunResult
 from dev.comfy_server import PACK, ComfyServer
 from mirage_core.cache.io import load_cache
+from mirage_core.rollout.video import read_frames
 from mirage_core.tensor_files import read_tensors
-from tiny_install import SERVER_ARGS, install
+from tiny_install import SERVER_ARGS, install, photograph
 from workflows.flatten import flatten
 from workflows.vace import FILES, LARGE
 
@@ -50,8 +54,42 @@ def object_info(server: ComfyServer) -> dict[str, Any]:
     return ComfyClient(server.url).object_info()
 
 
+@dataclass(frozen=True)
+class Made:
+    """One shot, stopped and gone on with, and then made again without a stop."""
+
+    prompt: Prompt
+    folder: Path
+    stopped: RunResult
+    left: list[str]
+    resumed: RunResult
+    after: dict[str, bytes]
+    whole: RunResult
+    again: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def made(server: ComfyServer, object_info: dict[str, Any]) -> Made:
+    prompt = small(object_info)
+    client, sampler = ComfyClient(server.url), only(prompt, "KSampler")
+    stop = interrupt_second(client, sampler)
+    stopped = client.run(prompt, timeout=300, on_progress=stop)
+    folder = only_folder(server, "vace")
+    left = sorted(path.name for path in folder.glob("chunk_*.safetensors"))
+    resumed = run(server, prompt)
+    after = contents(folder)
+    for path in (*folder.glob("chunk_*"), folder / "video.mp4"):
+        path.unlink()
+    whole = run(server, prompt)
+    return Made(prompt, folder, stopped, left, resumed, after, whole, contents(folder))
+
+
 @pytest.fixture
 def prompt(object_info: dict[str, Any]) -> Prompt:
+    return small(object_info)
+
+
+def small(object_info: dict[str, Any]) -> Prompt:
     """The shipped workflow with a small picture, few steps and short chunks."""
     made = flatten(json.loads(PATH.read_text(encoding="utf-8")), object_info)
     for part in made.values():
@@ -94,34 +132,19 @@ def interrupt_second(client: ComfyClient, sampler: str) -> Callable[[Progress], 
     return watch
 
 
-def test_a_shot_stopped_and_resumed_is_the_one_made_whole(
-    server: ComfyServer, prompt: Prompt
-) -> None:
-    named(prompt, "vace")
-    client, sampler = ComfyClient(server.url), only(prompt, "KSampler")
-    stopped = client.run(
-        prompt, timeout=300, on_progress=interrupt_second(client, sampler)
-    )
-    assert stopped.status == "interrupted"
-    folder = only_folder(server, "vace")
-    assert sorted(path.name for path in folder.glob("chunk_*.safetensors")) == [
-        "chunk_0000.safetensors"
-    ]
-    resumed = run(server, prompt)
-    assert resumed.status == "success"
-    assert resumed.displayed.count(sampler) == CHUNKS - 1
-    after = contents(folder)
-    for path in (*folder.glob("chunk_*"), folder / "video.mp4"):
-        path.unlink()
-    whole = run(server, prompt)
+def test_a_shot_stopped_and_resumed_is_the_one_made_whole(made: Made) -> None:
+    sampler = only(made.prompt, "KSampler")
+    assert made.stopped.status == "interrupted"
+    assert made.left == ["chunk_0000.safetensors"]
+    assert made.resumed.status == made.whole.status == "success"
+    assert made.resumed.displayed.count(sampler) == CHUNKS - 1
     for kind in BODY:
-        assert whole.displayed.count(only(prompt, kind)) == CHUNKS, kind
-    assert contents(folder) == after
-    _expect_shot(server, prompt, whole)
+        assert made.whole.displayed.count(only(made.prompt, kind)) == CHUNKS, kind
+    assert made.after == made.again
 
 
-def _expect_shot(server: ComfyServer, prompt: Prompt, result: RunResult) -> None:
-    """Video, memory and latents of a finished shot."""
+def test_video_memory_and_latents(made: Made, server: ComfyServer) -> None:
+    prompt, result = made.prompt, made.whole
     (entry,) = result.files(only(prompt, "SaveVideo"))
     with av.open(str(server.output / entry["subfolder"] / entry["filename"])) as video:
         stream = video.streams.video[0]
@@ -132,22 +155,37 @@ def _expect_shot(server: ComfyServer, prompt: Prompt, result: RunResult) -> None
     assert load_cache(file).codec == "rgb"
     text = result.outputs[only(prompt, "MirageRolloutResult")]["text"][0]
     assert f"{FRAMES} frames of {WIDTH} x {HEIGHT} in {CHUNKS} chunks" in text
-    chunk = read_tensors(only_folder(server, "vace") / "chunk_0001.safetensors")
+    chunk = read_tensors(made.folder / "chunk_0001.safetensors")
     assert chunk["latents"].shape == (16, 2, HEIGHT // 8, WIDTH // 8)
     assert chunk["overlap"].shape == (16, 2, HEIGHT // 8, WIDTH // 8)
     assert chunk["visible"].shape == (2, HEIGHT // 16, WIDTH // 16)
 
 
-def test_known_pixels_may_be_pasted_back(server: ComfyServer, prompt: Prompt) -> None:
+def test_known_pixels_may_be_pasted_back(made: Made, server: ComfyServer, prompt: Prompt) -> None:
+    """The first chunk's latents are the same, and its frames are not."""
     named(prompt, "pasted")
     prompt[only(prompt, "MiragePasteKnown")]["inputs"]["strength"] = 1.0
     assert run(server, prompt).status == "success"
-    made = contents(only_folder(server, "pasted"))
-    assert made["video.mp4"] != contents(only_folder(server, "vace"))["video.mp4"]
+    folder = only_folder(server, "pasted")
+    first = [read_tensors(path / "chunk_0000.safetensors") for path in (made.folder, folder)]
+    assert torch.equal(first[0]["latents"], first[1]["latents"])
+    pasted, plain = (
+        next(iter(read_frames(path / "chunk_0000.mp4"))).float() for path in (folder, made.folder)
+    )
+    picture = torch.from_numpy(np.array(photograph(WIDTH, HEIGHT))).float()
+    assert float((pasted - picture).abs().mean()) < 4
+    assert float((plain - picture).abs().mean()) > 20
 
 
-def test_without_a_reference_nothing_is_trimmed(server: ComfyServer, prompt: Prompt) -> None:
+def test_the_reference_is_felt_and_trimmed(
+    made: Made, server: ComfyServer, prompt: Prompt
+) -> None:
+    """Without one, none of ComfyUI's latents is cut off, and the shot is another."""
     assert run(server, named(prompt, "alone", reference="none")).status == "success"
+    folder = only_folder(server, "alone")
+    first = [read_tensors(path / "chunk_0000.safetensors") for path in (made.folder, folder)]
+    assert first[0]["latents"].shape == first[1]["latents"].shape
+    assert not torch.allclose(first[0]["latents"], first[1]["latents"], atol=0.1)
 
 
 def test_the_model_is_recognised_as_vace(server: ComfyServer) -> None:
@@ -155,10 +193,15 @@ def test_the_model_is_recognised_as_vace(server: ComfyServer) -> None:
 
 
 def test_another_frame_rate_stops_before_sampling(server: ComfyServer, prompt: Prompt) -> None:
+    """And is resampled on request."""
     prompt[only(prompt, "MirageTrajectory")]["inputs"]["fps"] = 24.0
     with pytest.raises(ComfyRunError, match="another frame rate"):
         run(server, named(prompt, "rate"))
     assert not list(only_folder(server, "rate").glob("chunk_*"))
+    prompt[only(prompt, "MirageRolloutStart")]["inputs"]["fps"] = 16.0
+    result = run(server, prompt)
+    text = result.outputs[only(prompt, "MirageRolloutResult")]["text"][0]
+    assert text.startswith("17 frames")
 
 
 def test_every_loader_names_its_file(object_info: dict[str, Any]) -> None:

@@ -167,7 +167,7 @@ def _shot() -> dict[int, Node]:
         "moge_model": Out(5),
         "picture": Out(9),
     }
-    nodes[17] = Node(VACE_LOOP.id, (1610, 0), links, (320, 320))
+    nodes[17] = Node(VACE_LOOP.id, (1610, 0), links, (320, 280))
     return dict(sorted(nodes.items()))
 
 

@@ -26,7 +26,7 @@ from mirage_core.trajectories.exchange.load3d import (
     keyframes_of_cameras,
     vertical_fov,
 )
-from mirage_core.trajectories.fit import begin_at, retimed, scaled
+from mirage_core.trajectories.fit import begin_at, resampled, retimed, scaled
 from mirage_core.trajectories.keyframes import keyframe_trajectory
 
 WIDTH, HEIGHT = 96, 64
@@ -327,6 +327,18 @@ class TestEdits:
             retimed(before, 18)
         with pytest.raises(TrajectoryError, match="single camera"):
             retimed(moves(1, 1), 5)
+
+
+    @pytest.mark.parametrize(("fps", "frames"), [(12, 33), (24, 65), (48, 129), (16, 45), (0.2, 5)])
+    def test_a_move_is_as_long_at_another_frame_rate(self, fps: float, frames: int) -> None:
+        before = retimed(moves(5, 1), 65)
+        after = resampled(before, fps)
+        assert (after.fps, len(after)) == (fps, frames)
+        for end in (0, -1):
+            torch.testing.assert_close(after.world_to_camera[end], before.world_to_camera[end])
+        assert before.fps == 24
+        with pytest.raises(MirageError, match="frame rate"):
+            resampled(before, 0)
 
 
 BAD = {
