@@ -18,6 +18,7 @@ from ..mirage_core.rollout.spatia import (
     whole_memory,
 )
 from ..mirage_core.rollout.state import RolloutState
+from .comfy.device import drawing_device
 from .comfy.ui import progress
 from .comfy.vae import VaeCodec
 
@@ -63,7 +64,8 @@ def drawn_condition_of(
             expected="the VAE that made the first latent",
             fix="Connect the Wan2.2 VAE to vae",
         )
-    codec, cloud, earlier = VaeCodec(vae), whole_memory(readout.cache), None
+    codec, earlier = VaeCodec(vae), None
+    cloud = whole_memory(readout.cache).to(drawing_device())
     if round(readout.trajectory.fps) != FRAMES_PER_SECOND:
         logger.warning(
             "The camera path has %g frames per second; Spatia's branch was trained with %g",

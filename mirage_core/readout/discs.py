@@ -94,6 +94,7 @@ def render_discs(
     points_per_pixel: int = POINTS_PER_PIXEL,
     mirrored_principal_point: bool = False,
     on_frame: OnFrame | None = None,
+    frames_on: torch.device | None = None,
 ) -> DiscFrames:
     """Draw points for every camera of a shot.
 
@@ -115,9 +116,10 @@ def render_discs(
             focal lengths are s / (s - 1) times theirs, s being the shorter side. Off, points
             land where all of Mirage projects them.
         on_frame: Called after every frame.
+        frames_on: Where finished frames are kept; the device of ``points`` by default.
 
     Returns:
-        The frames, on the device of ``points``.
+        The frames.
 
     Raises:
         ShapeError: The points or colours have another shape.
@@ -134,8 +136,9 @@ def render_discs(
     lens = mirrored_lens(cameras) if mirrored_principal_point else _lens(cameras)
     matrices = (lens @ cameras.world_to_camera[:, :3]).to(points.device)
     total = len(cameras)
-    frames = torch.zeros(total, height, width, 3, device=points.device)
-    coverage = torch.zeros(total, height, width, device=points.device)
+    place = points.device if frames_on is None else frames_on
+    frames = torch.zeros(total, height, width, 3, device=place)
+    coverage = torch.zeros(total, height, width, device=place)
     for number, matrix in enumerate(matrices):
         drawn, covered = _draw(cloud, matrix, picture)
         frames[number] = drawn.view(height, width, 3)

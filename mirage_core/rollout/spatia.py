@@ -64,6 +64,11 @@ class Cloud:
         count = expect_shape("The cloud's points", self.points, "N 3")["N"]
         expect_shape("The cloud's colours", self.colours, "N 3", N=count)
 
+    def to(self, device: torch.device) -> Cloud:
+        """The cloud on a device."""
+        marks = None if self.landmarks is None else self.landmarks.to(device)
+        return Cloud(self.points.to(device), self.colours.to(device), marks)
+
 
 CloudSource = Callable[[RolloutState], Cloud]
 """What there is to draw, from the state before a chunk."""
@@ -107,7 +112,7 @@ def drawn_condition(
     """Draw a cloud for all pixel frames of a readout's cameras, and encode what is seen.
 
     Args:
-        cloud: What there is to draw.
+        cloud: What there is to draw; it is drawn on its own device.
         readout: What the memory shows to the chunk's T latent cameras. Only its cameras, and
             where it shows anything, are looked at.
         codec: Of the shot's latents.
@@ -123,15 +128,16 @@ def drawn_condition(
     Raises:
         ShapeError: The references have another size.
     """
+    device = readout.visible.device
     discs = render_discs(
         cloud.points,
         cloud.colours,
         readout.trajectory,
         mirrored_principal_point=mirrored_principal_point,
         on_frame=on_frame,
+        frames_on=device,
     )
     latents = encode_discs(discs, codec.encode)
-    device = readout.visible.device
     nothing = torch.zeros_like(latents.render, device=device)
     none = nothing[:, :0]
     return Condition(

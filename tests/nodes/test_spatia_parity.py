@@ -197,3 +197,15 @@ def test_without_a_state_the_drawing_alone_is_shown(kit: Kit, shot: Shot) -> Non
     model, latent = shot.apply(state=None)
     assert latent["samples"].shape[2] == 4
     assert float(by_graph(kit, model, latent).abs().max()) > 0
+
+
+def test_drawing_makes_room_on_a_gpu_that_has_float64(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, management = kit.nodes.comfy.device, kit.comfy.model_management
+    freed: list[tuple[int, torch.device]] = []
+    monkeypatch.setattr(management, "free_memory", lambda size, place: freed.append((size, place)))
+    for name, expected in (("cuda", "cuda"), ("mps", "cpu"), ("cpu", "cpu")):
+        monkeypatch.setattr(management, "get_torch_device", lambda name=name: torch.device(name))
+        assert device.drawing_device() == torch.device(expected)
+    assert freed == [(device.ROOM, torch.device("cuda"))]
