@@ -38,7 +38,7 @@ from .trajectory_exchange import (
     MirageTrajectoryFromGeometry,
     MirageTrajectoryImport,
 )
-from .vace import MiragePasteKnown, MirageVaceControl
+from .vace import MirageMatchColours, MiragePasteKnown, MirageVaceControl
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     MirageTrajectory,
@@ -85,6 +85,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     MirageLaterLora,
     MirageVaceControl,
     MiragePasteKnown,
+    MirageMatchColours,
 )
 
 

@@ -12,6 +12,8 @@ from ..mirage_core.codecs.memory_kind import MemoryKind
 from ..mirage_core.conditioning.control_video import control_video
 from ..mirage_core.constants import WAN21_CHANNELS, WAN21_FPS
 from ..mirage_core.errors import ModelMismatchError, PlanError, ShapeError
+from ..mirage_core.log import logger
+from ..mirage_core.preview.colour_match import match_colours
 from ..mirage_core.preview.paste import MAX_FEATHER, paste_known
 from ..mirage_core.rollout.saved_frames import best_reference, expect_picture, frames_to_keep
 from ..mirage_core.rollout.state import RolloutState
@@ -213,3 +215,53 @@ class MiragePasteKnown(io.ComfyNode):
             frames[..., :3], images, holes, feather, strength, progress(len(frames))
         )
         return io.NodeOutput(pasted)
+
+
+class MirageMatchColours(io.ComfyNode):
+    """A chunk's frames in the colours of the memory, before they are written to it."""
+
+    @classmethod
+    @override
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MirageMatchColours",
+            display_name="Mirage Match Colours",
+            category=CATEGORY,
+            description=(
+                "Brings the frames that a video model made to the colours of the memory, by mean "
+                "and spread of the pixels that the memory knows: one shift for the whole chunk. "
+                "Models shift colours a little with every chunk, and shifts add up."
+            ),
+            search_aliases=["colour drift", "color match", "color correction", "white balance"],
+            inputs=[
+                io.Image.Input("frames", tooltip="What the model made."),
+                io.Image.Input(
+                    "images",
+                    tooltip="The pictures of Mirage Render; or control_video of Mirage VACE "
+                    "Control, which also has the frames that the chunk begins with.",
+                ),
+                io.Mask.Input(
+                    "holes",
+                    tooltip="White is unknown: holes of Mirage Render, or control_masks.",
+                ),
+                io.Float.Input(
+                    "strength", default=1.0, min=0.0, max=1.0, step=0.01,
+                    tooltip="1: all of the shift. 0: the frames as they are.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="frames"),
+                io.String.Output(
+                    display_name="report", tooltip="How far the colours were moved."
+                ),
+            ],
+        )
+
+    @classmethod
+    @override
+    def execute(
+        cls, frames: Tensor, images: Tensor, holes: Tensor, strength: float
+    ) -> io.NodeOutput:
+        matched, shift = match_colours(frames[..., :3], images, holes, strength)
+        logger.info(shift.describe())
+        return io.NodeOutput(matched if strength else frames, shift.describe())

@@ -229,3 +229,30 @@ class TestPaste:
         frames = torch.zeros(5, 4, 4, 3)
         with pytest.raises(shot.errors.ShapeError, match="masks of holes"):
             self.paste(shot, frames, frames, torch.zeros(2, 4, 4), 8, 1.0)
+
+
+class TestColours:
+    """Mirage Match Colours before a chunk is written."""
+
+    def match(self, shot: VaceKit, *args: Any) -> tuple[Tensor, str]:
+        return shot.nodes.MirageMatchColours.execute(*args).args
+
+    def test_drift_is_taken_back(self, shot: VaceKit, tmp_path: Path) -> None:
+        video, masks, *_ = control(shot, shot.advance(shot.begin(tmp_path)))
+        drifted = 0.9 * video + 0.05
+        kept = drifted.clone()
+        found, report = self.match(shot, drifted, video, masks, 1.0)
+        assert torch.equal(drifted, kept)
+        assert torch.allclose(found, video, atol=1e-3)
+        assert "colours moved" in report
+
+    def test_strength_nothing_gives_the_frames_themselves(self, shot: VaceKit) -> None:
+        frames = torch.full((2, 4, 4, 3), 0.4)
+        found, report = self.match(shot, frames, frames + 0.1, torch.zeros(2, 4, 4), 0.0)
+        assert found is frames
+        assert "+10.0, +10.0, +10.0" in report
+
+    def test_masks_of_other_frames_are_refused(self, shot: VaceKit) -> None:
+        frames = torch.zeros(5, 4, 4, 3)
+        with pytest.raises(shot.errors.ShapeError, match="masks of holes"):
+            self.match(shot, frames, frames, torch.zeros(2, 4, 4), 1.0)

@@ -177,6 +177,25 @@ def test_known_pixels_may_be_pasted_back(made: Made, server: ComfyServer, prompt
     assert float((plain - picture).abs().mean()) > 20
 
 
+def test_colours_come_back_to_those_of_the_memory(
+    made: Made, server: ComfyServer, prompt: Prompt
+) -> None:
+    """The shipped loop moves the colours of every chunk; without, those of a model of noise stay.
+
+    Of the first chunk all is known at first: the picture.
+    """
+    named(prompt, "unmatched")
+    prompt[only(prompt, "MirageMatchColours")]["inputs"]["strength"] = 0.0
+    assert run(server, prompt).status == "success"
+    wanted = torch.from_numpy(np.array(photograph(WIDTH, HEIGHT))).float().mean((0, 1))
+    away = [
+        float((next(iter(read_frames(path / "chunk_0000.mp4"))).float().mean((0, 1)) - wanted)
+              .abs().max())
+        for path in (made.folder, only_folder(server, "unmatched"))
+    ]  # fmt: skip
+    assert away[0] < 0.5 * away[1]
+
+
 def test_the_reference_is_felt_and_trimmed(
     made: Made, server: ComfyServer, prompt: Prompt
 ) -> None:

@@ -57,18 +57,20 @@ else stays.
 Untested with this conditioning. There is another file for the 14B model.
 
 **Known pixels**: `paste_known` of the loop at 1 puts the memory's pixels back over what the model \
-made of them; 0 leaves the model's.
+made of them; 0 leaves the model's. `match_colours` brings the colours of each chunk back to the \
+memory's, so that shifts do not add up.
 """
 
 _INPUTS = [
     ("state", "MIRAGE_STATE"), ("model", "MODEL"), ("positive", "CONDITIONING"),
     ("negative", "CONDITIONING"), ("vae", "VAE"), ("moge_model", "MOGE_MODEL"),
     ("picture", "IMAGE"), ("steps", "INT"), ("cfg", "FLOAT"), ("strength", "FLOAT"),
-    ("paste_known", "FLOAT"),
+    ("paste_known", "FLOAT"), ("match_colours", "FLOAT"),
 ]  # fmt: skip
 _GIVEN = {title: Out(INPUT, slot) for slot, (title, _) in enumerate(_INPUTS)}
 _OPEN, _READ, _RENDER, _CONTROL, _WAN, _SAMPLER, _TRIM, _PASTE = range(100, 108)
 _DECODE, _MOGE, _GEOMETRY, _ALIGN, _WRITE, _CLOSE = range(108, 114)
+_MATCH = 114
 
 
 def _making() -> dict[int, Node]:
@@ -119,8 +121,10 @@ def _loop_nodes() -> dict[int, Node]:
     back[_DECODE].inputs["carried"] = 0
     back[_WRITE].inputs["images"] = Out(_PASTE)
     known = {"images": Out(_CONTROL), "holes": Out(_CONTROL, 1)}
-    pasted = {"frames": Out(_DECODE), **known, "strength": _GIVEN["paste_known"]}
-    nodes[_PASTE] = Node("MiragePasteKnown", (2110, 0), pasted, (270, 170))
+    matched = {"frames": Out(_DECODE), **known, "strength": _GIVEN["match_colours"]}
+    pasted = {"frames": Out(_MATCH), **known, "strength": _GIVEN["paste_known"]}
+    nodes[_MATCH] = Node("MirageMatchColours", (2110, 0), matched, (270, 130))
+    nodes[_PASTE] = Node("MiragePasteKnown", (2110, 190), pasted, (270, 170))
     return nodes | back
 
 
@@ -133,7 +137,7 @@ VACE_LOOP = Subgraph(
     _INPUTS,
     [("state", "MIRAGE_STATE", Out(_CLOSE))],
     _loop_nodes(),
-    widgets={"steps": 25, "cfg": 6.0, "strength": 1.0, "paste_known": 0.0},
+    widgets={"steps": 25, "cfg": 6.0, "strength": 1.0, "paste_known": 0.0, "match_colours": 1.0},
 )
 
 
