@@ -16,6 +16,7 @@ from dev.frontend_page import READY, TIMEOUT, open_page
 from tiny_install import SERVER_ARGS, install
 from workflows.flatten import flatten
 from workflows.sampling import FILES
+from workflows.vace import FILES as VACE_FILES
 
 from .test_frontend import (
     BOXES,
@@ -31,11 +32,18 @@ from .test_frontend import (
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
-WORKFLOWS = [PACK / "workflows" / f"mirage_{name}.json" for name in ("rollout", "training_free")]
-SMALL = {"width": 96, "height": 64, "frames": 37, "steps": 2, "resolution_level": 0}
+MODELS = {"mirage_rollout": FILES, "mirage_training_free": FILES, "mirage_vace": VACE_FILES}
+WORKFLOWS = [PACK / "workflows" / f"{name}.json" for name in MODELS]
+SMALL = {
+    "width": 96, "height": 64, "frames": 37, "steps": 2, "resolution_level": 0,
+    "first_chunk_frames": 33, "chunk_frames": 33,
+}  # fmt: skip
 HOSTS = {
     "mirage_rollout": {"steps": 40, "cfg": 1, "strength": 1},
     "mirage_training_free": {"steps": 20, "cfg": 5, "until": 0.6},
+    "mirage_vace": {
+        "steps": 25, "cfg": 6, "strength": 1, "paste_known": 0, "match_colours": 1,
+    },
 }
 
 SET_WIDGETS = """values => { for (const top of app.graph.nodes)
@@ -139,8 +147,9 @@ def test_missing_files_are_offered(page: Page, comfy_server: ComfyServer, path: 
         [content, path.stem],
     )
     page.get_by_text("View details").first.click()
-    for file in FILES:
+    files = MODELS[path.stem]
+    for file in files:
         page.get_by_text(file.name, exact=True).first.wait_for()
-    expect(page.get_by_text("Download", exact=True)).to_have_count(len(FILES))
+    expect(page.get_by_text("Download", exact=True)).to_have_count(len(files))
     SCREENS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=str(SCREENS / f"{path.stem}_missing.png"))

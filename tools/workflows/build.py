@@ -87,7 +87,7 @@ FIRST_SHOT: dict[int, Node] = {
             "first_latent": Out(4, 1),
             "name": "first_shot",
         },
-        (300, 190),
+        (300, 300),
     ),
     6: Node(CHUNK_LOOP.id, (1150, 0), {"state": Out(5, 0), "vae": Out(2, 0)}, (280, 80)),
     7: Node("MirageRolloutResult", (1490, 0), {"state": Out(6, 0)}, (290, 140)),

@@ -132,7 +132,7 @@ EMBEDDED_MODEL: dict[int, Node] = {
         },
         (380, 760),
     ),
-    6: Node("MirageEmbeddedShot", (820, 290), {"seed": SEED, "trajectory": Out(5)}, (300, 100)),
+    6: Node("MirageEmbeddedShot", (820, 400), {"seed": SEED, "trajectory": Out(5)}, (300, 100)),
     7: Node(
         "MirageRolloutStart",
         (820, 0),
@@ -142,7 +142,7 @@ EMBEDDED_MODEL: dict[int, Node] = {
             "first_latent": Out(4, 1),
             "name": "embedded_model",
         },
-        (300, 190),
+        (300, 300),
     ),
     8: Node(
         EMBEDDED_LOOP.id,

@@ -216,7 +216,7 @@ def _loaders(note: str) -> dict[int, Node]:
         3: Node("CLIPLoader", (0, 150), text, (330, 106), file=TEXT_ENCODER),
         4: Node("VAELoader", (0, 325), {"vae_name": VAE.name}, (330, 58), file=VAE),
         5: Node("LoadMoGeModel", (0, 450), {"model_name": MOGE.name}, (330, 58), file=MOGE),
-        7: Node("ModelSamplingSD3", (0, 700), {"model": Out(2), "shift": 5.0}, (330, 58)),
+        7: Node("ModelSamplingSD3", (0, 740), {"model": Out(2), "shift": 5.0}, (330, 58)),
     }
 
 
@@ -241,13 +241,13 @@ def plan_nodes(name: str) -> dict[int, Node]:
     """Plan and text: nodes 14 to 16."""
     plan = {"cache": Out(13), "trajectory": Out(12), "first_latent": Out(13, 1), "name": name}
     return {
-        14: Node("MirageRolloutStart", (1240, 0), plan, (300, 190)),
+        14: Node("MirageRolloutStart", (1240, 0), plan, (300, 300)),
         15: Node(
-            "CLIPTextEncode", (1240, 290), {"clip": Out(3), "text": PROMPT}, (300, 150),
+            "CLIPTextEncode", (1240, 400), {"clip": Out(3), "text": PROMPT}, (300, 150),
             title="Prompt",
         ),
         16: Node(
-            "CLIPTextEncode", (1240, 530), {"clip": Out(3), "text": NEGATIVE}, (300, 120),
+            "CLIPTextEncode", (1240, 640), {"clip": Out(3), "text": NEGATIVE}, (300, 120),
             title="Negative prompt",
         ),
     }  # fmt: skip
@@ -292,10 +292,10 @@ ROLLOUT = whole_shot(SAMPLING_LOOP, "rollout", NO_BRANCH_NOTE)
 TRAINING_FREE = whole_shot(FREE_LOOP, "training_free", FREE_NOTE)
 
 GROUPS = (
-    Group("1  Models", (-20, -90, 370, 880)),
+    Group("1  Models", (-20, -90, 370, 910)),
     Group("2  Picture and its depth", (380, -90, 360, 1120)),
     Group("3  Memory and camera", (770, -90, 420, 1180)),
-    Group("4  Plan and text", (1220, -90, 340, 770)),
+    Group("4  Plan and text", (1220, -90, 340, 880)),
     Group("5  The shot", (1590, -90, 850, 1090)),
 )
 """Frames around the columns of both shots."""
