@@ -38,6 +38,9 @@ PATCH_SIZE: Final = 2
 SIZE_MULTIPLE: Final = SPATIAL_STRIDE * PATCH_SIZE
 """Width and height in pixels are multiples of this."""
 
+GREY: Final = 0.5
+"""Level of pictures where nothing is given: 0 for the autoencoders, as models were trained."""
+
 MAX_CHUNK_FRAMES: Final = 33
 """Pixel frames that the method's models generate at once, and were trained with."""
 

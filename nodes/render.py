@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from ..mirage_core.cache.types import LatentCache
 from ..mirage_core.codecs.memory_kind import memory_drawer
+from ..mirage_core.constants import GREY
 from ..mirage_core.errors import PlanError
 from ..mirage_core.geometry.trajectory import Trajectory
 from ..mirage_core.preview.render import render_preview
@@ -20,7 +21,7 @@ from .readout import AUTO, chosen_view, depth_picture, view_input
 from .types import CacheType, ReadoutType, TrajectoryType
 
 LEVELS: Final[dict[str, float | None]] = {
-    "smooth": None, "grey": 0.5, "black": 0.0, "transparent": None,
+    "smooth": None, "grey": GREY, "black": 0.0, "transparent": None,
 }  # fmt: skip
 """What stands in holes, and its level where it is of one colour."""
 

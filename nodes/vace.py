@@ -165,6 +165,21 @@ def _expect_render(state: RolloutState, images: Tensor, holes: Tensor) -> None:
             )
 
 
+def _made_and_known() -> list[io.Input]:
+    """Inputs of nodes that compare what a model made with what the memory knows."""
+    return [
+        io.Image.Input("frames", tooltip="What the model made."),
+        io.Image.Input(
+            "images",
+            tooltip="The pictures of Mirage Render; or control_video of Mirage VACE Control, "
+            "which also has the frames that the chunk begins with.",
+        ),
+        io.Mask.Input(
+            "holes", tooltip="White is unknown: holes of Mirage Render, or control_masks."
+        ),
+    ]
+
+
 class MiragePasteKnown(io.ComfyNode):
     """Known pixels over what a video model made of them."""
 
@@ -182,16 +197,7 @@ class MiragePasteKnown(io.ComfyNode):
             ),
             search_aliases=["paste back", "composite", "feather", "restore known pixels"],
             inputs=[
-                io.Image.Input("frames", tooltip="What the model made."),
-                io.Image.Input(
-                    "images",
-                    tooltip="The pictures of Mirage Render; or control_video of Mirage VACE "
-                    "Control, which also has the frames that the chunk begins with.",
-                ),
-                io.Mask.Input(
-                    "holes",
-                    tooltip="White is unknown: holes of Mirage Render, or control_masks.",
-                ),
+                *_made_and_known(),
                 io.Int.Input(
                     "feather", default=8, min=0, max=MAX_FEATHER,
                     tooltip="Width in pixels of the rim over which known pixels fade in.",
@@ -234,16 +240,7 @@ class MirageMatchColours(io.ComfyNode):
             ),
             search_aliases=["colour drift", "color match", "color correction", "white balance"],
             inputs=[
-                io.Image.Input("frames", tooltip="What the model made."),
-                io.Image.Input(
-                    "images",
-                    tooltip="The pictures of Mirage Render; or control_video of Mirage VACE "
-                    "Control, which also has the frames that the chunk begins with.",
-                ),
-                io.Mask.Input(
-                    "holes",
-                    tooltip="White is unknown: holes of Mirage Render, or control_masks.",
-                ),
+                *_made_and_known(),
                 io.Float.Input(
                     "strength", default=1.0, min=0.0, max=1.0, step=0.01,
                     tooltip="1: all of the shift. 0: the frames as they are.",

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor
 
+from ..constants import GREY
 from ..errors import ShapeError
 from ..validate import expect_shape
-
-GREY: Final = 0.5
-"""What stands where nothing is known, as in training."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,14 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..codecs.memory_kind import expect_tokens
-from ..constants import TEMPORAL_STRIDE
+from ..constants import GREY, TEMPORAL_STRIDE
 from ..errors import ShapeError
 from ..geometry.masks import MASKED
 from ..readout.readout import Readout
 from ..validate import expect_finite, expect_frame_count, expect_frame_size, expect_shape
-
-BLANK = 0.5
-"""Level of pictures where nothing is given: mid grey, which is 0 for the autoencoder."""
 
 _SAMPLED = 8
 """Pixels between those that are looked at for doubts."""
@@ -127,7 +124,7 @@ def expect_pictures(frames: Tensor, holes: Tensor) -> None:
 
 def without_holes(frames: Tensor, holes: Tensor) -> Tensor:
     """Frames (F, H, W, 3) with mid grey where ``holes`` (F, H, W) marks the unknown."""
-    return torch.where((holes > MASKED)[..., None], BLANK, frames[..., :3])
+    return torch.where((holes > MASKED)[..., None], GREY, frames[..., :3])
 
 
 def unknown_cells(holes: Tensor, stride: int) -> Tensor:

@@ -128,14 +128,12 @@ def render_discs(
             range.
     """
     _expect_cloud(points, colours)
-    expect_range("The points per pixel", points_per_pixel, 1, MAX_POINTS_PER_PIXEL)
-    _expect_radius(radius)
-    height, width = cameras.height, cameras.width
+    _expect_discs(radius, points_per_pixel)
+    total, height, width = len(cameras), cameras.height, cameras.width
     picture = _Picture(height, width, radius * min(height, width) / 2, points_per_pixel)
     cloud = _in_own_order(points, colours)
     lens = mirrored_lens(cameras) if mirrored_principal_point else _lens(cameras)
     matrices = (lens @ cameras.world_to_camera[:, :3]).to(points.device)
-    total = len(cameras)
     place = points.device if frames_on is None else frames_on
     frames = torch.zeros(total, height, width, 3, device=place)
     coverage = torch.zeros(total, height, width, device=place)
@@ -180,7 +178,8 @@ def _expect_cloud(points: Tensor, colours: Tensor) -> None:
         expect_range("The greatest of the points' colours", float(colours.max()), 0, 1)
 
 
-def _expect_radius(radius: float) -> None:
+def _expect_discs(radius: float, points_per_pixel: int) -> None:
+    expect_range("The points per pixel", points_per_pixel, 1, MAX_POINTS_PER_PIXEL)
     if not 0 < radius <= 1:
         raise ValueRangeError(
             "The radius of the discs is out of range",

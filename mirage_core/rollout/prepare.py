@@ -15,10 +15,9 @@ from ..codecs.memory_kind import MemoryKind
 from ..constants import TEMPORAL_STRIDE
 from ..geometry.align import AlignConfig
 from ..geometry.frame_geometry import FrameGeometry
-from ..ops.best_view import BestView
 from ..readout.readout import grid_intrinsics
 from ..validate import expect_shape
-from ..writing.consistency import ConsistencyConfig, find_inconsistent
+from ..writing.consistency import find_inconsistent
 from ..writing.views import DETAIL, SourceViews, cell_range
 from .align_chunk import AlignedGeometry, align_to_memory
 from .chunk_geometry import ChunkGeometry, Masks, chunk_geometry
@@ -122,35 +121,52 @@ def prepare_observation(
     """
     _expect_chunk(state, latents, frames)
     encode, settings = _as_remembered(state, encode, settings)
+    first_too = settings.first_twice and state.done == 0
     own = chunk_geometry(
         state, geometry, masks, growth=settings.growth, check_cameras=not scaled
     )
-    first_too = settings.first_twice and state.done == 0
-    aligned = None
-    if settings.align is not None:
-        aligned = align_to_memory(
-            state, own, AlignConfig("none") if scaled else settings.align,
-            write=settings.write, strict=settings.strict, with_first=first_too,
-        )  # fmt: skip
-        own = aligned.geometry
+    aligned = _aligned(state, own, settings, scaled, first_too)
+    own = own if aligned is None else aligned.geometry
     start = 0 if first_too else state.chunk.clean_latents
     observation = _observe(state, latents, frames, own, settings, encode, start)
     checked = Consistent.all_of(observation, state.cache.device)
     if settings.consistency is not None:
         before = _remembered(state, latents, frames, settings, encode)
-        checked = reject_inconsistent(
-            state, observation, before, own, settings.consistency, settings.view
-        )
-    report = ChunkReport(
-        masked=_share(own.masked[start:]),
+        checked = reject_inconsistent(state, observation, before, own, settings)
+    masked = own.masked[start:]
+    report = _report(checked, masked, aligned)
+    return PreparedObservation(
+        checked.observation, report, checked.gone, masked, checked.rejected
+    )
+
+
+def _report(
+    checked: Consistent, masked: Tensor, aligned: AlignedGeometry | None
+) -> ChunkReport:
+    return ChunkReport(
+        masked=_share(masked),
         rejected=_share(checked.rejected),
         written=_share(checked.observation.depth > 0),
         gone=len(checked.gone),
         alignment=aligned,
     )
-    return PreparedObservation(
-        checked.observation, report, checked.gone, own.masked[start:], checked.rejected
-    )
+
+
+def _aligned(
+    state: RolloutState,
+    geometry: ChunkGeometry,
+    settings: MemorySettings,
+    scaled: bool,
+    with_first: bool,
+) -> AlignedGeometry | None:
+    """The geometry in agreement with the memory; None for settings that do not align."""
+    if settings.align is None:
+        return None
+    align = AlignConfig("none") if scaled else settings.align
+    return align_to_memory(
+        state, geometry, align,
+        write=settings.write, strict=settings.strict, with_first=with_first,
+    )  # fmt: skip
 
 
 def _as_remembered(
@@ -234,8 +250,7 @@ def reject_inconsistent(
     observation: Observation,
     before: Tensor,
     geometry: ChunkGeometry,
-    config: ConsistencyConfig | None = None,
-    view: BestView | None = None,
+    settings: MemorySettings,
 ) -> Consistent:
     """Take out of an observation what the chunk's other frames or the memory contradict.
 
@@ -245,13 +260,14 @@ def reject_inconsistent(
         before: (C, K, h, w) what the memory would hold of the frames that the chunk begins
             with and the observation leaves out.
         geometry: Aligned depth of the chunk's T latent frames.
-        config: Thresholds.
-        view: How the memory is looked at; the nearest points when None.
+        settings: Thresholds, and how the memory is looked at.
     """
     excluded = geometry.excluded(state.memory_grid).to(observation.depth.device)
     views = _source_views(state, observation, before, geometry, excluded)
     first = len(excluded) - len(observation.depth)
-    found = find_inconsistent(state.cache, observation, views, config, first=first, view=view)
+    found = find_inconsistent(
+        state.cache, observation, views, settings.consistency, first=first, view=settings.view
+    )
     left = torch.where(found.rejected, 0.0, observation.depth)
     return Consistent(
         dataclasses.replace(observation, depth=left), found.rejected, found.gone

@@ -11,7 +11,8 @@ import node_helpers
 import torch
 from torch import Tensor
 
-from ...mirage_core.conditioning.inpaint import BLANK, InpaintPlanes
+from ...mirage_core.conditioning.inpaint import InpaintPlanes
+from ...mirage_core.constants import GREY
 from .vae import Latent, VaeCodec, from_model_space
 
 Conditioning = list[Any]
@@ -29,7 +30,7 @@ def blank_latent(vae: comfy.sd.VAE, frames: int, height: int, width: int) -> Ten
     if shape not in known:
         count = codec.temporal_stride * (frames - 1) + 1
         stride = codec.spatial_stride
-        video = torch.full((count, height * stride, width * stride, 3), BLANK)
+        video = torch.full((count, height * stride, width * stride, 3), GREY)
         known[shape] = codec.encode(video)
     return known[shape]
 

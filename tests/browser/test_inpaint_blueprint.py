@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from dev.comfy_client import ComfyClient
 from dev.comfy_server import PACK, ComfyServer
 from dev.frontend_page import READY, open_page
-from tiny_install import SERVER_ARGS, install
+from tiny_install import install, sampling_server
 from workflows.flatten import flatten
 from workflows.inpaint import FILES, INPAINT_LOOP
 
@@ -32,7 +32,7 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """A server that holds every file which the blueprint names."""
     base = tmp_path_factory.mktemp("inpaint_browser")
     install(base)
-    with ComfyServer(base, comfyui=comfyui_path, extra_args=SERVER_ARGS) as running:
+    with sampling_server(base, comfyui_path) as running:
         ComfyClient(running.url).post_json("/settings/Comfy.TutorialCompleted", True)
         yield running
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 from dev.comfy_client import ComfyClient
 from dev.comfy_server import PACK, ComfyServer
 from dev.frontend_page import READY, TIMEOUT, open_page
-from tiny_install import SERVER_ARGS, install
+from tiny_install import install, sampling_server
 from workflows.flatten import flatten
 from workflows.sampling import FILES
 from workflows.vace import FILES as VACE_FILES
@@ -58,9 +58,7 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """A server that holds every file which the workflows name."""
     base = tmp_path_factory.mktemp("sampling_browser")
     install(base)
-    with ComfyServer(
-        base, comfyui=comfyui_path, env={"OMP_NUM_THREADS": "1"}, extra_args=SERVER_ARGS
-    ) as running:
+    with sampling_server(base, comfyui_path) as running:
         # Without this the frontend greets a new user with a dialog.
         ComfyClient(running.url).post_json("/settings/Comfy.TutorialCompleted", True)
         yield running

@@ -25,7 +25,7 @@ from mirage_core.tensor_files import read_tensors
 from mirage_core.trajectories.files import save_trajectory
 from mirage_core.trajectories.presets import preset_trajectory
 from tiny_depth import write_depth_folder
-from tiny_install import SERVER_ARGS
+from tiny_install import sampling_server
 from tiny_models import (
     BRANCH,
     TEXT_ENCODER,
@@ -58,9 +58,7 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     add_sizes(base / "custom_nodes")
     write_depth_folder(base / "models" / "geometry_estimation" / ESTIMATOR)
     write_shot(base / "input")
-    with ComfyServer(
-        base, comfyui=comfyui_path, env={"OMP_NUM_THREADS": "1"}, extra_args=SERVER_ARGS
-    ) as running:
+    with sampling_server(base, comfyui_path) as running:
         yield running
 
 

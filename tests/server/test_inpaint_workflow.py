@@ -12,7 +12,7 @@ import pytest
 
 from dev.comfy_client import ComfyClient, Progress, RunResult
 from dev.comfy_server import PACK, ComfyServer
-from tiny_install import SERVER_ARGS, install
+from tiny_install import install, sampling_server
 from workflows.flatten import flatten, model_files
 from workflows.inpaint import FILES, INPAINT_LOOP, INPAINT_MODEL
 
@@ -35,9 +35,7 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """A server that holds every file which the blueprint names."""
     base = tmp_path_factory.mktemp("inpaint_workflow")
     install(base, (WIDTH, HEIGHT))
-    with ComfyServer(
-        base, comfyui=comfyui_path, env={"OMP_NUM_THREADS": "1"}, extra_args=SERVER_ARGS
-    ) as running:
+    with sampling_server(base, comfyui_path) as running:
         yield running
 
 

@@ -15,7 +15,7 @@ import pytest
 from dev.comfy_client import ComfyClient, RunResult
 from dev.comfy_server import PACK, ComfyServer
 from mirage_core.cache.io import load_cache
-from tiny_install import SERVER_ARGS, install
+from tiny_install import install, sampling_server
 from tiny_moge import FOV
 from workflows.flatten import flatten
 from workflows.sampling import BRANCH, FILES
@@ -35,9 +35,7 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """A server that holds every file which the workflows name."""
     base = tmp_path_factory.mktemp("sampling_workflows")
     install(base, (WIDTH, HEIGHT))
-    with ComfyServer(
-        base, comfyui=comfyui_path, env={"OMP_NUM_THREADS": "1"}, extra_args=SERVER_ARGS
-    ) as running:
+    with sampling_server(base, comfyui_path) as running:
         yield running
 
 

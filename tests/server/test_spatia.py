@@ -13,7 +13,7 @@ from dev.comfy_client import ComfyClient, ComfyRunError
 from dev.comfy_server import ComfyServer
 from mirage_core.cache.io import load_cache
 from mirage_core.cli.main import main
-from tiny_install import SERVER_ARGS, install
+from tiny_install import install, sampling_server
 from tiny_models import add_sizes, lora, side_branch, write_models
 from tiny_weights import write
 from workflows.flatten import flatten
@@ -48,9 +48,7 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     write(models / "loras" / LATER_LORA, named)
     add_sizes(base / "custom_nodes")
     write_shot(base / "input")
-    with ComfyServer(
-        base, comfyui=comfyui_path, env={"OMP_NUM_THREADS": "1"}, extra_args=SERVER_ARGS
-    ) as running:
+    with sampling_server(base, comfyui_path) as running:
         yield running
 
 

@@ -18,7 +18,7 @@ from dev.comfy_server import PACK, ComfyServer
 from mirage_core.cache.io import load_cache
 from mirage_core.rollout.video import read_frames
 from mirage_core.tensor_files import read_tensors
-from tiny_install import SERVER_ARGS, install, photograph
+from tiny_install import install, photograph, sampling_server
 from workflows.flatten import flatten
 from workflows.vace import FILES, LARGE
 
@@ -43,9 +43,7 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """A server that holds every file which the workflow names."""
     base = tmp_path_factory.mktemp("vace_workflow")
     install(base, (WIDTH, HEIGHT))
-    with ComfyServer(
-        base, comfyui=comfyui_path, env={"OMP_NUM_THREADS": "1"}, extra_args=SERVER_ARGS
-    ) as running:
+    with sampling_server(base, comfyui_path) as running:
         yield running
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from dev.comfy_server import ComfyServer
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid
 from mirage_core.scenes.scene import ProceduralScene
@@ -57,6 +58,13 @@ def install(base: Path, size: tuple[int, int] = (96, 64)) -> None:
     add_sizes(base / "custom_nodes")
     (base / "input").mkdir(parents=True, exist_ok=True)
     photograph(*size).save(base / "input" / PICTURE)
+
+
+def sampling_server(base: Path, comfyui: Path) -> ComfyServer:
+    """A server, not yet started, that can run all that `install` puts there."""
+    return ComfyServer(
+        base, comfyui=comfyui, env={"OMP_NUM_THREADS": "1"}, extra_args=SERVER_ARGS
+    )
 
 
 def photograph(width: int, height: int, seed: int = 16) -> Image.Image:
