@@ -306,7 +306,8 @@ def _report(state: RolloutState, written: WrittenChunk, checked: bool) -> str:
         rejected = (
             f"held back {done.rejected:.1%}, {done.gone:,} remembered points are seen through"
         )
+    drift = "" if done.drift is None else f"; {done.drift.describe_drift()}"
     return (
         f"{done.written:.1%} of the cells may be written; {rejected}; "
-        f"{len(state.cache):,} points became {len(written.cache):,}"
+        f"{len(state.cache):,} points became {len(written.cache):,}{drift}"
     )

@@ -8,6 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from ..constants import GREY
 from ..validate import expect_range, expect_shape
 
 MIN_KNOWN: Final = 0.01
@@ -41,15 +42,22 @@ class ColourShift:
 
     def describe(self) -> str:
         """The shift in one line, in hundredths of full brightness at mid grey."""
+        return self._told("moved", 100)
+
+    def describe_drift(self) -> str:
+        """What the shift would take back, in one line like `describe`."""
+        return self._told("differ from what is remembered", -100)
+
+    def _told(self, what: str, scale: float) -> str:
         if not self.known:
             return "colours: too little is known to compare with"
-        moved = [
-            100 * (0.5 * gain + offset - 0.5)
+        red, green, blue = (
+            # Zero has no sign.
+            round(scale * (GREY * gain + offset - GREY), 1) + 0.0
             for gain, offset in zip(self.gain, self.offset, strict=True)
-        ]
-        red, green, blue = moved
+        )
         return (
-            f"colours moved at mid grey by {red:+.1f}, {green:+.1f}, {blue:+.1f} hundredths "
+            f"colours {what} at mid grey by {red:+.1f}, {green:+.1f}, {blue:+.1f} hundredths "
             f"(red, green, blue), by {self.known:.0%} of the pixels"
         )
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ..cache.build import Observation, observe
-from ..codecs.colours import ColourCodec
+from ..codecs.colours import LEVELS, ColourCodec
 from ..codecs.memory_kind import MemoryKind
 from ..constants import TEMPORAL_STRIDE
 from ..geometry.align import AlignConfig
 from ..geometry.frame_geometry import FrameGeometry
-from ..readout.readout import grid_intrinsics
+from ..preview.colour_match import ColourShift, colour_shift
+from ..readout.readout import default_view, grid_intrinsics, read_winners
 from ..validate import expect_shape
 from ..writing.consistency import find_inconsistent
 from ..writing.views import DETAIL, SourceViews, cell_range
@@ -38,6 +39,8 @@ class ChunkReport:
         written: Share of the new cells that may be written.
         gone: Remembered points that new frames see past.
         alignment: How depth was aligned; None when nothing was compared.
+        drift: How the chunk's colours would have to move to those of a memory of colours; None
+            for tokens.
     """
 
     masked: float
@@ -45,6 +48,7 @@ class ChunkReport:
     written: float
     gone: int
     alignment: AlignedGeometry | None = None
+    drift: ColourShift | None = None
 
     def describe(self) -> str:
         """A few lines for people."""
@@ -58,6 +62,8 @@ class ChunkReport:
             lines.append(f"refused, since depth contradicts the memory: frames {numbers}")
         if self.gone:
             lines.append(f"{self.gone:,} remembered points are seen through")
+        if self.drift is not None:
+            lines.append(self.drift.describe_drift())
         return "\n".join(lines)
 
 
@@ -134,14 +140,18 @@ def prepare_observation(
         before = _remembered(state, latents, frames, settings, encode)
         checked = reject_inconsistent(state, observation, before, own, settings)
     masked = own.masked[start:]
-    report = _report(checked, masked, aligned)
+    drift = _colour_drift(state, observation) if state.cache.kind is MemoryKind.COLOURS else None
+    report = _report(checked, masked, aligned, drift)
     return PreparedObservation(
         checked.observation, report, checked.gone, masked, checked.rejected
     )
 
 
 def _report(
-    checked: Consistent, masked: Tensor, aligned: AlignedGeometry | None
+    checked: Consistent,
+    masked: Tensor,
+    aligned: AlignedGeometry | None,
+    drift: ColourShift | None,
 ) -> ChunkReport:
     return ChunkReport(
         masked=_share(masked),
@@ -149,7 +159,24 @@ def _report(
         written=_share(checked.observation.depth > 0),
         gone=len(checked.gone),
         alignment=aligned,
+        drift=drift,
     )
+
+
+def _colour_drift(state: RolloutState, observation: Observation) -> ColourShift:
+    """By the first, the middle and the last new frame, whatever is written of them."""
+    last = len(observation.depth) - 1
+    numbers = sorted({0, last // 2, last})
+    made = observation.tokens[:, numbers].movedim(0, -1)
+    winner, _ = read_winners(
+        state.cache,
+        observation.world_to_camera[numbers],
+        observation.intrinsics[numbers],
+        state.memory_grid,
+        view=default_view(state.cache),
+    )
+    known = state.cache.gather(winner, [block.tokens for block in state.cache.blocks])
+    return colour_shift(made.float() / LEVELS, known.to(made.device) / LEVELS, winner < 0)
 
 
 def _aligned(
