@@ -15,13 +15,23 @@ import torch
 from tqdm import tqdm
 
 from ..codecs.dct import CODEC_NAME, DctCodec
+from ..constants import MAX_CHUNK_FRAMES
 from ..errors import CacheFormatError, ModelMismatchError, ValueRangeError
+from ..log import logger
 from ..rollout.settings import GenerationSettings
 from ..training.data.build_clip import CHUNK_STEP, ClipSettings, DepthNoise
 from ..training.data.dataset import ClipDataset
 from ..training.data.footage import FootageSource
 from ..training.data.manifest import read_manifest, read_skipped
-from ..training.data.pipeline import DataJob, DataProgress, LocalPool, Pool, ShotSource, make_data
+from ..training.data.pipeline import (
+    DataJob,
+    DataProgress,
+    LocalPool,
+    Pool,
+    ShotSource,
+    finished_items,
+    make_data,
+)
 from ..training.data.procedural import ProceduralSource
 from ..training.data.ray_pool import RayPool
 from ..training.data.released.lmdb_import import import_lmdb
@@ -159,10 +169,19 @@ def _add_work(group: Group) -> None:
 
 
 def run_make(arguments: argparse.Namespace) -> int:
-    """Make clips; 0 also when some footage was skipped, which is reported."""
+    """Make clips; 0 also when some footage was skipped, which is reported.
+
+    Raises:
+        MirageError: All of it was skipped, or something about the input is wrong.
+    """
     _expect_paths(
         arguments, ("footage", "cameras", "geometry", "vae", "text_encoder", "depth_model")
     )
+    if arguments.vae is not None and arguments.text_encoder is None:
+        logger.warning(
+            "Captions are not embedded, so models learn from these clips with an empty prompt; "
+            "--text-encoder embeds them"
+        )
     job = job_of(arguments)
     open_pool: Callable[[Path, DataJob], Pool] = LocalPool
     if arguments.workers:
@@ -186,7 +205,28 @@ def run_make(arguments: argparse.Namespace) -> int:
         f"{progress.clips} clips made in {arguments.out}; {progress.done} of {progress.total} "
         f"items are done, {progress.skipped} items or shots were skipped\n"
     )
+    if progress.unused:
+        sys.stdout.write(
+            f"{progress.unused} frames at the ends of items are not used: the last shot of an item "
+            f"needs at least {MAX_CHUNK_FRAMES} frames, and all but the last have --shot-frames "
+            f"{arguments.shot_frames}\n"
+        )
+    _tell_skipped(arguments.out, progress)
     return 0
+
+
+def _tell_skipped(folder: Path, progress: DataProgress) -> None:
+    """What can be done about what was skipped; raise `CacheFormatError` when that is all."""
+    if not progress.skipped:
+        return
+    hint = "mirage data info names each with its reason; --retry tries them again"
+    if not finished_items(folder):
+        raise CacheFormatError(
+            "No clip was made",
+            got=f"{progress.skipped} items or shots that were skipped",
+            fix=f"Mend what is wrong with them: {hint}",
+        )
+    sys.stdout.write(f"{hint}\n")
 
 
 def run_import(arguments: argparse.Namespace) -> int:
@@ -202,6 +242,7 @@ def run_import(arguments: argparse.Namespace) -> int:
         f"{progress.clips} clips made in {arguments.out}; {progress.done} of {progress.total} "
         f"samples are done, {progress.skipped} samples or shards were skipped\n"
     )
+    _tell_skipped(arguments.out, progress)
     return 0
 
 
@@ -299,7 +340,12 @@ def _expect_paths(arguments: argparse.Namespace, names: Sequence[str]) -> None:
 def run_info(arguments: argparse.Namespace) -> int:
     """Print what a data set holds."""
     folder: Path = arguments.folder
-    manifest, dataset, skipped = read_manifest(folder), ClipDataset(folder), read_skipped(folder)
+    manifest, skipped = read_manifest(folder), read_skipped(folder)
+    why = [f"skipped: {name}: {reason}" for name, reason in skipped.items()]
+    if skipped and not finished_items(folder):
+        sys.stdout.write("\n".join(["no clips", *why]) + "\n")
+        return 0
+    dataset = ClipDataset(folder)
     numbers = range(0, len(dataset), max(1, len(dataset) // 200))
     shown = [float(dataset[number].condition.visible.float().mean()) for number in numbers]
     entries = [dataset.entry(number) for number in range(len(dataset))]
@@ -315,8 +361,7 @@ def run_info(arguments: argparse.Namespace) -> int:
         f"{texts} clips with embedded text",
     ]
     lines += [f"damaged: {reason}" for reason in dataset.damaged.values()]
-    lines += [f"skipped: {name}: {reason}" for name, reason in skipped.items()]
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("\n".join(lines + why) + "\n")
     return 0
 
 

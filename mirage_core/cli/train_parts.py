@@ -18,6 +18,7 @@ from ..conditioning.features import SideFeature, format_features, no_render, par
 from ..constants import MAX_CHUNK_FRAMES, TEMPORAL_STRIDE
 from ..errors import ModelMismatchError, ValueRangeError
 from ..folder_lock import exclusive_folder
+from ..log import logger
 from ..models.load import load_transformer
 from ..models.transformer import MirageTransformer3DModel
 from ..models.vae import load_vae
@@ -80,6 +81,9 @@ def make_trainer(arguments: argparse.Namespace, settings: TrainingSettings) -> T
     codec = _codec(arguments, processes.device)
     _expect_same_codec(arguments, codec)
     _expect_drawn(arguments, settings, model)
+    _expect_own_branch(arguments, model)
+    if processes.first and settings.text_tokens > 1:
+        _tell_missing_captions(arguments)
     width = int(model.config.text_dim)
     empty = read_empty_text(arguments.data)
     empty = torch.zeros(1, width) if empty is None else empty
@@ -94,7 +98,8 @@ def make_trainer(arguments: argparse.Namespace, settings: TrainingSettings) -> T
         loss_weights=weights,
     )
     loops = None
-    if codec is not None and settings.validation_scenes and settings.validate_every:
+    wanted = settings.with_branch and settings.validation_scenes and settings.validate_every
+    if codec is not None and wanted:
         loops = LoopTest(codec, empty, settings, processes.device)
     return Trainer(model, settings, data, arguments.out, processes, loops)
 
@@ -207,6 +212,40 @@ def _expect_drawn(arguments: argparse.Namespace, settings: TrainingSettings, mod
             fix="Make the clips with mirage data make --drawn if and only if the features begin "
             "with drawn",
         )
+
+
+def _expect_own_branch(arguments: argparse.Namespace, model: Any) -> None:
+    """Raise `ModelMismatchError` when arguments describe another branch than the given one."""
+    own = model.branch_config
+    if arguments.branch is None or own is None:
+        return
+    has = {
+        "side_blocks": len(own.layers),
+        "side_features": format_features(own.features),
+        "side_shared_embedding": own.shared_embedding,
+    }
+    for name, value in has.items():
+        given = getattr(arguments, name)
+        if name == "side_features" and given is not None:
+            given = format_features(parse_features(given))
+        if given not in (None, value):
+            option = f"--{name.replace('_', '-')}"
+            raise ModelMismatchError(
+                f"The branch was made with another {option}",
+                got=f"{given}, and a branch of {value}",
+                fix=f"Leave {option} out, or begin without --branch",
+            )
+
+
+def _tell_missing_captions(arguments: argparse.Namespace) -> None:
+    """Warn of clips without text, which teach a model to do without."""
+    if not (arguments.data / MANIFEST).exists() or read_manifest(arguments.data).text:
+        return
+    logger.warning(
+        "No caption of %s is embedded, so everything is trained with an empty prompt; "
+        "mirage data make --text-encoder embeds them",
+        arguments.data,
+    )
 
 
 def _expect_codec(codec: LatentCodec | None, what: str) -> LatentCodec:

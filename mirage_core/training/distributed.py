@@ -7,6 +7,7 @@ state, and blocks are gathered while they compute. With one process nothing is s
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ..errors import ValueRangeError
+from ..errors import MirageError, ValueRangeError
 
 
 class Distributed:
@@ -24,10 +25,15 @@ class Distributed:
 
     Args:
         cpu: Compute on the CPU even where there is another device.
+
+    Raises:
+        MirageError: Fewer processes found each other than were started.
     """
 
     def __init__(self, *, cpu: bool = False) -> None:
-        self._state = PartialState(cpu=cpu)
+        # accelerate makes a group of processes on the CPU only when it is told to.
+        self._state = PartialState(cpu=cpu or not torch.accelerator.is_available())
+        _expect_whole_group(self._state.num_processes)
         self.rank: int = self._state.process_index
         self.count: int = self._state.num_processes
         self.device: torch.device = self._state.device
@@ -75,6 +81,17 @@ class Distributed:
     def close(self) -> None:
         """Destroy the process group."""
         self._state.destroy_process_group()
+
+
+def _expect_whole_group(count: int) -> None:
+    """Each would take itself for the only one otherwise, and write over the others' files."""
+    started = os.environ.get("WORLD_SIZE", "1")
+    if started != str(count):
+        raise MirageError(
+            "The processes of this run do not form one group",
+            got=f"{started} started (WORLD_SIZE), {count} in the group",
+            fix="Start them with torchrun or accelerate launch, for the device that --device names",
+        )
 
 
 def sharded_blocks(model: nn.Module) -> list[nn.Module]:

@@ -155,10 +155,11 @@ class Trainer:
         ):  # fmt: skip
             while self.step < settings.steps:
                 values = self._step(batches)
-                if self._due(settings.validate_every):
-                    values |= self.validate()
+                # Saved first: what stops a validation must not cost the steps before it.
                 if self._due(settings.checkpoint_every):
                     self.save()
+                if self._due(settings.validate_every):
+                    values |= self.validate()
                 report = StepReport(self.step, settings.steps, values)
                 log.write(report)
                 if on_step is not None:

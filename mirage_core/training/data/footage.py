@@ -24,7 +24,7 @@ from ...validate import expect_range
 from .build_clip import CHUNK_STEP, Shot
 from .fit import Fit
 from .footage_files import Footage, find_cameras, find_footage, find_geometry, read_caption
-from .pipeline import BadShot
+from .pipeline import BadShot, UnusedFrames
 from .scale import to_camera_units
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ class FootageSource:
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name != "_estimate"}
 
-    def load(self, item: str) -> Iterator[Shot | BadShot]:
-        """Read one video or folder of pictures as shots.
+    def load(self, item: str) -> Iterator[Shot | BadShot | UnusedFrames]:
+        """Read one video or folder of pictures as shots, and say what is left over at its end.
 
         Raises:
             CacheFormatError: Footage, cameras or geometry are damaged.
@@ -106,12 +106,16 @@ class FootageSource:
         """
         path = item.removeprefix(f"{self.root.name}/")
         parts = _Parts.of(self, path)
+        left = (parts.count - 1) // self.stride + 1
         for number, (start, frames) in enumerate(self._cut(parts)):
             key = f"{item}/{number}"
+            left -= len(frames)
             try:
                 yield self._shot(key, parts, start, frames.float() / 255)
             except MirageError as error:
                 yield BadShot(key, str(error))
+        if left:
+            yield UnusedFrames(left)
 
     def _cut(self, parts: _Parts) -> Iterator[tuple[int, Tensor]]:
         """Whole chunks of frames, (F, H, W, 3) uint8 at the wanted size, with their first."""

@@ -37,6 +37,17 @@ class BadShot:
     reason: str
 
 
+@dataclass(frozen=True)
+class UnusedFrames:
+    """Frames at the end of an item that are too few for a shot.
+
+    Attributes:
+        count: How many.
+    """
+
+    count: int
+
+
 class ShotSource(Protocol):
     """Where shots come from; is sent to the workers."""
 
@@ -51,7 +62,7 @@ class ShotSource(Protocol):
     def items(self) -> Sequence[str]:
         """Names of what can be loaded, without loading it; the same at every call."""
 
-    def load(self, item: str) -> Iterable[Shot | BadShot]:
+    def load(self, item: str) -> Iterable[Shot | BadShot | UnusedFrames]:
         """The shots of one item; their keys are the item's name, a slash and a number."""
 
 
@@ -102,6 +113,7 @@ class ItemResult:
         bad: Why the item, or a shot of it, gave no clip, by name.
         stored: Items whose clips were stored meanwhile, this one or earlier ones.
         fatal: Why no other item would fare better; empty when all is well.
+        unused: Frames at its end that are too few for a shot.
     """
 
     item: str
@@ -109,6 +121,7 @@ class ItemResult:
     bad: tuple[BadShot, ...] = ()
     stored: tuple[str, ...] = ()
     fatal: str = ""
+    unused: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,7 @@ class DataProgress:
         clips: Clips that this run has made.
         skipped: Items and shots that were skipped, those of earlier runs included.
         seconds_left: Estimate; None while nothing is known.
+        unused: Frames that this run left out, since they were too few for a shot.
     """
 
     done: int
@@ -128,6 +142,7 @@ class DataProgress:
     clips: int
     skipped: int
     seconds_left: float | None
+    unused: int = 0
 
 
 class Pool(Protocol):
@@ -158,15 +173,15 @@ class Worker:
         """Make the clips of one item; failures are reported in the result."""
         clips: list[TrainingClip] = []
         bad: list[BadShot] = []
+        unused = 0
         try:
             for shot in self._job.source.load(item):
-                if isinstance(shot, BadShot):
+                if isinstance(shot, UnusedFrames):
+                    unused = shot.count
+                elif isinstance(shot, BadShot):
                     bad.append(shot)
-                    continue
-                try:
-                    clips += self._build(shot)
-                except Exception as error:
-                    bad.append(BadShot(shot.key, _reason(shot.key, error)))
+                else:
+                    self._add(shot, clips, bad)
             stored = self._writer.add(*clips) if clips else ()
         except StorageError as error:
             return ItemResult(item, fatal=str(error))
@@ -175,7 +190,13 @@ class Worker:
             return ItemResult(item, bad=(*bad, BadShot(item, _reason(item, error))))
         if not clips:
             bad.append(BadShot(item, "None of its shots can be used."))
-        return ItemResult(item, len(clips), tuple(bad), items_of(stored))
+        return ItemResult(item, len(clips), tuple(bad), items_of(stored), unused=unused)
+
+    def _add(self, shot: Shot, clips: list[TrainingClip], bad: list[BadShot]) -> None:
+        try:
+            clips += self._build(shot)
+        except Exception as error:
+            bad.append(BadShot(shot.key, _reason(shot.key, error)))
 
     def _build(self, shot: Shot) -> list[TrainingClip]:
         if self._captions is not None:
@@ -306,16 +327,19 @@ class _Count:
     def __init__(self, total: int, done: int, skipped: dict[str, str]) -> None:
         self.skipped = dict(skipped)
         self._total, self._first, self._done = total, done, done
-        self._clips = 0
+        self._clips = self._unused = 0
         self._since = time.monotonic()
 
     def take(self, result: ItemResult) -> None:
         self._done += 1 if result.clips >= 0 else -1
         self._clips += result.clips
+        self._unused += result.unused
         self.skipped |= {shot.key: shot.reason for shot in result.bad}
 
     def progress(self) -> DataProgress:
         made = self._done - self._first
         pace = (time.monotonic() - self._since) / made if made else None
         left = None if pace is None else pace * (self._total - self._done)
-        return DataProgress(self._done, self._total, self._clips, len(self.skipped), left)
+        return DataProgress(
+            self._done, self._total, self._clips, len(self.skipped), left, self._unused
+        )

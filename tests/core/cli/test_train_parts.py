@@ -36,7 +36,8 @@ class Run:
             "device": "cpu", "transformer": self.place / "model.safetensors", "branch": None,
             "branch_format": "auto",
             "new_transformer": None, "embedded_codec": False, "vae": None, "held_out": None,
-            "out": self.place / "run",
+            "out": self.place / "run", "side_blocks": None, "side_features": None,
+            "side_shared_embedding": None,
         }  # fmt: skip
         return argparse.Namespace(**found | changes)
 
@@ -101,3 +102,50 @@ def test_neither_clips_nor_the_loop_have_a_render(run: Run) -> None:
 
 def spatia_branch() -> BranchConfig:
     return BranchConfig((0, 2), RENDER_AND_SCORE, False, dim=256, ffn_dim=64, heads=2)
+
+
+@pytest.mark.parametrize(
+    ("option", "other", "same"),
+    [
+        ("side_blocks", 1, 2),
+        ("side_features", "scene,visible", "scene, white"),
+        ("side_shared_embedding", True, False),
+    ],
+)
+def test_options_of_another_branch_than_the_given_one(
+    run: Run, option: str, other: Any, same: Any
+) -> None:
+    """They describe a new branch, and would be ignored without a word."""
+    given = {
+        "data": run.clips("own"), "branch": tiny_training.write_branch(run.place),
+        "embedded_codec": True,
+    }  # fmt: skip
+    with pytest.raises(ModelMismatchError, match=f"--{option.replace('_', '-')}"):
+        make_trainer(run.arguments(**given, **{option: other}), settings())
+    assert make_trainer(
+        run.arguments(**given, out=run.place / option, **{option: same}), settings()
+    )
+
+
+def test_clips_without_text_are_told(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    folder = run.clips("own")
+    make_trainer(run.arguments(data=folder, out=run.place / "told"), settings())
+    assert "trained with an empty prompt" in caplog.text
+    caplog.clear()
+    quiet = run.arguments(data=folder, out=run.place / "quiet")
+    make_trainer(quiet, settings(text_tokens=1))
+    assert "empty prompt" not in caplog.text
+
+
+def test_a_model_without_a_branch_is_validated_without_loops(run: Run) -> None:
+    """Closed loops need a memory that is shown to the model."""
+    given = run.arguments(data=run.clips("own"), held_out=run.clips("own"), embedded_codec=True)
+    given.transformer, given.out = None, run.place / "backbone"
+    given.new_transformer = "width=256,heads=2,ffn=64,layers=2,text=16"
+    trainer = make_trainer(
+        given, settings(stage="backbone", steps=2, validate_every=1, validation_scenes=1)
+    )
+    assert trainer.loops is None
+    found: list[dict[str, float]] = []
+    trainer.run(lambda report: found.append(report.values))
+    assert all("held_out/loss" in values for values in found) and len(found) == 2

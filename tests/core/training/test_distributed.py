@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 
 import tiny_training
 from mirage_core.codecs.dct import DctCodec
+from mirage_core.errors import MirageError
 from mirage_core.models.load import load_transformer
+from mirage_core.training.distributed import Distributed
 from mirage_core.training.memory_estimate import plan_memory
 from mirage_core.training.settings import TrainingSettings
 from mirage_core.training.trainer import Trainer, TrainingData
@@ -23,6 +25,9 @@ from mirage_core.training.validation import LoopTest
 
 WORKER = Path(__file__).with_name("training_worker.py")
 TIMEOUT = 240
+
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+"""A machine's name need not resolve to an address."""
 
 needs_gloo = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
@@ -59,10 +64,8 @@ def train_apart(count: int, folder: Path, place: Path, settings: dict) -> list[d
     common = {
         **os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "LOCAL_WORLD_SIZE": str(count),
+        **LOOPBACK,
     }  # fmt: skip
-    if sys.platform == "linux":
-        # A machine's name need not resolve to an address.
-        common["GLOO_SOCKET_IFNAME"] = "lo"
     files = [place / "model" / "model.safetensors", place / "clips", folder]
     result = folder.with_suffix(".result")
     arguments = [*map(str, files), json.dumps(settings), str(result)]
@@ -121,3 +124,34 @@ def test_two_processes_train_as_one(tmp_path) -> None:
         file.unlink()
     again = train_here(tmp_path / "two", tmp_path, settings)
     assert torch.allclose(again["loss"], alone["loss"][3:], atol=1e-5, rtol=0)
+
+
+ALONE = """
+from mirage_core.training.distributed import Distributed
+processes = Distributed()
+print(f"rank {processes.rank} of {processes.count}")
+processes.close()
+"""
+
+
+@pytest.mark.processes
+@needs_gloo
+def test_torchrun_without_a_gpu_makes_one_group() -> None:
+    """Each process would believe that it is the only one, and two trainings write one folder."""
+    if torch.accelerator.is_available():
+        pytest.skip("needs a machine without an accelerator")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+         "--standalone", "--no-python", sys.executable, "-c", ALONE],
+        capture_output=True, text=True, timeout=TIMEOUT,
+        env={**os.environ, **LOOPBACK, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "rank 0 of 2" in done.stdout and "rank 1 of 2" in done.stdout
+
+
+def test_a_group_that_is_not_whole_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    Distributed(cpu=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(MirageError, match="do not form one group.*2 started.*1 in the group"):
+        Distributed(cpu=True)

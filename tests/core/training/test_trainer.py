@@ -219,3 +219,14 @@ def test_a_finished_run_stays_finished(place: Path, tmp_path: Path) -> None:
     stamp = (tmp_path / "state/step_0000002/state.json").stat().st_mtime_ns
     assert run(trainer(place, tmp_path, steps=2)) == []
     assert (tmp_path / "state/step_0000002/state.json").stat().st_mtime_ns == stamp
+
+
+def test_a_validation_that_fails_costs_no_steps(place: Path, tmp_path: Path) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("the validation")
+
+    begun = trainer(place, tmp_path, steps=4, validate_every=4, validation_scenes=1)
+    begun.loops = fail
+    with pytest.raises(RuntimeError, match="the validation"):
+        begun.run()
+    assert trainer(place, tmp_path, steps=4, validate_every=4, validation_scenes=1).step == 4

@@ -26,7 +26,7 @@ from mirage_core.training.data.build_clip import Shot
 from mirage_core.training.data.fit import Fit
 from mirage_core.training.data.footage import FootageSource
 from mirage_core.training.data.footage_files import Footage, find_footage
-from mirage_core.training.data.pipeline import BadShot
+from mirage_core.training.data.pipeline import BadShot, UnusedFrames
 from mirage_core.training.data.scale import fit_scale, to_camera_units
 from mirage_core.trajectories.exchange.formats import REALESTATE, export_trajectory
 from mirage_core.trajectories.presets import preset_trajectory
@@ -85,8 +85,12 @@ def source(root: Path, **changes: object) -> FootageSource:
 
 
 def shots(root: Path, **changes: object) -> list[Shot]:
+    return [shot for shot in parts(root, **changes) if not isinstance(shot, UnusedFrames)]
+
+
+def parts(root: Path, **changes: object) -> list[Shot | BadShot | UnusedFrames]:
     made = source(root, **changes)
-    return [shot for item in made.items() for shot in made.load(item)]
+    return [part for item in made.items() for part in made.load(item)]
 
 
 def test_a_video_with_its_files_becomes_shots(folder, room) -> None:
@@ -106,6 +110,21 @@ def test_a_video_with_its_files_becomes_shots(folder, room) -> None:
     difference = (second.frames * 255 - fit_float(fit, room.frames[33:66]) * 255).abs()
     assert float(difference.mean()) < 4
     assert len(second.geometry) == 9
+
+
+@pytest.mark.parametrize(
+    ("changes", "left"), [({}, 71 - 66), ({"stride": 2}, 36 - 33), ({"shot_frames": 65}, 71 - 65)]
+)
+def test_frames_that_are_too_few_for_a_shot_are_told(folder, changes, left) -> None:
+    *_, last = parts(folder, **changes)
+    assert last == UnusedFrames(left)
+
+
+def test_footage_that_is_used_whole_has_nothing_left(folder, room) -> None:
+    write_clip(folder / "a.mp4", room.frames[:65], 24)
+    export_trajectory(room.cameras.select(slice(0, 65)), folder / "a", REALESTATE)
+    save_geometry(room.geometry.select(list(range(65))), folder / "a.safetensors")
+    assert [type(part) for part in parts(folder, shot_frames=65)] == [Shot]
 
 
 def fit_float(fit: Fit, frames: Tensor) -> Tensor:
@@ -345,7 +364,8 @@ def test_a_source_with_an_estimator_goes_to_workers(folder, room) -> None:
     list(made.load("home/a.mp4"))
     again = pickle.loads(pickle.dumps(made))
     assert "_estimate" not in vars(again)
-    assert [shot.key for shot in again.load("home/a.mp4")] == ["home/a.mp4/0", "home/a.mp4/1"]
+    *found, _ = again.load("home/a.mp4")
+    assert [shot.key for shot in found] == ["home/a.mp4/0", "home/a.mp4/1"]
 
 
 @pytest.mark.parametrize("factor", [0.02, 1.0, 40.0])

@@ -28,6 +28,10 @@ from mirage_core.errors import (
     StorageError,
     ValueRangeError,
 )
+from mirage_core.geometry.frame_geometry import FrameGeometry
+from mirage_core.geometry.geometry_io import save_geometry
+from mirage_core.geometry.trajectory import intrinsics_from_fov
+from mirage_core.rollout.video import write_clip
 from mirage_core.training.data.build_clip import ClipSettings, DepthNoise
 from mirage_core.training.data.dataset import ClipDataset
 from mirage_core.training.data.manifest import (
@@ -300,6 +304,39 @@ def test_the_command_line_makes_and_describes(tmp_path, capsys) -> None:
     assert torch.equal(ClipDataset(folder)[0].target, latents.half().float())
     assert main([*MAKE, "1", *more, "--policy", "append"]) == 2
     assert "made with other options" in capsys.readouterr().err
+
+
+FOOTAGE = ["data", "make", "--size", "64x64", "--embedded-codec", "--shot-frames", "65"]
+
+
+def test_footage_of_which_nothing_can_be_used_is_no_success(tmp_path, capsys) -> None:
+    """And when it is mended the next run says how to take it."""
+    home, out = tmp_path / "home", tmp_path / "data"
+    home.mkdir()
+    write_clip(home / "a.mp4", torch.rand(97, 64, 64, 3), 24)
+    words = [*FOOTAGE, "--footage", str(home), "--out", str(out)]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "No clip was made" in told and "--retry" in told
+    assert main(["data", "info", str(out)]) == 0
+    assert "home/a.mp4/0: home/a.mp4/0 has no cameras" in capsys.readouterr().out
+    still = torch.eye(4, dtype=torch.float64).repeat(97, 1, 1)
+    lens = intrinsics_from_fov(64, 64, 60).expand(97, 3, 3)
+    depth = torch.full((97, 64, 64), 2.0)
+    save_geometry(FrameGeometry(depth, lens, still, metric=True), home / "a.safetensors")
+    assert main(words) == 2
+    assert "--retry" in capsys.readouterr().err
+    assert main([*words, "--retry"]) == 0
+    told = capsys.readouterr().out
+    assert "32 frames at the ends of items are not used" in told and "--shot-frames 65" in told
+
+
+def test_captions_that_are_not_embedded_are_told(tmp_path, capsys, caplog) -> None:
+    nothing = tmp_path / "nothing.safetensors"
+    nothing.write_bytes(b"")
+    words = ["data", "make", "--size", "64x64", "--procedural", "1", "--out", str(tmp_path / "x")]
+    assert main([*words, "--vae", str(nothing)]) == 2
+    assert "Captions are not embedded" in caplog.text
 
 
 @pytest.mark.parametrize(
