@@ -1,4 +1,4 @@
-"""`make test` tries again what drives the browser, and nothing else."""
+"""`make test` runs every test once, and tries again what drives the browser and nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FAILS = "def test_something(): assert False"
 PASSES = "def test_something(): pass"
 
 
-def run(folder: Path, files: dict[str, str]) -> tuple[int, str]:
+def run(folder: Path, files: dict[str, str], *options: str) -> tuple[int, str]:
     """Exit status and output of a run over these tests."""
     for name, text in files.items():
         path = folder / "tests" / name
@@ -33,7 +33,10 @@ def run(folder: Path, files: dict[str, str]) -> tuple[int, str]:
         path.write_text(text, encoding="utf-8")
     (folder / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib")
     done = subprocess.run(
-        [sys.executable, str(PROGRAM), "tests"], cwd=folder, capture_output=True, text=True
+        [sys.executable, str(PROGRAM), "tests", *options],
+        cwd=folder,
+        capture_output=True,
+        text=True,
     )
     return done.returncode, done.stdout
 
@@ -42,7 +45,7 @@ def test_a_browser_has_a_second_try_that_is_told(tmp_path: Path) -> None:
     files = {"browser/test_a.py": PASSES_WHEN_RUN_AGAIN, "core/test_b.py": PASSES}
     status, output = run(tmp_path, files)
     assert status == 0
-    assert "1 failed, 1 passed" in output
+    assert (output.count("1 passed"), output.count("1 failed")) == (2, 1)
     told = output.partition("Failed at first and passed when run again")[2]
     assert "tests/browser/test_a.py::test_something" in told
 
@@ -66,3 +69,27 @@ def test_other_tests_have_one_try(tmp_path: Path, folder: str, beside: str) -> N
 def test_what_passes_runs_once(tmp_path: Path) -> None:
     status, output = run(tmp_path, {"browser/test_a.py": PASSES})
     assert (status, output.count("1 passed")) == (0, 1)
+
+
+COUNTS = """
+from pathlib import Path
+
+def test_something():
+    with Path(__file__).with_suffix(".runs").open("a") as file:
+        file.write(".")
+"""
+
+
+def test_every_test_runs_once_whatever_its_folder(tmp_path: Path) -> None:
+    names = ("browser/test_a.py", "core/test_b.py", "core/deep/test_c.py", "test_d.py")
+    assert run(tmp_path, dict.fromkeys(names, COUNTS))[0] == 0
+    for name in names:
+        assert (tmp_path / "tests" / name).with_suffix(".runs").read_text() == "."
+
+
+def test_the_browser_runs_after_other_failures_unless_told(tmp_path: Path) -> None:
+    files = {"browser/test_a.py": COUNTS, "core/test_b.py": FAILS}
+    assert run(tmp_path, files)[0] == 1
+    assert (tmp_path / "tests/browser/test_a.runs").exists()
+    assert run(tmp_path, files, "-x")[0] != 0
+    assert (tmp_path / "tests/browser/test_a.runs").read_text() == "."
