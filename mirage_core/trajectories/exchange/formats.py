@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from ...errors import CacheFormatError, ValueRangeError
+from ...errors import CacheFormatError, TrajectoryError, ValueRangeError
 from ...files import with_suffix
 from ...geometry.trajectory import Trajectory
 from ..files import parse_json, save_trajectory, trajectory_from_json
 from .axes import camera_frame
 from .colmap import is_colmap, read_colmap, write_colmap
+from .found import FoundMove
 from .gltf_read import read_gltf
 from .gltf_write import write_gltf
 from .realestate import read_realestate, write_realestate
@@ -18,7 +19,9 @@ from .text_files import read_text
 from .transforms_json import is_transforms, read_transforms, write_transforms
 
 SUFFIXES: Final = (".json", ".txt", ".glb", ".gltf")
-"""Files that `import_trajectory` reads."""
+"""Files that `import_move` reads."""
+
+_GLTF: Final = (".glb", ".gltf")
 
 MIRAGE, GLTF, COLMAP, REALESTATE, TRANSFORMS = (
     "Mirage JSON", "glTF binary", "COLMAP text", "RealEstate10K text", "Blender transforms.json",
@@ -28,6 +31,19 @@ FORMATS: Final = (GLTF, MIRAGE, COLMAP, REALESTATE, TRANSFORMS)
 
 
 def import_trajectory(path: Path, *, width: int, height: int, fps: float) -> Trajectory:
+    """The camera move of a file, as `import_move` reads it.
+
+    Raises:
+        CacheFormatError: The file is missing, damaged or of an unknown format.
+        GeometryError: The numbers are not those of cameras.
+        TrajectoryError: It holds no camera.
+    """
+    return import_move(path, width=width, height=height, fps=fps).trajectory
+
+
+def import_move(
+    path: Path, *, width: int, height: int, fps: float, camera: str = "", animation: str = ""
+) -> FoundMove:
     """Read a camera move; the file's own content tells its format.
 
     Args:
@@ -37,16 +53,31 @@ def import_trajectory(path: Path, *, width: int, height: int, fps: float) -> Tra
         height: Picture height; another aspect ratio than the file's keeps the horizontal
             field of view.
         fps: Frames per second, for formats that do not state it.
+        camera: Which camera of a glTF file, see `read_gltf`.
+        animation: Which animation of a glTF file.
 
     Raises:
         CacheFormatError: The file is missing, damaged or of an unknown format.
         GeometryError: The numbers are not those of cameras.
-        TrajectoryError: It holds no camera.
+        TrajectoryError: It holds no camera, or not what was chosen.
     """
+    if path.suffix.lower() in _GLTF:
+        return read_gltf(
+            path, width=width, height=height, fps=fps, camera=camera, animation=animation
+        )
+    if camera.strip() or animation.strip():
+        raise TrajectoryError(
+            "Only glTF files hold several cameras or animations to choose from",
+            got=path.name,
+            fix="Leave camera and animation empty",
+        )
+    return FoundMove(_import_path(path, width=width, height=height, fps=fps))
+
+
+def _import_path(path: Path, *, width: int, height: int, fps: float) -> Trajectory:
+    """The move of a file that holds only one."""
     suffix = path.suffix.lower()
     size = {"width": width, "height": height}
-    if suffix in (".glb", ".gltf"):
-        return read_gltf(path, **size, fps=fps)
     if suffix not in SUFFIXES:
         raise CacheFormatError(
             "This is not a camera file", got=path.name, expected=" or ".join(SUFFIXES)
