@@ -179,7 +179,7 @@ class _Scene:
         return parents
 
     def _cameras(self) -> list[_Placed]:
-        found = []
+        found: list[_Placed] = []
         for number, node in enumerate(self.nodes):
             if "camera" not in node:
                 continue
