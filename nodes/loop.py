@@ -72,7 +72,7 @@ class MirageRolloutStart(io.ComfyNode):
                     tooltip="Frames per second that the move is resampled to, as long as before: "
                     "16 for Wan2.1's models, 24 for Wan2.2's. 0 keeps it as it is.",
                 ),
-                lens_input(),
+                lens_input(advanced=True),
             ],
             outputs=[StateType.Output(display_name="state")],
             hidden=[io.Hidden.unique_id],

@@ -27,10 +27,10 @@ MIN_FRAMES = 5
 MAX_FRAMES = 100_001
 
 
-def lens_input() -> io.Input:
+def lens_input(advanced: bool = False) -> io.Input:
     """Whose lens a move begins with."""
     return io.Combo.Input(
-        "lens", options=list(LENSES), default=PICTURE, optional=True,
+        "lens", options=list(LENSES), default=PICTURE, optional=True, advanced=advanced,
         tooltip="picture: the move begins with the field of view of the picture, and a zoom stays "
         "a zoom. file: it keeps its own, and where that differs the picture jumps in size.",
     )  # fmt: skip

@@ -12,12 +12,13 @@ from ..mirage_core.errors import GeometryError, MirageError
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from ..mirage_core.geometry.transform import invert_rigid
+from ..mirage_core.trajectories.exchange.camera_file import Wanted
 from ..mirage_core.trajectories.exchange.formats import (
     FORMATS,
     GLTF,
     SUFFIXES,
     export_trajectory,
-    import_move,
+    read_cameras,
 )
 from ..mirage_core.trajectories.exchange.load3d import (
     DEFAULT_FOV,
@@ -111,7 +112,6 @@ class MirageTrajectoryImport(io.ComfyNode):
                     "geometry", optional=True,
                     tooltip="Geometry of the picture: its lens, and its camera pose if it has one.",
                 ),
-                lens_input(),
                 io.String.Input(
                     "camera", default="", optional=True, advanced=True,
                     tooltip="Name or number of the camera in a glTF file; empty takes the first "
@@ -122,6 +122,7 @@ class MirageTrajectoryImport(io.ComfyNode):
                     tooltip="Name or number of the animation in a glTF file; empty takes the first "
                     "that moves the camera. The report names all.",
                 ),
+                lens_input(),
             ],
             outputs=[
                 TrajectoryType.Output(display_name="trajectory"),
@@ -150,16 +151,14 @@ class MirageTrajectoryImport(io.ComfyNode):
         begin_at_picture: bool,
         fps: float,
         geometry: FrameGeometry | None = None,
-        lens: str = PICTURE,
         camera: str = "",
         animation: str = "",
+        lens: str = PICTURE,
     ) -> io.NodeOutput:
         height, width = int(image.shape[1]), int(image.shape[2])
         expect_frame_size(width, height)
-        move = import_move(
-            resolve_file(file), width=width, height=height, fps=fps,
-            camera=camera, animation=animation,
-        )  # fmt: skip
+        wanted = Wanted(width, height, fps, camera=camera, animation=animation)
+        move = read_cameras(resolve_file(file), wanted)
         found = len(move.trajectory)
         fitted = fit_lens(move.trajectory, picture_lens(geometry, width, height), lens)
         path = scaled(fitted.trajectory, scale)

@@ -18,7 +18,8 @@ from ..geometry.frame_geometry import ASPECT_TOLERANCE, FrameGeometry, depth_fro
 from ..geometry.geometry_io import load_geometry
 from ..geometry.trajectory import Trajectory, intrinsics_from_fov
 from ..geometry.transform import invert_rigid
-from ..trajectories.exchange.formats import import_move
+from ..trajectories.exchange.camera_file import Wanted
+from ..trajectories.exchange.formats import read_cameras
 from ..trajectories.lens import fit_lens
 from ..trajectories.presets import preset_trajectory
 from ..validate import expect_frame_size
@@ -121,10 +122,10 @@ def read_trajectory(
     width, height = size
     lens = geometry.intrinsics_for((height, width))[0]
     if arguments.trajectory is not None:
-        move = import_move(
-            arguments.trajectory, width=width, height=height, fps=arguments.fps,
-            camera=arguments.camera, animation=arguments.animation,
-        )  # fmt: skip
+        wanted = Wanted(
+            width, height, arguments.fps, camera=arguments.camera, animation=arguments.animation
+        )
+        move = read_cameras(arguments.trajectory, wanted)
         fitted = fit_lens(move.trajectory, lens, arguments.lens)
         sys.stdout.write("".join(f"{line}\n" for line in (*move.notes, fitted.report)))
         return fitted.trajectory

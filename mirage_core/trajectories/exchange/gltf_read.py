@@ -16,7 +16,7 @@ from ...geometry.transform import rigid
 from ...validate import ROTATION_TOLERANCE, expect_range
 from ..files import describe, expect_numbers
 from .axes import camera_frame, from_y_up
-from .found import FoundMove
+from .camera_file import CameraFile, Wanted
 from .gltf_animation import (
     CAMERAS,
     NODES,
@@ -49,30 +49,27 @@ _REST: Final = {
 }
 
 
-def read_gltf(
-    path: Path, *, width: int, height: int, fps: float, camera: str = "", animation: str = ""
-) -> FoundMove:
+def read_gltf(path: Path, wanted: Wanted) -> CameraFile:
     """A camera of a glTF file, sampled at every frame.
 
     Args:
         path: ``.glb``, or ``.gltf`` with its data inside.
-        width: Picture width.
-        height: Picture height.
-        fps: Frames per second at which the animation is sampled.
-        camera: Name of the camera, or its number, counted from 1. The first one that moves when
-            empty; the first one where none does.
-        animation: Name or number of the animation. When empty, the first one that moves the
-            camera. Animations that move other objects below the camera count as well.
+        wanted: What it is read for. A camera and an animation are chosen by name or by number,
+            counted from 1. Without a choice the first camera that moves is taken, and the first
+            animation that moves it; animations of other objects that carry the camera count as
+            well.
 
     Raises:
         CacheFormatError: The file is damaged, foreign, too large, or uses what is not read here.
         GeometryError: The camera is mirrored or sheared, or the numbers are not those of cameras.
         TrajectoryError: It contains no perspective camera, or not what was chosen.
     """
-    expect_range("The frame rate", fps, 0.1, 1000)
+    expect_range("The frame rate", wanted.fps, 0.1, 1000)
     scene = _Scene(GltfFile.read(path))
-    placed = scene.placed(camera, animation)
-    return FoundMove(scene.trajectory(placed, width, height, fps), scene.notes(placed))
+    placed = scene.placed(wanted.camera, wanted.animation)
+    move = scene.trajectory(placed, wanted.width, wanted.height, wanted.fps)
+    names = tuple(one.name for one in scene.cameras)
+    return CameraFile(move, "glTF", scene.notes(placed), names)
 
 
 @dataclass(frozen=True, eq=False)

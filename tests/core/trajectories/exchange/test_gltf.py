@@ -16,10 +16,11 @@ import torch
 
 from mirage_core.errors import CacheFormatError, GeometryError, MirageError, TrajectoryError
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
+from mirage_core.trajectories.exchange.camera_file import CameraFile, Wanted
 from mirage_core.trajectories.exchange.formats import (
     export_trajectory,
-    import_move,
     import_trajectory,
+    read_cameras,
 )
 from mirage_core.trajectories.exchange.gltf_write import write_gltf
 from mirage_core.trajectories.presets import preset_trajectory
@@ -27,6 +28,10 @@ from mirage_core.trajectories.presets import preset_trajectory
 SIZE = {"width": 96, "height": 64}
 KEYS = 25
 ASPECT = 1.5
+
+
+def move_of(path: Path, camera: str = "", animation: str = "") -> CameraFile:
+    return read_cameras(path, Wanted(**SIZE, fps=24, camera=camera, animation=animation))
 
 
 class Scene:
@@ -113,7 +118,7 @@ def two_takes() -> Scene:
 
 class TestAnimations:
     def test_channels_of_two_takes_do_not_mix(self, tmp_path: Path) -> None:
-        move = import_move(two_takes().save(tmp_path), **SIZE, fps=24)
+        move = move_of(two_takes().save(tmp_path))
         assert "animation 'Truck'; not used: 'DollyPan'" in move.notes
         last = move.trajectory.camera_to_world[-1]
         assert last[:3, 3].tolist() == pytest.approx([2.4, 0.0, 0.0], abs=1e-6)
@@ -122,7 +127,7 @@ class TestAnimations:
     @pytest.mark.parametrize("name", ["DollyPan", "2", " 2 "])
     def test_another_take_can_be_chosen(self, tmp_path: Path, name: str) -> None:
         file = two_takes().save(tmp_path)
-        move = import_move(file, **SIZE, fps=24, animation=name)
+        move = move_of(file, animation=name)
         assert "animation 'DollyPan'; not used: 'Truck'" in move.notes
         last = move.trajectory.camera_to_world[-1]
         assert last[:3, 3].tolist() == pytest.approx([0.0, 0.0, 2.4], abs=1e-6)
@@ -132,18 +137,18 @@ class TestAnimations:
     def test_what_is_not_there_is_answered_by_what_is(self, tmp_path: Path) -> None:
         file = two_takes().save(tmp_path)
         with pytest.raises(TrajectoryError, match="'Truck', 'DollyPan'"):
-            import_move(file, **SIZE, fps=24, animation="Crane")
+            move_of(file, animation="Crane")
         with pytest.raises(TrajectoryError, match="no perspective camera of this name"):
-            import_move(file, **SIZE, fps=24, camera="Crane")
+            move_of(file, camera="Crane")
         own = export_trajectory(orbit(), tmp_path / "move", "Mirage JSON")
         with pytest.raises(TrajectoryError, match="Only glTF"):
-            import_move(own, **SIZE, fps=24, camera="Crane")
+            move_of(own, camera="Crane")
 
     def test_animations_of_a_rig_and_of_its_camera_count_together(self, tmp_path: Path) -> None:
         scene = Scene({"name": "Rig", "children": [1]}, {"name": "Cam", "camera": 0})
         scene.animate("RigAction", (node(0, "translation"), along(0)))
         scene.animate("CamAction", (node(1, "rotation"), pan(30)))
-        move = import_move(scene.save(tmp_path), **SIZE, fps=24)
+        move = move_of(scene.save(tmp_path))
         assert "animation 'RigAction', 'CamAction'" in move.notes
         last = move.trajectory.camera_to_world[-1]
         assert last[:3, 3].tolist() == pytest.approx([2.4, 0.0, 0.0], abs=1e-6)
@@ -157,7 +162,7 @@ class TestAnimations:
         file = scene.save(tmp_path)
         first = import_trajectory(file, **SIZE, fps=24).positions[-1]
         assert first.tolist() == pytest.approx([2.4, 0.0, 0.0], abs=1e-6)
-        second = import_move(file, **SIZE, fps=24, animation="B").trajectory.positions[-1]
+        second = move_of(file, animation="B").trajectory.positions[-1]
         assert second.tolist() == pytest.approx([0.0, -2.4, 0.0], abs=1e-6)
 
     def test_two_keys_at_one_time_are_named(self, tmp_path: Path) -> None:
@@ -221,7 +226,7 @@ class TestCameras:
         return scene.animate("last", (node(2, "translation"), along(1)))
 
     def test_the_camera_that_moves_is_taken(self, tmp_path: Path) -> None:
-        move = import_move(self.scene().save(tmp_path), **SIZE, fps=24)
+        move = move_of(self.scene().save(tmp_path))
         assert move.notes == (
             "camera 'ShotCam'; also in the file: 'StillCam', 'LastCam'", "animation 'shot'",
         )  # fmt: skip
@@ -233,15 +238,15 @@ class TestCameras:
         [("StillCam", [9.0, -9, -9]), ("3", [0.0, -2.4, 0]), ("LastCam", [0.0, -2.4, 0])],
     )
     def test_another_camera_can_be_chosen(self, tmp_path: Path, name: str, place: list) -> None:
-        move = import_move(self.scene().save(tmp_path), **SIZE, fps=24, camera=name)
+        move = move_of(self.scene().save(tmp_path), camera=name)
         assert move.trajectory.positions[-1].tolist() == pytest.approx(place, abs=1e-6)
 
     def test_the_chosen_animation_decides_the_camera(self, tmp_path: Path) -> None:
         file = self.scene().save(tmp_path)
-        move = import_move(file, **SIZE, fps=24, animation="last")
+        move = move_of(file, animation="last")
         assert move.notes[0].startswith("camera 'LastCam'")
         with pytest.raises(TrajectoryError, match="does not move this camera.*'shot'"):
-            import_move(file, **SIZE, fps=24, camera="ShotCam", animation="last")
+            move_of(file, camera="ShotCam", animation="last")
 
     @pytest.mark.parametrize("path", ["/cameras/0/perspective/yfov", "both"])
     def test_an_animated_field_of_view_is_read(self, tmp_path: Path, path: str) -> None:
@@ -253,7 +258,7 @@ class TestCameras:
             aspect = np.linspace(ASPECT, 3.0, KEYS)[:, None]
             channels.append((pointer("/cameras/0/perspective/aspectRatio"), aspect))
         scene.animate("zoom", *channels)
-        move = import_move(scene.save(tmp_path), **SIZE, fps=24)
+        move = move_of(scene.save(tmp_path))
         assert "animation 'move', 'zoom'" in move.notes
         wide = np.tan(angles[:, 0] / 2) * (np.linspace(1.5, 3, KEYS) if path == "both" else 1.5)
         np.testing.assert_allclose(move.trajectory.intrinsics[:, 0, 0], 48 / wide, rtol=1e-6)
