@@ -123,14 +123,12 @@ class Animation:
     Attributes:
         name: Its name, or its number, counted from 1.
         channels: The sampler of each animated value that can matter to a camera.
+        parts: What it animates.
     """
 
     name: str
     channels: Mapping[tuple[Part, str], dict[str, Any]]
-
-    def parts(self, among: Iterable[Part]) -> set[Part]:
-        """Which of the given parts it animates."""
-        return {part for part, _ in self.channels} & set(among)
+    parts: frozenset[Part]
 
 
 class Animations:
@@ -165,7 +163,7 @@ class Animations:
         taken: set[Part] = set()
         found: list[Animation] = []
         for animation in order:
-            moved = animation.parts(parts)
+            moved = animation.parts & parts
             if moved and not moved & taken:
                 taken |= moved
                 found.append(animation)
@@ -202,7 +200,7 @@ class Animations:
                 )
             sampler = file.index(channel.get("sampler"), len(samplers), f"a sampler of {where}")
             channels[key] = samplers[sampler]
-        return Animation(name, channels)
+        return Animation(name, channels, frozenset(part for part, _ in channels))
 
     def _target(self, target: dict[str, Any], where: str) -> tuple[Part, str] | None:
         """What a channel animates; None for what moves no camera."""

@@ -37,8 +37,11 @@ MAX_MOVE: Final = 100_001
 _MAX_CHAIN: Final = 100
 """Objects that carry each other and, on top, the camera."""
 
-_MAX_POSES: Final = 1_000_000
+_MAX_POSES: Final = 250_000
 """Frames times animated objects of the chain: what takes about a second."""
+
+_MAX_CHOICES: Final = 50_000
+"""Cameras of a file times its animations."""
 
 _STEP_TOLERANCE: Final = 1e-3
 _SAME_LENS: Final = 1e-4
@@ -113,6 +116,9 @@ class _Scene:
         self.parents = self._parents()
         self.animations = Animations(file)
         self.cameras = self._cameras()
+        choices = len(self.cameras) * max(1, len(self.animations.all))
+        if choices > _MAX_CHOICES:
+            raise file.malformed("cameras times animations", choices, f"at most {_MAX_CHOICES}")
 
     def placed(self, camera: str, animation: str) -> _Placed:
         """The chosen camera with the chosen animation."""
@@ -215,7 +221,7 @@ class _Scene:
         """Names of all animations that move a camera, or any of them."""
         cameras = self.cameras if camera is None else [camera]
         parts = {part for one in cameras for part in one.parts}
-        return [one.name for one in self.animations.all if one.parts(parts)]
+        return [one.name for one in self.animations.all if one.parts & parts]
 
     def _times(self, placed: _Placed, fps: float) -> Tensor:
         tracks = placed.tracks.values()

@@ -414,7 +414,8 @@ class TestBounds:
         [
             (chain(200, animated=1, seconds=41_666), "too deep"),
             (chain(2, animated=1, seconds=41_666), "too long"),
-            (chain(60, animated=60, seconds=3_000), "too long"),
+            (chain(60, animated=60, seconds=300), "too long"),
+            (Scene(*[{"camera": 0}] * 50_001), "times animations"),
             (chain(1, animated=1, seconds=1e38), "too long"),
             (Scene({"camera": 0, "children": [0]}), "hangs on itself"),
             (Scene({"camera": 0, "children": [1]}, {"children": [0]}), "hangs on itself"),
