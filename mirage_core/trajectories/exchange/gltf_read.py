@@ -132,7 +132,8 @@ class _Scene:
                 raise TrajectoryError(
                     f"The animation does not move {'this' if wanted else 'any'} camera",
                     got=describe(chosen.name),
-                    expected=listed(self._movers(wanted)) or "nothing: no animation does",
+                    expected=listed([one.name for one in self._movers(wanted)])
+                    or "nothing: no animation does",
                     fix="Choose one of these, or leave the name empty",
                 )
         return next((one for one in found if one.moves), next(
@@ -145,9 +146,8 @@ class _Scene:
         line = f"camera {describe(placed.name)}"
         notes = [f"{line}; also in the file: {listed(others)}" if others else line]
         if placed.animations:
-            used = [one.name for one in placed.animations]
-            unused = [name for name in self._movers(placed) if name not in used]
-            line = f"animation {listed(used)}"
+            line = f"animation {listed([one.name for one in placed.animations])}"
+            unused = [one.name for one in self._movers(placed) if one not in placed.animations]
             notes.append(f"{line}; not used: {listed(unused)}" if unused else line)
         return tuple(notes)
 
@@ -217,11 +217,11 @@ class _Scene:
         curves = self.animations.curves(together, camera.parts)
         return _Placed(camera.name, camera.camera, camera.chain, tuple(together), curves)
 
-    def _movers(self, camera: _Placed | None) -> list[str]:
-        """Names of all animations that move a camera, or any of them."""
+    def _movers(self, camera: _Placed | None) -> list[Animation]:
+        """All animations that move a camera, or any of them."""
         cameras = self.cameras if camera is None else [camera]
         parts = {part for one in cameras for part in one.parts}
-        return [one.name for one in self.animations.all if one.parts & parts]
+        return [one for one in self.animations.all if one.parts & parts]
 
     def _times(self, placed: _Placed, fps: float) -> Tensor:
         tracks = placed.tracks.values()
