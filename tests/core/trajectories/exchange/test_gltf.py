@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from mirage_core.errors import CacheFormatError, GeometryError, MirageError, TrajectoryError
-from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
+from mirage_core.geometry.trajectory import Trajectory, fov_of, intrinsics_from_fov
 from mirage_core.trajectories.exchange.camera_file import CameraFile, Wanted
 from mirage_core.trajectories.exchange.formats import (
     export_trajectory,
@@ -212,6 +212,38 @@ class TestAnimations:
         assert move.positions[-1].tolist() == pytest.approx([2.4, 0, 0], abs=1e-6)
 
 
+BLENDER = Path(__file__).parents[3] / "data" / "cameras"
+
+SEEN_IN_BLENDER = (
+    (0, (0.0, 0.0, 0.0), (0.0, 0.98481, -0.17365), 54.4322),
+    (6, (0.21875, 1.0, 0.25), (0.0, 0.99279, -0.11986), 47.9578),
+    (12, (1.0, 2.0, 0.5), (0.0, 1.0, 0.0), 37.8493),
+    (24, (3.0, 1.0, 0.0), (0.0, 0.98481, 0.17365), 28.8415),
+)
+"""Frame, place and direction in Blender's world, horizontal angle, as Blender 5.0.1 has them."""
+
+
+class TestBlender:
+    """A rig of twice the size that moves, a camera on it that tilts and zooms, a still camera.
+
+    blender_scene.glb: mode Scene with animation pointers. blender_curves.glb: mode Actions, not
+    sampled, which leaves the lens still.
+    """
+
+    @pytest.mark.parametrize("name", ["scene", "curves"])
+    def test_the_camera_is_where_blender_sees_it(self, name: str) -> None:
+        move = read_cameras(BLENDER / f"blender_{name}.glb", Wanted(**SIZE, fps=24))
+        names = {"scene": "'Rig', 'Cam', 'Lens'", "curves": "'RigAction', 'CamAction'"}[name]
+        assert move.notes == ("camera 'Cam'; also in the file: 'Still'", f"animation {names}")
+        assert len(move.trajectory) == 25
+        for frame, place, ahead, angle in SEEN_IN_BLENDER:
+            pose = move.trajectory.camera_to_world[frame]
+            for found, (x, y, z) in ((pose[:3, 3], place), (pose[:3, 2], ahead)):
+                assert found.tolist() == pytest.approx([x, -z, y], abs=2e-5)
+            angle = angle if name == "scene" else SEEN_IN_BLENDER[0][3]
+            assert fov_of(move.trajectory.intrinsics[frame], 96) == pytest.approx(angle, abs=1e-3)
+
+
 class TestCameras:
     def scene(self) -> Scene:
         scene = Scene(
@@ -263,6 +295,14 @@ class TestCameras:
         wide = np.tan(angles[:, 0] / 2) * (np.linspace(1.5, 3, KEYS) if path == "both" else 1.5)
         np.testing.assert_allclose(move.trajectory.intrinsics[:, 0, 0], 48 / wide, rtol=1e-6)
         assert move.trajectory.positions[-1].tolist() == pytest.approx([2.4, 0.0, 0.0], abs=1e-6)
+
+    def test_pointers_animate_nodes_as_well(self, tmp_path: Path) -> None:
+        scene = Scene({"camera": 0})
+        scene.animate("a", (pointer("/nodes/0/translation"), along(0)))
+        scene.animate("b", (pointer("/nodes/0/rotation"), pan(30)))
+        move = move_of(scene.save(tmp_path))
+        assert "animation 'a'; not used: 'b'" in move.notes
+        assert move.trajectory.positions[-1].tolist() == pytest.approx([2.4, 0, 0], abs=1e-6)
 
     def test_a_mirrored_camera_is_answered_by_what_an_artist_can_do(self, tmp_path: Path) -> None:
         scene = Scene({"name": "Root", "scale": [-1, 1, 1], "children": [1]}, {"camera": 0})
