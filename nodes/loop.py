@@ -14,17 +14,20 @@ from ..mirage_core.constants import MAX_CHUNK_FRAMES, TEMPORAL_STRIDE
 from ..mirage_core.errors import MirageError
 from ..mirage_core.files import ensure_writable_folder
 from ..mirage_core.geometry.trajectory import Trajectory, fov_of
+from ..mirage_core.log import logger
 from ..mirage_core.rollout.plan import ChunkLengths, expect_rollout_length
 from ..mirage_core.rollout.progress import time_left
 from ..mirage_core.rollout.report import review
 from ..mirage_core.rollout.run_folder import all_latents, finish
 from ..mirage_core.rollout.state import RolloutState, chunk_seed
 from ..mirage_core.trajectories.fit import resampled
+from ..mirage_core.trajectories.lens import PICTURE, fit_lens, memory_lens
 from .comfy.files import output_folder, video_from_file
 from .comfy.loop_body import Boxed, Flow, LoopBody, PromptNodes, settings_digest, unboxed
 from .comfy.ui import progress, show_text
 from .comfy.vae import Latent, latent_tokens, make_clean_latent, make_latent
 from .shot import PlannedShot, expect_begun
+from .trajectory import lens_input
 from .types import CacheType, FlowType, StateType, TrajectoryType
 
 LONGEST_CHUNK = 1001
@@ -69,6 +72,7 @@ class MirageRolloutStart(io.ComfyNode):
                     tooltip="Frames per second that the move is resampled to, as long as before: "
                     "16 for Wan2.1's models, 24 for Wan2.2's. 0 keeps it as it is.",
                 ),
+                lens_input(advanced=True),
             ],
             outputs=[StateType.Output(display_name="state")],
             hidden=[io.Hidden.unique_id],
@@ -94,16 +98,22 @@ class MirageRolloutStart(io.ComfyNode):
         chunk_frames: int = MAX_CHUNK_FRAMES,
         overlap_frames: int = 1,
         fps: float = 0.0,
+        lens: str = PICTURE,
     ) -> io.NodeOutput:
         lengths = ChunkLengths(first_chunk_frames, chunk_frames, overlap_frames)
         if fps and fps != trajectory.fps:
             expect_rollout_length(len(trajectory))
             trajectory = resampled(trajectory, fps)
         expect_rollout_length(len(trajectory))
+        fitted = fit_lens(trajectory, memory_lens(cache, trajectory), lens)
+        logger.info("%s: %s", name, fitted.report)
         tokens = latent_tokens(first_latent, "The picture's latent", cache.kind)[:, :1]
         folder = ensure_writable_folder(output_folder(name))
-        state = RolloutState(trajectory, cache, tokens, seed, run_id="", lengths=lengths)
-        return io.NodeOutput(PlannedShot(state, folder, resume, cls.hidden.unique_id))
+        state = RolloutState(fitted.trajectory, cache, tokens, seed, run_id="", lengths=lengths)
+        show_text(fitted.report, cls.hidden.unique_id)
+        return io.NodeOutput(
+            PlannedShot(state, folder, resume, cls.hidden.unique_id), ui={"text": (fitted.report,)}
+        )
 
 
 def _lengths() -> list[io.Input]:

@@ -16,6 +16,7 @@ from ..mirage_core.geometry.transform import invert_rigid
 from ..mirage_core.trajectories.files import load_trajectory, save_trajectory
 from ..mirage_core.trajectories.keyboard import keyboard_trajectory
 from ..mirage_core.trajectories.keyframes import keyframe_trajectory, keyframes_from_json
+from ..mirage_core.trajectories.lens import LENSES, PICTURE, fit_lens
 from ..mirage_core.trajectories.presets import EASINGS, PRESETS, preset_trajectory
 from ..mirage_core.validate import expect_frame_count, expect_frame_size, expect_range
 from .comfy import viewer
@@ -24,6 +25,35 @@ from .types import CacheType, GeometryType, TrajectoryType
 
 MIN_FRAMES = 5
 MAX_FRAMES = 100_001
+
+
+def lens_input(advanced: bool = False) -> io.Input:
+    """Whose lens a move begins with."""
+    return io.Combo.Input(
+        "lens", options=list(LENSES), default=PICTURE, optional=True, advanced=advanced,
+        tooltip="picture: the move begins with the field of view of the picture, and a zoom stays "
+        "a zoom. file: it keeps its own, and where that differs the picture jumps in size.",
+    )  # fmt: skip
+
+
+def lens_geometry_input() -> io.Input:
+    """The geometry that tells the lens of the picture."""
+    return GeometryType.Input(
+        "geometry", optional=True,
+        tooltip="Geometry of the picture, for its lens. Without it Mirage Rollout Start compares.",
+    )  # fmt: skip
+
+
+def picture_lens(geometry: FrameGeometry | None, width: int, height: int) -> Tensor | None:
+    """(3, 3) intrinsics of a picture, in its pixels; None without a geometry.
+
+    Raises:
+        ShapeError: The geometry is that of a picture of another aspect ratio.
+    """
+    if geometry is None:
+        return None
+    geometry.expect_aspect(width, height)
+    return geometry.intrinsics_for((height, width))[0]
 
 
 class MirageTrajectory(io.ComfyNode):
@@ -194,17 +224,23 @@ class MirageTrajectoryLoad(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file", options=list_files("json"), tooltip="The trajectory file."
-                )
+                ),
+                lens_geometry_input(),
+                lens_input(),
             ],
             outputs=[TrajectoryType.Output(display_name="trajectory")],
         )
 
     @classmethod
     @override
-    def fingerprint_inputs(cls, file: str) -> tuple[str, int]:
+    def fingerprint_inputs(cls, file: str, **_: Any) -> tuple[str, int]:
         return file_stamp(file)
 
     @classmethod
     @override
-    def execute(cls, file: str) -> io.NodeOutput:
-        return io.NodeOutput(load_trajectory(resolve_file(file)))
+    def execute(
+        cls, file: str, geometry: FrameGeometry | None = None, lens: str = PICTURE
+    ) -> io.NodeOutput:
+        path = load_trajectory(resolve_file(file))
+        fitted = fit_lens(path, picture_lens(geometry, path.width, path.height), lens)
+        return io.NodeOutput(fitted.trajectory, ui={"text": (fitted.report,)})

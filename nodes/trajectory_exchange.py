@@ -12,12 +12,13 @@ from ..mirage_core.errors import GeometryError, MirageError
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from ..mirage_core.geometry.transform import invert_rigid
+from ..mirage_core.trajectories.exchange.camera_file import Wanted
 from ..mirage_core.trajectories.exchange.formats import (
     FORMATS,
     GLTF,
     SUFFIXES,
     export_trajectory,
-    import_trajectory,
+    read_cameras,
 )
 from ..mirage_core.trajectories.exchange.load3d import (
     DEFAULT_FOV,
@@ -27,8 +28,10 @@ from ..mirage_core.trajectories.exchange.load3d import (
 )
 from ..mirage_core.trajectories.fit import begin_at, retimed, scaled
 from ..mirage_core.trajectories.keyframes import keyframe_trajectory
+from ..mirage_core.trajectories.lens import PICTURE, fit_lens
 from ..mirage_core.validate import expect_frame_count, expect_frame_size, expect_range
 from .comfy.files import file_stamp, list_files, next_file, resolve_file
+from .trajectory import lens_geometry_input, lens_input, picture_lens
 from .types import GeometryType, TrajectoryType
 
 CATEGORY = "Mirage/camera"
@@ -107,8 +110,19 @@ class MirageTrajectoryImport(io.ComfyNode):
                 _fps_input(),
                 GeometryType.Input(
                     "geometry", optional=True,
-                    tooltip="Geometry of the picture, if it has a camera pose.",
+                    tooltip="Geometry of the picture: its lens, and its camera pose if it has one.",
                 ),
+                io.String.Input(
+                    "camera", default="", optional=True, advanced=True,
+                    tooltip="Name or number of the camera in a glTF file; empty takes the first "
+                    "that moves. The report names all.",
+                ),
+                io.String.Input(
+                    "animation", default="", optional=True, advanced=True,
+                    tooltip="Name or number of the animation in a glTF file; empty takes the first "
+                    "that moves the camera. The report names all.",
+                ),
+                lens_input(),
             ],
             outputs=[
                 TrajectoryType.Output(display_name="trajectory"),
@@ -137,17 +151,23 @@ class MirageTrajectoryImport(io.ComfyNode):
         begin_at_picture: bool,
         fps: float,
         geometry: FrameGeometry | None = None,
+        camera: str = "",
+        animation: str = "",
+        lens: str = PICTURE,
     ) -> io.NodeOutput:
         height, width = int(image.shape[1]), int(image.shape[2])
         expect_frame_size(width, height)
-        path = import_trajectory(resolve_file(file), width=width, height=height, fps=fps)
-        found = len(path)
-        path = scaled(path, scale)
+        wanted = Wanted(width, height, fps, camera=camera, animation=animation)
+        move = read_cameras(resolve_file(file), wanted)
+        found = len(move.trajectory)
+        fitted = fit_lens(move.trajectory, picture_lens(geometry, width, height), lens)
+        path = scaled(fitted.trajectory, scale)
         if begin_at_picture:
             path = begin_at(path, _first_pose(geometry))
         path = retimed(path, frames) if frames else path.select(slice((found - 1) // 4 * 4 + 1))
         length = float((path.positions[1:] - path.positions[:-1]).norm(dim=1).sum())
-        report = f"{found} frames in the file, {len(path)} in the shot, path length {length:.3g}"
+        counts = f"{found} frames in the file, {len(path)} in the shot, path length {length:.3g}"
+        report = "\n".join((counts, *move.notes, fitted.report))
         return io.NodeOutput(path, report, ui={"text": (report,)})
 
 
@@ -208,6 +228,8 @@ class MirageTrajectoryFromCameras(io.ComfyNode):
                 ),
                 _frames_input(49, "Frames of the shot, 4n + 1."),
                 _fps_input(),
+                lens_geometry_input(),
+                lens_input(),
             ],
             outputs=[TrajectoryType.Output(display_name="trajectory")],
             is_input_list=True,
@@ -221,6 +243,8 @@ class MirageTrajectoryFromCameras(io.ComfyNode):
         cameras: list[dict[str, Any]],
         frames: list[int],
         fps: list[float],
+        geometry: list[FrameGeometry] | None = None,
+        lens: list[str] | None = None,
     ) -> io.NodeOutput:
         height, width = int(image[0].shape[1]), int(image[0].shape[2])
         expect_frame_size(width, height)
@@ -230,7 +254,9 @@ class MirageTrajectoryFromCameras(io.ComfyNode):
         path = keyframe_trajectory(
             keys, frames[0], intrinsics=intrinsics, width=width, height=height, fps=fps[0]
         )
-        return io.NodeOutput(path)
+        known = picture_lens(geometry[0] if geometry else None, width, height)
+        fitted = fit_lens(path, known, lens[0] if lens else PICTURE)
+        return io.NodeOutput(fitted.trajectory, ui={"text": (fitted.report,)})
 
 
 class MirageTrajectoryFromGeometry(io.ComfyNode):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from ..geometry.frame_geometry import ASPECT_TOLERANCE, FrameGeometry, depth_fro
 from ..geometry.geometry_io import load_geometry
 from ..geometry.trajectory import Trajectory, intrinsics_from_fov
 from ..geometry.transform import invert_rigid
-from ..trajectories.exchange.formats import import_trajectory
+from ..trajectories.exchange.camera_file import Wanted
+from ..trajectories.exchange.formats import read_cameras
+from ..trajectories.lens import fit_lens
 from ..trajectories.presets import preset_trajectory
 from ..validate import expect_frame_size
 
@@ -112,17 +115,25 @@ def read_geometry(arguments: argparse.Namespace) -> FrameGeometry:
 def read_trajectory(
     arguments: argparse.Namespace, geometry: FrameGeometry, size: tuple[int, int]
 ) -> Trajectory:
-    """The camera move that ``--trajectory`` or ``--move`` names, for pictures of (W, H)."""
+    """The camera move that ``--trajectory`` or ``--move`` names, for pictures of (W, H).
+
+    What a file's move was chosen from, and its lens, are written to standard output.
+    """
     width, height = size
+    lens = geometry.intrinsics_for((height, width))[0]
     if arguments.trajectory is not None:
-        return import_trajectory(
-            arguments.trajectory, width=width, height=height, fps=arguments.fps
+        wanted = Wanted(
+            width, height, arguments.fps, camera=arguments.camera, animation=arguments.animation
         )
+        move = read_cameras(arguments.trajectory, wanted)
+        fitted = fit_lens(move.trajectory, lens, arguments.lens)
+        sys.stdout.write("".join(f"{line}\n" for line in (*move.notes, fitted.report)))
+        return fitted.trajectory
     poses = geometry.world_to_camera
     return preset_trajectory(
         arguments.move,
         arguments.frames,
-        intrinsics=geometry.intrinsics_for((height, width))[0],
+        intrinsics=lens,
         width=width,
         height=height,
         scene_depth=geometry.typical_depth(),

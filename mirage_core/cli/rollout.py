@@ -25,6 +25,7 @@ from ..rollout.run_folder import VIDEO, finish, open_folder
 from ..rollout.settings import GenerationSettings, MemorySettings
 from ..rollout.state import RolloutState
 from ..sampling.solve import METHODS
+from ..trajectories.lens import LENSES, PICTURE
 from ..trajectories.presets import EASINGS, MAX_AMOUNT, PRESETS
 from ..writing.consistency import ConsistencyConfig
 from ..writing.policy import WRITE_POLICIES
@@ -92,6 +93,19 @@ def _add_inputs(group: Group) -> None:
     move = group.add_mutually_exclusive_group(required=True)
     move.add_argument("--trajectory", type=Path, help="a camera file")
     move.add_argument("--move", choices=PRESETS, metavar="NAME", help=", ".join(PRESETS))
+    group.add_argument(
+        "--lens", choices=LENSES, default=PICTURE,
+        help="of --trajectory: begin with the lens of the picture, or keep the file's "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--camera", default="", metavar="NAME",
+        help="of a glTF --trajectory: which camera (default: the first that moves)",
+    )  # fmt: skip
+    group.add_argument(
+        "--animation", default="", metavar="NAME",
+        help="of a glTF --trajectory: which animation (default: the first that moves the camera)",
+    )  # fmt: skip
     group.add_argument(
         "--frames", type=int, default=97, help="frames of --move, 4n + 1 (default: 97)"
     )

@@ -32,6 +32,8 @@ class Trajectory:
         width: Picture width in pixels.
         height: Picture height in pixels.
         fps: Frames per second.
+        own_lens: The lens was chosen to stay as it is where that of a picture differs; says
+            nothing about the cameras themselves.
 
     Raises:
         GeometryError: Poses are not finite, not rotations, or mirrored; focal lengths are
@@ -45,6 +47,7 @@ class Trajectory:
     width: int
     height: int
     fps: float = DEFAULT_FPS
+    own_lens: bool = False
 
     def __post_init__(self) -> None:
         poses = self.world_to_camera.detach().to("cpu", torch.float64).clone()

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...mirage_core.errors import MirageError
 from ...mirage_core.rollout.plan import ChunkLengths
 from ...mirage_core.rollout.state import RolloutState
+from ...mirage_core.trajectories.lens import PICTURE
 from .ui import is_output_node
 
 CHUNKS_PER_EXPANSION = 16
@@ -109,25 +110,33 @@ def sources(node: Node) -> set[str]:
     return {value[0] for value in node.get("inputs", {}).values() if is_link(value)}
 
 
+_LENGTHS = ChunkLengths()
+_PLAIN: dict[str, dict[str, Any]] = {
+    "MirageRolloutStart": {
+        "first_chunk_frames": _LENGTHS.first, "chunk_frames": _LENGTHS.later,
+        "overlap_frames": _LENGTHS.overlap, "fps": 0, "lens": PICTURE,
+    },
+    "MirageTrajectoryImport": {"lens": PICTURE, "camera": "", "animation": ""},
+    "MirageTrajectoryLoad": {"lens": PICTURE},
+    "MirageTrajectoryFromCameras": {"lens": PICTURE},
+}  # fmt: skip
+"""Inputs that nodes were given later, with the values that change nothing."""
+
+
 def what_counts(node: Node) -> Node:
     """A node without the inputs that only say where a shot is saved.
 
-    Default lengths of chunks, and a frame rate that is kept, are left out as well: prompts of
-    saved shots may lack them, and the browser fills them in.
+    Defaults of later inputs are left out as well: prompts of saved shots may lack them, and the
+    browser fills them in.
     """
-    if node["class_type"] != "MirageRolloutStart":
+    plain = _PLAIN.get(node["class_type"])
+    if plain is None:
         return node
-    plain = ChunkLengths()
-    lengths = {
-        "first_chunk_frames": plain.first,
-        "chunk_frames": plain.later,
-        "overlap_frames": plain.overlap,
-        "fps": 0,
-    }
+    places = ("name", "resume") if node["class_type"] == "MirageRolloutStart" else ()
     kept = {
         key: value
         for key, value in node["inputs"].items()
-        if key not in ("name", "resume") and (key, value) not in lengths.items()
+        if key not in places and (key, value) not in plain.items()
     }
     return node | {"inputs": kept}
 

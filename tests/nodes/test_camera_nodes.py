@@ -127,3 +127,85 @@ def test_photographs_make_a_path(pack: ModuleType) -> None:
     bare = core.FrameGeometry(depth, path.intrinsics)
     with pytest.raises(errors.GeometryError, match="multiview"):
         nodes.MirageTrajectoryFromGeometry.execute(IMAGE, bare, 17, 24.0)
+
+
+
+
+def still_lens(pack: ModuleType, fov: float = 39.6, frames: int = 9):
+    path = module(pack, "mirage_core.geometry.trajectory")
+    lens = path.intrinsics_from_fov(96, 64, fov).expand(frames, 3, 3)
+    return path.Trajectory(torch.eye(4).expand(frames, 4, 4), lens, 96, 64)
+
+
+def geometry_of(pack: ModuleType, fov: float = 60.0):
+    core = module(pack, "mirage_core.geometry.frame_geometry")
+    path = module(pack, "mirage_core.geometry.trajectory")
+    return core.FrameGeometry(
+        torch.full((1, 64, 96), 3.0), path.intrinsics_from_fov(96, 64, fov)[None]
+    )
+
+
+def fov(pack: ModuleType, path, frame: int = 0) -> float:
+    return module(pack, "mirage_core.geometry.trajectory").fov_of(path.intrinsics[frame], 96)
+
+
+@pytest.mark.parametrize("form", ["glTF binary", "Mirage JSON", "COLMAP text"])
+def test_an_imported_move_begins_with_the_lens_of_the_picture(
+    pack: ModuleType, output: Path, form: str
+) -> None:
+    nodes, files = module(pack, "nodes.trajectory_exchange"), module(pack, "nodes.comfy.files")
+    written = Path(
+        nodes.MirageTrajectoryExport.execute(still_lens(pack), form, "b").ui["text"][0]
+    )
+    (name,) = [n for n in files.list_files(written.suffix[1:]) if files.resolve_file(n) == written]
+    arguments = (IMAGE, name, 0, 1.0, True, 24.0)
+    path, report = nodes.MirageTrajectoryImport.execute(*arguments, geometry_of(pack)).result
+    assert fov(pack, path) == fov(pack, path, -1) == pytest.approx(60)
+    assert "39.6 degrees, of the picture 60.0 degrees" in report
+    kept, report = nodes.MirageTrajectoryImport.execute(
+        *arguments, geometry_of(pack), lens="file"
+    ).result
+    assert fov(pack, kept) == pytest.approx(39.6)
+    assert "1.60 times" in report
+    # Without the picture's geometry nothing is known of its lens: the memory tells it later.
+    path, report = nodes.MirageTrajectoryImport.execute(*arguments).result
+    assert fov(pack, path) == pytest.approx(39.6) and "not known" in report
+
+
+def test_the_report_names_camera_and_animation(pack: ModuleType, output: Path) -> None:
+    nodes, files = module(pack, "nodes.trajectory_exchange"), module(pack, "nodes.comfy.files")
+    errors = module(pack, "mirage_core.errors")
+    nodes.MirageTrajectoryExport.execute(orbit(pack), "glTF binary", "b")
+    (name,) = files.list_files("glb")
+    arguments = (IMAGE, name, 0, 1.0, True, 24.0)
+    _, report = nodes.MirageTrajectoryImport.execute(*arguments).result
+    assert "camera 'Camera'" in report and "animation 'Camera move'" in report
+    chosen, _ = nodes.MirageTrajectoryImport.execute(*arguments, animation="Camera move").result
+    assert len(chosen) == 17
+    with pytest.raises(errors.TrajectoryError, match="'Camera'"):
+        nodes.MirageTrajectoryImport.execute(*arguments, camera="Other")
+
+
+def test_a_loaded_move_and_one_of_cameras_begin_with_the_lens_of_the_picture(
+    pack: ModuleType, output: Path
+) -> None:
+    saved, nodes = module(pack, "nodes.trajectory"), module(pack, "nodes.trajectory_exchange")
+    files = module(pack, "nodes.comfy.files")
+    saved.MirageTrajectorySave.execute(still_lens(pack), "c")
+    (name,) = files.list_files("json")
+    (path,) = saved.MirageTrajectoryLoad.execute(name).result
+    assert fov(pack, path) == pytest.approx(39.6)
+    (path,) = saved.MirageTrajectoryLoad.execute(name, geometry_of(pack)).result
+    assert fov(pack, path) == pytest.approx(60)
+    (path,) = saved.MirageTrajectoryLoad.execute(name, geometry_of(pack), "file").result
+    assert fov(pack, path) == pytest.approx(39.6)
+
+    cameras = nodes.MirageTrajectoryCamera.execute(still_lens(pack), 0).result[1]
+    arguments = ([IMAGE], cameras, [9], [24.0])
+    made = nodes.MirageTrajectoryFromCameras.execute(*arguments, [geometry_of(pack)])
+    assert fov(pack, made.result[0]) == pytest.approx(60)
+    assert "39.6 degrees, of the picture 60.0" in made.ui["text"][0]
+    made = nodes.MirageTrajectoryFromCameras.execute(*arguments, [geometry_of(pack)], ["file"])
+    assert fov(pack, made.result[0]) == pytest.approx(39.6)
+    (path,) = nodes.MirageTrajectoryFromCameras.execute(*arguments).result
+    assert fov(pack, path) == pytest.approx(39.6)

@@ -52,10 +52,8 @@ def plan(kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         "Placed", (kit.nodes.MirageRolloutStart,), {"hidden": SimpleNamespace(unique_id="1")}
     )
 
-    def run(**lengths: int) -> Any:
-        (shot,) = node.execute(
-            state.cache, state.trajectory, latent, 0, "shot", True, **lengths
-        ).args
+    def run(trajectory: Any = state.trajectory, **lengths: Any) -> Any:
+        (shot,) = node.execute(state.cache, trajectory, latent, 0, "shot", True, **lengths).args
         return shot
 
     return run
@@ -117,6 +115,23 @@ def test_a_move_is_resampled_on_request(plan) -> None:
         assert same.state.trajectory is kept.state.trajectory or (
             same.state.trajectory.fingerprint() == kept.state.trajectory.fingerprint()
         )
+
+
+def test_a_shot_starts_as_its_picture_looks(plan, caplog: pytest.LogCaptureFixture) -> None:
+    """A move through a longer lens takes that of the memory; its own can be kept."""
+    caplog.set_level("INFO", "mirage")
+    own = plan().state.trajectory
+    lens = own.intrinsics.clone()
+    lens[:, :2, :2] *= 1.6 * torch.linspace(1, 2, len(own)).double()[:, None, None]
+    longer = dataclasses.replace(own, intrinsics=lens)
+    begun = plan(longer).state.trajectory.intrinsics
+    torch.testing.assert_close(begun[0], own.intrinsics[0])
+    torch.testing.assert_close(begun[-1, 0, 0], 2 * own.intrinsics[0, 0, 0])
+    assert "the move begins with the picture's" in caplog.text
+    for kept in (plan(longer, lens="file"), plan(dataclasses.replace(longer, own_lens=True))):
+        assert torch.equal(kept.state.trajectory.intrinsics, longer.intrinsics)
+    assert "1.60 times" in caplog.text
+    assert plan(own).state.trajectory is own
 
 
 # --- the first latent -----------------------------------------------------------------------------

@@ -355,6 +355,30 @@ def test_an_inner_loop_is_the_same_rollout_again(loops: ModuleType) -> None:
     assert inner("a") == inner("a") != inner("b")
 
 
+@pytest.mark.parametrize(
+    ("kind", "later"),
+    [
+        ("MirageTrajectoryImport", {"lens": "picture", "camera": "", "animation": ""}),
+        ("MirageTrajectoryLoad", {"lens": "picture"}),
+        ("MirageTrajectoryFromCameras", {"lens": "picture"}),
+    ],
+)
+def test_inputs_that_came_later_do_not_make_another_rollout(
+    loops: ModuleType, kind: str, later: dict[str, Any]
+) -> None:
+    """The browser fills them into graphs whose shots were begun without them."""
+
+    def with_inputs(**inputs: Any) -> str:
+        prompt = graph()
+        prompt["move"] = node(kind, file="a.glb", **inputs)
+        prompt["start"]["inputs"]["trajectory"] = ["move", 0]
+        return digest(loops, dynamic(prompt))
+
+    assert with_inputs() == with_inputs(**later)
+    for key in later:
+        assert with_inputs(**later | {key: "file"}) != with_inputs()
+
+
 @pytest.mark.parametrize("key", ["name", "resume"])
 def test_names_by_link_do_not_make_another_rollout(loops: ModuleType, key: str) -> None:
     prompts = chained(), chained()
@@ -387,6 +411,8 @@ def chained() -> dict[str, dict[str, Any]]:
         ("start", {"overlap_frames": 1}, False, False),
         ("start", {"fps": 0.0}, False, False),
         ("start", {"fps": 16.0}, False, True),
+        ("start", {"lens": "picture"}, False, False),
+        ("start", {"lens": "file"}, False, True),
         ("start", {"first_chunk_frames": 37}, False, True),
         ("start", {"chunk_frames": 37}, False, True),
         ("start", {"overlap_frames": 5}, False, True),

@@ -22,15 +22,26 @@ JSON_CHUNK: Final = 0x4E4F534A
 BINARY_CHUNK: Final = 0x004E4942
 NEAR_PLANE: Final = 0.01
 
+POINTER: Final = "KHR_animation_pointer"
+"""The extension by which a glTF file animates what is no node, such as a lens."""
+
 EXTRAS: Final = "mirage"
 """Entry of the camera's extras that holds what glTF has no place for: intrinsics per frame."""
+
+
+_LENS: Final = {
+    "path": "pointer",
+    "extensions": {POINTER: {"pointer": "/cameras/0/perspective/yfov"}},
+}
+_TYPES: Final = {"times": "SCALAR", "translation": "VEC3", "rotation": "VEC4", "yfov": "SCALAR"}
 
 
 def write_gltf(trajectory: Trajectory, path: Path) -> Path:
     """Write a camera move as ``.glb``, or as ``.gltf`` with the data inside.
 
-    glTF cannot animate the field of view, nor hold a principal point off the middle: other
-    programs see the first frame's lens, and Mirage reads back every frame's own.
+    A zoom is written as an animated field of view (KHR_animation_pointer), which programs that do
+    not know it leave out: they see the first frame's lens. glTF has no principal point off the
+    middle; Mirage reads back every frame's own.
 
     Returns:
         The path that was written.
@@ -52,44 +63,44 @@ def write_gltf(trajectory: Trajectory, path: Path) -> Path:
 
 
 def _document(trajectory: Trajectory) -> tuple[dict[str, Any], bytes]:
-    poses = to_y_up(trajectory.world_to_camera)
-    times = torch.arange(len(trajectory), dtype=torch.float64) / trajectory.fps
-    tracks = (times[:, None], poses[:, :3, 3], _continuous(quaternions(poses)))
-    parts = [track.float().contiguous() for track in tracks]
-    data = b"".join(part.numpy().astype("<f4").tobytes() for part in parts)
+    tracks = _tracks(trajectory)
+    data = b"".join(part.numpy().astype("<f4").tobytes() for part in tracks.values())
     views: list[dict[str, int]] = []
     accessors: list[dict[str, Any]] = []
     offset = 0
-    for part, kind in zip(parts, ("SCALAR", "VEC3", "VEC4"), strict=True):
+    for path, part in tracks.items():
         size = part.numel() * 4
         accessors.append(
             {
                 "bufferView": len(views),
                 "componentType": FLOAT,
                 "count": len(part),
-                "type": kind,
+                "type": _TYPES[path],
                 "min": part.amin(0).tolist(),
                 "max": part.amax(0).tolist(),
             }
         )
         views.append({"buffer": 0, "byteOffset": offset, "byteLength": size})
         offset += size
+    zooms = "yfov" in tracks
     document = {
         "asset": {"version": "2.0", "generator": "Mirage"},
+        **({"extensionsUsed": [POINTER]} if zooms else {}),
         "scene": 0,
         "scenes": [{"nodes": [0]}],
-        "nodes": [{"name": "Camera", "camera": 0, **_placement(parts)}],
+        "nodes": [{"name": "Camera", "camera": 0, **_placement(tracks)}],
         "cameras": [_camera(trajectory)],
         "animations": [
             {
                 "name": "Camera move",
                 "samplers": [
                     {"input": 0, "output": output, "interpolation": "LINEAR"}
-                    for output in (1, 2)
+                    for output in range(1, len(tracks))
                 ],
                 "channels": [
-                    {"sampler": sampler, "target": {"node": 0, "path": path}}
-                    for sampler, path in enumerate(("translation", "rotation"))
+                    {"sampler": 0, "target": {"node": 0, "path": "translation"}},
+                    {"sampler": 1, "target": {"node": 0, "path": "rotation"}},
+                    *([{"sampler": 2, "target": _LENS}] if zooms else []),
                 ],
             }
         ],
@@ -100,8 +111,23 @@ def _document(trajectory: Trajectory) -> tuple[dict[str, Any], bytes]:
     return document, data
 
 
-def _placement(parts: list[Tensor]) -> dict[str, list[float]]:
-    return {"translation": parts[1][0].tolist(), "rotation": parts[2][0].tolist()}
+def _tracks(trajectory: Trajectory) -> dict[str, Tensor]:
+    """Times and animated values, (F, D) float32; the field of view only where it changes."""
+    poses = to_y_up(trajectory.world_to_camera)
+    times = torch.arange(len(trajectory), dtype=torch.float64) / trajectory.fps
+    tracks = {
+        "times": times[:, None],
+        "translation": poses[:, :3, 3],
+        "rotation": _continuous(quaternions(poses)),
+    }
+    focal = trajectory.intrinsics[:, 1, 1]
+    if bool((focal != focal[0]).any()):
+        tracks["yfov"] = 2 * torch.atan(trajectory.height / (2 * focal))[:, None]
+    return {path: track.float().contiguous() for path, track in tracks.items()}
+
+
+def _placement(tracks: dict[str, Tensor]) -> dict[str, list[float]]:
+    return {path: tracks[path][0].tolist() for path in ("translation", "rotation")}
 
 
 def _camera(trajectory: Trajectory) -> dict[str, Any]:

@@ -18,14 +18,15 @@ from PIL import Image
 from mirage_core.cache.io import load_cache
 from mirage_core.checkpoints.branch_file import load_branch
 from mirage_core.checkpoints.names import is_branch
-from mirage_core.cli import models, rollout
+from mirage_core.cli import inputs, models, rollout
 from mirage_core.cli.main import main, make_parser
 from mirage_core.geometry.geometry_io import load_geometry
-from mirage_core.geometry.trajectory import intrinsics_from_fov
+from mirage_core.geometry.trajectory import fov_of, intrinsics_from_fov
 from mirage_core.rollout.progress import Progress
 from mirage_core.rollout.settings import GenerationSettings
 from mirage_core.rollout.video import read_frames
 from mirage_core.tensor_files import read_tensors
+from mirage_core.trajectories.exchange.gltf_write import write_gltf
 from mirage_core.trajectories.files import save_trajectory
 from mirage_core.trajectories.presets import preset_trajectory
 from tiny_depth import write_depth_folder
@@ -224,6 +225,32 @@ def test_a_depth_picture_and_a_camera_file(files: Files, tmp_path: Path, capsys)
     assert main([*command, "--out", str(out), "--depth-model", str(model)]) == 0
     assert "5 frames of 64 x 64" in capsys.readouterr().out
     assert load_cache(out / "memory.safetensors").codec == "embedded-dct-1"
+
+
+@pytest.mark.parametrize(
+    ("more", "degrees", "words"),
+    [
+        ((), 60, "39.6 degrees, of the picture 60.0 degrees: the move takes the picture's"),
+        (("--lens", "file"), 39.6, "the move's is kept, and shows the picture at 1.60 times"),
+        (("--camera", "1", "--animation", "Camera move"), 60, "camera 'Camera'"),
+    ],
+)
+def test_a_camera_file_begins_with_the_lens_of_the_picture(
+    files: Files, tmp_path: Path, capsys, more: tuple[str, ...], degrees: float, words: str
+) -> None:
+    move = preset_trajectory(
+        "dolly", 5, intrinsics=intrinsics_from_fov(128, 128, 39.6), width=128, height=128,
+        scene_depth=3.0,
+    )  # fmt: skip
+    camera = write_gltf(move, tmp_path / "move")
+    command = files.changed(
+        geometry=None, depth=str(files.folder / "depth.png"), move=None, frames=None,
+        trajectory=str(camera),
+    )  # fmt: skip
+    arguments = make_parser().parse_args([*command, "--out", "x", *more])
+    path = inputs.read_trajectory(arguments, inputs.read_geometry(arguments), (64, 64))
+    assert fov_of(path.intrinsics[0], 64) == pytest.approx(degrees)
+    assert words in capsys.readouterr().out
 
 
 def test_released_settings(files: Files) -> None:
