@@ -19,6 +19,7 @@ from ..validate import expect_range, expect_shape
 from .depth import valid_depth
 from .frame_geometry import FrameGeometry
 from .trajectory import intrinsics_from_fov
+from .transform import nearest_rotations
 
 SKY_THRESHOLD: Final = 0.5
 """Probability from which a pixel counts as sky."""
@@ -118,7 +119,7 @@ def geometry_from_da3(
 
 
 def describe_geometry(geometry: FrameGeometry) -> str:
-    """One line: size, field of view, units, typical depth, what is invalid or left out."""
+    """One line: size, field of view, units, typical depth, invalid shares, a reader's notes."""
     height, width = geometry.size
     fov = math.degrees(2 * math.atan(width / (2 * float(geometry.intrinsics[0, 0, 0]))))
     invalid = 1 - float(valid_depth(geometry.depth).float().mean())
@@ -129,7 +130,7 @@ def describe_geometry(geometry: FrameGeometry) -> str:
     return (
         f"{frames} of {width} x {height}, field of view {fov:.4g} degrees, {units}, "
         f"typical depth {geometry.typical_depth():.3g}, {invalid:.1%} invalid, "
-        f"{excluded:.1%} left out{poses}"
+        f"{excluded:.1%} left out{poses}" + "".join(f"; {note}" for note in geometry.notes)
     )
 
 
@@ -212,8 +213,7 @@ def _orthonormal(poses: Tensor) -> Tensor:
             expected="pictures of one place that overlap",
             fix="Remove pictures that show something else, or try the other pose_method",
         )
-    left, _, right = torch.linalg.svd(poses[:, :3, :3])
-    rotation = left @ right
+    rotation = nearest_rotations(poses[:, :3, :3])
     flip = torch.linalg.det(rotation) < 0
     if bool(flip.any()):
         raise GeometryError(
