@@ -39,29 +39,23 @@ def patterns_among(paths: Iterable[Path]) -> list[Path]:
     return [pattern for pattern, count in counts.items() if count > 1]
 
 
+def files_of(pattern: Path) -> list[Path]:
+    """The files that are there of a pattern, by their numbers.
+
+    Raises:
+        CacheFormatError: The pattern has several numbers.
+    """
+    return [path for _, path in sorted(_numbered(pattern).items())]
+
+
 def numbered_files(pattern: Path) -> list[Path]:
     """The files that a pattern stands for, by their numbers.
 
     Raises:
         CacheFormatError: There are none, the pattern has several numbers, or a frame is missing.
     """
-    marks = re.findall(f"{MARK}+", pattern.name)
-    if len(marks) != 1:
-        raise CacheFormatError(
-            "The name of numbered files has several numbers",
-            got=pattern.name,
-            expected=f"one run of {MARK}, such as render.{MARK * 4}.exr",
-        )
-    before, _, after = pattern.name.partition(marks[0])
-    width = len(marks[0])
-    # A number that outgrew its digits has no zero in front.
-    name = re.compile(rf"{re.escape(before)}(\d{{{width}}}|[1-9]\d{{{width},9}}){re.escape(after)}")
-    folder = pattern.parent
-    found = {
-        int(match[1]): path
-        for path in (folder.iterdir() if folder.is_dir() else ())
-        if (match := name.fullmatch(path.name)) and path.is_file()
-    }
+    found = _numbered(pattern)
+    before, after, width = _split(pattern)
     if not found:
         raise CacheFormatError(
             "No file belongs to the numbered name",
@@ -70,7 +64,7 @@ def numbered_files(pattern: Path) -> list[Path]:
             fix="Check the name, and the number of digits",
         )
     numbers = sorted(found)
-    step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
+    step = min((two - one for one, two in zip(numbers, numbers[1:], strict=False)), default=1)
     gaps = [one + step for one, two in zip(numbers, numbers[1:], strict=False) if two - one != step]
     if gaps:
         raise CacheFormatError(
@@ -80,3 +74,29 @@ def numbered_files(pattern: Path) -> list[Path]:
             fix="Render or copy the missing frames, or take out those of another range",
         )
     return [found[number] for number in numbers]
+
+
+def _split(pattern: Path) -> tuple[str, str, int]:
+    """What stands before and after the number, and how many digits it has."""
+    marks = re.findall(f"{MARK}+", pattern.name)
+    if len(marks) != 1:
+        raise CacheFormatError(
+            "The name of numbered files has several numbers",
+            got=pattern.name,
+            expected=f"one run of {MARK}, such as render.{MARK * 4}.exr",
+            fix="Number the files in one place of their names",
+        )
+    before, _, after = pattern.name.partition(marks[0])
+    return before, after, len(marks[0])
+
+
+def _numbered(pattern: Path) -> dict[int, Path]:
+    before, after, width = _split(pattern)
+    # A number that outgrew its digits has no zero in front.
+    name = re.compile(rf"{re.escape(before)}(\d{{{width}}}|[1-9]\d{{{width},9}}){re.escape(after)}")
+    folder = pattern.parent
+    return {
+        int(match[1]): path
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if (match := name.fullmatch(path.name)) and path.is_file()
+    }

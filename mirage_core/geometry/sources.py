@@ -6,6 +6,7 @@ the project depends on them.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, Final
@@ -65,6 +66,32 @@ def geometry_from_moge(moge: Mapping[str, Any], *, metric: bool) -> FrameGeometr
         exclude = ~mask.cpu().bool()
         exclude = exclude if bool(exclude.any()) else None
     return FrameGeometry(depth, intrinsics, exclude=exclude, metric=metric)
+
+
+def is_metric(moge: Mapping[str, Any]) -> bool:
+    """Whether MoGe's depth is in metres: only MoGe 2, which is so, also estimates normals."""
+    return "normal" in moge
+
+
+def geometry_of_estimator(output: Mapping[str, Any], fov: float) -> FrameGeometry:
+    """Geometry of whichever of ComfyUI's estimators made it, with the settings of its own node.
+
+    Args:
+        output: What `geometry_from_moge` or `geometry_from_da3` takes.
+        fov: Horizontal field of view in degrees, for one view of Depth Anything alone.
+
+    Raises:
+        GeometryError: As for these.
+        ShapeError: As for these.
+    """
+    # Depth Anything's always says how it was run.
+    if "mode" in output:
+        geometry = geometry_from_da3(output, fov=fov)
+        name = "Depth Anything 3"
+    else:
+        geometry = geometry_from_moge(output, metric=is_metric(output))
+        name = "MoGe"
+    return dataclasses.replace(geometry, notes=(f"taken: depth and lens of {name}",))
 
 
 def geometry_from_da3(
