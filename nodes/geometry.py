@@ -12,6 +12,7 @@ from ..mirage_core.geometry.depth_picture import (
     AUTO,
     BLACKS,
     ENCODINGS,
+    NEAR_INVERSE,
     DepthReading,
     geometry_from_picture,
 )
@@ -233,7 +234,9 @@ class MirageGeometry(io.ComfyNode):
                     tooltip="Depth maps with the same crop as the picture, any resolution; or the "
                     "geometry of Run MoGe Inference or Run Depth Anything 3 itself.",
                 ),
-                io.Combo.Input("encoding", options=list(ENCODINGS), default=AUTO, tooltip=CODES),
+                io.Combo.Input(
+                    "encoding", options=list(ENCODINGS), default=NEAR_INVERSE, tooltip=CODES
+                ),
                 io.Float.Input(
                     "near", default=1.0, min=0.001, max=10000.0, step=0.1,
                     tooltip="Distance of the nearest surface, in scene units.",

@@ -127,14 +127,16 @@ def _encoding(values: Tensor, wanted: str, grey: bool, floats: bool) -> tuple[st
     rounding = 1e-3
     if wanted != SCENE_UNITS and bool((values > 1 + rounding).any()):
         return SCENE_UNITS, " (values beyond 1)"
+    brightest = float(torch.where(values < 1, values, 0.0).max())
+    counted = grey and 0 < brightest < MILLIMETRES_BELOW and _finer_than_8_bits(values)
+    told = f"finer than 8 bits, up to {brightest:.1%} of white"
     if wanted != AUTO:
-        return wanted, ""
+        doubt = f" ({told}: these look like {MILLIMETRES}, which {AUTO} would take)"
+        return wanted, doubt if counted and wanted == NEAR_INVERSE else ""
     if floats:
         return SCENE_UNITS, " (floating-point numbers)"
-    if grey and _finer_than_8_bits(values):
-        brightest = float(torch.where(values < 1, values, 0.0).max())
-        if 0 < brightest < MILLIMETRES_BELOW:
-            return MILLIMETRES, f" (finer than 8 bits, up to {brightest:.1%} of white)"
+    if counted:
+        return MILLIMETRES, f" ({told})"
     return NEAR_INVERSE, " (nothing in the picture tells more)"
 
 
