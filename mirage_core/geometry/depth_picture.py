@@ -44,8 +44,9 @@ APART_STEPS: Final = 4
 SPREAD: Final = 8
 """Levels that a picture has at least if its steps tell anything."""
 
+WHITE_8: Final = 255
 _ROUNDED: Final = 0.02
-"""Difference from a whole step of 8 or 16 bits that counts as none, in steps of 16 bits."""
+"""Difference from a whole step of 8 bits that counts as none; it is five steps of 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def _encoding(values: Tensor, wanted: str, grey: bool, floats: bool) -> tuple[st
 
 
 def _finer_than_8_bits(values: Tensor) -> bool:
-    steps = values * (WHITE_16 / 257)
+    steps = values * WHITE_8
     return bool(((steps - steps.round()).abs() > _ROUNDED).any())
 
 

@@ -63,6 +63,7 @@ def read_exr(path: Path, channel: str = "") -> ExrDepth:
             path.name,
             f"a picture in colour ({chosen.label})",
             "depth: equal channels, or one called Z",
+            fix="Name the one channel of it that is depth, or render the depth pass of its own",
         )
     values = torch.from_numpy(first)
     depth = torch.where(values < (FARTHEST_HALF if half else FARTHEST), values, torch.inf)

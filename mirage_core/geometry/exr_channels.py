@@ -13,6 +13,9 @@ COLOURS: Final = {"R", "G", "B"}
 VECTOR: Final = {"X", "Y"}
 """What stands beside a Z that is part of a normal, a position or a motion."""
 
+NO_DEPTH: Final = ("mist", "fog")
+"""Layers whose one channel renderers call Z although it is a share and no distance."""
+
 DEPTH_LAYERS: Final = {"depth", "z", "zdepth", "vrayzdepth"}
 """Names of layers that mean depth and nothing else; others only contain the word."""
 
@@ -123,7 +126,7 @@ def _by_rank(channels: Sequence[Channel]) -> list[list[Depth]]:
         for members in layers.values()
         if not {c.leaf for c in members} >= VECTOR
         for channel in members
-        if channel.leaf == "Z"
+        if channel.leaf == "Z" and not any(word in channel.label.lower() for word in NO_DEPTH)
     ]
     named = [depth for members in layers.values() for depth in _named_depth(members)]
     sure = [depth for depth in named if _words(depth)[-1] in DEPTH_LAYERS]

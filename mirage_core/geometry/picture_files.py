@@ -69,7 +69,7 @@ def _values(path: Path) -> np.ndarray:
         with Image.open(path) as picture:
             _expect_pixels(path, picture)
             # Pillow cuts colours of 16 bits to 8; only the decoder's arguments tell.
-            deep = any(";16" in str(tile[3]) for tile in picture.tile)
+            deep = any(_more_than_8_bits(tile[3]) for tile in picture.tile)
             if deep and len(picture.getbands()) > 1:
                 return _deep_colours(path, picture)
             picture.load()
@@ -77,6 +77,12 @@ def _values(path: Path) -> np.ndarray:
     except DAMAGED as error:
         reason = str(error)[:200] or type(error).__name__
         _refuse(path, reason, "a PNG, JPEG, WebP or TIFF file", error)
+
+
+def _more_than_8_bits(arguments: object) -> bool:
+    """By a raw mode such as ``RGB;16B``, or the largest number of a PPM file."""
+    listed = arguments if isinstance(arguments, tuple) else (arguments,)
+    return any(";16" in item if isinstance(item, str) else item == WHITE_16 for item in listed)
 
 
 def _shallow(picture: Image.Image) -> np.ndarray:

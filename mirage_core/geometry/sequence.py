@@ -12,13 +12,19 @@ from ..errors import CacheFormatError
 MARK: Final = "#"
 """Stands for one digit of the number in a pattern."""
 
+_PRINTF: Final = re.compile(r"%0([1-9])d")
 _NUMBER: Final = re.compile(r"^(.*?[._-]|)(\d{2,9})$")
 """The number at the end of a name without its suffix."""
 
 
+def as_pattern(path: Path) -> Path:
+    """A name with the number as C writes it (``%04d``) in our own way."""
+    return path.with_name(_PRINTF.sub(lambda match: MARK * int(match[1]), path.name))
+
+
 def is_pattern(path: Path) -> bool:
     """Whether a name stands for numbered files."""
-    return MARK in path.name
+    return MARK in as_pattern(path).name
 
 
 def pattern_of(path: Path) -> Path | None:
@@ -78,7 +84,8 @@ def numbered_files(pattern: Path) -> list[Path]:
 
 def _split(pattern: Path) -> tuple[str, str, int]:
     """What stands before and after the number, and how many digits it has."""
-    marks = re.findall(f"{MARK}+", pattern.name)
+    name = as_pattern(pattern).name
+    marks = re.findall(f"{MARK}+", name)
     if len(marks) != 1:
         raise CacheFormatError(
             "The name of numbered files has several numbers",
@@ -86,7 +93,7 @@ def _split(pattern: Path) -> tuple[str, str, int]:
             expected=f"one run of {MARK}, such as render.{MARK * 4}.exr",
             fix="Number the files in one place of their names",
         )
-    before, _, after = pattern.name.partition(marks[0])
+    before, _, after = name.partition(marks[0])
     return before, after, len(marks[0])
 
 

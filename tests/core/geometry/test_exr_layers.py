@@ -77,6 +77,13 @@ def test_a_part_of_a_vector_is_no_depth(
         load_geometry(tmp_path / "z.exr", 60)
 
 
+def test_mist_is_no_depth(tmp_path: Path) -> None:
+    """Blender calls its only channel Z; it is a share from 0 to 1."""
+    write(tmp_path / "z.exr", layer("ViewLayer.Mist", "Z") | layer("ViewLayer.Combined", "RGBA"))
+    with pytest.raises(CacheFormatError, match=r"channels .*ViewLayer\.Mist\.Z"):
+        load_geometry(tmp_path / "z.exr", 60)
+
+
 def test_colour_beside_or_in_a_layer_called_depth_is_no_depth(tmp_path: Path) -> None:
     write(tmp_path / "z.exr", layer("VRayZDepth", "RGB") | layer("", "RGBA"))
     with pytest.raises(CacheFormatError, match=r"a picture in colour \(VRayZDepth\)"):
@@ -149,6 +156,7 @@ def test_numbered_files_are_one_shot(tmp_path: Path) -> None:
     shot = load_geometry(tmp_path / "shot.####.exr", 60)
     assert shot.depth[:, 0, 0].tolist() == [10000.0, 10001.0, 10002.0]
     assert torch.equal(shot.intrinsics[0], shot.intrinsics[2])
+    assert len(load_geometry(tmp_path / "shot.%04d.exr", 60)) == 3
     write(tmp_path / "shot.10002.exr", {"Z": DEPTH})
     with pytest.raises(CacheFormatError, match=r"no shot\.10001\.exr"):
         load_geometry(tmp_path / "shot.####.exr", 60)

@@ -86,6 +86,12 @@ def test_16_bits_stay_16_bits(tmp_path: Path, form: str, width: int) -> None:
     assert len(np.unique(found)) > 256
 
 
+def test_ppm_files_keep_16_bits(tmp_path: Path) -> None:
+    values = np.random.default_rng(5).integers(0, 65536, (H, W, 3)).astype(">u2")
+    (tmp_path / "a.ppm").write_bytes(b"P6 %d %d 65535\n" % (W, H) + values.tobytes())
+    np.testing.assert_allclose(read_picture(tmp_path / "a.ppm") * 65535, values, atol=0.01)
+
+
 def test_grey_of_16_bits_is_a_picture(tmp_path: Path) -> None:
     grey = np.random.default_rng(3).integers(0, 65536, (H, W)).astype(np.uint16)
     Image.fromarray(grey).save(tmp_path / "a.png")
