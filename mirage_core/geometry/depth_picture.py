@@ -154,14 +154,14 @@ def _is_no_reading(values: Tensor, encoding: str, black: str) -> bool:
 
 def _stands_apart(values: Tensor) -> bool:
     """Whether black is far from all other levels of a picture with many."""
-    some = values[values > 0]
+    some = values[(values > 0) & (values < torch.inf)]
     if some.numel() in (0, values.numel()):
         return False
-    levels = (some / some.max() * 255).round().unique()
+    levels = torch.bincount((some / some.max() * WHITE_8).round().long()).nonzero()[:, 0]
     if len(levels) < SPREAD:
         return False
-    gap = float(levels[0])
-    return gap >= APART * 255 and gap >= APART_STEPS * float(levels.diff().median())
+    gap = int(levels[0])
+    return gap >= APART * WHITE_8 and gap >= APART_STEPS * int(levels.diff().median())
 
 
 def _distances(values: Tensor, encoding: str, reading: DepthReading) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,7 +139,9 @@ def joined(parts: Sequence[FrameGeometry], name: str) -> FrameGeometry:
                 got=f"{', '.join(known)} of {part.size[1]} x {part.size[0]} in file {number}",
                 expected=f"{', '.join(shared)} of {parts[0].size[1]} x {parts[0].size[0]}",
             )
-    whole = {field: torch.cat([getattr(part, field) for part in parts]) for field in shared}
+    whole: dict[str, Any] = {
+        field: torch.cat([getattr(part, field) for part in parts]) for field in shared
+    }
     return dataclasses.replace(parts[0], **whole)
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors.torch import save as to_bytes
@@ -156,7 +156,7 @@ def _read_own(path: Path) -> FrameGeometry:
             expected=f"version {VERSION}",
             fix="Update Mirage",
         )
-    tensors = read_tensors(path)
+    tensors: dict[str, Any] = dict(read_tensors(path))
     unknown = sorted(set(tensors) - set(_FIELDS))
     missing = sorted({"depth", "intrinsics"} - set(tensors))
     if unknown or missing:

@@ -128,6 +128,11 @@ def _expect_pixels(path: Path, picture: Image.Image) -> None:
         raise ValueError(
             f"{picture.width} x {picture.height} pixels in {path.stat().st_size} bytes"
         )
+    # Pillow leaves black what the strips of a damaged TIFF do not cover.
+    boxes = [tile[1] for tile in picture.tile if tile[1] is not None]
+    covered = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
+    if picture.format == "TIFF" and covered < pixels:
+        raise ValueError(f"strips of {covered} pixels for {picture.width} x {picture.height}")
 
 
 def _refuse(path: Path, got: str, expected: str, cause: BaseException | None = None) -> NoReturn:

@@ -135,13 +135,10 @@ def test_floats_are_no_picture_but_depth(tmp_path: Path) -> None:
     assert float(load_picture(tmp_path / "a.tif").max()) == 0.5
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize(("width", "height"), [(32, 4194336), (1 << 15, 1 << 15), (9000, 9000)])
-def test_more_pixels_than_the_file_can_hold_are_refused(
-    tmp_path: Path, width: int, height: int
-) -> None:
-    Image.new("F", (W, H)).save(tmp_path / "a.tif")
-    content = bytearray((tmp_path / "a.tif").read_bytes())
+def grow_tiff(path: Path, width: int, height: int) -> None:
+    """A TIFF of floats whose header promises other sides than its pixels fill."""
+    Image.new("F", (W, H)).save(path)
+    content = bytearray(path.read_bytes())
     entries = struct.unpack_from("<I", content, 4)[0] + 2
     for tag, value in ((256, width), (257, height)):
         place = next(
@@ -150,7 +147,22 @@ def test_more_pixels_than_the_file_can_hold_are_refused(
             if struct.unpack_from("<H", content, start)[0] == tag
         )
         struct.pack_into("<HII", content, place + 2, 4, 1, value)
-    (tmp_path / "a.tif").write_bytes(content)
+    path.write_bytes(content)
+
+
+def test_a_tiff_whose_strips_end_early_is_refused(tmp_path: Path) -> None:
+    """Pillow would fill the rest with black, which is a distance."""
+    grow_tiff(tmp_path / "a.tif", W, 2 * H)
+    with pytest.raises(CacheFormatError, match=f"strips of {W * H} pixels for {W} x {2 * H}"):
+        load_depth_picture(tmp_path / "a.tif")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(("width", "height"), [(32, 4194336), (1 << 15, 1 << 15), (9000, 9000)])
+def test_more_pixels_than_the_file_can_hold_are_refused(
+    tmp_path: Path, width: int, height: int
+) -> None:
+    grow_tiff(tmp_path / "a.tif", width, height)
     for read in (load_picture, load_depth_picture):
         with pytest.raises(CacheFormatError, match=rf"{width} x {height} pixels in|exceeds limit"):
             read(tmp_path / "a.tif")
