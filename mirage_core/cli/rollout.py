@@ -256,7 +256,6 @@ def run(arguments: argparse.Namespace) -> int:
     picture = inputs.load_picture(arguments.image, arguments.size)
     size = (int(picture.shape[1]), int(picture.shape[0]))
     geometry = inputs.read_geometry(arguments)
-    sys.stderr.write(f"depth: {describe_geometry(geometry)}\n")
     trajectory = inputs.read_trajectory(arguments, geometry, size)
     way.expect_rate(trajectory)
     # Imported late, so that help and typing errors do not wait for diffusers.
@@ -271,6 +270,7 @@ def run(arguments: argparse.Namespace) -> int:
         settings=settings, seed=arguments.seed, models=models.describe_models(arguments, setup),
         folder=folder, lengths=lengths, colours=colours,
     )  # fmt: skip
+    sys.stdout.write(f"depth: {describe_geometry(geometry)}\n")
     with exclusive_folder(folder):
         state = open_folder(state)
         try:

@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 import av
 import numpy as np
 from av.error import FFmpegError
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from ..errors import CacheFormatError
 
@@ -120,7 +120,7 @@ _UPRIGHT: Final[dict[int, Callable[[np.ndarray], np.ndarray]]] = {
 """How pixels come to stand upright, by the number in EXIF data."""
 
 
-def _expect_pixels(path: Path, picture: Image.Image) -> None:
+def _expect_pixels(path: Path, picture: ImageFile.ImageFile) -> None:
     """Raise `ValueError` before decoding what a file of its size cannot hold."""
     pixels = picture.width * picture.height
     most = min(MAX_PIXELS, max(SMALL_PIXELS, path.stat().st_size * PIXELS_PER_BYTE))
