@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ValueRangeError
+from ..log import logger
 from ..validate import expect_shape
 from .frame_geometry import FrameGeometry, depth_from_picture
 from .trajectory import intrinsics_from_fov
@@ -44,6 +45,7 @@ APART_STEPS: Final = 4
 SPREAD: Final = 8
 """Levels that a picture has at least if its steps tell anything."""
 
+DOUBT: Final = f": these look like {MILLIMETRES}, which {AUTO} would take)"
 WHITE_8: Final = 255
 _ROUNDED: Final = 0.02
 """Difference from a whole step of 8 bits that counts as none; it is five steps of 16 bits."""
@@ -104,6 +106,8 @@ def geometry_from_picture(
     grey = bool((colours == colours[..., :1]).all())
     values = colours[..., 0] if grey else colours.mean(dim=-1)
     encoding, why = _encoding(values, reading.encoding, grey, floats)
+    if why.endswith(DOUBT):
+        logger.warning("Mirage reads a depth picture as %s%s", encoding, why)
     black = values <= 0
     hidden = _is_no_reading(values, encoding, reading.black)
     depth = _distances(values, encoding, reading)
@@ -132,7 +136,7 @@ def _encoding(values: Tensor, wanted: str, grey: bool, floats: bool) -> tuple[st
     counted = grey and 0 < brightest < MILLIMETRES_BELOW and _finer_than_8_bits(values)
     told = f"finer than 8 bits, up to {brightest:.1%} of white"
     if wanted != AUTO:
-        doubt = f" ({told}: these look like {MILLIMETRES}, which {AUTO} would take)"
+        doubt = f" ({told}{DOUBT}"
         return wanted, doubt if counted and wanted == NEAR_INVERSE else ""
     if floats:
         return SCENE_UNITS, " (floating-point numbers)"

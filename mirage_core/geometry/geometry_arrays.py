@@ -58,6 +58,12 @@ def geometry_from_arrays(
         )
     depth = _maps(name, arrays[name])
     frames, height, width = depth.shape
+    if 0 in depth.shape:
+        raise ShapeError(
+            "The geometry file holds no pixels",
+            got=f"{name} of {tuple(arrays[name].shape)}",
+            expected="at least one frame",
+        )
     intrinsics = _lens(arrays, used, (frames, height, width), fov)
     poses = _poses(arrays, used, frames)
     confidence = _fitting(arrays, used.get("confidence"), depth)

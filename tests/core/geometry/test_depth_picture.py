@@ -57,8 +57,12 @@ def test_millimetres_are_known_by_their_range() -> None:
     assert "taken: millimetres (finer than 8 bits, up to 6.0% of white)" in report
 
 
-def test_millimetres_under_another_encoding_are_told_of() -> None:
-    found = describe_geometry(read(kinect() / 65535, encoding=NEAR_INVERSE))
+def test_millimetres_under_another_encoding_are_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("WARNING", logger="mirage"):
+        found = describe_geometry(read(kinect() / 65535, encoding=NEAR_INVERSE))
+    assert "look like millimetres" in caplog.text
     assert "taken: near is white, 1 to 20 (finer than 8 bits" in found
     assert "look like millimetres, which auto would take" in found
 

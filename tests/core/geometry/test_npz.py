@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mirage_core.errors import CacheFormatError, MirageError, ShapeError
+from mirage_core.geometry import npz
 from mirage_core.geometry.geometry_io import load_geometry
 from mirage_core.geometry.sources import describe_geometry
 
@@ -136,6 +137,7 @@ def test_an_array_without_a_name_or_with_an_own_one_is_depth(tmp_path: Path) -> 
     [
         {"depth": DEPTH[None].repeat(2, 0)},
         {"depth": np.ones(5)},
+        {"depth": np.ones((0, H, W))},
         {"depth": DEPTH, "intrinsics": np.ones((2, 2, 3, 3))},
         {"depth": DEPTH, "w2c": np.ones((F, 3, 3))},
         {"depth": DEPTH, "w2c": np.ones((F, 1))},
@@ -148,6 +150,16 @@ def test_an_array_without_a_name_or_with_an_own_one_is_depth(tmp_path: Path) -> 
 def test_shapes_that_mean_nothing_are_refused(tmp_path: Path, arrays) -> None:
     with pytest.raises(ShapeError):
         load(tmp_path, fov=60, **arrays)
+
+
+def test_the_page_of_conventions_lists_every_name() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "conventions.md").read_text(encoding="utf-8")
+    groups = (
+        npz.DEPTH, npz.INTRINSICS, npz.FOCAL, npz.TO_CAMERA, npz.TO_WORLD, npz.VALID,
+        npz.CONFIDENCE, npz.SKY,
+    )  # fmt: skip
+    for group in groups:
+        assert ", ".join(f"`{name}`" for name in group) in page
 
 
 def member(path: Path, name: str, content: bytes, kind: int = zipfile.ZIP_DEFLATED) -> None:
