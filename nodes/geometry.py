@@ -8,7 +8,15 @@ from comfy_api.latest import io
 from torch import Tensor
 from typing_extensions import override
 
-from ..mirage_core.geometry.frame_geometry import FrameGeometry, depth_from_picture
+from ..mirage_core.geometry.depth_picture import (
+    AUTO,
+    BLACKS,
+    ENCODINGS,
+    NEAR_INVERSE,
+    DepthReading,
+    geometry_from_picture,
+)
+from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.geometry_io import SUFFIXES, load_geometry, save_geometry
 from ..mirage_core.geometry.masks import with_mask
 from ..mirage_core.geometry.sources import (
@@ -16,12 +24,21 @@ from ..mirage_core.geometry.sources import (
     describe_geometry,
     geometry_from_da3,
     geometry_from_moge,
+    geometry_of_estimator,
+    is_metric,
 )
-from ..mirage_core.geometry.trajectory import intrinsics_from_fov
 from .comfy.files import file_stamp, list_files, next_file, resolve_file
 from .types import DA3GeometryType, GeometryType, MoGeGeometryType
 
 CATEGORY = "Mirage/geometry"
+
+CODES = (
+    "auto: scene units for values beyond 1, millimetres for 16 bits that use only a part of their "
+    "range, else near is white; the report says which. near is white: values follow 1 / distance, "
+    "as rendered by MoGe and most relative estimators. near is white, linear: values decrease "
+    "linearly with distance, as rendered by Depth Anything 3. far is white: values are distances "
+    "from near to far. millimetres: 16 bits of a depth camera. scene units: distances as they are."
+)
 
 
 def _outputs() -> list[io.Output]:
@@ -56,9 +73,7 @@ class MirageGeometryMoGe(io.ComfyNode):
     @classmethod
     @override
     def execute(cls, moge_geometry: dict[str, Any]) -> io.NodeOutput:
-        # Only MoGe 2, whose depth is in metres, also estimates normals.
-        metric = "normal" in moge_geometry
-        return _result(geometry_from_moge(moge_geometry, metric=metric))
+        return _result(geometry_from_moge(moge_geometry, metric=is_metric(moge_geometry)))
 
 
 class MirageGeometryDA3(io.ComfyNode):
@@ -129,14 +144,15 @@ class MirageGeometryLoad(io.ComfyNode):
     @classmethod
     @override
     def define_schema(cls) -> io.Schema:
-        files = [name for suffix in SUFFIXES for name in list_files(suffix[1:])]
+        files = [name for suffix in SUFFIXES for name in list_files(suffix[1:], numbered=True)]
         return io.Schema(
             node_id="MirageGeometryLoad",
             display_name="Mirage Geometry Load",
             category=CATEGORY,
             description=(
                 "Loads depth from a file in input or below output/mirage: .safetensors of Mirage "
-                "Geometry Save, .npz arrays of other tools, or an .exr render."
+                "Geometry Save, .npz arrays of other tools, an .exr render, or a .tif of "
+                "distances. A name with #### is numbered files, one for each frame."
             ),
             search_aliases=["exr", "npz", "import depth", "render pass", "z-depth"],
             inputs=[
@@ -146,19 +162,26 @@ class MirageGeometryLoad(io.ComfyNode):
                     tooltip="Horizontal field of view in degrees; used when the file has no "
                     "intrinsics.",
                 ),
+                io.String.Input(
+                    "channel", default="", optional=True, advanced=True,
+                    tooltip="Channel or layer of an .exr, or array of an .npz, that is depth. "
+                    "Empty: the one that says so by its name.",
+                ),
             ],
             outputs=_outputs(),
         )
 
     @classmethod
     @override
-    def fingerprint_inputs(cls, file: str, fov: float) -> tuple[tuple[str, int], float]:
-        return file_stamp(file), fov
+    def fingerprint_inputs(
+        cls, file: str, fov: float, channel: str = ""
+    ) -> tuple[tuple[str, int], float, str]:
+        return file_stamp(file), fov, channel
 
     @classmethod
     @override
-    def execute(cls, file: str, fov: float) -> io.NodeOutput:
-        return _result(load_geometry(resolve_file(file), fov))
+    def execute(cls, file: str, fov: float, channel: str = "") -> io.NodeOutput:
+        return _result(load_geometry(resolve_file(file), fov, channel.strip()))
 
 
 class MirageGeometrySave(io.ComfyNode):
@@ -190,20 +213,8 @@ class MirageGeometrySave(io.ComfyNode):
         return io.NodeOutput(ui={"text": (str(path),)})
 
 
-NEAR_INVERSE = "near is white"
-
-
-NEAR_LINEAR = "near is white, linear"
-
-
-FAR_LINEAR = "far is white"
-
-
-ENCODINGS = (NEAR_INVERSE, NEAR_LINEAR, FAR_LINEAR)
-
-
 class MirageGeometry(io.ComfyNode):
-    """Depth maps with a field of view, from depth pictures."""
+    """Depth maps with a field of view, from depth pictures or from an estimator."""
 
     @classmethod
     @override
@@ -214,22 +225,17 @@ class MirageGeometry(io.ComfyNode):
             category="Mirage/geometry",
             description=(
                 "Converts depth maps to geometry: defines how grey values become distances, "
-                "and the field of view of the camera."
+                "and the field of view of the camera. Geometry of an estimator needs no settings."
             ),
             search_aliases=["depth", "depth map to geometry", "field of view", "camera intrinsics"],
             inputs=[
-                io.Image.Input(
-                    "depth",
-                    tooltip="Depth maps with the same crop as the picture, any resolution.",
+                io.MultiType.Input(
+                    io.Image.Input("depth"), [MoGeGeometryType, DA3GeometryType],
+                    tooltip="Depth maps with the same crop as the picture, any resolution; or the "
+                    "geometry of Run MoGe Inference or Run Depth Anything 3 itself.",
                 ),
                 io.Combo.Input(
-                    "encoding", options=list(ENCODINGS), default=NEAR_INVERSE,
-                    tooltip=(
-                        "near is white: values follow 1 / distance, as rendered by MoGe and most "
-                        "relative estimators. near is white, linear: values decrease linearly "
-                        "with distance, as rendered by Depth Anything 3. far is white: values "
-                        "are distances."
-                    ),
+                    "encoding", options=list(ENCODINGS), default=NEAR_INVERSE, tooltip=CODES
                 ),
                 io.Float.Input(
                     "near", default=1.0, min=0.001, max=10000.0, step=0.1,
@@ -247,29 +253,30 @@ class MirageGeometry(io.ComfyNode):
                     "exclude", optional=True,
                     tooltip="White is excluded from the memory: sky, people, anything that moves.",
                 ),
+                io.Combo.Input(
+                    "black", options=list(BLACKS), default=AUTO, optional=True, advanced=True,
+                    tooltip="What black is. auto: no reading in millimetres and scene units, and "
+                    "where it stands apart from all other values; else the end of the range.",
+                ),
             ],
-            outputs=[
-                GeometryType.Output(display_name="geometry"),
-                io.String.Output(display_name="report"),
-            ],
+            outputs=_outputs(),
         )
 
     @classmethod
     @override
     def execute(
         cls,
-        depth: Tensor,
+        depth: Tensor | dict[str, Any],
         encoding: str,
         near: float,
         far: float,
         fov: float,
         exclude: Tensor | None = None,
+        black: str = AUTO,
     ) -> io.NodeOutput:
-        values = depth[..., :3].mean(dim=-1)
-        values = 1 - values if encoding == NEAR_LINEAR else values
-        distance = depth_from_picture(values, near, far, inverse=encoding == NEAR_INVERSE)
-        frames, height, width = distance.shape
-        intrinsics = intrinsics_from_fov(width, height, fov).expand(frames, 3, 3)
-        geometry = with_mask(FrameGeometry(distance, intrinsics), exclude)
-        report = describe_geometry(geometry)
-        return io.NodeOutput(geometry, report, ui={"text": (report,)})
+        if isinstance(depth, dict):
+            geometry = geometry_of_estimator(depth, fov)
+        else:
+            reading = DepthReading(encoding, near, far, black)
+            geometry = geometry_from_picture(depth, reading, fov)
+        return _result(with_mask(geometry, exclude))

@@ -262,6 +262,7 @@ class MirageCacheUpdate(io.ComfyNode):
     ) -> io.NodeOutput:
         expect_one_writer(expect_begun(state), cls.hidden.unique_id)
         steps = progress(STAGES)
+        images = images[..., :3]
         kind = state.cache.kind
         codec = VaeCodec(vae, lambda done, total: steps(done / total, STAGES), kind)
         if kind is MemoryKind.TOKENS:

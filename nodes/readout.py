@@ -197,7 +197,8 @@ class MiragePreviewFill(io.ComfyNode):
         unknown = ~readout.visible
         if codec is not None:
             update = progress(len(readout.trajectory))
-            preview = render_preview(held, readout.trajectory, codec, update, background)
+            behind = None if background is None else background[..., :3]
+            preview = render_preview(held, readout.trajectory, codec, update, behind)
             images = preview.frames
             tokens = (embedded or VaeCodec(vae, memory=held.kind)).encode(images)
             stride = _pixels_per_cell(readout)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from ..checkpoints.branch_format import FORMATS
-from ..errors import CacheFormatError, ShapeError
-from ..geometry.frame_geometry import ASPECT_TOLERANCE, FrameGeometry, depth_from_picture
+from ..errors import ShapeError
+from ..geometry import depth_picture
+from ..geometry.depth_picture import AUTO, DepthReading, geometry_from_picture
+from ..geometry.frame_geometry import ASPECT_TOLERANCE, FrameGeometry
 from ..geometry.geometry_io import load_geometry
-from ..geometry.trajectory import Trajectory, intrinsics_from_fov
+from ..geometry.picture_files import WHITE_8, read_levels, read_picture
+from ..geometry.trajectory import Trajectory
 from ..geometry.transform import invert_rigid
 from ..trajectories.exchange.camera_file import Wanted
 from ..trajectories.exchange.formats import read_cameras
@@ -25,8 +28,22 @@ from ..trajectories.presets import preset_trajectory
 from ..validate import expect_frame_size
 
 NEAR_WHITE, NEAR_WHITE_LINEAR, FAR_WHITE = "near-white", "near-white-linear", "far-white"
-ENCODINGS = (NEAR_WHITE, NEAR_WHITE_LINEAR, FAR_WHITE)
-"""How a depth picture's grey values become distances."""
+ENCODINGS: Final = {
+    AUTO: AUTO,
+    NEAR_WHITE: depth_picture.NEAR_INVERSE,
+    NEAR_WHITE_LINEAR: depth_picture.NEAR_LINEAR,
+    FAR_WHITE: depth_picture.FAR_LINEAR,
+    "millimetres": depth_picture.MILLIMETRES,
+    "scene-units": depth_picture.SCENE_UNITS,
+}
+"""How a depth picture's values become distances, by the words of the command line."""
+
+BLACKS: Final = {
+    AUTO: AUTO,
+    "no-reading": depth_picture.NO_READING,
+    "distance": depth_picture.A_DISTANCE,
+}
+"""What black is in a depth picture, by the words of the command line."""
 
 
 def add_branch_format(group: Any) -> None:
@@ -47,7 +64,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def load_picture(path: Path, size: tuple[int, int] | None = None) -> Tensor:
-    """A picture as (H, W, 3) float32 in 0..1.
+    """A picture as (H, W, 3) float32 in 0..1, upright and with all of its bits.
 
     Args:
         path: Any format that PIL reads; transparency is dropped.
@@ -55,61 +72,74 @@ def load_picture(path: Path, size: tuple[int, int] | None = None) -> Tensor:
             since its depth would have to be cropped alike.
 
     Raises:
-        CacheFormatError: The file is missing or no picture.
+        CacheFormatError: The file is missing or no picture, or too large for its bytes.
         ShapeError: The size does not fit the video model's grid, or would distort the picture.
     """
-    picture = _open(path).convert("RGB")
-    width, height = size or picture.size
+    picture = read_picture(path)
+    rows, columns = picture.shape[:2]
+    width, height = size or (columns, rows)
     expect_frame_size(width, height)
-    distortion = (width / height) / (picture.width / picture.height)
+    distortion = (width / height) / (columns / rows)
     if abs(distortion - 1) > ASPECT_TOLERANCE:
         raise ShapeError(
             "Resizing to this size would distort the picture",
-            got=f"a picture of {picture.width} x {picture.height}",
+            got=f"a picture of {columns} x {rows}",
             expected=f"the aspect ratio of {width} x {height}",
             fix="Crop the picture first, and crop its depth in the same way",
         )
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.asarray(picture).copy()).float() / 255
+    if (columns, rows) != (width, height):
+        picture = _resized(picture, (width, height))
+    if picture.dtype == np.uint8:
+        return torch.from_numpy(picture).float() / WHITE_8
+    return torch.from_numpy(picture).clamp(0, 1)
+
+
+def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    filtered = Image.Resampling.LANCZOS
+    if picture.dtype == np.uint8:
+        return np.asarray(Image.fromarray(picture).resize(size, filtered)).copy()
+    # Pillow has no colours of floats: one at a time.
+    channels = (Image.fromarray(channel) for channel in np.moveaxis(picture, -1, 0))
+    return np.stack([np.asarray(channel.resize(size, filtered)) for channel in channels], axis=-1)
 
 
 def load_depth_picture(
-    path: Path, encoding: str, near: float, far: float, fov: float
+    path: Path,
+    encoding: str = AUTO,
+    near: float = 1.0,
+    far: float = 20.0,
+    fov: float = 60.0,
+    black: str = AUTO,
 ) -> FrameGeometry:
-    """Depth from a picture of it, with 8 or 16 bits.
+    """Depth from a picture of it: 8 or 16 bits, or floating-point numbers.
 
     Args:
-        path: The picture; colours are averaged.
-        encoding: One of `ENCODINGS`.
+        path: The picture, turned upright as its EXIF data says; colours are averaged.
+        encoding: One of `ENCODINGS`; floating-point numbers beyond 1 are scene units in any case.
         near: Distance of the nearest surface.
         far: Distance of the farthest surface.
         fov: Horizontal field of view in degrees.
+        black: One of `BLACKS`.
 
     Raises:
-        CacheFormatError: The file is missing or no picture.
+        CacheFormatError: The file is missing or no picture, or too large for its bytes.
         GeometryError: The range is empty.
-        ValueRangeError: The field of view is out of range.
+        ValueRangeError: The field of view is out of range, or a name is unknown.
     """
-    picture = _open(path)
-    # 16-bit grey pictures open as one of PIL's integer modes.
-    whole = picture.mode.startswith("I")
-    values = np.asarray(picture if whole else picture.convert("RGB"), dtype=np.float32)
-    level = torch.from_numpy(values.copy()) / (65535 if whole else 255)
-    level = level if whole else level.mean(dim=-1)
-    level = 1 - level if encoding == NEAR_WHITE_LINEAR else level
-    depth = depth_from_picture(level[None], near, far, inverse=encoding == NEAR_WHITE)
-    intrinsics = intrinsics_from_fov(int(depth.shape[2]), int(depth.shape[1]), fov)
-    return FrameGeometry(depth, intrinsics[None])
+    levels, floats = read_levels(path)
+    reading = DepthReading(ENCODINGS.get(encoding, encoding), near, far, BLACKS.get(black, black))
+    return geometry_from_picture(torch.from_numpy(levels)[None], reading, fov, floats=floats)
 
 
 def read_geometry(arguments: argparse.Namespace) -> FrameGeometry:
     """The geometry that ``--geometry`` or ``--depth`` names."""
-    if arguments.geometry is not None:
-        return load_geometry(arguments.geometry, arguments.fov)
+    named = arguments.geometry if arguments.geometry is not None else arguments.depth
+    if arguments.geometry is not None or named.suffix.lower() in (".exr", ".npz"):
+        return load_geometry(named, arguments.fov, arguments.depth_channel)
     return load_depth_picture(
-        arguments.depth, arguments.depth_encoding, arguments.near, arguments.far, arguments.fov
-    )
+        named, arguments.depth_encoding, arguments.near, arguments.far, arguments.fov,
+        arguments.depth_black,
+    )  # fmt: skip
 
 
 def read_trajectory(
@@ -143,17 +173,3 @@ def read_trajectory(
         fps=arguments.fps,
         start=None if poses is None else invert_rigid(poses[:1])[0],
     )
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-        raise CacheFormatError(
-            f"The picture {path.name} cannot be read",
-            got=str(error)[:200] or type(error).__name__,
-            expected="a PNG, JPEG or WebP file",
-            fix="Check the path",
-        ) from error

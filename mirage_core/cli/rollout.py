@@ -17,6 +17,7 @@ from ..files import make_unused_folder
 from ..folder_lock import exclusive_folder
 from ..geometry.align import ALIGN_MODES, AlignConfig
 from ..geometry.depth import DEPTH_MODES
+from ..geometry.sources import describe_geometry
 from ..rollout.begin import begin
 from ..rollout.generate import generate
 from ..rollout.progress import Progress
@@ -71,14 +72,27 @@ def _add_inputs(group: Group) -> None:
         "--size", type=inputs.parse_size, help="WIDTHxHEIGHT to resize to, multiples of 32"
     )
     depth = group.add_mutually_exclusive_group(required=True)
-    depth.add_argument("--depth", type=Path, help="a depth picture")
+    depth.add_argument("--depth", type=Path, help="a depth picture, or a file as for --geometry")
     depth.add_argument(
         "--geometry", type=Path,
-        help="a geometry file (.safetensors, .npz, .exr) of the picture or of the full shot",
+        help="a geometry file (.safetensors, .npz, .exr, .tif) of the picture or of the full "
+        "shot; name.####.exr for one file a frame",
     )  # fmt: skip
     group.add_argument(
-        "--depth-encoding", choices=inputs.ENCODINGS, default=inputs.NEAR_WHITE,
-        help="how grey values become distances (default: %(default)s, as 1 / distance)",
+        "--depth-encoding", choices=inputs.ENCODINGS, default=inputs.AUTO,
+        help="how values become distances (default: %(default)s: scene units for floating-point "
+        "numbers, millimetres for 16 bits that use a part of their range, else near-white, as "
+        "1 / distance)",
+    )  # fmt: skip
+    group.add_argument(
+        "--depth-black", choices=inputs.BLACKS, default=inputs.AUTO,
+        help="what black means in --depth (default: %(default)s: no reading in millimetres, in "
+        "scene units, and where it stands apart from the rest)",
+    )  # fmt: skip
+    group.add_argument(
+        "--depth-channel", default="", metavar="NAME",
+        help="channel or layer of an .exr file, or array of an .npz file, that is depth, where "
+        "several may be",
     )  # fmt: skip
     group.add_argument(
         "--near", type=float, default=1.0, help="nearest distance of --depth (default: 1)"
@@ -270,6 +284,7 @@ def run(arguments: argparse.Namespace) -> int:
         settings=settings, seed=arguments.seed, models=models.describe_models(arguments, setup),
         folder=folder, lengths=lengths, colours=colours,
     )  # fmt: skip
+    sys.stdout.write(f"depth: {describe_geometry(geometry)}\n")
     with exclusive_folder(folder):
         state = open_folder(state)
         try:

@@ -5,17 +5,16 @@ The package OpenEXR decodes; which channel is depth is decided here.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CacheFormatError, PackageError
-
-COLOURS: Final = {"R", "G", "B", "A"}
+from ..errors import PackageError
+from .exr_channels import Box, Channel, Depth, choose_depth, refuse
+from .limits import most_bytes
 
 FARTHEST: Final = 1e9
 """Renderers write 1e10, or infinity, where there is no surface."""
@@ -23,70 +22,58 @@ FARTHEST: Final = 1e9
 FARTHEST_HALF: Final = 65504.0
 """The largest number of 16 bits, for the same."""
 
-MAX_BYTES: Final = 4 << 30
-"""Most bytes of all channels. All are decoded, and a damaged header may promise any size."""
 
-SMALL: Final = 128 << 20
-MAX_RATIO: Final = 2048
-"""Pixels that take more than `SMALL` bytes take at most so many for each byte of the file; depth
-in one constant stays below that in all compressions but HTJ2K."""
-
-
-class Box(NamedTuple):
-    """A part of the plane that pictures lie in; ``bottom`` and ``right`` are behind the last."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.bottom - self.top, self.right - self.left
-
-
-class Channel(NamedTuple):
-    """A channel of an EXR file.
+class ExrDepth(NamedTuple):
+    """Depth of an EXR file.
 
     Attributes:
-        part: Number of the picture in the file that it belongs to.
-        name: With its layers, such as ``ViewLayer.Depth.Z``.
-        label: The name, behind that of its part where there are several parts.
-        data: Where pixels are.
-        picture: Where the camera looks: the display window.
-        room: Values that decoding makes room for.
+        depth: (H, W) float32, infinite where there is no surface.
+        label: The channel, or the layer of equal ones, that it was read from.
+        channels: How many the file has.
     """
 
-    part: int
-    name: str
+    depth: Tensor
     label: str
-    data: Box
-    picture: Box
-    room: int
+    channels: int
 
 
-def read_exr_depth(path: Path) -> Tensor:
-    """Depth (H, W) float32 of an EXR file: infinite where there is no surface.
+def read_exr(path: Path, channel: str = "") -> ExrDepth:
+    """Depth of an EXR file, from the channel that `choose_depth` takes.
 
-    Taken is the only channel; or the one that is called ``Z`` or depth, in any layer or part; or
-    colours, when all three are the same. H and W are those of the display window: pixels beyond
-    it are left out, and what has no pixels has no surface.
+    H and W are those of the display window: pixels beyond it are left out, and what has no
+    pixels has no surface.
+
+    Args:
+        path: The file.
+        channel: Channel or layer to read; empty for the one that is depth.
 
     Raises:
-        CacheFormatError: The file is damaged, deep or too large, or none of its channels is depth.
+        CacheFormatError: The file is damaged, deep or too large, or none of its channels is
+            depth, or several are.
         PackageError: The package OpenEXR is not installed.
     """
     package = _package()
     channels = _channels(package, path)
-    chosen = _depth_channels(path.name, channels)
+    chosen = choose_depth(path.name, channels, channel)
     planes = _decode(package, path, channels, chosen)
     half = {plane.dtype for plane in planes} == {np.dtype(np.float16)}
-    values, *others = (torch.from_numpy(plane.astype(np.float32)) for plane in planes)
-    if any(not torch.equal(values, other) for other in others):
-        _refuse(path.name, "a picture in colour", "depth: three equal channels, or one called Z")
+    first, *others = (plane.astype(np.float32) for plane in planes)
+    if not all(np.array_equal(first, other, equal_nan=True) for other in others):
+        refuse(
+            path.name,
+            f"a picture in colour ({chosen.label})",
+            "depth: equal channels, or one called Z",
+            fix="Name the one channel of it that is depth, or render the depth pass of its own",
+        )
+    values = torch.from_numpy(first)
     depth = torch.where(values < (FARTHEST_HALF if half else FARTHEST), values, torch.inf)
-    return _in_picture(path.name, depth, chosen[0])
+    placed = _in_picture(path.name, depth, chosen.channels[0])
+    return ExrDepth(placed, chosen.label, len(channels))
+
+
+def read_exr_depth(path: Path, channel: str = "") -> Tensor:
+    """Depth (H, W) float32 alone of what `read_exr` reads."""
+    return read_exr(path, channel).depth
 
 
 def _package() -> Any:
@@ -117,13 +104,14 @@ def _channels(package: Any, path: Path) -> list[Channel]:
             for channel in _listed(part, header, named=len(headers) > 1)
         ]
     except Exception as error:  # the package has no error of its own: it raises whatever it meets
-        _refuse(path.name, _reason(error), "a whole OpenEXR file", error)
+        refuse(path.name, _reason(error), "a whole OpenEXR file", error)
     if deep:
-        _refuse(path.name, "deep pixels", "flat pixels")
-    needed = 4 * sum(channel.room for channel in channels)
-    most = min(MAX_BYTES, max(SMALL, size * MAX_RATIO))
+        refuse(path.name, "deep pixels", "flat pixels")
+    tile = max((_tile(header) for header in headers), default=0)
+    needed = 4 * sum(max(tile, channel.values) for channel in channels)
+    most = most_bytes(size)
     if needed > most:
-        _refuse(
+        refuse(
             path.name,
             f"{needed >> 20} MiB of pixels in {len(channels)} channels",
             f"at most {most >> 20} MiB in a file of {size} bytes",
@@ -131,15 +119,18 @@ def _channels(package: Any, path: Path) -> list[Channel]:
     return channels
 
 
+def _tile(header: dict[str, Any]) -> int:
+    """Values of one tile, which may be larger than the picture."""
+    tiles = header.get("tiles")
+    return 0 if tiles is None else int(tiles.xSize) * int(tiles.ySize)
+
+
 def _listed(part: int, header: dict[str, Any], named: bool) -> list[Channel]:
     """The channels of one part; ``named`` if their labels begin with its name."""
     data, picture = _box(header["dataWindow"]), _box(header["displayWindow"])
-    tiles = header.get("tiles")
-    tile = 0 if tiles is None else tiles.xSize * tiles.ySize
-    room = max(tile, math.prod(data.shape), math.prod(picture.shape))
     prefix = f"{header.get('name', part)}." if named else ""
     return [
-        Channel(part, channel.name, prefix + channel.name, data, picture, room)
+        Channel(part, channel.name, prefix + channel.name, data, picture)
         for channel in header["channels"]
     ]
 
@@ -149,39 +140,19 @@ def _box(window: tuple[np.ndarray, np.ndarray]) -> Box:
     return Box(top, left, bottom + 1, right + 1)
 
 
-def _depth_channels(name: str, channels: list[Channel]) -> list[Channel]:
-    """The channel to read; three for colours."""
-    if len(channels) == 1:
-        return channels
-    named = [c for c in channels if c.name.split(".")[-1].upper() == "Z"]
-    named = named or [c for c in channels if "depth" in c.label.lower()]
-    if len(named) == 1:
-        return named
-    labels = {channel.label for channel in channels}
-    if not named and labels <= COLOURS and len(labels - {"A"}) == len(COLOURS) - 1:
-        return [channel for channel in channels if channel.name != "A"]
-    _refuse(
-        name,
-        f"channels {', '.join(sorted(labels))[:200]}" if labels else "no channels",
-        "one channel, or one that is called Z or depth",
-    )
-
-
-def _decode(
-    package: Any, path: Path, channels: list[Channel], chosen: list[Channel]
-) -> list[np.ndarray]:
+def _decode(package: Any, path: Path, channels: list[Channel], chosen: Depth) -> list[np.ndarray]:
     """Arrays (H, W) of the chosen channels, in the types of the file."""
     try:
         with package.File(str(path), separate_channels=True) as file:
             # A part that cannot be decoded is left out, and those behind it move up.
             if len(file.parts) != len({channel.part for channel in channels}):
                 raise ValueError("pixels that are damaged, or were cut off")
-            found = [file.channels(channel.part)[channel.name] for channel in chosen]
+            found = [file.channels(channel.part)[channel.name] for channel in chosen.channels]
             if any(channel.xSampling * channel.ySampling != 1 for channel in found):
-                raise ValueError(f"{chosen[0].label} with fewer values than pixels")
+                raise ValueError(f"{chosen.label} with fewer values than pixels")
             return [channel.pixels for channel in found]
     except Exception as error:  # as above
-        _refuse(path.name, _reason(error), "a whole OpenEXR file", error)
+        refuse(path.name, _reason(error), "a whole OpenEXR file", error)
 
 
 def _in_picture(name: str, depth: Tensor, channel: Channel) -> Tensor:
@@ -190,7 +161,7 @@ def _in_picture(name: str, depth: Tensor, channel: Channel) -> Tensor:
     top, left = max(data.top, picture.top), max(data.left, picture.left)
     bottom, right = min(data.bottom, picture.bottom), min(data.right, picture.right)
     if top >= bottom or left >= right:
-        _refuse(name, "a data window beside the display window", "pixels within the picture")
+        refuse(name, "a data window beside the display window", "pixels within the picture")
     placed = torch.full(picture.shape, torch.inf)
     placed[top - picture.top : bottom - picture.top, left - picture.left : right - picture.left] = (
         depth[top - data.top : bottom - data.top, left - data.left : right - data.left]
@@ -200,12 +171,3 @@ def _in_picture(name: str, depth: Tensor, channel: Channel) -> Tensor:
 
 def _reason(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:200]
-
-
-def _refuse(name: str, got: str, expected: str, cause: Exception | None = None) -> NoReturn:
-    raise CacheFormatError(
-        f"{name} cannot be read as OpenEXR depth",
-        got=got,
-        expected=expected,
-        fix="Render the depth pass as a flat EXR file of its own, or save it as .npz",
-    ) from cause

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import GeometryError, ShapeError
@@ -36,6 +39,7 @@ class FrameGeometry:
         exclude: (F, H, W) bool, True where nothing may be remembered (sky, moving things).
         confidence: (F, H, W) float32, or None.
         metric: True when depth is in metres.
+        notes: What a reader took, guessed or left unused, for reports; it changes nothing.
 
     Raises:
         ShapeError: Shapes do not fit together.
@@ -49,6 +53,7 @@ class FrameGeometry:
     exclude: Tensor | None = None
     confidence: Tensor | None = None
     metric: bool = False
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depth", self.depth.detach().float())
@@ -114,6 +119,32 @@ class FrameGeometry:
             )
 
 
+def joined(parts: Sequence[FrameGeometry], name: str) -> FrameGeometry:
+    """One geometry of the frames of several.
+
+    Args:
+        parts: At least one; all with the same things known.
+        name: How errors call them together.
+
+    Raises:
+        ShapeError: They differ in size, or in what is known of them.
+    """
+    fields = ("depth", "intrinsics", "world_to_camera", "exclude", "confidence")
+    shared = [field for field in fields if getattr(parts[0], field) is not None]
+    for number, part in enumerate(parts):
+        known = [field for field in fields if getattr(part, field) is not None]
+        if known != shared or part.size != parts[0].size:
+            raise ShapeError(
+                f"The files of {name} do not belong together",
+                got=f"{', '.join(known)} of {part.size[1]} x {part.size[0]} in file {number}",
+                expected=f"{', '.join(shared)} of {parts[0].size[1]} x {parts[0].size[0]}",
+            )
+    whole: dict[str, Any] = {
+        field: torch.cat([getattr(part, field) for part in parts]) for field in shared
+    }
+    return dataclasses.replace(parts[0], **whole)
+
+
 def _frames_without_depth(depth: Tensor) -> list[int]:
     """Numbers of the frames (F, H, W) that have no valid pixel."""
     # A few pixels tell it of nearly every frame; only the others are looked at whole.
@@ -170,5 +201,3 @@ def depth_from_picture(
     if inverse:
         return 1 / (1 / far + level * (1 / near - 1 / far))
     return near + level * (far - near)
-
-

@@ -4,47 +4,41 @@
 file                  holds
 ====================  =====================================================================
 ``.safetensors``      everything, as `save_geometry` writes it
-``.npz``              arrays of other tools: ``depths`` or ``depth`` (F, H, W), and if they are
-                      there ``intrinsics`` (F, 3, 3) in pixels, ``poses_c2w`` (camera to world)
-                      or ``world_to_camera`` (F, 4, 4) with OpenCV axes, ``masks`` (F, H, W),
-                      True where depth is valid; objects are never unpickled
-``.exr``              one depth map: the only channel, the one called ``Z`` or depth in any
-                      layer or part, or colours that are all the same
+``.npz``              arrays under the names that estimators give them (`npz`), which
+                      `geometry_arrays` brings together; objects are never unpickled
+``.exr``              one depth map, from the channel that `exr_channels` takes
+``.tif``              one depth map: floating-point numbers in scene units, or 16 bits in
+                      millimetres
 ====================  =====================================================================
+
+Several files that differ by a number are the frames of one shot: `sequence`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import struct
-import tokenize
-import zipfile
-import zlib
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import numpy as np
 import torch
 from safetensors.torch import save as to_bytes
-from torch import Tensor
 
-from ..errors import CacheFormatError, GeometryError, ModelMismatchError
+from ..errors import CacheFormatError, ModelMismatchError
 from ..files import atomic_write, with_suffix
 from ..tensor_files import read_header, read_tensors
-from ..validate import expect_shape
-from .exr import read_exr_depth
-from .frame_geometry import FrameGeometry
-from .trajectory import intrinsics_from_fov
-from .transform import invert_rigid
+from .depth_picture import DepthReading, geometry_from_picture
+from .exr import read_exr
+from .frame_geometry import FrameGeometry, joined
+from .geometry_arrays import geometry_from_arrays, no_lens
+from .npz import read_npz
+from .sequence import is_pattern, numbered_files
 
 FORMAT: Final = "mirage-geometry"
 VERSION: Final = 1
 
-SUFFIXES: Final = (".safetensors", ".npz", ".exr")
+SUFFIXES: Final = (".safetensors", ".npz", ".exr", ".tif", ".tiff")
 """Files that `load_geometry` reads."""
-
-MAX_VALUES: Final = 1 << 31
-"""Most values of one array: a header that promises more is not believed."""
 
 _FIELDS: Final = ("depth", "intrinsics", "world_to_camera", "exclude", "confidence")
 
@@ -74,15 +68,18 @@ def save_geometry(geometry: FrameGeometry, path: Path) -> Path:
     return target
 
 
-def load_geometry(path: Path, fov: float | None = None) -> FrameGeometry:
-    """Read a geometry file.
+def load_geometry(path: Path, fov: float | None = None, channel: str = "") -> FrameGeometry:
+    """Read a geometry file, or numbered files as the frames of one shot.
 
     Args:
-        path: One of `SUFFIXES`.
+        path: One of `SUFFIXES`; with ``#`` for digits all files that differ in these alone.
         fov: Horizontal field of view in degrees, for files without intrinsics.
+        channel: Channel or layer of an .exr file, or array of an .npz file, that is depth; empty
+            for the one that says so by its name.
 
     Raises:
-        CacheFormatError: The file is damaged, of another kind, or from a newer version.
+        CacheFormatError: The file is damaged, of another kind, or from a newer version; or a
+            numbered file is missing.
         GeometryError: It has no intrinsics and ``fov`` is None, or its depth is unusable.
         PackageError: It is an .exr file, and the package OpenEXR is not installed.
         ShapeError: Its arrays do not fit together.
@@ -95,13 +92,45 @@ def load_geometry(path: Path, fov: float | None = None) -> FrameGeometry:
             expected=" or ".join(SUFFIXES),
             fix="Export depth as one of these",
         )
+    if is_pattern(path) and not path.is_file():
+        return joined([_load_one(file, fov, channel) for file in numbered_files(path)], path.name)
     if not path.is_file():
         raise CacheFormatError("The geometry file does not exist", got=path, fix="Check its name")
+    return _load_one(path, fov, channel)
+
+
+def _load_one(path: Path, fov: float | None, channel: str) -> FrameGeometry:
+    suffix = path.suffix.lower()
     if suffix == ".npz":
-        return _from_arrays(_read_npz(path), fov)
+        return geometry_from_arrays(*read_npz(path, channel), fov)
     if suffix == ".exr":
-        return _from_arrays({"depth": read_exr_depth(path)[None]}, fov)
+        depth, label, channels = read_exr(path, channel)
+        geometry = geometry_from_arrays({"depth": depth[None]}, (), fov)
+        notes = (f"taken: {label}", f"channels: {channels}") if channels > 1 else ()
+        return dataclasses.replace(geometry, notes=notes)
+    if suffix in (".tif", ".tiff"):
+        return _from_picture(path, fov)
     return _read_own(path)
+
+
+def _from_picture(path: Path, fov: float | None) -> FrameGeometry:
+    # Pillow is ComfyUI's; the library does without it where no picture is read.
+    from .picture_files import read_levels
+
+    levels, floats = read_levels(path)
+    if fov is None:
+        raise no_lens()
+    geometry = geometry_from_picture(
+        torch.from_numpy(levels)[None], DepthReading(), fov, floats=floats
+    )
+    if not floats and not geometry.metric:
+        raise CacheFormatError(
+            f"{path.name} does not say what its levels mean",
+            got="a depth picture that is stretched to its range",
+            expected="floating-point numbers in scene units, or 16 bits in millimetres",
+            fix="Use Load Image and Mirage Geometry, or --depth, which take a range",
+        )
+    return geometry
 
 
 def _read_own(path: Path) -> FrameGeometry:
@@ -127,7 +156,7 @@ def _read_own(path: Path) -> FrameGeometry:
             expected=f"version {VERSION}",
             fix="Update Mirage",
         )
-    tensors = read_tensors(path)
+    tensors: dict[str, Any] = dict(read_tensors(path))
     unknown = sorted(set(tensors) - set(_FIELDS))
     missing = sorted({"depth", "intrinsics"} - set(tensors))
     if unknown or missing:
@@ -137,70 +166,3 @@ def _read_own(path: Path) -> FrameGeometry:
             fix="Save it anew",
         )
     return FrameGeometry(**tensors, metric=header.metadata.get("metric") == "true")
-
-
-def _from_arrays(arrays: dict[str, Tensor], fov: float | None) -> FrameGeometry:
-    depth = arrays.get("depths", arrays.get("depth"))
-    if depth is None:
-        raise CacheFormatError(
-            "The geometry file holds no depth",
-            got=f"arrays {sorted(arrays)}",
-            expected="an array named depths or depth, (frames, height, width)",
-        )
-    depth = depth[None] if depth.ndim == 2 else depth  # noqa: PLR2004
-    sizes = expect_shape("The file's depth", depth, "F H W")
-    intrinsics = arrays.get("intrinsics")
-    if intrinsics is None:
-        if fov is None:
-            raise GeometryError(
-                "The geometry file does not say how wide the camera sees",
-                expected="intrinsics in the file, or a field of view",
-                fix="Give the horizontal field of view in degrees",
-            )
-        intrinsics = intrinsics_from_fov(sizes["W"], sizes["H"], fov)
-    if intrinsics.ndim == 2:  # noqa: PLR2004
-        intrinsics = intrinsics.expand(sizes["F"], 3, 3)
-    poses = arrays.get("world_to_camera")
-    if poses is None and "poses_c2w" in arrays:
-        poses = invert_rigid(arrays["poses_c2w"].double())
-    masks = arrays.get("masks")
-    return FrameGeometry(
-        depth,
-        intrinsics,
-        world_to_camera=poses,
-        exclude=None if masks is None else masks < 0.5,  # noqa: PLR2004
-    )
-
-
-_DAMAGED: Final = (
-    zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, SyntaxError, ValueError,
-    LookupError, RuntimeError, OSError, EOFError, MemoryError,
-)  # fmt: skip
-"""What numpy and zipfile raise for a damaged file."""
-
-
-def _read_npz(path: Path) -> dict[str, Tensor]:
-    wanted = ("depths", "depth", "intrinsics", "poses_c2w", "world_to_camera", "masks")
-    arrays = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in wanted:
-                if f"{name}.npy" in archive.namelist():
-                    with archive.open(f"{name}.npy") as member:
-                        array = np.lib.format.read_array(member, allow_pickle=False)
-                    arrays[name] = _numbers(array, name)
-    except _DAMAGED as error:
-        raise CacheFormatError(
-            f"{path.name} cannot be read as arrays",
-            got=str(error)[:200] or type(error).__name__,
-            expected="an .npz file of plain numbers",
-            fix="Save it again with numpy.savez",
-        ) from error
-    return arrays
-
-
-def _numbers(array: np.ndarray, name: str) -> Tensor:
-    if array.size > MAX_VALUES or array.dtype.kind not in "bfiu":
-        raise ValueError(f"{name} holds {array.size} values of type {array.dtype}")
-    exact = np.float64 if name in ("intrinsics", "poses_c2w", "world_to_camera") else np.float32
-    return torch.from_numpy(array.astype(exact))

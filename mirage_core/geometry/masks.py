@@ -18,6 +18,10 @@ from .frame_geometry import ASPECT_TOLERANCE, FrameGeometry
 MASKED = 0.5
 """Above this value a pixel is masked."""
 
+EMPTY_MASK = (64, 64)
+"""Size of the mask that ComfyUI's Load Image gives for a picture without transparency. Nothing is
+marked in it, so it fits every picture."""
+
 
 @dataclass(frozen=True)
 class MaskGrowth:
@@ -55,7 +59,8 @@ def mask_to_grid(
             t > 0 covers pixel frames 4t - 3 to 4t).
         grid: (h, w) of the latent grid.
         latent_frames: T.
-        sizes: Accepted (H, W): that of the picture, and of the depth if it has another.
+        sizes: Accepted (H, W): that of the picture, and of the depth if it has another. A mask
+            of the same aspect ratio as one of them is scaled to it.
         growth: How far to grow.
         name: How errors call the mask.
 
@@ -63,17 +68,13 @@ def mask_to_grid(
         (T, h, w) bool.
 
     Raises:
-        ShapeError: The mask has another size or number of frames.
+        ShapeError: The mask shows another crop, or has another number of frames.
         GeometryError: The mask holds values that are not numbers.
     """
     found = expect_shape(name, mask, "M H W")
-    _expect_size(name, (found["H"], found["W"]), sizes)
     _expect_count(name, found["M"], latent_frames)
-    if mask.is_floating_point():
-        expect_finite(name, mask)
     growth = growth or MaskGrowth()
-    marked = (mask if mask.dtype == torch.bool else mask > MASKED).float()
-    marked = grow(marked, growth.pixels)
+    marked = grow(_marked(name, mask, sizes), growth.pixels)
     cells = F.adaptive_max_pool2d(marked[:, None], grid)[:, 0]
     return grow(_over_time(cells, latent_frames), growth.cells) > 0
 
@@ -98,7 +99,7 @@ def exclusion(
         (T, h, w) bool.
 
     Raises:
-        ShapeError: A mask has another size or number of frames.
+        ShapeError: A mask shows another crop, or has another number of frames.
         GeometryError: A mask holds values that are not numbers.
     """
     union = torch.zeros(latent_frames, *grid, dtype=torch.bool)
@@ -119,22 +120,17 @@ def with_mask(
     Args:
         geometry: Depth of F frames.
         mask: (M, H, W) bool or numbers, masked above one half; M is 1 or F. None changes nothing.
-        picture: (H, W) of the pictures; the mask has their size, or that of the depth. None
-            where the pictures are not known: then the aspect ratio alone must fit.
+        picture: (H, W) of the pictures, where they are known; the mask shows the crop of these,
+            or of the depth, in any resolution.
         name: How errors call the mask.
 
     Raises:
-        ShapeError: The mask has another size or number of frames.
+        ShapeError: The mask shows another crop, or has another number of frames.
         GeometryError: The mask holds values that are not numbers.
     """
     if mask is None:
         return geometry
     found = expect_shape(name, mask, "M H W")
-    size = (found["H"], found["W"])
-    if picture is not None:
-        _expect_size(name, size, [picture, geometry.size])
-    elif abs(size[1] * geometry.size[0] / (size[0] * geometry.size[1]) - 1) > ASPECT_TOLERANCE:
-        _expect_size(name, size, [geometry.size])
     if found["M"] not in (1, len(geometry)):
         raise ShapeError(
             f"{name} and the depth have different numbers of frames",
@@ -142,9 +138,8 @@ def with_mask(
             expected=f"1 (for all of them) or {len(geometry)}",
             fix="Make one mask for each picture, or a single one",
         )
-    if mask.is_floating_point():
-        expect_finite(name, mask)
-    marked = (mask if mask.dtype == torch.bool else mask > MASKED).float()
+    sizes = [geometry.size] if picture is None else [picture, geometry.size]
+    marked = _marked(name, mask, sizes)
     hidden = F.adaptive_max_pool2d(marked[:, None], geometry.size)[:, 0] > 0
     hidden = hidden.expand(len(geometry), -1, -1).to(geometry.depth.device)
     own = geometry.exclude
@@ -162,17 +157,33 @@ def expect_not_all(name: str, cells: Tensor) -> None:
         )
 
 
-def _expect_size(name: str, size: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> None:
+def _marked(name: str, mask: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """(M, H, W) of 0 and 1 in one of the sizes: a scaled pixel is masked if any part of it was.
+
+    Raises:
+        ShapeError: The mask shows another crop than any of them.
+        GeometryError: The mask holds values that are not numbers.
+    """
+    if mask.is_floating_point():
+        expect_finite(name, mask)
+    marked = (mask if mask.dtype == torch.bool else mask > MASKED).float()
+    size = (int(mask.shape[1]), int(mask.shape[2]))
     if size in sizes:
-        return
-    wanted = " or ".join(f"{cols} x {rows}" for rows, cols in dict.fromkeys(sizes))
-    raise ShapeError(
-        f"{name} and the pictures have different sizes",
-        got=f"{size[1]} x {size[0]}",
-        expected=wanted,
-        fix="Make the mask from the frames themselves, or resize it to their size; the empty mask "
-        "that Load Image gives is of 64 x 64: leave it unconnected",
-    )
+        return marked
+    fitting = [wanted for wanted in sizes if _same_aspect(size, wanted)]
+    if not fitting and not (size == EMPTY_MASK and not bool(marked.any())):
+        wanted = " or ".join(f"{cols} x {rows}" for rows, cols in dict.fromkeys(sizes))
+        raise ShapeError(
+            f"{name} and the pictures have different sizes",
+            got=f"{size[1]} x {size[0]}",
+            expected=f"{wanted}, or another size of the same crop",
+            fix="Make the mask from the cropped frames themselves, or crop it in the same way",
+        )
+    return F.adaptive_max_pool2d(marked[:, None], [*fitting, *sizes][0])[:, 0]
+
+
+def _same_aspect(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    return abs(size[1] * other[0] / (size[0] * other[1]) - 1) <= ASPECT_TOLERANCE
 
 
 def _expect_count(name: str, count: int, latent_frames: int) -> None:

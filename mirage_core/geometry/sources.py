@@ -6,6 +6,7 @@ the project depends on them.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, Final
@@ -19,6 +20,7 @@ from ..validate import expect_range, expect_shape
 from .depth import valid_depth
 from .frame_geometry import FrameGeometry
 from .trajectory import intrinsics_from_fov
+from .transform import nearest_rotations
 
 SKY_THRESHOLD: Final = 0.5
 """Probability from which a pixel counts as sky."""
@@ -64,6 +66,32 @@ def geometry_from_moge(moge: Mapping[str, Any], *, metric: bool) -> FrameGeometr
         exclude = ~mask.cpu().bool()
         exclude = exclude if bool(exclude.any()) else None
     return FrameGeometry(depth, intrinsics, exclude=exclude, metric=metric)
+
+
+def is_metric(moge: Mapping[str, Any]) -> bool:
+    """Whether MoGe's depth is in metres: only MoGe 2, which is so, also estimates normals."""
+    return "normal" in moge
+
+
+def geometry_of_estimator(output: Mapping[str, Any], fov: float) -> FrameGeometry:
+    """Geometry of whichever of ComfyUI's estimators made it, with the settings of its own node.
+
+    Args:
+        output: What `geometry_from_moge` or `geometry_from_da3` takes.
+        fov: Horizontal field of view in degrees, for one view of Depth Anything alone.
+
+    Raises:
+        GeometryError: As for these.
+        ShapeError: As for these.
+    """
+    # Depth Anything's always says how it was run.
+    if "mode" in output:
+        geometry = geometry_from_da3(output, fov=fov)
+        name = "Depth Anything 3"
+    else:
+        geometry = geometry_from_moge(output, metric=is_metric(output))
+        name = "MoGe"
+    return dataclasses.replace(geometry, notes=(f"taken: depth and lens of {name}",))
 
 
 def geometry_from_da3(
@@ -118,7 +146,7 @@ def geometry_from_da3(
 
 
 def describe_geometry(geometry: FrameGeometry) -> str:
-    """One line: size, field of view, units, typical depth, what is invalid or left out."""
+    """One line: size, field of view, units, typical depth, invalid shares, a reader's notes."""
     height, width = geometry.size
     fov = math.degrees(2 * math.atan(width / (2 * float(geometry.intrinsics[0, 0, 0]))))
     invalid = 1 - float(valid_depth(geometry.depth).float().mean())
@@ -129,7 +157,7 @@ def describe_geometry(geometry: FrameGeometry) -> str:
     return (
         f"{frames} of {width} x {height}, field of view {fov:.4g} degrees, {units}, "
         f"typical depth {geometry.typical_depth():.3g}, {invalid:.1%} invalid, "
-        f"{excluded:.1%} left out{poses}"
+        f"{excluded:.1%} left out{poses}" + "".join(f"; {note}" for note in geometry.notes)
     )
 
 
@@ -212,8 +240,7 @@ def _orthonormal(poses: Tensor) -> Tensor:
             expected="pictures of one place that overlap",
             fix="Remove pictures that show something else, or try the other pose_method",
         )
-    left, _, right = torch.linalg.svd(poses[:, :3, :3])
-    rotation = left @ right
+    rotation = nearest_rotations(poses[:, :3, :3])
     flip = torch.linalg.det(rotation) < 0
     if bool(flip.any()):
         raise GeometryError(

@@ -32,6 +32,15 @@ def rigid(rotation: Tensor, translation: Tensor) -> Tensor:
     return pose
 
 
+def nearest_rotations(matrices: Tensor) -> Tensor:
+    """The orthogonal matrices nearest to (..., 3, 3), such as networks give in low precision.
+
+    What mirrors still does.
+    """
+    left, _, right = torch.linalg.svd(matrices)
+    return left @ right
+
+
 def rotation_about(axis: str, radians: Tensor) -> Tensor:
     """Right-handed rotations (..., 3, 3) about the OpenCV axis ``"x"``, ``"y"`` or ``"z"``.
 

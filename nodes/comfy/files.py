@@ -12,6 +12,7 @@ from comfy_api.input_impl import VideoFromFile
 from ...mirage_core.errors import StorageError
 from ...mirage_core.files import storage_error
 from ...mirage_core.folder_lock import HOLDER
+from ...mirage_core.geometry.sequence import files_of, is_pattern, patterns_among
 from ...mirage_core.rollout.run_folder import MANIFEST
 
 OUTPUT_FOLDER = "mirage"
@@ -51,8 +52,13 @@ def next_file(prefix: str, extension: str) -> Path:
     return Path(folder) / f"{stem}_{counter:05}_.{extension}"
 
 
-def list_files(extension: str) -> list[str]:
-    """Files that a loader offers: from the input folder, and Mirage's own output."""
+def list_files(extension: str, *, numbered: bool = False) -> list[str]:
+    """Files that a loader offers: from the input folder, and Mirage's own output.
+
+    Args:
+        extension: What names end with, without the dot.
+        numbered: Whether two or more files that differ by a number are offered as one, too.
+    """
     found = []
     places = (
         (Path(folder_paths.get_input_directory()), Path(folder_paths.get_input_directory()), ""),
@@ -63,7 +69,8 @@ def list_files(extension: str) -> list[str]:
         ),
     )
     for folder, root, mark in places:
-        for path in sorted(folder.rglob(f"*.{extension}")) if folder.is_dir() else []:
+        paths = sorted(folder.rglob(f"*.{extension}")) if folder.is_dir() else []
+        for path in [*(patterns_among(paths) if numbered else ()), *paths]:
             if not path.name.startswith((".", "chunk_")) and path.name not in (MANIFEST, HOLDER):
                 found.append(path.relative_to(root).as_posix() + mark)
     return found
@@ -77,6 +84,8 @@ def resolve_file(name: str) -> Path:
 def file_stamp(name: str) -> tuple[str, int]:
     """What changes when a file that `list_files` offered is written anew."""
     path = resolve_file(name)
+    if is_pattern(path) and not path.exists():
+        return name, sum(file.stat().st_mtime_ns for file in files_of(path))
     return name, path.stat().st_mtime_ns if path.exists() else 0
 
 

@@ -212,7 +212,7 @@ class TestBadInput:
         with pytest.raises(errors.GeometryError, match="The exclusion mask covers all"):
             shot.update(shot.geometry, exclude=white)
 
-    @pytest.mark.parametrize("shape", [(1, 48, 64), (9, 96, 256), (5, 96, 128)])
+    @pytest.mark.parametrize("shape", [(1, 48, 80), (9, 96, 256), (5, 96, 128)])
     def test_masks_of_another_size(
         self, shot: Shot, errors: ModuleType, shape: tuple[int, ...]
     ) -> None:
@@ -268,3 +268,18 @@ def test_single_infinite_pixels_are_no_error(shot: Shot, tmp_path: Path) -> None
     geometry, _ = shot.align(shot.of(depth=depth))
     after, _ = shot.update(geometry, tmp_path / "out")
     assert all(torch.isfinite(block.points).all() for block in after.cache.blocks)
+
+
+def test_frames_with_transparency_are_written_without_it(shot: Shot, tmp_path: Path) -> None:
+    """Mirage Render gives such pictures; a shot must not end at them after sampling."""
+    alpha = torch.cat([shot.images, torch.rand(*shot.images.shape[:3], 1)], dim=-1)
+    plain, _ = shot.update(shot.geometry, tmp_path / "opaque")
+    opaque = shot.images
+    try:
+        shot.images = alpha
+        written, _ = shot.update(shot.geometry, tmp_path / "alpha")
+    finally:
+        shot.images = opaque
+    for one, two in zip(plain.cache.blocks, written.cache.blocks, strict=True):
+        assert torch.equal(one.points, two.points)
+        assert torch.equal(one.tokens, two.tokens)

@@ -187,3 +187,85 @@ def test_saved_geometry_comes_back(pack: ModuleType, monkeypatch, tmp_path) -> N
     loaded, report = nodes.MirageGeometryLoad.execute(name, 60.0).result
     assert torch.equal(loaded.depth, geometry.depth)
     assert "with camera poses" in report
+
+
+def test_a_depth_picture_of_16_bits_needs_no_settings(pack: ModuleType, tmp_path) -> None:
+    """From a file through Load Image's own reader, with its holes."""
+    import numpy as np
+    from comfy_api.latest import InputImpl
+    from PIL import Image
+
+    metres = np.linspace(1, 4, 32 * 64).reshape(32, 64)
+    metres[:, 20:24] = 0
+    Image.fromarray((metres * 1000).round().astype(np.uint16)).save(tmp_path / "depth.png")
+    images = InputImpl.VideoFromFile(str(tmp_path / "depth.png")).get_components().images
+    node = module(pack, "nodes.geometry").MirageGeometry
+    geometry, report = node.execute(images, "auto", 1.0, 20.0, 60.0).result
+    right = torch.from_numpy(metres).float()
+    torch.testing.assert_close(geometry.depth[0], right, atol=6e-4, rtol=0)
+    assert "6.2% invalid" in report and "taken: millimetres" in report
+    whole, _ = node.execute(
+        images, "far is white", 0.001, 65.535, 60.0, None, "a distance"
+    ).result
+    assert float(whole.depth.min()) == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("source", ["moge", "da3"])
+def test_an_estimator_may_be_wired_straight(pack: ModuleType, source: str) -> None:
+    """The geometry of its own node, without a guess."""
+    nodes = module(pack, "nodes.geometry")
+    depth = torch.rand(1, 32, 64) + 2
+    if source == "moge":
+        lens = torch.tensor([[[0.9, 0, 0.5], [0, 1.8, 0.5], [0, 0, 1]]])
+        output = {"depth": depth, "intrinsics": lens, "normal": torch.zeros(1, 32, 64, 3)}
+        right, _ = nodes.MirageGeometryMoGe.execute(output).result
+    else:
+        output = {"depth": depth, "mode": "mono", "sky": (depth > 2.9).float()}
+        right, _ = nodes.MirageGeometryDA3.execute(output, 71.0, False, 0.5, 0.0).result
+    found, report = nodes.MirageGeometry.execute(output, "auto", 1.0, 20.0, 71.0).result
+    assert torch.equal(found.depth, right.depth)
+    assert torch.equal(found.intrinsics, right.intrinsics)
+    assert found.metric == right.metric == (source == "moge")
+    assert (found.exclude is None) == (right.exclude is None) == (source == "moge")
+    assert "taken: depth and lens of" in report
+
+
+def test_numbered_files_are_offered_as_one(pack: ModuleType, monkeypatch, tmp_path) -> None:
+    import folder_paths
+    import numpy as np
+
+    monkeypatch.setattr(folder_paths, "get_input_directory", lambda: str(tmp_path))
+    for number in (7, 8, 9):
+        depth = np.full((4, 6), number, np.float32)
+        np.savez(tmp_path / f"shot_{number:03}.npz", depth=depth, mine=2 * depth)
+    np.savez(tmp_path / "other.npz", depth=np.ones((4, 6)))
+    node = module(pack, "nodes.geometry").MirageGeometryLoad
+    offered = module(pack, "nodes.comfy.files").list_files("npz", numbered=True)
+    assert offered[0] == "shot_###.npz" and len(offered) == 5
+    geometry, _ = node.execute("shot_###.npz", 60.0).result
+    assert geometry.depth[:, 0, 0].tolist() == [7, 8, 9]
+    doubled, report = node.execute("shot_###.npz", 60.0, " mine ").result
+    assert doubled.depth[:, 0, 0].tolist() == [14, 16, 18]
+    assert "not used: depth" in report
+    before = node.fingerprint_inputs("shot_###.npz", 60.0)
+    (tmp_path / "shot_009.npz").unlink()
+    assert node.fingerprint_inputs("shot_###.npz", 60.0) != before
+
+
+def test_the_empty_mask_of_load_image_may_stay_connected(pack: ModuleType) -> None:
+    images, geometry = two_views(pack)
+    depth = torch.linspace(0, 1, 32 * 64).reshape(1, 32, 64, 1).expand(-1, -1, -1, 3)
+    node = module(pack, "nodes.geometry").MirageGeometry
+    found, report = node.execute(
+        depth, "far is white", 1.0, 5.0, 60.0, torch.zeros(1, 64, 64)
+    ).result
+    assert "0.0% left out" in report
+
+
+def test_transparency_is_left_out_where_a_memory_begins(pack: ModuleType) -> None:
+    images, geometry = two_views(pack)
+    whole, first = begin(pack, images, geometry)
+    alpha = torch.cat([images, torch.rand(2, 64, 64, 1)], dim=-1)
+    again, latent = begin(pack, alpha, geometry)
+    assert torch.equal(first["samples"], latent["samples"])
+    assert torch.equal(whole.blocks[0].tokens, again.blocks[0].tokens)

@@ -81,7 +81,13 @@ def breaks(old: Snapshot, new: Snapshot) -> list[str]:
 
 
 def fits(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether a saved socket or widget still means the same; choices may have been added."""
+    """Whether a saved socket or widget still means the same; choices may have been added.
+
+    So may types that an input takes.
+    """
+    types = [set(str(socket["type"]).split(",")) for socket in (old, new)]
+    if "optional" in old and types[0] < types[1]:
+        return fits(old, new | {"type": old["type"]})
     if isinstance(old.get("options"), list) and isinstance(new.get("options"), list):
         return set(old["options"]) <= set(new["options"]) and fits(
             old | {"options": None}, new | {"options": None}
@@ -154,6 +160,10 @@ def test_additions_break_nothing() -> None:
     more = CHOICE | {"options": ["w", *CHOICE["options"]]}
     assert breaks(changed(inputs=[CHOICE]), changed(inputs=[more])) == []
     assert breaks(changed(inputs=[more]), changed(inputs=[CHOICE])) == ["A: its inputs changed"]
+    wide = [inputs[0] | {"type": "INT,FLOAT"}]
+    assert breaks(OLD, changed(inputs=wide)) == []
+    assert breaks(changed(inputs=wide), OLD) == ["A: its inputs changed"]
+    assert breaks(OLD, changed(outputs=[{"name": "o", "type": "IMAGE,MASK"}])) != []
 
 
 @pytest.mark.parametrize(

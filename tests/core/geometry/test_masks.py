@@ -86,6 +86,22 @@ def test_another_size_is_refused() -> None:
         mask_to_grid(torch.zeros(1, 64, 90), GRID, 1, SIZES, name="The sky mask")
 
 
+def test_a_mask_of_the_same_crop_is_scaled() -> None:
+    mask = torch.zeros(1, 4 * PICTURE[0], 4 * PICTURE[1])
+    mask[0, 130, 70] = 1
+    cells = mask_to_grid(mask, GRID, 1, SIZES)
+    assert cells[0].nonzero().tolist() == [[130 // 64, 70 // 64]]
+    # Growth counts in pixels of the picture.
+    grown = mask_to_grid(mask, GRID, 1, SIZES, MaskGrowth(pixels=2))
+    assert grown[0].nonzero().tolist() == [[1, 0], [1, 1], [2, 0], [2, 1]]
+    low = torch.zeros(1, 16, 24)
+    low[0, 9, 7] = 1
+    assert mask_to_grid(low, GRID, 1, SIZES)[0].nonzero().tolist() == [[2, 1]]
+    assert not mask_to_grid(torch.zeros(1, 64, 64), GRID, 1, SIZES).any()
+    with pytest.raises(ShapeError, match="64 x 64"):
+        mask_to_grid(torch.ones(1, 64, 64), GRID, 1, SIZES)
+
+
 def test_masks_that_are_not_numbers_are_refused() -> None:
     mask = torch.zeros(1, *PICTURE)
     mask[0, 0, 0] = torch.nan
@@ -132,12 +148,26 @@ class TestGeometry:
 
     def test_without_pictures_the_aspect_ratio_decides(self) -> None:
         assert with_mask(self.geometry(), torch.zeros(1, 32, 48)).exclude is not None
-        with pytest.raises(ShapeError, match="different sizes.*64 x 64.*24 x 16.*Load Image"):
-            with_mask(self.geometry(), torch.zeros(1, 64, 64))
+        with pytest.raises(ShapeError, match="different sizes.*64 x 64.*24 x 16.*same crop"):
+            with_mask(self.geometry(), torch.ones(1, 64, 64))
+
+    def test_a_mask_of_the_unscaled_picture_is_scaled(self) -> None:
+        mask = torch.zeros(1, 192, 288)
+        mask[0, 120, 150] = 1
+        hidden = with_mask(self.geometry(), mask, PICTURE).exclude
+        assert hidden[0].nonzero().tolist() == [[10, 12]]
+        small = torch.zeros(1, 8, 12)
+        small[0, 5, 6] = 1
+        hidden = with_mask(self.geometry(), small, PICTURE).exclude
+        assert hidden[0].nonzero().tolist() == [[10, 12], [10, 13], [11, 12], [11, 13]]
+
+    def test_the_empty_mask_of_load_image_masks_nothing(self) -> None:
+        hidden = with_mask(self.geometry(), torch.zeros(1, 64, 64), PICTURE).exclude
+        assert not hidden.any()
 
     def test_what_does_not_belong_is_refused(self) -> None:
         with pytest.raises(ShapeError, match="96 x 64 or 24 x 16"):
-            with_mask(self.geometry(), torch.zeros(1, 32, 48), PICTURE)
+            with_mask(self.geometry(), torch.zeros(1, 32, 47), PICTURE)
         with pytest.raises(ShapeError, match="3 masks, 2 depth maps"):
             with_mask(self.geometry(), torch.zeros(3, *PICTURE), PICTURE)
         with pytest.raises(GeometryError, match="not finite"):
