@@ -15,7 +15,7 @@ from ..checkpoints.branch_format import FORMATS
 from ..errors import CacheFormatError, ShapeError
 from ..geometry.frame_geometry import ASPECT_TOLERANCE, FrameGeometry, depth_from_picture
 from ..geometry.geometry_io import load_geometry
-from ..geometry.trajectory import Trajectory, intrinsics_from_fov
+from ..geometry.trajectory import Trajectory, fov_of, intrinsics_from_fov
 from ..geometry.transform import invert_rigid
 from ..trajectories.exchange.formats import import_trajectory
 from ..trajectories.presets import preset_trajectory
@@ -116,8 +116,10 @@ def read_trajectory(
     width, height = size
     if arguments.trajectory is not None:
         return import_trajectory(
-            arguments.trajectory, width=width, height=height, fps=arguments.fps
-        )
+            arguments.trajectory, width=width, height=height, fps=arguments.fps,
+            fov=fov_of(geometry.intrinsics_for((height, width))[0], width),
+            camera=arguments.camera,
+        )  # fmt: skip
     poses = geometry.world_to_camera
     return preset_trajectory(
         arguments.move,

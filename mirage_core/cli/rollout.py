@@ -93,6 +93,9 @@ def _add_inputs(group: Group) -> None:
     move.add_argument("--trajectory", type=Path, help="a camera file")
     move.add_argument("--move", choices=PRESETS, metavar="NAME", help=", ".join(PRESETS))
     group.add_argument(
+        "--camera", default="", help="which camera of --trajectory (default: its first)"
+    )
+    group.add_argument(
         "--frames", type=int, default=97, help="frames of --move, 4n + 1 (default: 97)"
     )
     group.add_argument(
