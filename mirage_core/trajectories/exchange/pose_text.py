@@ -23,7 +23,6 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ...errors import CacheFormatError
 from ...geometry.transform import invert_rigid
 from .axes import poses_of
 from .camera_file import CameraFile, Wanted
@@ -117,15 +116,10 @@ def _of_columns(lines: _Lines, path: Path, wanted: Wanted) -> CameraFile:
 
 def _read(path: Path) -> _Lines:
     rows: list[list[float]] = []
-    header, total = "", 0
-    for number, line in enumerate(read_lines(path, _LONGEST_LINE)):
-        total += len(line)
-        if total > MAX_TEXT or len(rows) > MAX_POSES:
-            raise CacheFormatError(
-                f"{path.name} is too large for a list of cameras",
-                got=f"more than {MAX_TEXT // 2**20} MiB or {MAX_POSES} lines",
-                fix="Cut it to the shot",
-            )
+    header = ""
+    for number, line in enumerate(read_lines(path, longest=_LONGEST_LINE, limit=MAX_TEXT)):
+        if len(rows) > MAX_POSES:
+            expect_poses(len(rows), path.name)
         words = split_words(line)
         if not words or words[0].startswith(("#", "//")):
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ MAX_POSES: Final = 100_000
 
 MAX_LINE: Final = 16 * 2**20
 """Bytes of the longest line; those with the feature points of a picture are long."""
+
+_MAX_LINES = 4 * MAX_POSES
+"""Lines of the longest file: two for each camera of COLMAP, and as many empty ones."""
 
 _SHOWN = 60
 _SEPARATOR = re.compile(r"[\s,;]+")
@@ -44,24 +48,27 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> str:
         raise unreadable(path, error) from error
 
 
-def read_lines(path: Path, longest: int = MAX_LINE) -> Iterator[str]:
+def read_lines(path: Path, *, longest: int = MAX_LINE, limit: int = MAX_BYTES) -> Iterator[str]:
     """The lines of a text file, one by one and without their ends.
 
     Args:
         path: The file.
         longest: Bytes that a line may have.
+        limit: Bytes that the file may have.
 
     Raises:
         CacheFormatError: It is missing, too large, or not text.
     """
-    total = 0
     try:
         with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size > limit:
+                raise ValueError(f"more than {limit // 2**20} MiB")
+            number = 0
             while line := file.readline(longest + 1):
-                total += len(line)
-                if len(line) > longest or total > MAX_BYTES:
-                    raise ValueError("a line or the file is too long for a list of cameras")
-                yield line.decode("utf-8-sig" if total == len(line) else "utf-8").rstrip("\r\n")
+                number += 1
+                if len(line) > longest or number > _MAX_LINES:
+                    raise ValueError("a line is too long, or there are too many")
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
 
