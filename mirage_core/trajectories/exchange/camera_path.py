@@ -14,11 +14,11 @@ import torch
 
 from ...errors import CacheFormatError
 from ..files import describe, expect_numbers
+from ..rotations import nearest_rigid
 from .axes import from_z_up
 from .camera_file import CameraFile, Wanted
 from .lenses import Lens, intrinsics_of, perspective_model
 from .load3d import vertical_fov
-from .rotations import nearest_rigid
 from .text_files import expect_poses, malformed
 
 FORMAT: Final = "nerfstudio camera path"

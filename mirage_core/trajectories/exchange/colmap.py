@@ -29,6 +29,7 @@ POINTS: Final = "points3D.txt"
 
 _IMAGE_WORDS = 10
 _POINT_WORDS = 3
+_FEW_POINTS = 4 * _POINT_WORDS
 _SCALED = 1000.0
 """How far from 1 the length of a quaternion may be."""
 
@@ -201,11 +202,10 @@ def _images(path: Path) -> Iterator[Image]:
 
 def _is_points(line: str) -> bool:
     """Whether a line is empty or holds feature points, (x, y, id) each."""
-    # The first ones tell: a picture's own line has a name in tenth place.
-    head = line.split(maxsplit=_IMAGE_WORDS)[:_IMAGE_WORDS]
-    if not all(is_number(word) for word in head):
-        return False
-    return len(line.split()) % _POINT_WORDS == 0
+    # The first ones tell: a picture's own line has ten words, the last of them its name.
+    head = line.split(maxsplit=_FEW_POINTS)[:_FEW_POINTS]
+    few = len(head) < _FEW_POINTS
+    return all(is_number(word) for word in head) and not (few and len(head) % _POINT_WORDS)
 
 
 def _cameras(path: Path) -> dict[str, Lens]:

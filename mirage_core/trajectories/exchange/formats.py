@@ -11,7 +11,7 @@ from ...files import with_suffix
 from ...geometry.trajectory import Trajectory
 from ...log import logger
 from ..files import FORMAT as MIRAGE_FORMAT
-from ..files import parse_json, save_trajectory, trajectory_from_json
+from ..files import MAX_BYTES, parse_json, read_document, save_trajectory
 from . import chan, colmap, colmap_binary, pose_json, realestate
 from .axes import camera_frame
 from .camera_file import DEFAULT_FOV, CameraFile, Wanted
@@ -98,16 +98,19 @@ def read_cameras(path: Path, wanted: Wanted) -> CameraFile:
 
 def _json(path: Path, wanted: Wanted) -> CameraFile:
     name = path.name
-    data = parse_json(read_text(path, MAX_TEXT), name)
+    limit = MAX_BYTES if MIRAGE_FORMAT in _start(path) else MAX_TEXT
+    data = parse_json(read_text(path, limit), name)
     if is_transforms(data):
         return read_transforms(data, name, wanted)
     if is_camera_path(data):
         return _alone(read_camera_path(data, name, wanted), path, wanted)
     if isinstance(data, dict) and "format" in data:
-        own = trajectory_from_json(data, name)
+        own, repaired = read_document(data, name)
         fits = (own.width, own.height) == (wanted.width, wanted.height)
         move = own if fits else _refit(own, wanted.width, wanted.height)
-        return _alone(CameraFile(move, MIRAGE_FORMAT), path, wanted)
+        return _alone(
+            CameraFile(move, MIRAGE_FORMAT, (repaired,) if repaired else ()), path, wanted
+        )
     found = pose_json.read_pose_json(data, name, wanted)
     return found if found.cameras else _alone(found, path, wanted)
 

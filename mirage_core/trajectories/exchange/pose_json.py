@@ -29,12 +29,12 @@ from ...files import atomic_write, with_suffix
 from ...geometry.trajectory import Trajectory
 from ...geometry.transform import invert_rigid, rigid
 from ..files import describe, expect_numbers
+from ..rotations import nearest_rigid
 from .camera_file import CameraFile, Wanted
 from .frame_order import choose, natural_key, play_order
 from .lenses import Lens, intrinsics_of
 from .pose_text import rows_file
 from .realestate import COLUMNS, COLUMNS_WITHOUT_TIME
-from .rotations import nearest_rigid
 from .text_files import expect_poses, malformed, parse_numbers
 from .unknown import unknown_file
 

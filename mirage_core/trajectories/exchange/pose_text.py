@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from ...geometry.transform import invert_rigid
+from ..rotations import nearest_rigid
 from .axes import poses_of
 from .camera_file import CameraFile, Wanted
 from .chan import chan_file
 from .realestate import COLUMNS, COLUMNS_WITHOUT_TIME, realestate_file
-from .rotations import nearest_rigid
 from .text_files import (
     MAX_POSES,
     MAX_TEXT,

@@ -20,9 +20,9 @@ from torch import Tensor
 from ...files import atomic_write, with_suffix
 from ...geometry.frame_geometry import ASPECT_TOLERANCE
 from ...geometry.trajectory import Trajectory
+from ..rotations import nearest_rigid
 from .axes import camera_frame
 from .camera_file import CameraFile, Wanted
-from .rotations import nearest_rigid
 
 FORMAT: Final = "RealEstate10K"
 WAN_FUN: Final = "Wan-Fun"

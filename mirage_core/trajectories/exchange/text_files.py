@@ -12,11 +12,11 @@ from typing import Final
 from ...errors import CacheFormatError
 from ..files import MAX_BYTES
 
-MAX_TEXT: Final = 32 * 2**20
+MAX_TEXT: Final = 16 * 2**20
 """Bytes of the largest list of cameras that is read as a whole."""
 
-MAX_POSES: Final = 100_000
-"""Cameras in one file of other programs: more than an hour at 24 frames per second."""
+MAX_POSES: Final = 50_000
+"""Cameras in one file of other programs: more than half an hour at 24 frames per second."""
 
 MAX_LINE: Final = 16 * 2**20
 """Bytes of the longest line; those with the feature points of a picture are long."""

@@ -19,11 +19,11 @@ from ...errors import CacheFormatError
 from ...files import atomic_write, with_suffix
 from ...geometry.trajectory import Trajectory
 from ..files import describe, expect_numbers
+from ..rotations import nearest_rigid
 from .axes import from_z_up, to_z_up
 from .camera_file import CameraFile, Wanted
 from .frame_order import play_order
 from .lenses import Lens, intrinsics_of, lens_notes, not_perspective, perspective_model
-from .rotations import nearest_rigid
 from .text_files import expect_poses, malformed
 
 FORMAT: Final = "transforms.json"

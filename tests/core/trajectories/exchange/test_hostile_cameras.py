@@ -184,7 +184,7 @@ def test_lists_have_a_longest_length(tmp_path: Path) -> None:
     with pytest.raises(CacheFormatError, match="too many"):
         read_cameras(path, WANTED)
     path.write_text(" " * (text_files.MAX_TEXT + 1))
-    with pytest.raises(CacheFormatError, match="32 MiB"):
+    with pytest.raises(CacheFormatError, match="16 MiB"):
         read_cameras(path, WANTED)
 
 

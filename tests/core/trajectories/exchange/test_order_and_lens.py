@@ -113,7 +113,7 @@ def test_pictures_of_one_camera_stay_together(names: list[str]) -> None:
     assert order.cameras == ()
 
 
-@pytest.mark.parametrize("gap", ["\n", "", "12.5 7 -1 3 4 19\n", "1 2 3 " * 9 + "\n"])
+@pytest.mark.parametrize("gap", ["\n", "", "12.5 7 -1 3 4 19\n", "1 2 3 " * 9 + "\n", "7 8 9\n"])
 def test_second_lines_of_pictures_may_be_missing(tmp_path: Path, gap: str) -> None:
     names = ["1.png", "2.png", "a b 3.png", "4.png"]
     assert played(read_cameras(colmap(tmp_path, names, gap=gap), WANTED)) == [0, 1, 3, 2]

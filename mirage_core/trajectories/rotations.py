@@ -7,8 +7,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ...errors import GeometryError
-from ...validate import ROTATION_TOLERANCE, expect_finite, expect_rigid
+from ..errors import GeometryError
+from ..validate import ROTATION_TOLERANCE, expect_finite, expect_rigid
 
 ROUNDING: Final = 1e-2
 """Largest deviation of R^T R from the identity, its scale taken out, that is repaired."""
