@@ -107,6 +107,8 @@ def _of_columns(lines: _Lines, path: Path, wanted: Wanted) -> CameraFile:
         return realestate_file(values, lines.header, name, wanted)
     if columns in _MATRIX_COLUMNS and path.suffix.lower() != CHAN_SUFFIX:
         return _kitti(values, name, wanted)
+    if columns == _TUM_COLUMNS - 1 and path.suffix.lower() != CHAN_SUFFIX and _is_unit(values):
+        raise unknown_file(name, "lines of 7 numbers: TUM's without the time")
     if path.suffix.lower() == CHAN_SUFFIX or not _is_tum(values):
         if columns in _CHAN_COLUMNS and _counts(values[:, 0]):
             return chan_file(values, name, wanted)
@@ -135,14 +137,16 @@ def _read(path: Path) -> _Lines:
 
 
 def _is_tum(values: Tensor) -> bool:
-    if values.shape[1] != _TUM_COLUMNS:
-        return False
+    return values.shape[1] == _TUM_COLUMNS and _is_unit(values)
+
+
+def _is_unit(values: Tensor) -> bool:
     return float(_unit(values).double().mean()) > _MOST
 
 
 def _unit(values: Tensor) -> Tensor:
     """(F,) whether the last four numbers of a line are a rotation."""
-    return (values[:, 4:].norm(dim=1) - 1).abs() < _QUATERNION_TOLERANCE
+    return (values[:, -4:].norm(dim=1) - 1).abs() < _QUATERNION_TOLERANCE
 
 
 def _counts(frames: Tensor) -> bool:

@@ -140,6 +140,7 @@ def test_any_number_may_be_wrong(tmp_path: Path, name: str, number: str) -> None
     [
         ("tum.txt", "1.5 0 0 0 0 0 0 1\n2.5 0 0 0 0 0 0 0\n3.5 0 0 0 0 0 0 1\n"),
         ("tum.txt", "1.5 0 0 0 0 0 0 0\n"),
+        ("untimed.txt", "0 0 0 0 0 0 1\n1 0 0 0 0 0 1\n"),
         ("kitti.txt", "0 " * 12),
         ("a.chan", "1 0 0 0 0 0 0 0\n"),
         ("a.chan", "1 0 0 0 0 0 0 180\n"),
