@@ -115,8 +115,7 @@ def _cameras(paths: Sequence[str]) -> dict[str, list[int]]:
     folders: dict[str, list[int]] = {}
     for frame, path in enumerate(paths):
         folders.setdefault(path.rpartition("/")[0], []).append(frame)
-    # One folder for each picture is a way to store frames, not a rig.
-    if len(folders) == len(paths):
+    if len(folders) == len(paths) and _are_numbered(list(folders)):
         return {"": list(range(len(paths)))}
     common = _common_folder(list(folders))
     result: dict[str, list[int]] = {}
@@ -125,6 +124,15 @@ def _cameras(paths: Sequence[str]) -> dict[str, list[int]]:
             label = "/".join(part for part in (folder[common:].strip("/"), template) if part)
             result[label] = some
     return result
+
+
+def _are_numbered(folders: list[str]) -> bool:
+    """Whether folders are numbers of frames: a way to store them, not a rig."""
+    names = [folder.rpartition("/")[2] for folder in folders]
+    kinds = {tuple(_DIGITS.split(name)[::2]) for name in names}
+    return len(kinds) == 1 and all(
+        _DIGITS.search(name) and not _CAMERA.search(_DIGITS.split(name)[0]) for name in names
+    )
 
 
 def _templates(frames: list[int], paths: Sequence[str]) -> dict[str, list[int]]:

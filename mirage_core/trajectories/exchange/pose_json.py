@@ -238,5 +238,4 @@ def _lensless(
     wanted: Wanted,
 ) -> CameraFile:
     told = tuple(filter(None, (*notes, wanted.lens_note())))
-    named = cameras if len(cameras) > 1 else ()
-    return CameraFile(wanted.move(world_to_camera, None), form, told, named, states_lens=False)
+    return CameraFile(wanted.move(world_to_camera, None), form, told, cameras, states_lens=False)

@@ -86,6 +86,12 @@ class TestOneRuleForAllReaders:
             import_trajectory(path, width=96, height=64, fps=24, camera="middle")
 
 
+@pytest.mark.parametrize("names", [["left/1.png", "right/1.png"], ["cam1/1.png", "cam2/1.png"]])
+def test_a_rig_may_have_one_picture_each(names: list[str]) -> None:
+    assert play_order(names, "", "it").frames == (0,)
+    assert play_order(names, names[1][:-6], "it").frames == (1,)
+
+
 def test_pictures_without_numbers_keep_the_order_of_the_file(tmp_path: Path) -> None:
     assert played(read_cameras(transforms(tmp_path, ["c.png", "a.png", "b.png"]), WANTED)) == [
         0, 1, 2,
@@ -98,7 +104,7 @@ def test_pictures_without_numbers_keep_the_order_of_the_file(tmp_path: Path) -> 
     "names",
     [
         ["IMG_20230101_235959.jpg", "IMG_20230102_000001.jpg"],
-        ["a/1.png", "b/1.png", "c/1.png"],
+        ["0009/rgb.png", "0010/rgb.png", "0011/rgb.png"],
         ["frame_0001_1920x1080.png", "frame_0002_1920x1080.png"],
         ["DSC_0003.jpg", "PANO_0004.jpg"],
         ["shot_v001.0009.exr", "shot_v001.0010.exr"],
