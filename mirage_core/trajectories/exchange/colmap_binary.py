@@ -62,7 +62,7 @@ def read_colmap_binary(path: Path, wanted: Wanted) -> CameraFile:
 def _images(file: BinaryIO, size: int, name: str) -> list[Image]:
     (count,) = _read(file, _COUNT)
     expect_poses(count, name)
-    images = []
+    images: list[Image] = []
     for _ in range(count):
         _, *pose, camera = _read(file, _IMAGE)
         title = _name(file)

@@ -122,7 +122,7 @@ def _cameras(paths: Sequence[str]) -> dict[str, list[int]]:
     for folder, frames in folders.items():
         for template, some in _templates(frames, paths).items():
             label = "/".join(part for part in (folder[common:].strip("/"), template) if part)
-            result[label] = some
+            result.setdefault(label or ".", []).extend(some)
     return result
 
 
@@ -137,14 +137,14 @@ def _are_numbered(folders: list[str]) -> bool:
 
 def _templates(frames: list[int], paths: Sequence[str]) -> dict[str, list[int]]:
     """Frames of one folder by what is the same in their names, if these count apart."""
-    groups: dict[str, dict[tuple[str, ...], int]] = {}
+    groups: dict[str, set[tuple[str, ...]]] = {}
     for frame in frames:
         template, numbers = _template(paths[frame].rpartition("/")[2])
-        groups.setdefault(template, {})[numbers] = frame
+        groups.setdefault(template, set()).add(numbers)
     seen: set[tuple[str, ...]] = set()
     twice = False
-    for numbers in groups.values():
-        counted = {number for number in numbers if number}
+    for group in groups.values():
+        counted = {numbers for numbers in group if numbers}
         twice = twice or bool(seen & counted)
         seen |= counted
     if not twice:

@@ -105,7 +105,7 @@ def write_recammaster(trajectory: Trajectory, path: Path) -> Path:
 
 
 def _rows(data: Sequence[object], name: str, wanted: Wanted) -> CameraFile:
-    rows = []
+    rows: list[list[float]] = []
     for number, row in enumerate(data):
         flat = row
         if isinstance(row, list) and row and isinstance(row[0], list):
