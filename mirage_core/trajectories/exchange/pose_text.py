@@ -161,7 +161,9 @@ def _tum(values: Tensor, name: str, wanted: Wanted) -> CameraFile:
         row = values[int(wrong[0])]
         raise malformed(f"A rotation of {name}", " ".join(f"{value:g}" for value in row[4:]))
     values = values[values[:, 0].argsort(stable=True)]
-    return _lensless(TUM, poses_of(values[:, 4:], values[:, 1:4]), (), wanted)
+    span = float(values[-1, 0] - values[0, 0])
+    timing = f"{len(values)} poses from time {values[0, 0]:.15g} on, over {span:.4g}: one a frame."
+    return _lensless(TUM, poses_of(values[:, 4:], values[:, 1:4]), (timing,), wanted)
 
 
 def _kitti(values: Tensor, name: str, wanted: Wanted) -> CameraFile:

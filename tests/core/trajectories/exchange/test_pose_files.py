@@ -271,9 +271,9 @@ def test_times_decide_the_order(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     rows = {time: line(time, time / 10, 0, 0, 0, 0, 0, 1) for time in (3.5, 1.5, 11.5, 2.5)}
     path.write_text("".join(rows.values()))
-    assert read_cameras(path, WANTED).trajectory.positions[:, 0].tolist() == pytest.approx(
-        [0.15, 0.25, 0.35, 1.15]
-    )
+    found = read_cameras(path, WANTED)
+    assert found.trajectory.positions[:, 0].tolist() == pytest.approx([0.15, 0.25, 0.35, 1.15])
+    assert found.notes[0] == "4 poses from time 1.5 on, over 10: one a frame."
 
 
 def test_a_camera_of_recammaster_is_chosen(tmp_path: Path) -> None:
