@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
@@ -10,12 +11,14 @@ from typing_extensions import override
 
 from ..mirage_core.errors import GeometryError, MirageError
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
-from ..mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
+from ..mirage_core.geometry.trajectory import Trajectory, fov_of, intrinsics_from_fov
 from ..mirage_core.geometry.transform import invert_rigid
-from ..mirage_core.trajectories.exchange.camera_file import Wanted
+from ..mirage_core.trajectories.exchange.camera_file import DEFAULT_FOV as UNSTATED_FOV
+from ..mirage_core.trajectories.exchange.camera_file import CameraFile, Wanted
 from ..mirage_core.trajectories.exchange.formats import (
     FORMATS,
     GLTF,
+    MODEL_FILES,
     SUFFIXES,
     export_trajectory,
     read_cameras,
@@ -26,7 +29,7 @@ from ..mirage_core.trajectories.exchange.load3d import (
     cameras_of_move,
     keyframes_of_cameras,
 )
-from ..mirage_core.trajectories.fit import begin_at, retimed, scaled
+from ..mirage_core.trajectories.fit import begin_at, largest_step, retimed, scaled
 from ..mirage_core.trajectories.keyframes import keyframe_trajectory
 from ..mirage_core.trajectories.lens import PICTURE, fit_lens
 from ..mirage_core.validate import expect_frame_count, expect_frame_size, expect_range
@@ -68,31 +71,53 @@ def _first_pose(geometry: FrameGeometry | None) -> Tensor | None:
     return invert_rigid(geometry.world_to_camera[:1])[0]
 
 
+def _camera_files() -> list[str]:
+    files = [name for suffix in SUFFIXES for name in list_files(suffix[1:])]
+    endings = {Path(name).suffix[1:] for name in MODEL_FILES}
+    models = [name for ending in sorted(endings) for name in list_files(ending)]
+    # Only by their whole name: weights have the same endings.
+    return files + [
+        name for name in models if Path(name.removesuffix(" [output]")).name in MODEL_FILES
+    ]
+
+
+def _import_report(found: CameraFile, before: Trajectory, path: Trajectory) -> str:
+    length = float((path.positions[1:] - path.positions[:-1]).norm(dim=1).sum())
+    parts = [
+        f"{len(before)} frames in the file, {len(path)} in the shot, path length {length:.3g}"
+    ]
+    if len(before) > 1:
+        step, frame = largest_step(before)
+        parts.append(f"largest step {step:.3g} to frame {frame} of the file")
+    return "\n".join([", ".join(parts), found.format, *found.notes])
+
+
 class MirageTrajectoryImport(io.ComfyNode):
     """A camera move from another program."""
 
     @classmethod
     @override
     def define_schema(cls) -> io.Schema:
-        files = [name for suffix in SUFFIXES for name in list_files(suffix[1:])]
         return io.Schema(
             node_id="MirageTrajectoryImport",
             display_name="Mirage Trajectory Import",
             category=CATEGORY,
             description=(
-                "Loads a camera move from Blender, Unreal, Nuke and others (glTF), COLMAP, "
-                "RealEstate10K or a transforms.json, and fits it to the picture."
+                "Loads a camera move from Blender, Houdini, Unreal (glTF), Nuke (.chan), COLMAP, "
+                "nerfstudio, trackers (TUM, KITTI) or other video models, and fits it to the "
+                "picture."
             ),
             search_aliases=[
                 "gltf", "glb", "colmap", "realestate10k", "blender camera", "transforms.json",
-                "nerf", "match move",
+                "nerf", "match move", "nuke", "chan", "nerfstudio", "camera_path.json", "tum",
+                "kitti", "wan fun camera", "recammaster", "motionctrl", "viewcrafter", "fbx",
             ],
             inputs=[
                 io.Image.Input("image", tooltip="The picture: its size is the video's size."),
                 io.Combo.Input(
-                    "file", options=files,
+                    "file", options=_camera_files(),
                     tooltip="From the input folder, or below output/mirage. For a COLMAP model "
-                    "choose images.txt; cameras.txt must be in the same folder.",
+                    "choose images.txt or images.bin; its cameras must be in the same folder.",
                 ),
                 _frames_input(
                     0, "Length of the shot, 4n + 1; the move is retimed to fill it. "
@@ -114,8 +139,8 @@ class MirageTrajectoryImport(io.ComfyNode):
                 ),
                 io.String.Input(
                     "camera", default="", optional=True, advanced=True,
-                    tooltip="Name or number of the camera in a glTF file; empty takes the first "
-                    "that moves. The report names all.",
+                    tooltip="Name or number of the camera of a file with several, such as a rig. "
+                    "Empty takes the first, of glTF the first that moves; the report names them.",
                 ),
                 io.String.Input(
                     "animation", default="", optional=True, advanced=True,
@@ -157,17 +182,16 @@ class MirageTrajectoryImport(io.ComfyNode):
     ) -> io.NodeOutput:
         height, width = int(image.shape[1]), int(image.shape[2])
         expect_frame_size(width, height)
-        wanted = Wanted(width, height, fps, camera=camera, animation=animation)
-        move = read_cameras(resolve_file(file), wanted)
-        found = len(move.trajectory)
-        fitted = fit_lens(move.trajectory, picture_lens(geometry, width, height), lens)
-        path = scaled(fitted.trajectory, scale)
+        known = picture_lens(geometry, width, height)
+        fov = UNSTATED_FOV if known is None else fov_of(known, width)
+        wanted = Wanted(width, height, fps, fov, camera.strip(), animation.strip())
+        found = read_cameras(resolve_file(file), wanted)
+        fitted = fit_lens(found.trajectory, known, lens)
+        before = path = scaled(fitted.trajectory, scale)
         if begin_at_picture:
             path = begin_at(path, _first_pose(geometry))
-        path = retimed(path, frames) if frames else path.select(slice((found - 1) // 4 * 4 + 1))
-        length = float((path.positions[1:] - path.positions[:-1]).norm(dim=1).sum())
-        counts = f"{found} frames in the file, {len(path)} in the shot, path length {length:.3g}"
-        report = "\n".join((counts, *move.notes, fitted.report))
+        path = retimed(path, frames) if frames else path.select(slice((len(path) - 1) // 4 * 4 + 1))
+        report = "\n".join((_import_report(found, before, path), fitted.report))
         return io.NodeOutput(path, report, ui={"text": (report,)})
 
 
@@ -182,10 +206,12 @@ class MirageTrajectoryExport(io.ComfyNode):
             display_name="Mirage Trajectory Export",
             category=CATEGORY,
             description=(
-                "Saves a camera move below output/mirage for Blender, Unreal and Nuke (glTF), "
-                "COLMAP, RealEstate10K, or as transforms.json."
+                "Saves a camera move below output/mirage for Blender and Unreal (glTF), Nuke "
+                "(.chan), COLMAP, RealEstate10K, Wan-Fun, ReCamMaster, or as transforms.json."
             ),
-            search_aliases=["gltf", "glb", "colmap", "blender camera", "nerf", "unreal", "nuke"],
+            search_aliases=[
+                "gltf", "glb", "colmap", "blender camera", "nerf", "unreal", "nuke", "chan",
+            ],
             inputs=[
                 TrajectoryType.Input("trajectory", tooltip="The move."),
                 io.Combo.Input(

@@ -19,7 +19,7 @@ from ..geometry.depth_picture import AUTO, DepthReading, geometry_from_picture
 from ..geometry.frame_geometry import ASPECT_TOLERANCE, FrameGeometry
 from ..geometry.geometry_io import load_geometry
 from ..geometry.picture_files import WHITE_8, read_levels, read_picture
-from ..geometry.trajectory import Trajectory
+from ..geometry.trajectory import Trajectory, fov_of
 from ..geometry.transform import invert_rigid
 from ..trajectories.exchange.camera_file import Wanted
 from ..trajectories.exchange.formats import read_cameras
@@ -153,8 +153,9 @@ def read_trajectory(
     lens = geometry.intrinsics_for((height, width))[0]
     if arguments.trajectory is not None:
         wanted = Wanted(
-            width, height, arguments.fps, camera=arguments.camera, animation=arguments.animation
-        )
+            width, height, arguments.fps, fov_of(lens, width),
+            arguments.camera.strip(), arguments.animation.strip(),
+        )  # fmt: skip
         move = read_cameras(arguments.trajectory, wanted)
         fitted = fit_lens(move.trajectory, lens, arguments.lens)
         sys.stdout.write("".join(f"{line}\n" for line in (*move.notes, fitted.report)))

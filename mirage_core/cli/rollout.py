@@ -104,6 +104,10 @@ def _add_inputs(group: Group) -> None:
         "--fov", type=float, default=60.0,
         help="horizontal field of view in degrees, where no file states it (default: 60)",
     )  # fmt: skip
+    _add_move(group)
+
+
+def _add_move(group: Group) -> None:
     move = group.add_mutually_exclusive_group(required=True)
     move.add_argument("--trajectory", type=Path, help="a camera file")
     move.add_argument("--move", choices=PRESETS, metavar="NAME", help=", ".join(PRESETS))
@@ -114,7 +118,7 @@ def _add_inputs(group: Group) -> None:
     )  # fmt: skip
     group.add_argument(
         "--camera", default="", metavar="NAME",
-        help="of a glTF --trajectory: which camera (default: the first that moves)",
+        help="which camera of --trajectory (default: its first, of glTF the first that moves)",
     )  # fmt: skip
     group.add_argument(
         "--animation", default="", metavar="NAME",

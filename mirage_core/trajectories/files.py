@@ -28,7 +28,8 @@ from ..errors import CacheFormatError, GeometryError, ValueRangeError
 from ..files import atomic_write, with_suffix
 from ..geometry.trajectory import Trajectory
 from ..geometry.transform import invert_rigid
-from ..validate import expect_rigid
+from ..log import logger
+from .rotations import nearest_rigid
 
 FORMAT: Final = "mirage-trajectory"
 VERSION: Final = 1
@@ -181,6 +182,25 @@ def trajectory_to_json(trajectory: Trajectory) -> dict[str, Any]:
 def trajectory_from_json(data: dict[str, Any], name: str = "The trajectory") -> Trajectory:
     """Read a trajectory document, trusting nothing in it.
 
+    What `read_document` tells goes to the log.
+
+    Args:
+        data: The parsed JSON.
+        name: How error messages call it.
+
+    Raises:
+        CacheFormatError: As in `read_document`.
+        GeometryError: As in `read_document`.
+    """
+    trajectory, repaired = read_document(data, name)
+    if repaired:
+        logger.warning("%s: %s", name, repaired)
+    return trajectory
+
+
+def read_document(data: dict[str, Any], name: str) -> tuple[Trajectory, str]:
+    """A trajectory document, and a sentence about rotations that were repaired, or "".
+
     Args:
         data: The parsed JSON.
         name: How error messages call it.
@@ -197,11 +217,13 @@ def trajectory_from_json(data: dict[str, Any], name: str = "The trajectory") -> 
     width, height = _pixels(data, name, "width"), _pixels(data, name, "height")
     (fps,) = expect_numbers([data.get("fps")], 1, f'"fps" of {name}')
     poses, intrinsics = _frames(data.get("frames"), name)
-    expect_rigid(f"{name}: the matrix", poses)
+    in_column = matrix == "camera_to_world"
+    poses, repaired = nearest_rigid(f"{name}: the matrix", poses, centre_in_column=in_column)
     try:
-        return Trajectory(_to_project(poses, axes, matrix), intrinsics, width, height, fps)
+        move = Trajectory(_to_project(poses, axes, matrix), intrinsics, width, height, fps)
     except ValueRangeError as error:
         raise CacheFormatError(f"{name} contains an impossible value", got=str(error)) from error
+    return move, repaired
 
 
 def _pixels(data: Mapping[str, Any], name: str, key: str) -> int:

@@ -46,6 +46,16 @@ def scaled(trajectory: Trajectory, scale: float) -> Trajectory:
     )
 
 
+def largest_step(trajectory: Trajectory) -> tuple[float, int]:
+    """The longest way between two neighbouring frames, in scene units, and the frame it ends at.
+
+    Args:
+        trajectory: A move of two frames or more.
+    """
+    steps = (trajectory.positions[1:] - trajectory.positions[:-1]).norm(dim=1)
+    return float(steps.max()), int(steps.argmax()) + 1
+
+
 def retimed(trajectory: Trajectory, frames: int) -> Trajectory:
     """The same move in another number of frames, evenly slower or faster.
 

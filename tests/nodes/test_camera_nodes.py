@@ -35,7 +35,11 @@ def orbit(pack: ModuleType, frames: int = 17):
 IMAGE = torch.zeros(1, 64, 96, 3)
 
 
-@pytest.mark.parametrize("form", ["glTF binary", "COLMAP text", "Blender transforms.json"])
+@pytest.mark.parametrize(
+    "form",
+    ["glTF binary", "COLMAP text", "Blender transforms.json", "Wan-Fun text", "ReCamMaster JSON",
+     "Nuke chan"],
+)  # fmt: skip
 def test_a_move_goes_out_and_comes_back(pack: ModuleType, output: Path, form: str) -> None:
     nodes, files = module(pack, "nodes.trajectory_exchange"), module(pack, "nodes.comfy.files")
     before = orbit(pack)
@@ -44,7 +48,7 @@ def test_a_move_goes_out_and_comes_back(pack: ModuleType, output: Path, form: st
     )
     (name,) = [
         name
-        for suffix in ("json", "txt", "glb")
+        for suffix in ("json", "txt", "glb", "chan")
         for name in files.list_files(suffix)
         if files.resolve_file(name) == written
     ]
@@ -69,6 +73,73 @@ def test_frames_of_a_file_are_cut_to_the_time_grid(pack: ModuleType, output: Pat
     path, _ = nodes.MirageTrajectoryImport.execute(IMAGE, name, 0, 1.0, True, 24.0).result
     assert len(path) == 13
     assert nodes.MirageTrajectoryImport.validate_inputs(frames=12) is not True
+
+
+def rig(folder: Path) -> None:
+    """A COLMAP model of two cameras; picture 3 of the right one stands far off."""
+    folder.mkdir()
+    (folder / "cameras.txt").write_text("1 SIMPLE_RADIAL 96 64 50 48 32 0.01\n")
+    lines = []
+    for n, x in enumerate((0.0, 0.1, 0.2, 0.9, 1.0)):
+        for side in ("left", "right"):
+            place = n / 10 if side == "left" else x
+            lines.append(f"{len(lines) + 1} 1 0 0 0 {-place} 0 0 1 {side}/{n + 8}.png\n\n")
+    (folder / "images.txt").write_text("# IMAGE_ID, QW, QX, QY, QZ\n" + "".join(lines))
+
+
+def test_a_camera_of_a_rig_is_chosen_and_the_report_tells(
+    pack: ModuleType, output: Path
+) -> None:
+    nodes = module(pack, "nodes.trajectory_exchange")
+    rig(output / "rig")
+    name = "rig/images.txt [output]"
+
+    def read(camera: str) -> tuple[list[float], str]:
+        made = nodes.MirageTrajectoryImport.execute(
+            IMAGE, name, 0, 1.0, False, 24.0, None, camera
+        )
+        path, report = made.result
+        assert made.ui["text"] == (report,)
+        return path.positions[:, 0].tolist(), report
+
+    places, report = read("")
+    assert places == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    assert "left, right" in report and "left is played" in report
+    assert "largest step 0.1 " in report
+    assert "a corner moves by 1.3%" in report
+    places, report = read(" right ")
+    assert places == pytest.approx([0, 0.1, 0.2, 0.9, 1.0])
+    assert "largest step 0.7 to frame 3 of the file" in report
+
+
+def test_a_file_without_a_lens_takes_that_of_the_geometry(
+    pack: ModuleType, output: Path
+) -> None:
+    nodes = module(pack, "nodes.trajectory_exchange")
+    geometry = module(pack, "mirage_core.geometry.frame_geometry")
+    lens = module(pack, "mirage_core.geometry.trajectory").intrinsics_from_fov(48, 32, 80)
+    (output / "kitti.txt").write_text("1 0 0 0 0 1 0 0 0 0 1 0\n" * 5)
+
+    def focal(given: object) -> tuple[float, str]:
+        path, report = nodes.MirageTrajectoryImport.execute(
+            IMAGE, "kitti.txt [output]", 0, 1.0, True, 24.0, given
+        ).result
+        return float(path.intrinsics[0, 0, 0]), report
+
+    own, report = focal(geometry.FrameGeometry(torch.ones(1, 32, 48), lens[None]))
+    assert own == pytest.approx(2 * float(lens[0, 0]))
+    assert "80 degrees" in report
+    assert "60 degrees" in focal(None)[1]
+
+
+def test_models_are_offered_and_weights_are_not(pack: ModuleType, output: Path) -> None:
+    nodes = module(pack, "nodes.trajectory_exchange")
+    for name in ("sparse/0/images.bin", "sparse/0/cameras.bin", "weights.bin", "shot.chan"):
+        (output / "mirage" / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / "mirage" / name).write_bytes(b"")
+    (file,) = [i for i in nodes.MirageTrajectoryImport.define_schema().inputs if i.id == "file"]
+    offered = [name for name in file.options if name.endswith("[output]")]
+    assert offered == ["mirage/shot.chan [output]", "mirage/sparse/0/images.bin [output]"]
 
 
 def test_cameras_of_comfyui_make_a_path(pack: ModuleType) -> None:

@@ -19,7 +19,10 @@ from ...geometry.camera import latent_size
 from ...geometry.frame_geometry import FrameGeometry
 from ...geometry.geometry_io import load_geometry
 from ...geometry.trajectory import Trajectory
-from ...trajectories.exchange.formats import import_trajectory
+from ...log import logger
+from ...trajectories.exchange.camera_file import Wanted
+from ...trajectories.exchange.formats import read_cameras
+from ...trajectories.exchange.lenses import CORNER_TOLERANCE
 from ...validate import expect_range
 from .build_clip import CHUNK_STEP, Shot
 from .fit import Fit
@@ -181,7 +184,7 @@ class _Parts:
         cameras = None
         if file is not None:
             footage.expect_times(file)
-            cameras = import_trajectory(file, width=width, height=height, fps=DEFAULT_FPS)
+            cameras = _cameras(file, width, height)
             _expect_count(path, file, len(cameras), count)
         file = find_geometry(source.geometry or source.root, path)
         geometry = None
@@ -199,6 +202,21 @@ class _Parts:
             geometry,
             read_caption(source.root, path, source.caption),
         )
+
+
+def _cameras(file: Path, width: int, height: int) -> Trajectory:
+    """Cameras that fit the pictures: of a known lens, and without distortion."""
+    found = read_cameras(file, Wanted(width, height, DEFAULT_FPS))
+    if found.corner_shift >= CORNER_TOLERANCE or not found.states_lens:
+        raise CacheFormatError(
+            f"The lens of {file.name} does not fit its footage",
+            got=" ".join(found.notes),
+            expected="the lens of every frame, and pictures without distortion",
+            fix="Undistort the pictures (colmap image_undistorter), and use the cameras it writes",
+        )
+    for note in found.notes:
+        logger.warning("%s: %s", file.name, note)
+    return found.trajectory
 
 
 def _field_of_view(cameras: Trajectory | None) -> float | None:

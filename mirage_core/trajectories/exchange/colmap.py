@@ -1,88 +1,141 @@
-"""COLMAP text models: ``cameras.txt`` and ``images.txt`` beside each other.
+"""COLMAP models: ``images`` and ``cameras`` beside each other, as text or binary.
 
-An image line is ``id qw qx qy qz tx ty tz camera_id name``: world to camera, OpenCV axes, and
-the corner of the first pixel is (0, 0), as in the project.
+An image is ``id qw qx qy qz tx ty tz camera_id name``: world to camera, OpenCV axes, and the
+corner of the first pixel is (0, 0), as in the project.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 
 from ...errors import CacheFormatError
 from ...files import atomic_write
 from ...geometry.trajectory import Trajectory
-from .axes import camera_frame, poses_of, quaternions
-from .text_files import malformed, parse_numbers, read_text
+from .axes import poses_of, quaternions
+from .camera_file import CameraFile, Wanted
+from .frame_order import play_order
+from .lenses import Lens, intrinsics_of, lens_notes, perspective_model
+from .text_files import MAX_POSES, expect_poses, is_number, malformed, parse_numbers, read_lines
 
-CAMERAS = "cameras.txt"
-IMAGES = "images.txt"
-POINTS = "points3D.txt"
-
-_FOCALS = {"SIMPLE_PINHOLE": 1, "PINHOLE": 2, "SIMPLE_RADIAL": 1, "RADIAL": 1, "OPENCV": 2}
-"""Camera models and how many focal lengths each begins with; the rest beyond is distortion."""
+FORMAT: Final = "COLMAP"
+CAMERAS: Final = "cameras.txt"
+IMAGES: Final = "images.txt"
+POINTS: Final = "points3D.txt"
 
 _IMAGE_WORDS = 10
+_POINT_WORDS = 3
+_FEW_POINTS = 4 * _POINT_WORDS
+_SCALED = 1000.0
+"""How far from 1 the length of a quaternion may be."""
 
 
 @dataclass(frozen=True)
-class _Camera:
-    width: float
-    height: float
-    focal: tuple[float, float]
-    centre: tuple[float, float]
+class Image:
+    """One picture of a model.
+
+    Attributes:
+        name: Name of its file, with folders.
+        camera: Id of its camera.
+        pose: (qw, qx, qy, qz, tx, ty, tz).
+    """
+
+    name: str
+    camera: str
+    pose: tuple[float, ...]
 
 
-def is_colmap(path: Path, text: str) -> bool:
-    """True for the ``images.txt`` of a COLMAP model."""
-    return path.name == IMAGES or "QW, QX, QY, QZ" in text[:1000]
+def is_colmap(path: Path, start: str) -> bool:
+    """True for the ``images.txt`` of a COLMAP model, of which ``start`` are the first lines."""
+    return path.name == IMAGES or "QW, QX, QY, QZ" in start
 
 
-def read_colmap(path: Path, *, width: int, height: int, fps: float) -> Trajectory:
-    """Cameras of a COLMAP text model, in the order of the pictures' names.
+def read_colmap(path: Path, wanted: Wanted) -> CameraFile:
+    """Cameras of a COLMAP text model, in the natural order of the pictures' names.
 
     Args:
         path: Its ``images.txt``, beside ``cameras.txt``.
-        width: Picture width.
-        height: Picture height.
-        fps: Frames per second.
+        wanted: What it is read for.
 
     Raises:
-        CacheFormatError: A file is missing or malformed, or the lens has distortion.
+        CacheFormatError: A file is missing or malformed, or the lens is no perspective one.
         GeometryError: The numbers are not those of cameras.
     """
-    cameras = _cameras(path.with_name(CAMERAS))
-    lines = [line for line in read_text(path).splitlines() if not line.startswith("#")]
-    found = []
-    # Every image has two lines; the second one, with its feature points, may be empty.
-    for line in lines[::2]:
-        words = line.split(maxsplit=_IMAGE_WORDS - 1)
-        if not words:
-            continue
-        where = f"A line of {path.name}"
-        if len(words) != _IMAGE_WORDS or words[8] not in cameras:
-            raise malformed(where, line)
-        found.append((words[9], parse_numbers(words[1:8], where), cameras[words[8]]))
-    if not found:
-        raise CacheFormatError(f"{path.name} contains no image", fix="Export the model as text")
-    found.sort(key=lambda image: image[0])
-    values = torch.tensor([image[1] for image in found], dtype=torch.float64)
-    intrinsics = [
-        camera_frame(
-            torch.tensor([camera.focal], dtype=torch.float64),
-            torch.tensor([camera.centre], dtype=torch.float64),
-            (camera.width, camera.height),
-            width,
-            height,
-        )
-        for _, _, camera in found
-    ]
-    if bool((values[:, :4].norm(dim=1) == 0).any()):
-        raise malformed(f"A rotation in {path.name}", "0 0 0 0")
+    return model(list(_images(path)), _cameras(path.with_name(CAMERAS)), path.name, wanted)
+
+
+def model(images: list[Image], lenses: dict[str, Lens], name: str, wanted: Wanted) -> CameraFile:
+    """The camera move of a model's pictures.
+
+    Args:
+        images: Its pictures.
+        lenses: Its cameras by id.
+        name: How messages call the file.
+        wanted: What it is read for.
+
+    Raises:
+        CacheFormatError: There is no picture, or a picture's camera is missing.
+        GeometryError: The numbers are not those of cameras.
+    """
+    expect_poses(len(images), name)
+    order = play_order([image.name for image in images], wanted.camera, name, sort_words=True)
+    played = [images[frame] for frame in order.frames]
+    for image in played:
+        if image.camera not in lenses:
+            raise CacheFormatError(
+                f"A camera of {name} is missing",
+                got=f"camera {image.camera} of {image.name[:60]}",
+                expected=f"one of {len(lenses)} cameras",
+                fix="Export the model again",
+            )
+    values = torch.tensor([image.pose for image in played], dtype=torch.float64)
+    length = values[:, :4].norm(dim=1)
+    # NaN fails this comparison as well.
+    if not bool(((length > 1 / _SCALED) & (length < _SCALED)).all()):
+        raise malformed(f"A rotation in {name}", f"quaternions of length {length.min():g} and up")
     poses = poses_of(values[:, [1, 2, 3, 0]], values[:, 4:])
-    return Trajectory(poses, torch.cat(intrinsics), width, height, fps)
+    used = [lenses[image.camera] for image in played]
+    shift = max(lens.corner_shift() for lens in set(used))
+    move = wanted.move(poses, intrinsics_of(used, wanted.width, wanted.height))
+    notes = (order.note, *lens_notes(shift))
+    return CameraFile(move, FORMAT, tuple(filter(None, notes)), order.cameras, shift)
+
+
+def camera_lens(where: str, kind: str, size: list[float], values: list[float]) -> Lens:
+    """The lens of one camera of a model.
+
+    Args:
+        where: How messages call the camera.
+        kind: COLMAP's name of the camera model.
+        size: Width and height.
+        values: Its parameters.
+
+    Raises:
+        CacheFormatError: The lens is no perspective one, or its numbers are malformed.
+    """
+    focals, names = perspective_model(kind, where)
+    if len(values) != focals + 2 + len(names):
+        raise malformed(where, f"{kind} with {len(values)} parameters")
+    focal = values[:focals]
+    if min(size) <= 0 or min(focal) <= 0:
+        raise malformed(where, f"{kind} of {size[0]:g} x {size[1]:g}, focal length {focal[0]:g}")
+    distortion = dict(zip(names, values[focals + 2 :], strict=True))
+
+    def of(*keys: str) -> tuple[float, ...]:
+        return tuple(distortion.get(key, 0.0) for key in keys)
+
+    return Lens(
+        (size[0], size[1]),
+        (focal[0], focal[-1]),
+        (values[focals], values[focals + 1]),
+        of("k1", "k2", "k3"),
+        of("k4", "k5", "k6"),
+        (distortion.get("p1", 0.0), distortion.get("p2", 0.0)),
+    )
 
 
 def write_colmap(trajectory: Trajectory, folder: Path) -> Path:
@@ -119,27 +172,51 @@ def write_colmap(trajectory: Trajectory, folder: Path) -> Path:
     return folder / IMAGES
 
 
-def _cameras(path: Path) -> dict[str, _Camera]:
-    cameras = {}
-    for line in read_text(path).splitlines():
+def _images(path: Path) -> Iterator[Image]:
+    """Pictures of an ``images.txt``.
+
+    Every picture has a second line with its feature points. It may be empty, and tools that
+    drop empty lines leave it out.
+    """
+    where = f"A line of {path.name}"
+    after_image = False
+    count = 0
+    for line in read_lines(path):
+        if line.startswith("#"):
+            continue
+        if after_image and _is_points(line):
+            after_image = False
+            continue
+        words = line.split(maxsplit=_IMAGE_WORDS - 1)
+        if not words:
+            continue
+        if len(words) != _IMAGE_WORDS:
+            raise malformed(where, line)
+        pose = tuple(parse_numbers(words[1:8], where))
+        count += 1
+        if count > MAX_POSES:
+            expect_poses(count, path.name)
+        yield Image(words[9].strip(), words[8], pose)
+        after_image = True
+
+
+def _is_points(line: str) -> bool:
+    """Whether a line is empty or holds feature points, (x, y, id) each."""
+    # The first ones tell: a picture's own line has ten words, the last of them its name.
+    head = line.split(maxsplit=_FEW_POINTS)[:_FEW_POINTS]
+    few = len(head) < _FEW_POINTS
+    return all(is_number(word) for word in head) and not (few and len(head) % _POINT_WORDS)
+
+
+def _cameras(path: Path) -> dict[str, Lens]:
+    lenses = {}
+    for line in read_lines(path):
         words = line.split()
         if not words or line.startswith("#"):
             continue
-        where = f"A line of {path.name}"
-        focals = _FOCALS.get(words[1]) if len(words) > 1 else None
-        values = parse_numbers(words[2:], where)
-        if focals is None or len(values) < focals + 4:
+        where = f"Camera {words[0][:20]} of {path.name}"
+        if len(words) < 4:  # noqa: PLR2004
             raise malformed(where, line)
-        size, focal = values[:2], values[2 : 2 + focals]
-        centre, distortion = values[2 + focals : 4 + focals], values[4 + focals :]
-        if any(distortion) or min(size) <= 0:
-            raise CacheFormatError(
-                f"Camera {words[0]} of {path.name} is not a pinhole camera",
-                got=f"{words[1]} with distortion {distortion}",
-                expected="no distortion",
-                fix="Undistort the pictures first (colmap image_undistorter)",
-            )
-        cameras[words[0]] = _Camera(
-            size[0], size[1], (focal[0], focal[-1]), (centre[0], centre[1])
-        )
-    return cameras
+        values = parse_numbers(words[2:], where)
+        lenses[words[0]] = camera_lens(where, words[1], values[:2], values[2:])
+    return lenses

@@ -1,4 +1,4 @@
-"""Camera moves as glTF: one animated camera, for Blender, Unreal, Nuke and three.js."""
+"""Camera moves as glTF: one animated camera, for Blender, Unreal, Houdini and three.js."""
 
 from __future__ import annotations
 

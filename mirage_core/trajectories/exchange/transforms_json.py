@@ -11,61 +11,71 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 from ...errors import CacheFormatError
 from ...files import atomic_write, with_suffix
 from ...geometry.trajectory import Trajectory
-from ...validate import expect_rigid
-from ..files import MAX_FRAMES, describe, expect_numbers
-from .axes import camera_frame, from_z_up, to_z_up
+from ..files import describe, expect_numbers
+from ..rotations import nearest_rigid
+from .axes import from_z_up, to_z_up
+from .camera_file import CameraFile, Wanted
+from .frame_order import play_order
+from .lenses import Lens, intrinsics_of, lens_notes, not_perspective, perspective_model
+from .text_files import expect_poses, malformed
+
+FORMAT: Final = "transforms.json"
+
+_OTHER_LENSES: Final = {
+    "is_fisheye": "fisheye", "ftheta_p0": "fisheye", "equirectangular": "panorama",
+    "latlong": "panorama", "orthographic": "orthographic",
+}  # fmt: skip
+"""Keys by which tools mark a lens that is no perspective one."""
 
 
 def is_transforms(data: object) -> bool:
     """True for a parsed ``transforms.json``."""
-    return isinstance(data, dict) and "frames" in data and "format" not in data
+    return isinstance(data, dict) and isinstance(data.get("frames"), list) and "format" not in data
 
 
-def read_transforms(
-    data: Mapping[str, Any], name: str, *, width: int, height: int, fps: float
-) -> Trajectory:
-    """Cameras of a ``transforms.json``, in the order of the file.
+def read_transforms(data: Mapping[str, Any], name: str, wanted: Wanted) -> CameraFile:
+    """Cameras of a ``transforms.json``, by the numbers of their pictures.
 
     Args:
         data: The parsed file.
         name: How error messages call it.
-        width: Picture width.
-        height: Picture height.
-        fps: Frames per second.
+        wanted: What it is read for.
 
     Raises:
-        CacheFormatError: It is malformed, or does not say how wide the camera sees.
+        CacheFormatError: It is malformed, does not say how wide the camera sees, or its lens is
+            no perspective one.
         GeometryError: The numbers are not those of cameras.
     """
     frames = data["frames"]
-    if not isinstance(frames, list) or not 1 <= len(frames) <= MAX_FRAMES:
-        raise CacheFormatError(
-            f'"frames" of {name} is malformed', got=describe(frames), expected="a list of frames"
-        )
-    poses, intrinsics = [], []
+    expect_poses(len(frames), name)
     for number, frame in enumerate(frames):
-        where = f"Frame {number} of {name}"
-        rows = frame.get("transform_matrix") if isinstance(frame, dict) else None
-        if not isinstance(rows, list) or len(rows) not in (3, 4):
+        if not isinstance(frame, dict):
             raise CacheFormatError(
-                f'"transform_matrix" of {where} is malformed',
-                got=describe(rows),
-                expected="4 rows of 4 numbers",
+                f"Frame {number} of {name} is malformed", got=describe(frame), expected="an object"
             )
-        matrix = [expect_numbers(row, 4, f'"transform_matrix" of {where}') for row in rows]
-        poses.append([*matrix[:3], [0.0, 0.0, 0.0, 1.0]])
-        intrinsics.append(_lens({**data, **frame}, where, width, height))
-    camera_to_world = torch.tensor(poses, dtype=torch.float64)
-    expect_rigid(f"{name}: the matrix", camera_to_world)
-    return Trajectory(from_z_up(camera_to_world), torch.cat(intrinsics), width, height, fps)
+    pictures = [frame.get("file_path", "") for frame in frames]
+    pictures = [picture if isinstance(picture, str) else "" for picture in pictures]
+    order = play_order(pictures, wanted.camera, name)
+    common = {key: value for key, value in data.items() if key != "frames"}
+    matrices, lenses = [], []
+    for number in order.frames:
+        where = f"Frame {number} of {name}"
+        matrices.append(_matrix(frames[number].get("transform_matrix"), where))
+        lenses.append(_lens({**common, **frames[number]}, where, wanted))
+    poses, repaired = nearest_rigid(
+        f"{name}: the matrix", torch.tensor(matrices, dtype=torch.float64)
+    )
+    shift = max(lens.corner_shift() for lens in set(lenses))
+    move = wanted.move(from_z_up(poses), intrinsics_of(lenses, wanted.width, wanted.height))
+    notes = (order.note, repaired, *lens_notes(shift))
+    return CameraFile(move, FORMAT, tuple(filter(None, notes)), order.cameras, shift)
 
 
 def write_transforms(trajectory: Trajectory, path: Path) -> Path:
@@ -90,6 +100,7 @@ def write_transforms(trajectory: Trajectory, path: Path) -> Path:
         )
     angle = 2 * math.atan(trajectory.width / (2 * frames[0]["fl_x"]))
     document = {
+        "camera_model": "PINHOLE",
         "camera_angle_x": angle,
         "w": trajectory.width,
         "h": trajectory.height,
@@ -100,26 +111,64 @@ def write_transforms(trajectory: Trajectory, path: Path) -> Path:
     return path
 
 
-def _lens(data: Mapping[str, Any], where: str, width: int, height: int) -> Tensor:
-    (own_width,) = expect_numbers([data.get("w", width)], 1, f'"w" of {where}')
-    (own_height,) = expect_numbers([data.get("h", height)], 1, f'"h" of {where}')
-    if "fl_x" in data:
-        keys = (data["fl_x"], data.get("fl_y", data["fl_x"]))
-        focal = expect_numbers(keys, 2, f'"fl_x" and "fl_y" of {where}')
-    elif "camera_angle_x" in data:
-        (angle,) = expect_numbers([data["camera_angle_x"]], 1, f'"camera_angle_x" of {where}')
-        focal = [own_width / (2 * math.tan(angle / 2))] * 2
+def _matrix(rows: object, where: str) -> list[list[float]]:
+    if not isinstance(rows, list) or len(rows) not in (3, 4):
+        raise CacheFormatError(
+            f'"transform_matrix" of {where} is malformed',
+            got=describe(rows),
+            expected="4 rows of 4 numbers",
+        )
+    matrix = [expect_numbers(row, 4, f'"transform_matrix" of {where}') for row in rows]
+    return [*matrix[:3], [0.0, 0.0, 0.0, 1.0]]
+
+
+def _lens(data: Mapping[str, Any], where: str, wanted: Wanted) -> Lens:
+    kind = data.get("camera_model", "PERSPECTIVE")
+    perspective_model(kind if isinstance(kind, str) else describe(kind), where)
+    for key, other in _OTHER_LENSES.items():
+        if data.get(key):
+            raise not_perspective(where, other, key)
+
+    def number(key: str, default: float) -> float:
+        return expect_numbers([data.get(key, default)], 1, f'"{key}" of {where}')[0]
+
+    size = number("w", wanted.width), number("h", wanted.height)
+    focal = _focal(data, where, size)
+    if min(*size, *focal) <= 0:
+        raise malformed(where, f"a lens of {focal[0]:g} pixels for {size[0]:g} x {size[1]:g}")
+    # nerfstudio's k4 goes with r^8.
+    return Lens(
+        size,
+        focal,
+        (number("cx", size[0] / 2), number("cy", size[1] / 2)),
+        tuple(number(key, 0.0) for key in ("k1", "k2", "k3", "k4")),
+        (),
+        (number("p1", 0.0), number("p2", 0.0)),
+    )
+
+
+def _focal(data: Mapping[str, Any], where: str, size: tuple[float, float]) -> tuple[float, float]:
+    def one(key: str) -> float:
+        return expect_numbers([data[key]], 1, f'"{key}" of {where}')[0]
+
+    def by_angle(key: str, side: float) -> float:
+        angle = one(key)
+        if not 0 < angle < math.pi:
+            raise malformed(where, f'"{key}" of {angle:g}')
+        return side / (2 * math.tan(angle / 2))
+
+    if "fl_x" in data or "fl_y" in data:
+        first, second = ("fl_x", "fl_y") if "fl_x" in data else ("fl_y", "fl_y")
+        return one(first), one(second if second in data else first)
+    # Exporters give the other angle for another aspect ratio: pixels are square.
+    if "camera_angle_x" in data:
+        focal = by_angle("camera_angle_x", size[0])
+    elif "camera_angle_y" in data:
+        focal = by_angle("camera_angle_y", size[1])
     else:
         raise CacheFormatError(
             f"{where} has no field of view",
             expected='"camera_angle_x", or "fl_x" with "w" and "h"',
+            fix="Export the cameras again",
         )
-    middle = (data.get("cx", own_width / 2), data.get("cy", own_height / 2))
-    centre = expect_numbers(middle, 2, f'"cx" and "cy" of {where}')
-    return camera_frame(
-        torch.tensor([focal], dtype=torch.float64),
-        torch.tensor([centre], dtype=torch.float64),
-        (own_width, own_height),
-        width,
-        height,
-    )
+    return focal, focal

@@ -222,7 +222,10 @@ def test_a_depth_picture_and_a_camera_file(files: Files, tmp_path: Path, capsys)
     assert main([*command, "--out", str(out)]) == 2
     assert "--depth-model" in said(capsys)
     model = write_depth_folder(tmp_path / "depth", "relative")
-    assert main([*command, "--out", str(out), "--depth-model", str(model)]) == 0
+    command += ["--out", str(out), "--depth-model", str(model)]
+    assert main([*command, "--camera", "left"]) == 2
+    assert "one camera" in capsys.readouterr().err
+    assert main(command) == 0
     assert "5 frames of 64 x 64" in capsys.readouterr().out
     assert load_cache(out / "memory.safetensors").codec == "embedded-dct-1"
 

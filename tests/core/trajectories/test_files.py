@@ -41,6 +41,24 @@ def plain(path):
     return json.loads(json.dumps(trajectory_to_json(path)))
 
 
+@pytest.mark.parametrize("matrix", ["camera_to_world", "world_to_camera"])
+@pytest.mark.parametrize("scale", [1, 0.35])
+def test_scaled_and_rounded_matrices_are_taken_and_told(matrix, scale, caplog):
+    path = some_path(3)
+    data = plain(path)
+    data["convention"]["matrix"] = matrix
+    poses = path.world_to_camera if matrix == "world_to_camera" else path.camera_to_world
+    poses = poses.clone()
+    poses[:, :3, : 4 if matrix == "world_to_camera" else 3] *= scale
+    for frame, pose in zip(data["frames"], poses, strict=True):
+        frame["matrix"] = [[round(x, 3) for x in row] for row in pose.tolist()]
+    found = trajectory_from_json(data)
+    torch.testing.assert_close(found.positions, path.positions, atol=0.1, rtol=0)
+    turned = found.world_to_camera[:, :3, :3]
+    torch.testing.assert_close(turned, path.world_to_camera[:, :3, :3], atol=5e-3, rtol=0)
+    assert ("scaled by 0.35" if scale < 1 else "rounded") in caplog.text
+
+
 @given(frames=st.integers(1, 12), seed=st.integers(0, 10_000), fps=st.floats(0.1, 1000))
 @settings(max_examples=30, deadline=None)
 def test_round_trip_is_exact(frames, seed, fps):

@@ -28,7 +28,12 @@ from mirage_core.training.data.footage import FootageSource
 from mirage_core.training.data.footage_files import Footage, find_footage
 from mirage_core.training.data.pipeline import BadShot, UnusedFrames
 from mirage_core.training.data.scale import fit_scale, to_camera_units
-from mirage_core.trajectories.exchange.formats import REALESTATE, export_trajectory
+from mirage_core.trajectories.exchange.formats import (
+    COLMAP,
+    REALESTATE,
+    RECAMMASTER,
+    export_trajectory,
+)
 from mirage_core.trajectories.presets import preset_trajectory
 from tiny_clips import sliding_cameras
 
@@ -154,6 +159,25 @@ def test_pixel_cameras_and_depth_stay_together_when_footage_is_cut(room) -> None
             cut = fit_float(fit, room.frames[frame : frame + 1])[0, v, u]
             assert float((picture - cut).abs().max()) < 0.25
     torch.testing.assert_close(cameras.intrinsics, geometry.intrinsics, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("form", "found", "changed"),
+    [(COLMAP, "PINHOLE", "OPENCV"), (RECAMMASTER, "", "")],
+)
+def test_cameras_must_fit_the_pictures_of_their_footage(
+    folder, room, form: str, found: str, changed: str
+) -> None:
+    """A path may come from any lens; what is learnt of pictures needs theirs."""
+    (folder / "a.txt").unlink()
+    written = export_trajectory(room.cameras, folder / "a", form)
+    if form == COLMAP:
+        lenses = written.with_name("cameras.txt").read_text().replace(found, changed)
+        lens = "".join(f"{line} -0.28 0.09 0 0\n" for line in lenses.splitlines()[1:])
+        (folder / "cameras.txt").write_text(lens)
+        (folder / "a.txt").write_text("# QW, QX, QY, QZ\n" + written.read_text())
+    with pytest.raises(CacheFormatError, match="does not fit its footage"):
+        shots(folder)
 
 
 @pytest.mark.parametrize("numbered", [True, False])

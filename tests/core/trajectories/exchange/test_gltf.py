@@ -141,8 +141,10 @@ class TestAnimations:
         with pytest.raises(TrajectoryError, match="no perspective camera of this name"):
             move_of(file, camera="Crane")
         own = export_trajectory(orbit(), tmp_path / "move", "Mirage JSON")
-        with pytest.raises(TrajectoryError, match="Only glTF"):
+        with pytest.raises(CacheFormatError, match="one camera without a name"):
             move_of(own, camera="Crane")
+        with pytest.raises(TrajectoryError, match="Only glTF"):
+            move_of(own, animation="Crane")
 
     def test_animations_of_a_rig_and_of_its_camera_count_together(self, tmp_path: Path) -> None:
         scene = Scene({"name": "Rig", "children": [1]}, {"name": "Cam", "camera": 0})
