@@ -91,6 +91,25 @@ def make_unused_folder(path: Path) -> Path:
         raise storage_error(candidate, error) from error
 
 
+def make_way(path: Path) -> Path:
+    """Rename a folder that stands where a file belongs; nothing in it is lost.
+
+    Returns:
+        ``path``, at which there is no folder now.
+
+    Raises:
+        StorageError: The folder cannot be renamed.
+    """
+    if path.is_dir() and not path.is_symlink():
+        try:
+            aside = make_unused_folder(path.with_name(f"{path.name}.aside"))
+            path.rename(aside / path.name)
+        except OSError as error:
+            raise storage_error(path, error) from error
+        logger.warning("A folder stood in the place of %s: it is in %s now", path, aside)
+    return path
+
+
 def with_suffix(path: Path | str, suffix: str) -> Path:
     """``path`` with ``suffix`` added unless it has it already, in whatever case."""
     path = Path(path)

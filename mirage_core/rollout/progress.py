@@ -9,8 +9,8 @@ from typing import Final
 
 from torch import Tensor
 
+from .chunk_file import chunk_path
 from .plan import Chunk
-from .run_folder import chunk_path
 from .state import RolloutState
 
 STAGES: Final = ("decoding", "depth", "memory", "saving")

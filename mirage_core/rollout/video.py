@@ -19,6 +19,8 @@ from ..files import atomic_path
 from ..validate import expect_shape
 
 CODEC: Final = "libx264"
+CODING: Final = "h264"
+"""What that encoder writes."""
 PIXELS: Final = "yuv420p"
 BT709: Final = 1
 """Number of BT.709 in the tables of H.264 for matrix, primaries and transfer."""
@@ -101,22 +103,47 @@ def join_clips(path: Path, clips: Sequence[Path], fps: float) -> None:
     """
     step = 1 / exact_rate(fps)
     with _writing(path) as temporary, av.open(str(temporary), "w", format="mp4") as output:
-        stream, count = None, 0
-        for clip in clips:
-            with _reading(clip) as source:
-                video = source.streams.video[0]
-                if stream is None:
-                    stream = output.add_stream_from_template(video)
-                    stream.time_base = Fraction(1, _TIME_BASE)
-                for packet in source.demux(video):
-                    if packet.size == 0:
-                        continue
-                    packet.time_base = Fraction(1, _TIME_BASE)
-                    packet.pts = packet.dts = round(count * step * _TIME_BASE)
-                    packet.duration = round(step * _TIME_BASE)
-                    packet.stream = stream
-                    output.mux(packet)
-                    count += 1
+        stream = None
+        # Read by a generator, so that an error of writing is not told as one of reading.
+        for count, packet in enumerate(packet for clip in clips for packet in _packets(clip)):
+            if stream is None:
+                stream = output.add_stream_from_template(packet.stream)
+                stream.time_base = Fraction(1, _TIME_BASE)
+            packet.time_base = Fraction(1, _TIME_BASE)
+            packet.pts = packet.dts = round(count * step * _TIME_BASE)
+            packet.duration = round(step * _TIME_BASE)
+            packet.stream = stream
+            output.mux(packet)
+
+
+def expect_clip(path: Path, frames: int, width: int, height: int) -> None:
+    """Raise `CacheFormatError` unless a file is a clip of so many frames of this size.
+
+    Frames are counted, not decoded.
+    """
+    count, size = 0, (width, height)
+    for packet in _packets(path):
+        size = (packet.stream.codec_context.width, packet.stream.codec_context.height)
+        count += 1
+    if (count, *size) != (frames, width, height):
+        raise CacheFormatError(
+            f"The clip {path.name} is not the one that belongs there",
+            got=f"{count} frames of {size[0]} x {size[1]}",
+            expected=f"{frames} frames of {width} x {height}",
+            fix="Run the rollout again: its chunk is made again",
+        )
+
+
+def _packets(clip: Path) -> Iterator[av.Packet]:
+    """The encoded frames of a clip that `write_clip` made, as long as it is read."""
+    with _reading(clip) as source:
+        video = source.streams.video[0]
+        codec = video.codec_context.codec.canonical_name
+        if codec != CODING:
+            raise CacheFormatError(
+                f"{clip.name} is not a clip of a rollout", got=codec, expected=CODING
+            )
+        yield from (packet for packet in source.demux(video) if packet.size)
 
 
 def read_frames(
@@ -142,14 +169,15 @@ def read_frames(
 @contextmanager
 def _reading(path: Path) -> Iterator[av.container.InputContainer]:
     try:
-        with av.open(str(path)) as source:
+        # What a video says of itself in words is not looked at, and may be in any encoding.
+        with av.open(str(path), metadata_errors="replace") as source:
             if not source.streams.video:
                 raise CacheFormatError(f"{path.name} holds no video", fix="Choose a video file")
             yield source
-    except FFmpegError as error:
+    except (FFmpegError, OSError, ValueError) as error:
         raise CacheFormatError(
             f"The video {path.name} cannot be read",
-            got=str(error),
+            got=str(error) or type(error).__name__,
             fix="The file is missing or damaged: run the rollout again",
         ) from error
 
