@@ -136,7 +136,7 @@ def _of_the_system(error: SafetensorError) -> Exception:
         return error
     number = int(found["number"])
     # The fourth argument counts on Windows, whose numbers are others: Python translates it.
-    return OSError(number, found["text"] or os.strerror(number), None, number)
+    return OSError(number, found["text"].strip() or os.strerror(number), None, number)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 
 from ..errors import ResumeError, ShapeError
+from ..tensor_files import is_count
 from .data.dataset import ClipDataset
 from .data.shards import ClipSizes
 
@@ -21,6 +22,9 @@ ORDER_SEED: Final = 1
 BATCH_SEED: Final = 2
 VALIDATION_SEED: Final = 3
 """What a seed is for: the second number of `mixed_seed`, after the run's seed."""
+
+_SHOWN: Final = 200
+"""Characters of a damaged position that an error shows."""
 
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 _MASK: Final = (1 << 63) - 1
@@ -61,13 +65,18 @@ class Position:
         """The inverse of `to_json`.
 
         Raises:
-            ResumeError: Something is missing.
+            ResumeError: Something is missing, or is not of its type.
         """
-        try:
-            epoch, batch, clips = (int(content[name]) for name in ("epoch", "batch", "clips"))
-            return cls(epoch, batch, clips, tuple(map(str, content["shards"])))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ResumeError("The saved position in the data set is damaged", got=error) from error
+        numbers = [content.get(name) for name in ("epoch", "batch", "clips")]
+        shards = content.get("shards")
+        named = isinstance(shards, list) and all(isinstance(name, str) for name in shards)
+        if not named or not all(is_count(number) for number in numbers):
+            raise ResumeError(
+                "The saved position in the data set is damaged",
+                got=f"epoch, batch and clips {numbers}, shards {shards!r}"[:_SHOWN],
+                expected="whole numbers from 0, and a list of names",
+            )
+        return cls(*numbers, tuple(shards))
 
 
 class ClipSampler:
