@@ -171,7 +171,8 @@ def _reading(path: Path) -> Iterator[av.container.InputContainer]:
     try:
         # What a video says of itself in words is not looked at, and may be in any encoding.
         with av.open(str(path), metadata_errors="replace") as source:
-            if not source.streams.video:
+            # A stream without a context is in a coding that nobody knows.
+            if all(stream.codec_context is None for stream in source.streams.video[:1]):
                 raise CacheFormatError(f"{path.name} holds no video", fix="Choose a video file")
             yield source
     except (FFmpegError, OSError, ValueError) as error:
