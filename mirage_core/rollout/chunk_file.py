@@ -94,8 +94,14 @@ def save_chunk(folder: Path, state: RolloutState, after: RolloutState) -> Rollou
     return dataclasses.replace(after, digest=digest)
 
 
-def load_chunk(folder: Path, state: RolloutState) -> RolloutState:
+def load_chunk(folder: Path, state: RolloutState, *, strict: bool = False) -> RolloutState:
     """Take up the next chunk of a state from its files.
+
+    Args:
+        folder: Of the rollout.
+        state: The state before the chunk.
+        strict: Take only a chunk that names the one before it. One of an earlier version does
+            not, and is otherwise trusted.
 
     Raises:
         MirageError: A file is missing, damaged or of another chunk.
@@ -104,7 +110,7 @@ def load_chunk(folder: Path, state: RolloutState) -> RolloutState:
     tensors, header = read_safetensors(path, FORMAT, VERSION)
     if header.get("run_id") != state.run_id or header.get("chunk") != state.done:
         raise CacheFormatError(f"{path.name} belongs to another rollout or chunk")
-    if header.get(BEFORE, state.digest) != state.digest:
+    if header.get(BEFORE, None if strict else state.digest) != state.digest:
         raise CacheFormatError(f"{path.name} follows another chunk than the one that is there")
     _expect_saved_clip(folder, state, state.chunk, header)
     record = _record(tensors)

@@ -61,9 +61,27 @@ def open_folder(state: RolloutState) -> RolloutState:
     ensure_writable_folder(folder)
     _claim(folder, state)
     discard_unfinished(folder)
+    return _taken_up(folder, state, strict=False)
+
+
+def take_up(state: RolloutState) -> RolloutState:
+    """Go on with saved chunks right after one was made again.
+
+    Only chunks that were made from this very one are taken: they name its digest. So damage to
+    one chunk does not cost those behind it, where the chunk came out the same.
+
+    Returns:
+        The state after the last chunk that follows; the given state when there is none.
+    """
+    if state.folder is None or state.digest is None:
+        return state
+    return _taken_up(state.folder, state, strict=True)
+
+
+def _taken_up(folder: Path, state: RolloutState, *, strict: bool) -> RolloutState:
     while not state.complete and chunk_path(folder, state.done).exists():
         try:
-            state = load_chunk(folder, state)
+            state = load_chunk(folder, state, strict=strict)
         except MirageError as error:
             logger.warning("Chunk %d is made again: %s", state.done + 1, error)
             break
