@@ -100,13 +100,14 @@ def make_way(path: Path) -> Path:
     Raises:
         StorageError: The folder cannot be renamed.
     """
-    if path.is_dir() and not path.is_symlink():
-        try:
-            aside = make_unused_folder(path.with_name(f"{path.name}.aside"))
-            path.rename(aside / path.name)
-        except OSError as error:
-            raise storage_error(path, error) from error
-        logger.warning("A folder stood in the place of %s: it is in %s now", path, aside)
+    try:
+        if not path.is_dir() or path.is_symlink():
+            return path
+        aside = make_unused_folder(path.with_name(f"{path.name}.aside"))
+        path.rename(aside / path.name)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    logger.warning("A folder stood in the place of %s: it is in %s now", path, aside)
     return path
 
 

@@ -27,8 +27,8 @@ from .files import atomic_path, atomic_write, storage_error
 HEADER_KEY: Final = "mirage"
 """Entry of the safetensors metadata that holds the JSON header."""
 
-MAX_AXES: Final = 64
-"""Axes with which torch can compute; a file may state more."""
+MAX_AXES: Final = 8
+"""Most axes of a tensor that is read; weights and documents have up to 5."""
 
 _NAMED: Final = 5
 """Tensors that an error message names before it counts the rest."""
@@ -163,7 +163,7 @@ def _opened(path: Path, error_of: Unreadable, device: str = "cpu") -> Iterator[A
     try:
         with safe_open(str(path), framework="pt", device=device) as file:
             yield file
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, UnicodeEncodeError) as error:
         raise error_of(path, error) from error
 
 
@@ -180,9 +180,10 @@ def _not_whole(expected_format: str) -> Unreadable:
 
 
 def _tensor(file: Any, name: str) -> Tensor:
+    """A tensor of an open file; torch cannot hold what has more axes than it counts."""
     axes = len(file.get_slice(name).get_shape())
     if axes > MAX_AXES:
-        raise SafetensorError(f"{name!r} has {axes} axes, and a tensor has at most {MAX_AXES}")
+        raise SafetensorError(f"{name} has {axes} axes")
     tensor: Tensor = file.get_tensor(name)
     return tensor
 

@@ -23,9 +23,6 @@ BATCH_SEED: Final = 2
 VALIDATION_SEED: Final = 3
 """What a seed is for: the second number of `mixed_seed`, after the run's seed."""
 
-_SHOWN: Final = 200
-"""Characters of a damaged position that an error shows."""
-
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 _MASK: Final = (1 << 63) - 1
 
@@ -65,18 +62,18 @@ class Position:
         """The inverse of `to_json`.
 
         Raises:
-            ResumeError: Something is missing, or is not of its type.
+            ResumeError: Something is missing, or is not what belongs there.
         """
-        numbers = [content.get(name) for name in ("epoch", "batch", "clips")]
+        epoch, batch, clips = (content.get(name) for name in ("epoch", "batch", "clips"))
         shards = content.get("shards")
         named = isinstance(shards, list) and all(isinstance(name, str) for name in shards)
-        if not named or not all(is_count(number) for number in numbers):
+        if not named or not (is_count(epoch) and is_count(batch) and is_count(clips)):
             raise ResumeError(
                 "The saved position in the data set is damaged",
-                got=f"epoch, batch and clips {numbers}, shards {shards!r}"[:_SHOWN],
-                expected="whole numbers from 0, and a list of names",
+                got=f"epoch {epoch!r}, batch {batch!r}, clips {clips!r}"[:200],
+                expected="three whole numbers, and the names of the shards",
             )
-        return cls(*numbers, tuple(shards))
+        return cls(epoch, batch, clips, tuple(shards))
 
 
 class ClipSampler:
