@@ -65,7 +65,7 @@ class Position:
             ResumeError: Something is missing, or is not what belongs there.
         """
         epoch, batch, clips = (content.get(name) for name in ("epoch", "batch", "clips"))
-        shards = content.get("shards")
+        shards: Any = content.get("shards")
         named = isinstance(shards, list) and all(isinstance(name, str) for name in shards)
         if not named or not (is_count(epoch) and is_count(batch) and is_count(clips)):
             raise ResumeError(
