@@ -35,7 +35,12 @@ macroblock tree is off because its AVX-512 code now and then decides differently
 BROADCAST_TOLERANCE: Final = 1e-3
 """Frames per second by which people round the rates 24000/1001, 30000/1001 and 60000/1001."""
 
+MAX_PIXELS: Final = 8192 * 8192
+"""Most pixels of a picture that is decoded: a damaged header may promise any size."""
+
 _TIME_BASE: Final = 90_000
+_SHOWN: Final = 200
+"""Characters of a decoder's message that an error repeats."""
 
 
 def exact_rate(fps: float) -> Fraction:
@@ -136,8 +141,7 @@ def expect_clip(path: Path, frames: int, width: int, height: int) -> None:
 
 def _packets(clip: Path) -> Iterator[av.Packet]:
     """The encoded frames of a clip that `write_clip` made, as long as it is read."""
-    with _reading(clip) as source:
-        video = source.streams.video[0]
+    with open_video(clip) as (source, video):
         codec = video.codec_context.codec.canonical_name
         if codec != CODING:
             raise CacheFormatError(
@@ -159,27 +163,49 @@ def read_frames(
     Raises:
         CacheFormatError: The file is missing or damaged.
     """
-    with _reading(path) as source:
-        for number, frame in enumerate(source.decode(video=0), start=1):
+    with open_video(path) as (source, stream):
+        for number, frame in enumerate(source.decode(stream), start=1):
             if on_frame is not None:
                 on_frame(number, max(number, total))
             yield torch.from_numpy(frame.to_ndarray(format="rgb24"))
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[av.container.InputContainer]:
+def open_video(
+    path: Path,
+) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """A video file that is open for reading, and its first video stream.
+
+    Args:
+        path: The video file.
+
+    Yields:
+        The container and the stream. Pictures of more than `MAX_PIXELS` are refused before
+        memory is taken for them.
+
+    Raises:
+        CacheFormatError: The file is missing or damaged, holds no video, or one that cannot be
+            decoded. What is found while the block reads is raised at its end.
+    """
     try:
-        # What a video says of itself in words is not looked at, and may be in any encoding.
+        # Titles and the like may be in any encoding, and none of them is looked at.
         with av.open(str(path), metadata_errors="replace") as source:
-            # A stream without a context is in a coding that nobody knows.
-            if all(stream.codec_context is None for stream in source.streams.video[:1]):
+            if not source.streams.video:
                 raise CacheFormatError(f"{path.name} holds no video", fix="Choose a video file")
-            yield source
+            stream = source.streams.video[0]
+            if stream.codec_context is None:
+                raise CacheFormatError(
+                    f"The video {path.name} is of a kind that cannot be decoded",
+                    fix="The file is damaged, or needs to be converted to H.264 first",
+                )
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            yield source, stream
     except (FFmpegError, OSError, ValueError) as error:
         raise CacheFormatError(
             f"The video {path.name} cannot be read",
-            got=str(error) or type(error).__name__,
-            fix="The file is missing or damaged: run the rollout again",
+            got=str(error)[:_SHOWN] or type(error).__name__,
+            expected="a whole file with a video stream",
+            fix="The file is missing or damaged: copy or make it again",
         ) from error
 
 
