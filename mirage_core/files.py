@@ -91,6 +91,26 @@ def make_unused_folder(path: Path) -> Path:
         raise storage_error(candidate, error) from error
 
 
+def make_way(path: Path) -> Path:
+    """Rename a folder that stands where a file belongs; nothing in it is lost.
+
+    Returns:
+        ``path``, at which there is no folder now.
+
+    Raises:
+        StorageError: The folder cannot be renamed.
+    """
+    try:
+        if not path.is_dir() or path.is_symlink():
+            return path
+        aside = make_unused_folder(path.with_name(f"{path.name}.aside"))
+        path.rename(aside / path.name)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    logger.warning("A folder stood in the place of %s: it is in %s now", path, aside)
+    return path
+
+
 def with_suffix(path: Path | str, suffix: str) -> Path:
     """``path`` with ``suffix`` added unless it has it already, in whatever case."""
     path = Path(path)

@@ -20,7 +20,7 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from .errors import FolderInUseError
-from .files import atomic_write, ensure_writable_folder, storage_error
+from .files import atomic_write, ensure_writable_folder, make_way, storage_error
 from .log import logger
 
 LOCK: Final = ".lock"
@@ -88,7 +88,7 @@ def exclusive_folder(folder: Path) -> Iterator[None]:
 
 def _take(folder: Path) -> _Held:
     # People who share a folder share its lock, whoever came first.
-    lock = FileLock(str(folder / LOCK), thread_local=False, mode=0o666)
+    lock = FileLock(str(make_way(folder / LOCK)), thread_local=False, mode=0o666)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -105,7 +105,7 @@ def _take(folder: Path) -> _Held:
         before = _read_holder(folder)
         if before is not None:
             logger.info("Took over %s from %s, which has ended", folder, _describe(before))
-        with atomic_write(folder / HOLDER, "w") as file:
+        with atomic_write(make_way(folder / HOLDER), "w") as file:
             json.dump(_this_program(), file)
     except BaseException:
         lock.release()

@@ -1,12 +1,15 @@
 """Safetensors files: typed errors for damaged ones, written whole or not at all.
 
 Weights are files of names and shapes. Mirage's own documents (memories, chunks, clips) also have
-a JSON header that says which format they are, and of which version.
+a JSON header that says which format they are, and of which version, with a digest of itself and
+of the tensors. Documents of earlier versions have no digest, and are read as they are.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,14 +20,21 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .digests import DIGEST, is_whole, sealed, tensors_digest
 from .errors import CacheFormatError, MirageError, ModelMismatchError
 from .files import atomic_path, atomic_write, storage_error
 
 HEADER_KEY: Final = "mirage"
 """Entry of the safetensors metadata that holds the JSON header."""
 
+MAX_AXES: Final = 8
+"""Most axes of a tensor that is read; weights and documents have up to 5."""
+
 _NAMED: Final = 5
 """Tensors that an error message names before it counts the rest."""
+
+_SYSTEM_ERROR: Final = re.compile(r"(?P<text>[^:]*) \(os error (?P<number>\d+)\)")
+"""How safetensors ends the message of an error that the system gave it."""
 
 Unreadable = Callable[[Path, Exception], MirageError]
 
@@ -63,7 +73,7 @@ def read_tensors(
     """
     with _opened(path, unreadable, device) as file:
         wanted = file.keys() if names is None else names
-        return {name: file.get_tensor(name) for name in wanted}
+        return {name: _tensor(file, name) for name in wanted}
 
 
 def read_safetensors(
@@ -74,18 +84,26 @@ def read_safetensors(
     Raises:
         CacheFormatError: The file is missing, damaged, foreign, or from a newer version.
     """
-
-    def not_whole(path: Path, error: Exception) -> CacheFormatError:
-        return CacheFormatError(
-            f"{path.name} cannot be read",
-            got=str(error),
-            expected=f"a complete {expected_format} file",
-            fix="The file is missing, damaged or cut off: copy or make it again",
-        )
-
-    with _opened(path, not_whole) as file:
+    with _opened(path, _not_whole(expected_format)) as file:
         header = _parse_header(path, file.metadata(), expected_format, newest_version)
-        return {name: file.get_tensor(name) for name in file.keys()}, header
+        tensors = {name: _tensor(file, name) for name in file.keys()}
+    if not is_whole(header, tensors_digest(tensors) if DIGEST in header else ""):
+        raise CacheFormatError(
+            f"{path.name} is damaged",
+            got="other content than was written",
+            fix="Copy or make it again",
+        )
+    return tensors, header
+
+
+def read_document_header(path: Path, expected_format: str, newest_version: int) -> dict[str, Any]:
+    """The JSON header alone, which is not compared with the tensors.
+
+    Raises:
+        CacheFormatError: As `read_safetensors`.
+    """
+    with _opened(path, _not_whole(expected_format)) as file:
+        return _parse_header(path, file.metadata(), expected_format, newest_version)
 
 
 def write_tensors(
@@ -107,20 +125,37 @@ def write_tensors(
             # safetensors puts a file of its own in the place, which only its owner may read.
             temporary.chmod(mode)
     except SafetensorError as error:
-        raise storage_error(path, error) from error
+        raise storage_error(path, _of_the_system(error)) from error
     return path
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
+def _of_the_system(error: SafetensorError) -> Exception:
+    """The system's error behind one of safetensors, which only names its number."""
+    found = _SYSTEM_ERROR.search(str(error))
+    if found is None:
+        return error
+    number = int(found["number"])
+    # The fourth argument counts on Windows, whose numbers are others: Python translates it.
+    return OSError(number, found["text"].strip() or os.strerror(number), None, number)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> str:
     """Write tensors with a JSON header; the file appears under its name only when complete.
+
+    Returns:
+        The digest that went into the header.
 
     Raises:
         StorageError: The disk is full, or the folder cannot be written.
     """
-    metadata = {HEADER_KEY: json.dumps(header, sort_keys=True)}
+    plain = _apart(tensors)
+    document = sealed(header, tensors_digest(plain))
+    metadata = {HEADER_KEY: json.dumps(document, sort_keys=True)}
     # By way of memory: a killed `save_file` leaves a file of a name that nobody looks for.
     with atomic_write(path, "wb") as file:
-        file.write(safetensors.torch.save(_apart(tensors), metadata=metadata))
+        file.write(safetensors.torch.save(plain, metadata=metadata))
+    digest: str = document[DIGEST]
+    return digest
 
 
 @contextmanager
@@ -128,8 +163,29 @@ def _opened(path: Path, error_of: Unreadable, device: str = "cpu") -> Iterator[A
     try:
         with safe_open(str(path), framework="pt", device=device) as file:
             yield file
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, UnicodeEncodeError) as error:
         raise error_of(path, error) from error
+
+
+def _not_whole(expected_format: str) -> Unreadable:
+    def error_of(path: Path, error: Exception) -> CacheFormatError:
+        return CacheFormatError(
+            f"{path.name} cannot be read",
+            got=str(error),
+            expected=f"a complete {expected_format} file",
+            fix="The file is missing, damaged or cut off: copy or make it again",
+        )
+
+    return error_of
+
+
+def _tensor(file: Any, name: str) -> Tensor:
+    """A tensor of an open file; torch cannot hold what has more axes than it counts."""
+    axes = len(file.get_slice(name).get_shape())
+    if axes > MAX_AXES:
+        raise SafetensorError(f"{name} has {axes} axes")
+    tensor: Tensor = file.get_tensor(name)
+    return tensor
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

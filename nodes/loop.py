@@ -18,7 +18,7 @@ from ..mirage_core.log import logger
 from ..mirage_core.rollout.plan import ChunkLengths, expect_rollout_length
 from ..mirage_core.rollout.progress import time_left
 from ..mirage_core.rollout.report import review
-from ..mirage_core.rollout.run_folder import all_latents, finish
+from ..mirage_core.rollout.run_folder import all_latents, finish, take_up
 from ..mirage_core.rollout.state import RolloutState, chunk_seed
 from ..mirage_core.trajectories.fit import resampled
 from ..mirage_core.trajectories.lens import PICTURE, fit_lens, memory_lens
@@ -272,6 +272,7 @@ class MirageLoopClose(io.ComfyNode):
                 expected="the state of the Mirage Cache Update between it and its Mirage Loop Open",
                 fix="Connect state of the same Mirage Loop Open to every node of the body",
             )
+        state = take_up(state)
         if state.complete:
             return io.NodeOutput(state)
         added, result = _expect_body(flow).repeat(state)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..cache.io import save_cache
 from ..constants import DEFAULT_FPS
 from ..errors import CacheFormatError
-from ..files import make_unused_folder
+from ..files import make_unused_folder, make_way
 from ..folder_lock import exclusive_folder
 from ..geometry.align import ALIGN_MODES, AlignConfig
 from ..geometry.depth import DEPTH_MODES
@@ -292,7 +292,9 @@ def run(arguments: argparse.Namespace) -> int:
     with exclusive_folder(folder):
         state = open_folder(state)
         try:
-            if not state.complete:
+            if state.complete:
+                finish(state)
+            else:
                 parts = models.load_models(arguments, codec, depth, setup)
                 with Bar() as bar:
                     state = generate(state, parts, settings, bar)
@@ -330,8 +332,7 @@ def _report(state: RolloutState) -> None:
     if state.folder is None:
         return
     video = state.folder / VIDEO
-    video = video if video.exists() else finish(state)
-    save_cache(state.folder / MEMORY, state.cache)
+    save_cache(make_way(state.folder / MEMORY), state.cache)
     sys.stdout.write(f"{report(state, video)}\nvideo: {video}\n")
 
 

@@ -13,7 +13,7 @@ from .decode import context_latents, decode_with_context, encode_overlap
 from .memory import write_chunk
 from .models import GenerationModels
 from .progress import Clock, OnProgress
-from .run_folder import commit, expect_folder, finish, open_folder
+from .run_folder import commit, expect_folder, finish, open_folder, take_up
 from .sample import NoiseSource, sample_chunk
 from .settings import GenerationSettings
 from .state import RolloutState
@@ -71,7 +71,7 @@ def _generate(
             readout, latents = sample_chunk(
                 state, models, settings, clock.on_step(state), noise, clock.on_part(state)
             )
-            state = _finish_chunk(state, models, settings, readout, latents, clock)
+            state = take_up(_finish_chunk(state, models, settings, readout, latents, clock))
     return state
 
 

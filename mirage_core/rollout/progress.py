@@ -9,8 +9,8 @@ from typing import Final
 
 from torch import Tensor
 
+from .chunk_file import chunk_path
 from .plan import Chunk
-from .run_folder import chunk_path
 from .state import RolloutState
 
 STAGES: Final = ("decoding", "depth", "memory", "saving")
@@ -128,14 +128,16 @@ def _latents_in(chunks: Sequence[Chunk]) -> int:
 def seconds_left(state: RolloutState) -> float | None:
     """Estimate from the pace of the newest saved chunks; None while there is none.
 
-    The shortest interval counts, so that a pause between two chunks does not.
+    The shortest interval counts, so that a pause between two chunks does not. A chunk that was
+    made again is newer than the one behind it, and tells nothing.
     """
     if state.folder is None:
         return None
     first = max(0, state.done - LOOK_BACK)
     paths = [chunk_path(state.folder, index) for index in range(first, state.done)]
     times = [path.stat().st_mtime for path in paths if path.exists()]
-    paces = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    pairs = zip(times, times[1:], strict=False)
+    paces = [later - earlier for earlier, later in pairs if later > earlier]
     return min(paces) * state.remaining if paces else None
 
 

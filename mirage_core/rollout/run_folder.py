@@ -2,7 +2,7 @@
 
 A chunk is one MP4 of its new frames and one safetensors file with latents, projections and
 what was written to the memory. The safetensors file is written last: a chunk counts once it
-is there.
+is there. What is not as it was written is made again.
 """
 
 from __future__ import annotations
@@ -11,44 +11,37 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from ..cache.delta import CacheDelta, apply_difference, difference
-from ..cache.io import MAX_BLOCKS, block_from_tensors, block_tensors, needed_version
 from ..cache.types import LatentCache
 from ..codecs.memory_kind import MemoryKind
-from ..errors import CacheFormatError, MirageError, PlanError, ResumeError, ShapeError
-from ..files import atomic_write, discard_unfinished, ensure_writable_folder
+from ..digests import is_whole, sealed
+from ..errors import MirageError, PlanError, ResumeError
+from ..files import atomic_write, discard_unfinished, ensure_writable_folder, make_way
 from ..log import logger
 from ..readout.readout import Readout
-from ..tensor_files import is_count, read_safetensors, write_safetensors
 from ..validate import expect_shape
+from .chunk_file import (
+    chunk_path,
+    clip_path,
+    expect_overlap,
+    expect_seen,
+    load_chunk,
+    load_saved_record,
+    save_chunk,
+    saved_clip,
+)
 from .plan import ChunkLengths
 from .state import ChunkRecord, ChunkStatistics, RolloutState
 from .video import join_clips, write_clip
 
-FORMAT: Final = "mirage-chunk"
 MANIFEST_FORMAT: Final = "mirage-rollout"
-VERSION: Final = 3
-"""Newest version that is read. Chunks are written as `needed_version` says, and as version 2 or
-later when they drop points."""
-
 MANIFEST_VERSION: Final = 1
 MANIFEST: Final = "rollout.json"
 VIDEO: Final = "video.mp4"
-
-
-def chunk_path(folder: Path, index: int) -> Path:
-    """File that holds chunk ``index``."""
-    return folder / f"chunk_{index:04d}.safetensors"
-
-
-def clip_path(folder: Path, index: int) -> Path:
-    """Video of the frames that chunk ``index`` added."""
-    return folder / f"chunk_{index:04d}.mp4"
 
 
 def open_folder(state: RolloutState) -> RolloutState:
@@ -68,9 +61,27 @@ def open_folder(state: RolloutState) -> RolloutState:
     ensure_writable_folder(folder)
     _claim(folder, state)
     discard_unfinished(folder)
+    return _taken_up(folder, state, strict=False)
+
+
+def take_up(state: RolloutState) -> RolloutState:
+    """Go on with saved chunks right after one was made again.
+
+    Only chunks that were made from this very one are taken: they name its digest. So damage to
+    one chunk does not cost those behind it, where the chunk came out the same.
+
+    Returns:
+        The state after the last chunk that follows; the given state when there is none.
+    """
+    if state.folder is None or state.digest is None:
+        return state
+    return _taken_up(state.folder, state, strict=True)
+
+
+def _taken_up(folder: Path, state: RolloutState, *, strict: bool) -> RolloutState:
     while not state.complete and chunk_path(folder, state.done).exists():
         try:
-            state = _load_chunk(folder, state)
+            state = load_chunk(folder, state, strict=strict)
         except MirageError as error:
             logger.warning("Chunk %d is made again: %s", state.done + 1, error)
             break
@@ -100,6 +111,7 @@ def commit(
 
     Raises:
         ShapeError: Latents, frames, readout or overlap do not belong to this chunk.
+        ResumeError: Earlier chunks are not in the folder any more.
         StorageError: The disk is full, or the folder cannot be written.
     """
     chunk = state.chunk
@@ -115,10 +127,27 @@ def commit(
     expect_shape("The chunk's readout", readout.visible, "T h w", T=chunk.latent_frames)
     after = finish_chunk(state, latents, readout, cache, overlap)
     if state.folder is not None:
-        clip = clip_path(state.folder, chunk.index)
+        _expect_earlier(state.folder, state)
+        clip = make_way(clip_path(state.folder, chunk.index))
         write_clip(clip, frames[chunk.shared_frames :], state.trajectory.fps, on_frame)
-        _save_chunk(state, after)
+        make_way(chunk_path(state.folder, chunk.index))
+        after = save_chunk(state.folder, state, after)
     return after
+
+
+def _expect_earlier(folder: Path, state: RolloutState) -> None:
+    """Raise `ResumeError` unless the finished chunks are still where they were saved."""
+    paths = (path(folder, index) for index in range(state.done) for path in (chunk_path, clip_path))
+    lost = next((path for path in paths if not path.is_file()), None)
+    if lost is not None:
+        raise ResumeError(
+            f"Files of the shot are gone while it is made; chunk {state.done + 1} of "
+            f"{len(state.plan)} is not saved",
+            got=f"no {lost.name} in {folder}" if folder.is_dir() else f"no folder {folder}",
+            expected=f"the {state.done} finished chunks",
+            fix="Move the folder back to where it was, and run the rollout again: it goes on "
+            "after the last chunk that is there",
+        )
 
 
 def finish_chunk(
@@ -140,8 +169,8 @@ def finish_chunk(
     Raises:
         ShapeError: The next chunk needs an overlap of another size, or the readout has one.
     """
-    overlap = _expect_overlap(state, overlap)
-    _expect_seen(state, readout.visible)
+    overlap = expect_overlap(state, overlap)
+    expect_seen(state, readout.visible)
     added = state.chunk.shared_latents
     shown = readout.tokens if cache.kind is MemoryKind.TOKENS else torch.zeros_like(latents)
     record = ChunkRecord(
@@ -162,37 +191,12 @@ def finish_chunk(
     return state.advanced(record, cache, statistics)
 
 
-def _expect_seen(state: RolloutState, visible: Tensor) -> None:
-    """Raise `ShapeError` unless what was visible lies on the grid of the shot's geometry."""
-    height, width = state.grid
-    expect_shape("The chunk's visibility", visible, "T h w", h=height, w=width)
-
-
-def _expect_overlap(state: RolloutState, overlap: Tensor | None) -> Tensor | None:
-    """What the chunk after the next begins with, if it needs any; raises `ShapeError`."""
-    if state.frames_to_encode == 0:
-        return None
-    if overlap is None:
-        raise ShapeError(
-            "The chunk after this one has no clean latents",
-            got="no overlap",
-            expected=f"the chunk's last {state.frames_to_encode} frames, encoded as a clip",
-            fix="Give what mirage_core.rollout.decode.encode_overlap makes of the frames",
-        )
-    height, width = state.latent_grid
-    expect_shape(
-        "The encoded overlap", overlap, "C K h w",
-        C=state.channels, K=state.lengths.overlap_latents, h=height, w=width,
-    )  # fmt: skip
-    return overlap
-
-
 def finish(state: RolloutState) -> Path:
     """Join the clips of a complete rollout into one video and return its path.
 
     Raises:
         ResumeError: Chunks are missing.
-        CacheFormatError: A clip is damaged.
+        CacheFormatError: A clip is missing or damaged; the next `open_folder` sees to it.
         StorageError: The video could not be written.
     """
     folder = _folder(state)
@@ -202,9 +206,10 @@ def finish(state: RolloutState) -> Path:
             got=f"{state.done} of {len(state.plan)} chunks",
             fix="Run the chunk loop to its end",
         )
-    clips = [clip_path(folder, chunk.index) for chunk in state.plan]
-    join_clips(folder / VIDEO, clips, state.trajectory.fps)
-    return folder / VIDEO
+    clips = [saved_clip(folder, state, chunk) for chunk in state.plan]
+    video = make_way(folder / VIDEO)
+    join_clips(video, clips, state.trajectory.fps)
+    return video
 
 
 def load_record(state: RolloutState, index: int) -> ChunkRecord:
@@ -215,8 +220,7 @@ def load_record(state: RolloutState, index: int) -> ChunkRecord:
     """
     if state.last is not None and index == state.done - 1:
         return state.last
-    tensors, _ = read_safetensors(chunk_path(_folder(state), index), FORMAT, VERSION)
-    return _record(tensors)
+    return load_saved_record(_folder(state), index)
 
 
 def all_latents(state: RolloutState) -> Tensor:
@@ -248,6 +252,12 @@ def _claim(folder: Path, state: RolloutState) -> None:
     manifest = folder / MANIFEST
     if manifest.exists():
         owner, lengths = _read_manifest(manifest)
+        if owner is None:
+            raise ResumeError(
+                f"The folder {folder} belongs to another rollout, or its {MANIFEST} is damaged",
+                fix=f"Choose another name. If the chunks are of this shot, remove {MANIFEST} "
+                "alone: they are compared with the shot before it goes on",
+            )
         if owner != state.run_id:
             other = lengths is not None and lengths != state.lengths
             raise ResumeError(
@@ -270,101 +280,24 @@ def _claim(folder: Path, state: RolloutState) -> None:
     if not state.lengths.are_default:
         content["lengths"] = asdict(state.lengths)
     with atomic_write(manifest, "w") as file:
-        json.dump(content, file, indent=1)
+        json.dump(sealed(content), file, indent=1)
 
 
 def _read_manifest(manifest: Path) -> tuple[str | None, ChunkLengths | None]:
-    """Whose folder it is, and how long that rollout's chunks are; None where it does not say.
+    """Whose folder it is, and how long that rollout's chunks are; None where it does not say so.
 
     A folder without lengths was begun with the default ones.
     """
     try:
         found = json.loads(manifest.read_text(encoding="utf-8"))
-        if found["format"] != MANIFEST_FORMAT:
+        if found["format"] != MANIFEST_FORMAT or not is_whole(found):
             return None, None
         return found["run_id"], ChunkLengths(**found.get("lengths", {}))
     except (OSError, ValueError, RecursionError, KeyError, TypeError, PlanError):
         return None, None
 
 
-def _save_chunk(state: RolloutState, after: RolloutState) -> None:
-    """Save what the chunk changed; blocks that the memory had before are not written again."""
-    record, cache = after.last, after.cache
-    if record is None:
-        raise ResumeError("There is no finished chunk to save")
-    delta = difference(state.cache, cache)
-    tensors = {
-        "latents": record.latents,
-        "projections": record.projections,
-        "visible": record.visible,
-    }
-    optional = {"planes": record.planes, "overlap": record.overlap}
-    tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
-    dropped = {number: rows for number, rows in enumerate(delta.dropped) if len(rows)}
-    tensors.update({f"dropped.{number}": rows for number, rows in dropped.items()})
-    for number, block in enumerate(delta.added):
-        tensors.update(block_tensors(block, f"block.{number}"))
-    header: dict[str, Any] = {
-        "format": FORMAT,
-        "version": max(2 if dropped else 1, needed_version(cache.blocks)),
-        "run_id": state.run_id,
-        "chunk": state.done,
-        "shared_blocks": len(delta.dropped),
-        "new_blocks": len(delta.added),
-        "statistics": asdict(after.statistics[-1]),
-    }
-    write_safetensors(chunk_path(_folder(state), state.done), tensors, header)
-
-
-def _load_chunk(folder: Path, state: RolloutState) -> RolloutState:
-    path = chunk_path(folder, state.done)
-    tensors, header = read_safetensors(path, FORMAT, VERSION)
-    if header.get("run_id") != state.run_id or header.get("chunk") != state.done:
-        raise CacheFormatError(f"{path.name} belongs to another rollout or chunk")
-    if not clip_path(folder, state.done).exists():
-        raise CacheFormatError(f"The clip of {path.name} is missing")
-    shared, new = header.get("shared_blocks"), header.get("new_blocks")
-    held = len(state.cache.blocks)
-    if not is_count(shared) or not is_count(new) or shared > held or new > MAX_BLOCKS:
-        raise CacheFormatError(f"{path.name} does not say what it added to the memory")
-    nothing = torch.zeros(0, dtype=torch.int32)
-    delta = CacheDelta(
-        tuple(tensors.get(f"dropped.{number}", nothing) for number in range(shared)),
-        tuple(block_from_tensors(tensors, f"block.{number}") for number in range(new)),
-    )
-    cache = apply_difference(state.cache, delta)
-    record = _record(tensors)
-    added = state.chunk.latent_frames - state.chunk.shared_latents
-    height, width = state.latent_grid
-    expect_shape(
-        "The saved latents", record.latents, "C T h w", C=state.channels, T=added, h=height, w=width
-    )
-    _expect_seen(state, record.visible)
-    if _expect_overlap(state, record.overlap) is None and record.overlap is not None:
-        raise CacheFormatError(f"{path.name} holds an overlap that no chunk begins with")
-    return state.advanced(record, cache, _statistics(header, path))
-
-
-def _record(tensors: dict[str, Tensor]) -> ChunkRecord:
-    try:
-        latents, projections, visible = (
-            tensors[name] for name in ("latents", "projections", "visible")
-        )
-    except KeyError as error:
-        raise CacheFormatError("The chunk file lacks a tensor", got=str(error)) from error
-    return ChunkRecord(
-        latents, projections, visible, tensors.get("planes"), tensors.get("overlap")
-    )
-
-
 def _planes(readout: Readout) -> Tensor:
     """(3, T, h, w) float16 on the CPU: what a branch may want to know of preceding frames."""
     offset, log_depth = readout.planes
     return torch.cat([offset, log_depth[None]]).half().cpu()
-
-
-def _statistics(header: dict[str, Any], path: Path) -> ChunkStatistics:
-    try:
-        return ChunkStatistics(**header["statistics"])
-    except (KeyError, TypeError) as error:
-        raise CacheFormatError(f"{path.name} has no statistics", got=str(error)) from error

@@ -10,8 +10,10 @@ from torch import Tensor
 from ..constants import TEMPORAL_STRIDE
 from ..errors import CacheFormatError, ValueRangeError
 from ..validate import expect_shape
+from .chunk_file import saved_clip
 from .context import reference_frames
-from .run_folder import clip_path, expect_folder
+from .plan import Chunk
+from .run_folder import expect_folder
 from .state import RolloutState
 from .video import read_frames
 
@@ -54,24 +56,24 @@ def saved_frames(state: RolloutState, numbers: Sequence[int]) -> Tensor:
     found: dict[int, Tensor] = {}
     for chunk in state.plan[: state.done]:
         wanted = {n for n in numbers if chunk.output_start <= n < chunk.output_end}
-        found |= _of_clip(state, chunk.index, chunk.output_start, wanted)
+        found |= _of_clip(state, chunk, wanted)
     return torch.stack([found[number] for number in numbers]).float() / LEVELS
 
 
-def _of_clip(state: RolloutState, index: int, start: int, wanted: set[int]) -> dict[int, Tensor]:
+def _of_clip(state: RolloutState, chunk: Chunk, wanted: set[int]) -> dict[int, Tensor]:
     """Frames of one clip by their number in the shot; reads no further than the last of them."""
     if not wanted or state.folder is None:
         return {}
     found: dict[int, Tensor] = {}
-    path = clip_path(state.folder, index)
-    for number, frame in enumerate(read_frames(path), start=start):
+    path = saved_clip(state.folder, state, chunk)
+    for number, frame in enumerate(read_frames(path), start=chunk.output_start):
         if number in wanted:
             found[number] = frame
         if len(found) == len(wanted):
             return found
     raise CacheFormatError(
         f"The clip {path.name} is too short",
-        got=f"no frame {max(wanted) - start}",
+        got=f"no frame {max(wanted) - chunk.output_start}",
         fix="Remove the chunk's files, and run the rollout again",
     )
 

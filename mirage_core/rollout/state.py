@@ -99,6 +99,9 @@ class RolloutState:
         last: What the newest chunk left; None before the first.
         statistics: One entry per finished chunk.
         lengths: How long the chunks are, and by how much they overlap.
+        digest: Of the newest finished chunk's file, which the next one names as the one that it
+            follows; None before the first, for a chunk of an earlier version, and where nothing
+            is kept on disk.
 
     Raises:
         PlanError: The trajectory's length is not 4n + 1.
@@ -116,6 +119,7 @@ class RolloutState:
     last: ChunkRecord | None = None
     statistics: tuple[ChunkStatistics, ...] = ()
     lengths: ChunkLengths = field(default_factory=ChunkLengths)
+    digest: str | None = None
     plan: tuple[Chunk, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -209,6 +213,7 @@ class RolloutState:
             done=self.done + 1,
             last=record,
             statistics=(*self.statistics, statistics),
+            digest=None,
         )
 
 

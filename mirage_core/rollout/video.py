@@ -19,6 +19,8 @@ from ..files import atomic_path
 from ..validate import expect_shape
 
 CODEC: Final = "libx264"
+CODING: Final = "h264"
+"""What that encoder writes."""
 PIXELS: Final = "yuv420p"
 BT709: Final = 1
 """Number of BT.709 in the tables of H.264 for matrix, primaries and transfer."""
@@ -33,7 +35,12 @@ macroblock tree is off because its AVX-512 code now and then decides differently
 BROADCAST_TOLERANCE: Final = 1e-3
 """Frames per second by which people round the rates 24000/1001, 30000/1001 and 60000/1001."""
 
+MAX_PIXELS: Final = 8192 * 8192
+"""Most pixels of a picture that is decoded: a damaged header may promise any size."""
+
 _TIME_BASE: Final = 90_000
+_SHOWN: Final = 200
+"""Characters of a decoder's message that an error repeats."""
 
 
 def exact_rate(fps: float) -> Fraction:
@@ -101,22 +108,46 @@ def join_clips(path: Path, clips: Sequence[Path], fps: float) -> None:
     """
     step = 1 / exact_rate(fps)
     with _writing(path) as temporary, av.open(str(temporary), "w", format="mp4") as output:
-        stream, count = None, 0
-        for clip in clips:
-            with _reading(clip) as source:
-                video = source.streams.video[0]
-                if stream is None:
-                    stream = output.add_stream_from_template(video)
-                    stream.time_base = Fraction(1, _TIME_BASE)
-                for packet in source.demux(video):
-                    if packet.size == 0:
-                        continue
-                    packet.time_base = Fraction(1, _TIME_BASE)
-                    packet.pts = packet.dts = round(count * step * _TIME_BASE)
-                    packet.duration = round(step * _TIME_BASE)
-                    packet.stream = stream
-                    output.mux(packet)
-                    count += 1
+        stream = None
+        # Read by a generator, so that an error of writing is not told as one of reading.
+        for count, packet in enumerate(packet for clip in clips for packet in _packets(clip)):
+            if stream is None:
+                stream = output.add_stream_from_template(packet.stream)
+                stream.time_base = Fraction(1, _TIME_BASE)
+            packet.time_base = Fraction(1, _TIME_BASE)
+            packet.pts = packet.dts = round(count * step * _TIME_BASE)
+            packet.duration = round(step * _TIME_BASE)
+            packet.stream = stream
+            output.mux(packet)
+
+
+def expect_clip(path: Path, frames: int, width: int, height: int) -> None:
+    """Raise `CacheFormatError` unless a file is a clip of so many frames of this size.
+
+    Frames are counted, not decoded.
+    """
+    count, size = 0, (width, height)
+    for packet in _packets(path):
+        size = (packet.stream.codec_context.width, packet.stream.codec_context.height)
+        count += 1
+    if (count, *size) != (frames, width, height):
+        raise CacheFormatError(
+            f"The clip {path.name} is not the one that belongs there",
+            got=f"{count} frames of {size[0]} x {size[1]}",
+            expected=f"{frames} frames of {width} x {height}",
+            fix="Run the rollout again: its chunk is made again",
+        )
+
+
+def _packets(clip: Path) -> Iterator[av.Packet]:
+    """The encoded frames of a clip that `write_clip` made, as long as it is read."""
+    with open_video(clip) as (source, video):
+        codec = video.codec_context.codec.canonical_name
+        if codec != CODING:
+            raise CacheFormatError(
+                f"{clip.name} is not a clip of a rollout", got=codec, expected=CODING
+            )
+        yield from (packet for packet in source.demux(video) if packet.size)
 
 
 def read_frames(
@@ -132,25 +163,49 @@ def read_frames(
     Raises:
         CacheFormatError: The file is missing or damaged.
     """
-    with _reading(path) as source:
-        for number, frame in enumerate(source.decode(video=0), start=1):
+    with open_video(path) as (source, stream):
+        for number, frame in enumerate(source.decode(stream), start=1):
             if on_frame is not None:
                 on_frame(number, max(number, total))
             yield torch.from_numpy(frame.to_ndarray(format="rgb24"))
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[av.container.InputContainer]:
+def open_video(
+    path: Path,
+) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """A video file that is open for reading, and its first video stream.
+
+    Args:
+        path: The video file.
+
+    Yields:
+        The container and the stream. Pictures of more than `MAX_PIXELS` are refused before
+        memory is taken for them.
+
+    Raises:
+        CacheFormatError: The file is missing or damaged, holds no video, or one that cannot be
+            decoded. What is found while the block reads is raised at its end.
+    """
     try:
-        with av.open(str(path)) as source:
+        # Titles and the like may be in any encoding, and none of them is looked at.
+        with av.open(str(path), metadata_errors="replace") as source:
             if not source.streams.video:
                 raise CacheFormatError(f"{path.name} holds no video", fix="Choose a video file")
-            yield source
-    except FFmpegError as error:
+            stream = source.streams.video[0]
+            if stream.codec_context is None:
+                raise CacheFormatError(
+                    f"The video {path.name} is of a kind that cannot be decoded",
+                    fix="The file is damaged, or needs to be converted to H.264 first",
+                )
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            yield source, stream
+    except (FFmpegError, OSError, ValueError) as error:
         raise CacheFormatError(
             f"The video {path.name} cannot be read",
-            got=str(error),
-            fix="The file is missing or damaged: run the rollout again",
+            got=str(error)[:_SHOWN] or type(error).__name__,
+            expected="a whole file with a video stream",
+            fix="The file is missing or damaged: copy or make it again",
         ) from error
 
 

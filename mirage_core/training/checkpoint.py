@@ -1,7 +1,8 @@
 """Checkpoints of a run: written atomically, kept in pairs, found again after a kill.
 
 A state is a folder with the weights, their average and the optimizer's moments as safetensors,
-and ``state.json``. That file is written last and removed first, so a state that has it is whole.
+and ``state.json``. That file is written last and removed first, so a state that has it was written
+whole. It holds digests of all of them, so that a state which was damaged since is told from it.
 Tensors are stored unsharded: a run can resume with another number of processes.
 
 There is no state of random generators. Everything random follows from the run's seed and the
@@ -20,10 +21,11 @@ from typing import Any, Final
 from torch import Tensor
 
 from ..checkpoints.branch_file import shapes_of
+from ..digests import is_whole, sealed, tensors_digest
 from ..errors import MirageError, ResumeError
 from ..files import atomic_write, discard_unfinished, storage_error
 from ..log import logger
-from ..tensor_files import expect_tensors, read_tensors, write_tensors
+from ..tensor_files import expect_tensors, is_count, read_tensors, write_tensors
 from .sampler import Position
 
 STATES: Final = "state"
@@ -73,21 +75,23 @@ def save_state(folder: Path, state: TrainingState, keep: int) -> Path:
     """
     saved = folder / STATES / f"step_{state.step:07d}"
     _remove(saved)
-    lengths = {}
+    lengths, digests = {}, {}
     for part in PARTS:
         path = saved / f"{part}.safetensors"
         tensors = {name: tensor.contiguous() for name, tensor in getattr(state, part).items()}
         write_tensors(path, tensors)
         lengths[part] = path.stat().st_size
+        digests[part] = tensors_digest(tensors)
     content = {
         "format": FORMAT,
         "version": VERSION,
         "step": state.step,
         "position": state.position.to_json(),
         "lengths": lengths,
+        "digests": digests,
     }
     with atomic_write(saved / STATE, "w") as file:
-        json.dump(content, file, indent=1)
+        json.dump(sealed(content), file, indent=1)
     for old in _states(folder)[keep:]:
         _remove(old)
     return saved
@@ -146,19 +150,31 @@ def _read(saved: Path) -> TrainingState:
         if length != header["lengths"].get(part):
             raise ResumeError(f"{path.name} is truncated", got=f"{length} bytes")
         parts[part] = read_tensors(path)
-    return TrainingState(int(header["step"]), Position.from_json(header["position"]), **parts)
+        _expect_digest(path, parts[part], header)
+    return TrainingState(header["step"], Position.from_json(header["position"]), **parts)
+
+
+def _expect_digest(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Raise `ResumeError` for tensors that are not those which were saved.
+
+    States of earlier versions hold no digests.
+    """
+    if "digests" in header and tensors_digest(tensors) != header["digests"].get(path.stem):
+        raise ResumeError(f"{path.name} is damaged", got="other numbers than were saved")
 
 
 def _header(path: Path) -> dict[str, Any]:
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
         ours = header["format"] == FORMAT and header["version"] <= VERSION
-        whole = isinstance(header["step"], int) and isinstance(header["lengths"], dict)
-        position = isinstance(header["position"], dict)
+        parts = [header["position"], header["lengths"], header.get("digests", {})]
+        whole = is_count(header["step"]) and all(isinstance(part, dict) for part in parts)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResumeError("The saved state is damaged", got=f"{path.name}: {error}") from error
-    if not (ours and whole and position):
+    if not (ours and whole):
         raise ResumeError("The saved state has an unknown format or a newer version", got=path)
+    if not is_whole(header):
+        raise ResumeError(f"{path.name} is damaged", got="other content than was saved")
     return dict(header)
 
 

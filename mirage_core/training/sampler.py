@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 
 from ..errors import ResumeError, ShapeError
+from ..tensor_files import is_count
 from .data.dataset import ClipDataset
 from .data.shards import ClipSizes
 
@@ -61,13 +62,18 @@ class Position:
         """The inverse of `to_json`.
 
         Raises:
-            ResumeError: Something is missing.
+            ResumeError: Something is missing, or is not what belongs there.
         """
-        try:
-            epoch, batch, clips = (int(content[name]) for name in ("epoch", "batch", "clips"))
-            return cls(epoch, batch, clips, tuple(map(str, content["shards"])))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ResumeError("The saved position in the data set is damaged", got=error) from error
+        epoch, batch, clips = (content.get(name) for name in ("epoch", "batch", "clips"))
+        shards: Any = content.get("shards")
+        named = isinstance(shards, list) and all(isinstance(name, str) for name in shards)
+        if not named or not (is_count(epoch) and is_count(batch) and is_count(clips)):
+            raise ResumeError(
+                "The saved position in the data set is damaged",
+                got=f"epoch {epoch!r}, batch {batch!r}, clips {clips!r}"[:200],
+                expected="three whole numbers, and the names of the shards",
+            )
+        return cls(epoch, batch, clips, tuple(shards))
 
 
 class ClipSampler:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..conditioning.features import Features
 from ..errors import ResumeError, ValueRangeError
-from ..files import ensure_writable_folder
+from ..files import ensure_writable_folder, storage_error
 from ..log import logger
 from .batch import BatchMaker
 from .checkpoint import TrainingState, has_state, load_state, remove_partial, save_state
@@ -285,25 +285,40 @@ def _expect_finite(step: int, loss: float, norm: float) -> None:
 
 
 class _Log:
-    """TensorBoard files; nothing without a folder."""
+    """TensorBoard files; nothing without a folder.
+
+    TensorBoard writes in a thread of its own. What that meets is raised by a later call, all of
+    which raise `StorageError`.
+    """
 
     def __init__(self, folder: Path | None, step: int) -> None:
         self._writer: Any = None
+        self._folder = folder
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
             # What a killed program logged after its last state is not shown.
-            self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+            with self._typed():
+                self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def __enter__(self) -> _Log:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with self._typed():
+                self._writer.close()
 
     def write(self, report: StepReport) -> None:
         """Log the numbers of a step."""
         if self._writer is not None:
-            for name, value in report.values.items():
-                self._writer.add_scalar(name, value, report.step)
+            with self._typed():
+                for name, value in report.values.items():
+                    self._writer.add_scalar(name, value, report.step)
+
+    @contextmanager
+    def _typed(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise storage_error(self._folder or Path(LOGS), error) from error

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -197,3 +198,33 @@ def test_leftovers_of_a_killed_program_are_removed(tmp_path):
     discard_unfinished(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [finished.name]
     assert finished.read_bytes() == b"whole"
+
+
+def test_a_folder_in_the_place_of_a_file_is_moved_aside(tmp_path):
+    path = tmp_path / "video.mp4"
+    for folder in ("video.mp4.aside", "video.mp4.aside-2"):
+        path.mkdir()
+        (path / "mine.txt").write_text(folder)
+        assert files.make_way(path) == path and not path.exists()
+        assert (tmp_path / folder / "video.mp4" / "mine.txt").read_text() == folder
+
+
+def test_what_is_no_folder_stays_in_its_place(tmp_path):
+    path = tmp_path / "video.mp4"
+    assert files.make_way(path) == path
+    path.write_text("x")
+    assert files.make_way(path).read_text() == "x"
+    assert [found.name for found in tmp_path.iterdir()] == ["video.mp4"]
+
+
+def test_a_folder_that_cannot_be_moved_aside(tmp_path, monkeypatch):
+    (tmp_path / "video.mp4").mkdir()
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(StorageError, match="no permission"):
+        files.make_way(tmp_path / "video.mp4")
+    with pytest.raises(StorageError, match="shorter name"):
+        files.make_way(tmp_path / ("x" * 300))

@@ -104,3 +104,6 @@ def test_time_left(shot, finished: RolloutState, copied: RolloutState) -> None:
     assert seconds_left(two) == 60
     assert time_left(two) == "1:00"
     assert time_left(dataclasses.replace(two, done=3)) == "0:00"
+    # A chunk that was made again is newer than the one behind it.
+    os.utime(chunk_path(copied.folder, 0), (500, 500))
+    assert seconds_left(two) is None

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from dev.comfy_client import ComfyClient, ComfyClientError, ComfyRunError
 from dev.comfy_server import ComfyServer
+from dev.damage import flipped
 from mirage_core.files import TEMPORARY_PREFIX
 from mirage_core.folder_lock import HOLDER
 
@@ -134,6 +135,23 @@ def test_torn_chunk_is_made_again(
     torn.write_bytes(torn.read_bytes()[:-100])
     (folder / "chunk_0003.mp4").unlink()
     result = comfy_client.run(prompt("torn"), timeout=120)
+    assert body_runs(result) == dict.fromkeys(BODY, 2)
+    assert contents(folder) == files
+
+
+def test_only_a_damaged_chunk_is_made_again(
+    comfy_server: ComfyServer, comfy_client: ComfyClient, uninterrupted: dict[str, bytes]
+) -> None:
+    """The one behind it follows, and is taken; the last one is damaged as well."""
+    run = folders(comfy_server.output, "whole")[0].name
+    folder = comfy_server.output / "mirage" / "flipped" / run
+    folder.mkdir(parents=True)
+    files = {n: c for n, c in uninterrupted.items() if "." in n}
+    for name, content in files.items():
+        damaged = name in ("chunk_0001.mp4", "chunk_0003.safetensors")
+        place = len(content) // 2
+        (folder / name).write_bytes(flipped(content, place) if damaged else content)
+    result = comfy_client.run(prompt("flipped"), timeout=120)
     assert body_runs(result) == dict.fromkeys(BODY, 2)
     assert contents(folder) == files
 

@@ -9,7 +9,7 @@ import torch
 
 from dev.comfy_client import ComfyClient
 from dev.comfy_server import ComfyServer
-from mirage_core.rollout.run_folder import FORMAT, VERSION
+from mirage_core.rollout.chunk_file import FORMAT, VERSION
 from mirage_core.rollout.video import read_frames
 from mirage_core.tensor_files import read_safetensors
 

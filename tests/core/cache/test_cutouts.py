@@ -23,8 +23,9 @@ from mirage_core.geometry.camera import PixelConvention, project
 from mirage_core.geometry.cutouts import WHOLE, area, covers_half, mask_centre
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.readout.readout import read, read_winners
-from mirage_core.rollout.run_folder import FORMAT, chunk_path, commit, open_folder
-from mirage_core.rollout.run_folder import VERSION as CHUNK_VERSION
+from mirage_core.rollout.chunk_file import FORMAT, chunk_path
+from mirage_core.rollout.chunk_file import VERSION as CHUNK_VERSION
+from mirage_core.rollout.run_folder import commit, open_folder
 from mirage_core.tensor_files import read_safetensors, write_safetensors
 from mirage_core.writing.consistency import remove_points
 from mirage_core.writing.policy import WriteRules, write

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mirage_core.cache.types import LatentCache
-from mirage_core.rollout.run_folder import FORMAT, VERSION, chunk_path, commit, open_folder
+from mirage_core.rollout.chunk_file import FORMAT, VERSION, chunk_path
+from mirage_core.rollout.run_folder import commit, open_folder
 from mirage_core.rollout.state import RolloutState
 from mirage_core.tensor_files import read_safetensors, write_safetensors
 

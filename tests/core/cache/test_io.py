@@ -21,6 +21,7 @@ from mirage_core import files
 from mirage_core.cache.build import merge_blocks
 from mirage_core.cache.io import cache_header, load_cache, save_cache
 from mirage_core.cache.types import CONTENT, LatentCache
+from mirage_core.digests import DIGEST
 from mirage_core.errors import CacheFormatError, StorageError
 from mirage_core.tensor_files import HEADER_KEY
 
@@ -105,6 +106,33 @@ def test_random_bytes(tmp_path: Path) -> None:
             load_cache(path)
 
 
+@settings(max_examples=150)
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_gives_the_same_memory_or_the_agreed_error(
+    make, tmp_path_factory, where: float, bit: int
+) -> None:
+    cache = make.cache(6, channels=8)
+    path = save_cache(tmp_path_factory.getbasetemp() / "flipped", cache)
+    content = bytearray(path.read_bytes())
+    content[int(where * len(content))] ^= 1 << bit
+    path.write_bytes(content)
+    loaded = load_or_refuse(path)
+    assert loaded is None or loaded.fingerprint() == cache.fingerprint()
+
+
+def test_no_byte_of_the_header_can_hide_the_digest(make, tmp_path: Path) -> None:
+    """The name of the digest's own entry is the one place that a digest does not cover."""
+    path = save_cache(tmp_path / "memory", make.cache(6, channels=8))
+    whole = path.read_bytes()
+    places = range(whole.index(b"digest") - 4, whole.index(b"sha256:") + 80)
+    for place in places:
+        for bit in range(8):
+            content = bytearray(whole)
+            content[place] ^= 1 << bit
+            path.write_bytes(content)
+            assert load_or_refuse(path) is None, (place, bit)
+
+
 def load_or_refuse(path: Path) -> LatentCache | None:
     """The memory, or None where the file was refused in the agreed way."""
     try:
@@ -147,10 +175,14 @@ def test_foreign_files(make, tmp_path: Path) -> None:
 
 
 def rewrite(path: Path, header: Any = None, **tensors: Tensor | None) -> None:
-    """Replace header entries (or, with text, the header) and tensors; None removes one."""
+    """Replace header entries (or, with text, the header) and tensors; None removes one.
+
+    The file has no digest then, as those of earlier versions, so that what is behind is reached.
+    """
     with safe_open(path, framework="pt") as file:
         content = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         old = json.loads(file.metadata()[HEADER_KEY])
+    old.pop(DIGEST, None)
     for name, value in tensors.items():
         content.pop(f"block.1.{name}")
         if value is not None:

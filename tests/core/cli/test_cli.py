@@ -175,7 +175,10 @@ def test_a_finished_shot_is_not_made_again(
     files: Files, whole: Path, monkeypatch, capsys
 ) -> None:
     before = (whole / "chunk_0000.safetensors").stat().st_mtime_ns
+    video = (whole / "video.mp4").read_bytes()
+    (whole / "video.mp4").write_bytes(video[:-9])
     assert main([*files.arguments, "--out", str(whole)]) == 0
+    assert (whole / "video.mp4").read_bytes() == video
     assert (whole / "chunk_0000.safetensors").stat().st_mtime_ns == before
     assert "video:" in capsys.readouterr().out
 

@@ -286,6 +286,28 @@ def test_a_finished_run_is_not_made_again(start, tmp_path: Path) -> None:
     assert len(list(read_frames(tmp_path / "shot" / "video.mp4"))) == 69
 
 
+@pytest.mark.parametrize("name", ["chunk_0000.mp4", "chunk_0001.safetensors"])
+def test_only_the_damaged_chunk_is_made_again(start, tmp_path: Path, name: str) -> None:
+    """Those behind it name its digest, and it comes out the same."""
+    whole = generate(start(tmp_path / "shot"), models(), QUICK)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "shot").iterdir()}
+    (tmp_path / "shot" / name).write_bytes(files[name][:-1])
+    seen: list[Progress] = []
+    expect_equal(generate(start(tmp_path / "shot"), models(), QUICK, seen.append), whole)
+    assert {f"chunk_{progress.chunk:04}" for progress in seen} == {Path(name).stem}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "shot").iterdir()}
+
+
+def test_chunks_behind_one_that_came_out_otherwise_are_made_again(start, tmp_path: Path) -> None:
+    generate(start(tmp_path / "shot"), models(), QUICK)
+    other = models(denoiser=lambda told: lambda latents, time: velocity(told)(latents, time) + 0.1)
+    expected = generate(start(tmp_path / "other"), other, QUICK)
+    (tmp_path / "shot" / "chunk_0000.mp4").unlink()
+    seen: list[Progress] = []
+    expect_equal(generate(start(tmp_path / "shot"), other, QUICK, seen.append), expected)
+    assert {progress.chunk for progress in seen} == {0, 1, 2}
+
+
 def test_progress(start, tmp_path: Path) -> None:
     seen: list[Progress] = []
     generate(start(tmp_path / "shot"), models(), QUICK, seen.append)

@@ -152,11 +152,11 @@ def test_saved_frames_are_those_of_the_clips(loop: Loop) -> None:
         saved_frames(dataclasses.replace(state, folder=None), [1])
 
 
-def test_a_clip_that_is_too_short_is_named(make, tmp_path: Path) -> None:
+def test_the_clip_of_another_chunk_is_named(make, tmp_path: Path) -> None:
     loop = Loop(make, tmp_path / "shot")
     state = loop.run()
     clip_path(tmp_path / "shot", 0).write_bytes(clip_path(tmp_path / "shot", 2).read_bytes())
-    with pytest.raises(CacheFormatError, match="too short"):
+    with pytest.raises(CacheFormatError, match="chunk_0000.mp4 is damaged"):
         saved_frames(state, [12])
 
 

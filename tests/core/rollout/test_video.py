@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from mirage_core.errors import CacheFormatError, ShapeError, StorageError
-from mirage_core.rollout.video import exact_rate, join_clips, read_frames, to_bytes, write_clip
+from mirage_core.rollout.video import (
+    exact_rate,
+    expect_clip,
+    join_clips,
+    read_frames,
+    to_bytes,
+    write_clip,
+)
 
 
 def clip(make, frames: int, seed: int = 0) -> Tensor:
@@ -151,3 +158,61 @@ def test_colours_are_tagged_and_come_back(tmp_path: Path) -> None:
         assert (frame.colorspace, frame.color_range) == (1, 1)
         seen = frame.reformat(format="rgb24", src_colorspace="ITU709").to_ndarray()
     assert abs(seen[8::16, 32].astype(int) - colours.numpy()).max() <= 3
+
+
+def test_words_in_no_known_encoding_do_no_harm(make, tmp_path: Path) -> None:
+    """What a damaged clip says of itself is not looked at: its frames are there."""
+    path = tmp_path / "a.mp4"
+    write_clip(path, clip(make, 3), 24)
+    frames, content = frames_of(path), path.read_bytes()
+    assert content.count(b"Lavf") == 1
+    path.write_bytes(content.replace(b"Lavf", b"Lav\xe6"))
+    assert torch.equal(frames_of(path), frames)
+    join_clips(tmp_path / "whole.mp4", [path], 24)
+    assert torch.equal(frames_of(tmp_path / "whole.mp4"), frames)
+
+
+def test_a_coding_that_nobody_knows(make, tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    write_clip(path, clip(make, 3), 24)
+    head, _, tail = path.read_bytes().rpartition(b"avc1")
+    path.write_bytes(head + b"a?c1" + tail)
+    for read in (frames_of, lambda path: join_clips(tmp_path / "whole.mp4", [path], 24)):
+        with pytest.raises(CacheFormatError, match="a.mp4 is of a kind that cannot be decoded"):
+            read(path)
+    assert not (tmp_path / "whole.mp4").exists()
+
+
+def test_a_clip_of_another_coding_is_not_joined(make, tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("mpeg4", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for picture in to_bytes(clip(make, 3)).numpy():
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        output.mux(stream.encode(None))
+    with pytest.raises(CacheFormatError, match="not a clip of a rollout.*mpeg4.*h264"):
+        join_clips(tmp_path / "whole.mp4", [path], 24)
+
+
+def test_a_clip_is_counted_without_decoding(make, tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    write_clip(path, clip(make, 5), 24)
+    expect_clip(path, 5, 64, 48)
+    for frames, width, height in ((4, 64, 48), (6, 64, 48), (5, 48, 64)):
+        with pytest.raises(CacheFormatError, match="5 frames of 64 x 48"):
+            expect_clip(path, frames, width, height)
+    path.write_bytes(b"")
+    with pytest.raises(CacheFormatError, match="cannot be read"):
+        expect_clip(path, 5, 64, 48)
+
+
+def test_a_full_disk_at_the_joining_is_no_damaged_clip(
+    make, tmp_path: Path, file_size_limit
+) -> None:
+    parts = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    for number, part in enumerate(parts):
+        write_clip(part, clip(make, 9, number), 24)
+    with file_size_limit(2000), pytest.raises(StorageError, match="whole.mp4"):
+        join_clips(tmp_path / "whole.mp4", parts, 24)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]

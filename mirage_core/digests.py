@@ -1,0 +1,77 @@
+"""Digests: what tells a damaged file from the one that was written.
+
+SHA-256, though a checksum of 32 bits would do against accidents: the same digest also says which
+chunk another one follows, and at about a gibibyte a second it is lost beside the making of what
+it covers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+DIGEST: Final = "digest"
+"""Entry of a JSON document that holds the digest of the rest, and of what belongs to it."""
+
+PREFIX: Final = "sha256:"
+"""Beginning of every digest. A document that holds it anywhere else and has no entry `DIGEST` has
+lost that entry's name: those of earlier versions hold no digest at all."""
+
+_PIECE: Final = 1 << 20
+
+
+def file_digest(path: Path) -> str:
+    """Digest of a file's bytes; raises `OSError` where it cannot be read."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return PREFIX + digest.hexdigest()
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Digest of tensors on the CPU: their names, types, shapes and bits, in whatever order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return PREFIX + digest.hexdigest()
+
+
+def sealed(document: Mapping[str, Any], content: str = "") -> dict[str, Any]:
+    """A JSON document with a digest of its own.
+
+    Args:
+        document: What JSON can hold, without an entry `DIGEST`.
+        content: Digest of what belongs to the document.
+    """
+    return {**document, DIGEST: _digest(json.dumps(document, sort_keys=True), content)}
+
+
+def is_whole(document: Mapping[str, Any], content: str = "") -> bool:
+    """True for a document as `sealed` made it, and for one of an earlier version.
+
+    Args:
+        document: As it was read.
+        content: Digest of what belongs to the document, as that was read.
+    """
+    try:
+        text = json.dumps(
+            {name: value for name, value in document.items() if name != DIGEST}, sort_keys=True
+        )
+    except (ValueError, RecursionError):
+        return False
+    if DIGEST not in document:
+        return PREFIX not in text
+    return bool(document[DIGEST] == _digest(text, content))
+
+
+def _digest(text: str, content: str) -> str:
+    return PREFIX + hashlib.sha256(f"{text}\0{content}".encode()).hexdigest()

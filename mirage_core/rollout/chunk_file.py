@@ -1,0 +1,230 @@
+"""The files of a finished chunk: tensors with a header, and the clip of its frames.
+
+The header holds the clip's digest, and that of the chunk before it. What differs from them is
+not taken for the chunk. Chunks of earlier versions hold no digests; their clips are counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from ..cache.delta import CacheDelta, apply_difference, difference
+from ..cache.io import MAX_BLOCKS, block_from_tensors, block_tensors, needed_version
+from ..digests import DIGEST, file_digest
+from ..errors import CacheFormatError, ResumeError, ShapeError
+from ..tensor_files import is_count, read_document_header, read_safetensors, write_safetensors
+from ..validate import expect_shape
+from .plan import Chunk
+from .state import ChunkRecord, ChunkStatistics, RolloutState
+from .video import expect_clip
+
+FORMAT: Final = "mirage-chunk"
+VERSION: Final = 3
+"""Newest version that is read. Chunks are written as `needed_version` says, and as version 2 or
+later when they drop points."""
+
+CLIP: Final = "clip"
+"""Entry of the header with the digest of the clip."""
+
+BEFORE: Final = "before"
+"""Entry of the header with the digest of the chunk before."""
+
+
+def chunk_path(folder: Path, index: int) -> Path:
+    """File that holds chunk ``index``."""
+    return folder / f"chunk_{index:04d}.safetensors"
+
+
+def clip_path(folder: Path, index: int) -> Path:
+    """Video of the frames that chunk ``index`` added."""
+    return folder / f"chunk_{index:04d}.mp4"
+
+
+def save_chunk(folder: Path, state: RolloutState, after: RolloutState) -> RolloutState:
+    """Save what a chunk changed, whose clip is there already.
+
+    Blocks that the memory had before are not written again.
+
+    Args:
+        folder: Of the rollout.
+        state: The state before the chunk.
+        after: The state after it.
+
+    Returns:
+        The state after the chunk, which knows its digest.
+
+    Raises:
+        ResumeError: The state after it is of no chunk.
+        CacheFormatError: The clip cannot be read.
+        StorageError: The disk is full, or the folder cannot be written.
+    """
+    record, cache = after.last, after.cache
+    if record is None:
+        raise ResumeError("There is no finished chunk to save")
+    delta = difference(state.cache, cache)
+    tensors = {
+        "latents": record.latents,
+        "projections": record.projections,
+        "visible": record.visible,
+    }
+    optional = {"planes": record.planes, "overlap": record.overlap}
+    tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
+    dropped = {number: rows for number, rows in enumerate(delta.dropped) if len(rows)}
+    tensors.update({f"dropped.{number}": rows for number, rows in dropped.items()})
+    for number, block in enumerate(delta.added):
+        tensors.update(block_tensors(block, f"block.{number}"))
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "version": max(2 if dropped else 1, needed_version(cache.blocks)),
+        "run_id": state.run_id,
+        "chunk": state.done,
+        "shared_blocks": len(delta.dropped),
+        "new_blocks": len(delta.added),
+        "statistics": asdict(after.statistics[-1]),
+        CLIP: _clip_digest(clip_path(folder, state.done)),
+        BEFORE: state.digest,
+    }
+    digest = write_safetensors(chunk_path(folder, state.done), tensors, header)
+    return dataclasses.replace(after, digest=digest)
+
+
+def load_chunk(folder: Path, state: RolloutState, *, strict: bool = False) -> RolloutState:
+    """Take up the next chunk of a state from its files.
+
+    Args:
+        folder: Of the rollout.
+        state: The state before the chunk.
+        strict: Take only a chunk that names the one before it. One of an earlier version does
+            not, and is otherwise trusted.
+
+    Raises:
+        MirageError: A file is missing, damaged or of another chunk.
+    """
+    path = chunk_path(folder, state.done)
+    tensors, header = read_safetensors(path, FORMAT, VERSION)
+    if header.get("run_id") != state.run_id or header.get("chunk") != state.done:
+        raise CacheFormatError(f"{path.name} belongs to another rollout or chunk")
+    if header.get(BEFORE, None if strict else state.digest) != state.digest:
+        raise CacheFormatError(f"{path.name} follows another chunk than the one that is there")
+    _expect_saved_clip(folder, state, state.chunk, header)
+    record = _record(tensors)
+    added = state.chunk.latent_frames - state.chunk.shared_latents
+    height, width = state.latent_grid
+    expect_shape(
+        "The saved latents", record.latents, "C T h w", C=state.channels, T=added, h=height, w=width
+    )
+    expect_seen(state, record.visible)
+    if expect_overlap(state, record.overlap) is None and record.overlap is not None:
+        raise CacheFormatError(f"{path.name} holds an overlap that no chunk begins with")
+    cache = apply_difference(state.cache, _delta(path, state, tensors, header))
+    after = state.advanced(record, cache, _statistics(header, path))
+    return dataclasses.replace(after, digest=header.get(DIGEST))
+
+
+def load_saved_record(folder: Path, index: int) -> ChunkRecord:
+    """What chunk ``index`` left.
+
+    Raises:
+        CacheFormatError: Its file is missing or damaged.
+    """
+    tensors, _ = read_safetensors(chunk_path(folder, index), FORMAT, VERSION)
+    return _record(tensors)
+
+
+def saved_clip(folder: Path, state: RolloutState, chunk: Chunk) -> Path:
+    """The clip of a finished chunk, after a look at whether it is what was saved.
+
+    Raises:
+        CacheFormatError: The clip or the chunk's file is missing or damaged.
+    """
+    header = read_document_header(chunk_path(folder, chunk.index), FORMAT, VERSION)
+    return _expect_saved_clip(folder, state, chunk, header)
+
+
+def expect_seen(state: RolloutState, visible: Tensor) -> None:
+    """Raise `ShapeError` unless what was visible lies on the grid of the shot's geometry."""
+    height, width = state.grid
+    expect_shape("The chunk's visibility", visible, "T h w", h=height, w=width)
+
+
+def expect_overlap(state: RolloutState, overlap: Tensor | None) -> Tensor | None:
+    """What the chunk after the next begins with, if it needs any; raises `ShapeError`."""
+    if state.frames_to_encode == 0:
+        return None
+    if overlap is None:
+        raise ShapeError(
+            "The chunk after this one has no clean latents",
+            got="no overlap",
+            expected=f"the chunk's last {state.frames_to_encode} frames, encoded as a clip",
+            fix="Give what mirage_core.rollout.decode.encode_overlap makes of the frames",
+        )
+    height, width = state.latent_grid
+    expect_shape(
+        "The encoded overlap", overlap, "C K h w",
+        C=state.channels, K=state.lengths.overlap_latents, h=height, w=width,
+    )  # fmt: skip
+    return overlap
+
+
+def _clip_digest(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise CacheFormatError(
+            f"The clip {path.name} cannot be read",
+            got=error.strerror or str(error),
+            fix="Run the rollout again: its chunk is made again",
+        ) from error
+
+
+def _expect_saved_clip(
+    folder: Path, state: RolloutState, chunk: Chunk, header: dict[str, Any]
+) -> Path:
+    path = clip_path(folder, chunk.index)
+    if CLIP not in header:
+        frames = chunk.output_end - chunk.output_start
+        expect_clip(path, frames, state.trajectory.width, state.trajectory.height)
+    elif _clip_digest(path) != header[CLIP]:
+        raise CacheFormatError(
+            f"The clip {path.name} is damaged",
+            got="other content than was saved",
+            fix="Run the rollout again: its chunk is made again",
+        )
+    return path
+
+
+def _delta(
+    path: Path, state: RolloutState, tensors: dict[str, Tensor], header: dict[str, Any]
+) -> CacheDelta:
+    shared, new = header.get("shared_blocks"), header.get("new_blocks")
+    held = len(state.cache.blocks)
+    if not is_count(shared) or not is_count(new) or shared > held or new > MAX_BLOCKS:
+        raise CacheFormatError(f"{path.name} does not say what it added to the memory")
+    nothing = torch.zeros(0, dtype=torch.int32)
+    return CacheDelta(
+        tuple(tensors.get(f"dropped.{number}", nothing) for number in range(shared)),
+        tuple(block_from_tensors(tensors, f"block.{number}") for number in range(new)),
+    )
+
+
+def _record(tensors: dict[str, Tensor]) -> ChunkRecord:
+    try:
+        latents, projections, visible = (
+            tensors[name] for name in ("latents", "projections", "visible")
+        )
+    except KeyError as error:
+        raise CacheFormatError("The chunk file lacks a tensor", got=str(error)) from error
+    return ChunkRecord(latents, projections, visible, tensors.get("planes"), tensors.get("overlap"))
+
+
+def _statistics(header: dict[str, Any], path: Path) -> ChunkStatistics:
+    try:
+        return ChunkStatistics(**header["statistics"])
+    except (KeyError, TypeError) as error:
+        raise CacheFormatError(f"{path.name} has no statistics", got=str(error)) from error
