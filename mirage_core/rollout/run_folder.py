@@ -8,7 +8,7 @@ is there.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -187,8 +187,18 @@ def _expect_overlap(state: RolloutState, overlap: Tensor | None) -> Tensor | Non
     return overlap
 
 
-def finish(state: RolloutState) -> Path:
+def finish(
+    state: RolloutState,
+    *,
+    tags: Mapping[str, str] | None = None,
+    on_clip: Callable[[int, int], None] | None = None,
+) -> Path:
     """Join the clips of a complete rollout into one video and return its path.
+
+    Args:
+        state: A complete rollout with a folder.
+        tags: Texts by name that the video carries.
+        on_clip: Called with (done, total) before each clip; may raise to cancel.
 
     Raises:
         ResumeError: Chunks are missing.
@@ -203,7 +213,7 @@ def finish(state: RolloutState) -> Path:
             fix="Run the chunk loop to its end",
         )
     clips = [clip_path(folder, chunk.index) for chunk in state.plan]
-    join_clips(folder / VIDEO, clips, state.trajectory.fps)
+    join_clips(folder / VIDEO, clips, state.trajectory.fps, tags=tags, on_clip=on_clip)
     return folder / VIDEO
 
 

@@ -8,12 +8,17 @@ import comfy.model_management
 import comfy.utils
 
 
+def stop_when_cancelled(*_: object) -> None:
+    """A callback for whatever a loop reports: shows nothing, and stops when cancelled."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
 def progress(total: int) -> Callable[[float, float], None]:
     """A callback ``(done, total)`` that moves the node's bar, and stops when cancelled."""
     bar = comfy.utils.ProgressBar(total)
 
     def update(done: float, of: float) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        stop_when_cancelled()
         bar.update_absolute(done, of)
 
     return update
