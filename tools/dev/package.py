@@ -14,15 +14,16 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
+from pathspec import GitIgnoreSpec
+
 from dev.comfy_client import ComfyClientError
 from dev.comfy_server import PACK, PACK_NAME, ComfyServer, ServerError
 from dev.comfy_source import SetupError
 from dev.demo import run_shipped_workflow
-from pathspec import GitIgnoreSpec
 
 MAX_BYTES = 20 * 1000 * 1000
 TRACKING = ".tracking"
-"""File in which ComfyUI-Manager notes what it unpacked; a pack without it is none that it updates."""
+"""Where ComfyUI-Manager notes what it unpacked; it updates no pack without this file."""
 
 SHOT = "first_shot"
 
