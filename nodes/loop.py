@@ -20,9 +20,10 @@ from ..mirage_core.rollout.report import review
 from ..mirage_core.rollout.run_folder import all_latents, finish
 from ..mirage_core.rollout.state import RolloutState, chunk_seed
 from ..mirage_core.trajectories.fit import resampled
+from .comfy.cancel import stop_when_cancelled
 from .comfy.files import output_folder, video_from_file, workflow_tags
 from .comfy.loop_body import Boxed, Flow, LoopBody, PromptNodes, settings_digest, unboxed
-from .comfy.ui import progress, show_text, stop_when_cancelled
+from .comfy.ui import progress, show_text
 from .comfy.vae import Latent, latent_tokens, make_clean_latent, make_latent
 from .shot import PlannedShot, expect_begun
 from .types import CacheType, FlowType, StateType, TrajectoryType

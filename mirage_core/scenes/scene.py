@@ -89,8 +89,8 @@ class ProceduralScene:
             device: Where to render; the results stay there.
             dtype: Floating point type of the colours.
             supersample: Rays along each side of a pixel for colour: smooths object edges.
-            on_frame: Called with (frames done, F) after every finished block of frames; an
-                exception raised there ends the rendering.
+            on_frame: Called with (frames done, F) after every block of frames, and after every
+                band of rows of a large one; an exception raised there ends the rendering.
 
         Returns:
             Colours (F, H, W, 3) in 0..1, and z-depth (F, H, W) float32 in metres at the
@@ -124,8 +124,8 @@ class ProceduralScene:
                     rays, z, seen = self._cast(part, sub, place)
                 colours = shade(tables, rays, z, seen, part.pixel_size.to(place, torch.float32))
                 frames[target] = _average(colours, supersample)
-                if on_frame is not None and rows.stop == height:
-                    on_frame(block.stop, count)
+                if on_frame is not None:
+                    on_frame(block.stop if rows.stop == height else block.start, count)
         return frames, depth
 
     def picture(

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import comfy.model_management
 import comfy.utils
 
-
-def stop_when_cancelled(*_: object) -> None:
-    """A callback for whatever a loop reports: shows nothing, and stops when cancelled."""
-    comfy.model_management.throw_exception_if_processing_interrupted()
+from .cancel import stop_when_cancelled
 
 
 def progress(total: int) -> Callable[[float, float], None]:

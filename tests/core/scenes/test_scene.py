@@ -253,6 +253,17 @@ def test_progress_and_cancel(room: ProceduralScene) -> None:
     assert len(calls) == 1
 
 
+def test_a_large_picture_is_reported_band_by_band(
+    room: ProceduralScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = room.picture(96, 64)
+    monkeypatch.setattr(scene_module, "CPU_BLOCK", 96 * 16)
+    calls: list[tuple[int, int]] = []
+    picture, _ = room.picture(96, 64, on_frame=lambda *at: calls.append(at))
+    assert calls == [(0, 1), (0, 1), (0, 1), (1, 1)]
+    assert torch.equal(picture, whole)
+
+
 def test_errors(room: ProceduralScene) -> None:
     outside = torch.eye(4, dtype=torch.float64)[None]
     outside[0, :3, 3] = torch.tensor([50.0, -1.0, 0.0])
