@@ -178,7 +178,7 @@ def _render_frames(
     views, points = pairs // len(cache), pairs % len(cache)
     patches = place(cache, points, cameras, codec, views, view)
     stage()
-    picture, depth = draw(patches, background)
+    picture, depth = draw(patches, background, stage)
     return picture.clamp(0, 1), depth
 
 

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final
 
 import torch
@@ -89,8 +89,9 @@ class ProceduralScene:
             device: Where to render; the results stay there.
             dtype: Floating point type of the colours.
             supersample: Rays along each side of a pixel for colour: smooths object edges.
-            on_frame: Called with (frames done, F) after every block of frames, and after every
-                band of rows of a large one; an exception raised there ends the rendering.
+            on_frame: Called with (frames done, F) after every texture that is painted, every
+                block of frames, and every band of rows of a large one; an exception raised there
+                ends the rendering.
 
         Returns:
             Colours (F, H, W, 3) in 0..1, and z-depth (F, H, W) float32 in metres at the
@@ -103,8 +104,8 @@ class ProceduralScene:
         expect_range("Supersampling", supersample, 1, 8)
         self._expect_inside(trajectory.positions)
         place = torch.device(device)
-        tables = self._tables_on(place)
         count, height, width = len(trajectory), trajectory.height, trajectory.width
+        tables = self._tables_on(place, partial(on_frame, 0, count) if on_frame else None)
         cameras = Cameras.of(self.layout, trajectory)
         fine = cameras
         if supersample > 1:
@@ -223,11 +224,15 @@ class ProceduralScene:
             torch.tensor(positions, dtype=torch.float64), torch.tensor(targets, dtype=torch.float64)
         )
 
-    def _tables_on(self, device: torch.device) -> SceneTables:
+    def _tables_on(
+        self, device: torch.device, on_texture: Callable[[], None] | None = None
+    ) -> SceneTables:
         tables = self._tables.get(device)
         if tables is None:
             with torch.inference_mode():
-                tables = build_tables(self.layout, self.texture_size, device)
+                tables = build_tables(
+                    self.layout, self.texture_size, device, on_texture or (lambda: None)
+                )
             self._tables[device] = tables
         return tables
 

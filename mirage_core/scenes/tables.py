@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -82,18 +83,27 @@ class _Face:
         return columns, rows
 
 
-def build_tables(layout: Layout, texture_size: int, device: torch.device) -> SceneTables:
-    """Paint the textures and compute the light of a room."""
-    pyramids = [
-        paint_pyramid(
-            material.family,
-            torch.tensor(material.colours, dtype=torch.float32),
-            texture_size,
-            material.seed,
-            device,
+def build_tables(
+    layout: Layout,
+    texture_size: int,
+    device: torch.device,
+    on_texture: Callable[[], None] = lambda: None,
+) -> SceneTables:
+    """Paint the textures and compute the light of a room.
+
+    Args:
+        layout: The room.
+        texture_size: Texels along each side of a texture.
+        device: Where the tables are kept.
+        on_texture: Called after each texture; may raise to cancel.
+    """
+    pyramids = []
+    for material in layout.materials:
+        colours = torch.tensor(material.colours, dtype=torch.float32)
+        pyramids.append(
+            paint_pyramid(material.family, colours, texture_size, material.seed, device)
         )
-        for material in layout.materials
-    ]
+        on_texture()
     charts = [
         _chart(solid, number, inward=solid is layout.solids[0])
         for solid in layout.solids
