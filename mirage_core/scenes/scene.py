@@ -89,9 +89,9 @@ class ProceduralScene:
             device: Where to render; the results stay there.
             dtype: Floating point type of the colours.
             supersample: Rays along each side of a pixel for colour: smooths object edges.
-            on_frame: Called with (frames done, F) after every texture that is painted, every
-                block of frames, and every band of rows of a large one; an exception raised there
-                ends the rendering.
+            on_frame: Called with (frames done, F) after every texture and direction of light that
+                is prepared, every block of frames, and every band of rows of a large one; an
+                exception raised there ends the rendering.
 
         Returns:
             Colours (F, H, W, 3) in 0..1, and z-depth (F, H, W) float32 in metres at the
@@ -225,13 +225,13 @@ class ProceduralScene:
         )
 
     def _tables_on(
-        self, device: torch.device, on_texture: Callable[[], None] | None = None
+        self, device: torch.device, on_step: Callable[[], None] | None = None
     ) -> SceneTables:
         tables = self._tables.get(device)
         if tables is None:
             with torch.inference_mode():
                 tables = build_tables(
-                    self.layout, self.texture_size, device, on_texture or (lambda: None)
+                    self.layout, self.texture_size, device, on_step or (lambda: None)
                 )
             self._tables[device] = tables
         return tables
