@@ -138,13 +138,17 @@ class DctCodec:
         _expect_tokens(tokens)
         basis = self._basis(tokens.device)
         cells = tokens.float().permute(1, 2, 3, 0)
-        frames = []
+        count, rows, columns = cells.shape[:3]
+        size = (rows * SPATIAL_STRIDE, columns * SPATIAL_STRIDE)
+        frames = cells.new_empty((count - 1) * TEMPORAL_STRIDE + 1, *size, 3)
         for number, group in enumerate(cells):
             synthesis = basis.group_synthesis if number else basis.image_synthesis
-            frames.append(_to_frames(group @ synthesis))
+            last = number * TEMPORAL_STRIDE + 1
+            shown = _to_frames(group @ synthesis).clamp_(0, 1)
+            frames[max(0, last - TEMPORAL_STRIDE) : last] = shown
             if on_latent is not None:
-                on_latent(number + 1, len(cells))
-        return torch.cat(frames).clamp_(0, 1)
+                on_latent(number + 1, count)
+        return frames
 
     def decode_images(self, tokens: Tensor) -> Tensor:
         """Decode (48, F, h, w) tokens of single images to (F, H, W, 3) frames in 0..1.

@@ -94,10 +94,13 @@ def render_preview(
             F=len(trajectory), H=trajectory.height, W=trajectory.width,
         )  # fmt: skip
     view = default_view(cache) if view == "default" else view
-    frames, distances = [], []
-    size = trajectory.width * trajectory.height
-    for start in range(0, len(trajectory), max(1, BATCH_PIXELS // size)):
-        numbers = range(start, min(len(trajectory), start + max(1, BATCH_PIXELS // size)))
+    shape = (len(trajectory), trajectory.height, trajectory.width)
+    # Made as a whole: pictures that are joined at the end would take twice the memory.
+    frames = torch.empty(*shape, 3, device=cache.device)
+    distances = torch.empty(shape, device=cache.device)
+    together = max(1, BATCH_PIXELS // (trajectory.width * trajectory.height))
+    for start in range(0, len(trajectory), together):
+        numbers = range(start, min(len(trajectory), start + together))
         behind = None if background is None else background[numbers.start : numbers.stop]
 
         def stage(done: int = numbers.start) -> None:
@@ -106,10 +109,9 @@ def render_preview(
 
         cameras = trajectory.select(list(numbers))
         pictures, maps = _render_frames(cache, cameras, codec, behind, view, stage)
-        frames.append(pictures)
-        distances.append(maps)
+        frames[start : numbers.stop], distances[start : numbers.stop] = pictures, maps
         stage(numbers.stop)
-    return Preview(torch.cat(frames), torch.cat(distances))
+    return Preview(frames, distances)
 
 
 def _expect_drawn_by(codec: Drawer, cache: LatentCache) -> None:
