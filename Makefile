@@ -20,7 +20,7 @@ GPU_PATH := $(CURDIR)/out/gpu
 ONE_PROCESS := -p no:xdist -p no:xdist.looponfail
 WITHOUT_SETUP := PYTHONPATH="$(GPU_PATH)$${PYTHONPATH:+:$$PYTHONPATH}" $(GPU_PYTHON)
 
-.PHONY: help setup check test demo comfy lint bench bench-all gpu-ready gpu-test gpu-bench clean
+.PHONY: help setup check test demo comfy lint package compat bench bench-all gpu-ready gpu-test gpu-bench clean
 
 help:
 	@echo "make setup   create .venv, fetch ComfyUI and a browser (other targets do it by themselves)"
@@ -29,6 +29,8 @@ help:
 	@echo "make demo    a first video, without any download of weights"
 	@echo "make comfy   ComfyUI with the pack at http://127.0.0.1:8188 (COMFY_PORT=n for another)"
 	@echo "make lint    ruff and mypy, the nodes with ComfyUI's own types"
+	@echo "make package what the registry would take, tried in a fresh ComfyUI (out/package)"
+	@echo "make compat  a small first shot with other versions of Python, ComfyUI, its frontend"
 	@echo "make bench   the benchmarks that are done soon, one JSON report each"
 	@echo "make bench-all  every benchmark; some of them take many minutes"
 	@echo "make gpu-test   the tests that need a CUDA device"
@@ -55,6 +57,12 @@ comfy: setup
 lint: setup
 	@$(VENV) -m ruff check --quiet .
 	@$(VENV) tools dev.check_types
+
+package: setup
+	@$(VENV) tools dev.package $(PACKAGE_ARGS)
+
+compat: setup
+	@$(VENV) tools dev.compat $(COMPAT_ARGS)
 
 bench: BENCHMARKS := $(QUICK_BENCH:%=benchmarks/%.py)
 bench-all: BENCHMARKS := $(wildcard benchmarks/[!_]*.py)

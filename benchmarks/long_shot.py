@@ -2,7 +2,8 @@
 
 Prints one JSON object. On the server, with the shipped workflow: its resident memory every few
 seconds, seconds in all and the shot's report. ``python benchmarks/long_shot.py --frames 641`` or,
-with ComfyUI's own setting for how much memory to leave free, ``--cache-ram 18``.
+with ComfyUI's own setting for how much memory to leave free, ``--cache-ram 18``. ``--more 3`` makes
+as many shots under other seeds afterwards, then asks ComfyUI to let go of all that it keeps.
 
 ``--library`` makes a hundred chunks in this process: resident memory and seconds after every
 chunk, what the memory holds, and whether the joined video plays.
@@ -144,10 +145,34 @@ def _last_over_second(values: list[float]) -> float:
     return round(late / early, 3)
 
 
+def shots_after(
+    client: ComfyClient, prompt: dict[str, Any], process: psutil.Process, more: int
+) -> list[int]:
+    """MiB of a server after its first shot, after each of some more, and after it let go."""
+
+    def resident() -> int:
+        return round(process.memory_info().rss / 2**20)
+
+    found = [resident()]
+    (start,) = (node for node in prompt.values() if node["class_type"] == "MirageRolloutStart")
+    for seed in range(1, more + 1):
+        start["inputs"]["seed"] = seed
+        client.run(prompt, timeout=3600)
+        found.append(resident())
+    client.post_json("/free", {"unload_models": True, "free_memory": True})
+    # The server does so in its own time, and tells nobody.
+    time.sleep(SAMPLE_SECONDS)
+    return [*found, resident()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=641)
     parser.add_argument("--cache-ram", type=float, help="GB that ComfyUI's cache leaves free")
+    parser.add_argument("--more", type=int, default=0, help="shots after the first")
+    parser.add_argument("--width", type=int, default=1280)
+    parser.add_argument("--height", type=int, default=704)
+    parser.add_argument("--server", nargs="*", default=[], metavar="OPTION", help="cache-classic")
     parser.add_argument("--library", action="store_true", help="in this process, no server")
     parser.add_argument("--chunks", type=int, default=100, help="with --library")
     parser.add_argument("--size", type=int, default=64, help="with --library: pixels per side")
@@ -156,25 +181,31 @@ def main() -> None:
         print(json.dumps(in_library(arguments.chunks, arguments.size), indent=1))
         return
     extra = ["--cache-ram", str(arguments.cache_ram)] if arguments.cache_ram else []
+    extra += [f"--{option}" for option in arguments.server]
     with tempfile.TemporaryDirectory() as base, ComfyServer(base, extra_args=extra) as server:
         client = ComfyClient(server.url)
         prompt = flatten(json.loads(WORKFLOW.read_text()), client.object_info())
         for node in prompt.values():
+            inputs = node["inputs"]
             if node["class_type"] == "MirageTrajectory":
-                node["inputs"].update(
+                inputs.update(
                     frames=arguments.frames, preset="lemniscate", amount=1.0, there_and_back=False
                 )
+            wanted = {"width": arguments.width, "height": arguments.height}
+            inputs |= {key: wanted[key] for key in wanted if isinstance(inputs.get(key), int)}
         watch = Watch(server.pid or 0)
         watch.start()
         result = client.run(prompt, timeout=3600)
         watch.finished.set()
         watch.join()
+        after = shots_after(client, prompt, watch.process, arguments.more)
     result_id = next(k for k, n in prompt.items() if n["class_type"] == "MirageRolloutResult")
     report = {
         "frames": arguments.frames,
         "cache_ram": arguments.cache_ram,
         "seconds": round(result.seconds, 1),
         "resident_gib": watch.samples,
+        "resident_mib_after_shots": after,
         "report": result.outputs[result_id]["text"],
     }
     print(json.dumps(report, indent=1))

@@ -22,7 +22,8 @@ from ..mirage_core.rollout.run_folder import all_latents, finish, take_up
 from ..mirage_core.rollout.state import RolloutState, chunk_seed
 from ..mirage_core.trajectories.fit import resampled
 from ..mirage_core.trajectories.lens import PICTURE, fit_lens, memory_lens
-from .comfy.files import output_folder, video_from_file
+from .comfy.cancel import stop_when_cancelled
+from .comfy.files import output_folder, video_from_file, workflow_tags
 from .comfy.loop_body import Boxed, Flow, LoopBody, PromptNodes, settings_digest, unboxed
 from .comfy.ui import progress, show_text
 from .comfy.vae import Latent, latent_tokens, make_clean_latent, make_latent
@@ -301,9 +302,9 @@ class MirageRolloutResult(io.ComfyNode):
             display_name="Mirage Rollout Result",
             category="Mirage/loop",
             description=(
-                "The finished shot: the video, which stays on disk (Get Video Components makes "
-                "images of it), its latents, the memory, a contact sheet with what was known "
-                "below each frame, and a report."
+                "The finished shot: the video, which stays on disk with the workflow in it (Get "
+                "Video Components makes images of it), its latents, the memory, a contact sheet "
+                "with what was known below each frame, and a report."
             ),
             search_aliases=["result", "contact sheet", "long video output"],
             inputs=[StateType.Input("state", tooltip="From Mirage Loop Close.")],
@@ -314,13 +315,16 @@ class MirageRolloutResult(io.ComfyNode):
                 io.Image.Output(display_name="contact_sheet"),
                 io.String.Output(display_name="report"),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
 
     @classmethod
     @override
     def execute(cls, state: RolloutState) -> io.NodeOutput:
-        path = finish(expect_begun(state))
+        state = expect_begun(state)
+        tags = workflow_tags(cls.hidden.prompt, cls.hidden.extra_pnginfo)
+        path = finish(state, tags=tags, on_clip=stop_when_cancelled)
         read_frame = progress(len(state.trajectory))
         seen = review(state, path, read_frame)
         return io.NodeOutput(

@@ -21,6 +21,7 @@ from ..mirage_core.ops.best_view import BestView
 from ..mirage_core.preview.fill import complete_depth, fill_readout, uncertain_pixels
 from ..mirage_core.preview.render import render_preview
 from ..mirage_core.readout.readout import Readout, default_view, grid_intrinsics, read
+from .comfy.cancel import stop_when_cancelled
 from .comfy.ui import progress
 from .comfy.vae import (
     Latent,
@@ -193,14 +194,17 @@ class MiragePreviewFill(io.ComfyNode):
                 got=f"a memory of {held.codec!r}",
                 fix="Disconnect background, or use the frames of the video model directly",
             )
-        tokens, depth = fill_readout(readout)
+        tokens, depth = fill_readout(readout, stop_when_cancelled)
         unknown = ~readout.visible
         if codec is not None:
             update = progress(len(readout.trajectory))
             behind = None if background is None else background[..., :3]
             preview = render_preview(held, readout.trajectory, codec, update, behind)
             images = preview.frames
-            tokens = (embedded or VaeCodec(vae, memory=held.kind)).encode(images)
+            if embedded is not None:
+                tokens = embedded.encode(images, stop_when_cancelled)
+            else:
+                tokens = VaeCodec(vae, memory=held.kind).encode(images)
             stride = _pixels_per_cell(readout)
             unknown = uncertain_pixels(preview.depth, stride, readout.visible)
             depth = complete_depth(preview.depth, depth)

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+import mirage_core
+from dev.set_address import BANNER, ICON, with_address
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -83,15 +86,102 @@ def test_comfyui_finds_the_templates() -> None:
 
 
 def test_one_version(project) -> None:
-    source = (ROOT / "mirage_core" / "__init__.py").read_text(encoding="utf-8")
-    version = re.search(r'^__version__ = "(\d+\.\d+\.\d+)"$', source, re.MULTILINE)
-    assert version
-    assert project["project"]["dynamic"] == ["version"]
-    assert "version" not in project["project"]
+    """ComfyUI-Manager and the registry read pyproject.toml; the code knows it where it lies."""
+    version = project["project"]["version"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    assert version == mirage_core.__version__
+    assert "dynamic" not in project["project"]
     for tool in ("comfy", "hatch"):
-        assert project["tool"][tool]["version"]["path"] == "mirage_core/__init__.py"
+        assert "version" not in project["tool"][tool]
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.search(rf"^## .*({re.escape(version[1])}|Unreleased)", changes, re.MULTILINE)
+    assert re.search(rf"^## .*({re.escape(version)}|Unreleased)", changes, re.MULTILINE)
+
+
+def test_comfyui_manager_reads_id_and_version(project) -> None:
+    """It takes a static version of up to three numbers, and the name in small letters as the id."""
+    numbers = [int(part) for part in project["project"]["version"].split(".")]
+    assert ".".join(map(str, numbers)) == mirage_core.__version__
+    assert project["project"]["name"].strip().lower() == "mirage"
+
+
+REGISTRY_BOUND = re.compile(r"(==|>=|<=|!=|~=|>|<|<>|=)\s*\d+\.\d+\.\d+(-[a-zA-Z0-9]+)?")
+"""What comfy-cli takes as a bound of ComfyUI or its frontend; it drops any other in silence."""
+
+REGISTRY_SYSTEMS = ("Microsoft", "POSIX", "MacOS", "OS Independent")
+REGISTRY_DEVICES = {
+    "GPU :: NVIDIA CUDA", "GPU :: AMD ROCm", "GPU :: Intel Arc", "NPU :: Huawei Ascend",
+    "GPU :: Apple Metal",
+}  # fmt: skip
+
+
+def classified(project: dict, group: str) -> list[str]:
+    lines = project["project"]["classifiers"]
+    return [line.removeprefix(group) for line in lines if line.startswith(group)]
+
+
+def test_the_registry_keeps_every_field(project) -> None:
+    """Where one entry of a field is none that it knows, it drops the field."""
+    comfy = project["tool"]["comfy"]
+    (frontend,) = [d for d in project["project"]["dependencies"] if package(d) == FRONTEND]
+    for bound in (comfy["requires-comfyui"], frontend.removeprefix(FRONTEND)):
+        assert REGISTRY_BOUND.fullmatch(bound), bound
+    systems = classified(project, "Operating System :: ")
+    assert systems and all(name.startswith(REGISTRY_SYSTEMS) for name in systems)
+    devices = classified(project, "Environment :: ")
+    assert devices and set(devices) <= REGISTRY_DEVICES
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?", project["project"]["name"])
+    assert comfy["PublisherId"] and comfy["DisplayName"]
+    read = {"PublisherId", "DisplayName", "Icon", "Banner", "requires-comfyui"}
+    assert set(comfy) <= read, "the registry reads no such field"
+
+
+def expect_one_home(project: dict) -> str | None:
+    """Address of the repository, which all other addresses of the project hang on."""
+    urls, comfy = project["project"]["urls"], project["tool"]["comfy"]
+    named = {"Repository", "Documentation", "Issues"} & set(urls)
+    pictures = {"Icon", "Banner"} & set(comfy)
+    if not named:
+        assert not pictures
+        return None
+    assert named == {"Repository", "Documentation", "Issues"} and pictures == {"Icon", "Banner"}
+    home = urls["Repository"]
+    assert re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", home) and not home.endswith(".git")
+    assert urls["Documentation"].startswith(home) and urls["Issues"].startswith(home)
+    raw = home.replace("github.com", "raw.githubusercontent.com")
+    for kind, path in (("Icon", ICON), ("Banner", BANNER)):
+        assert re.fullmatch(f"{re.escape(raw)}/[^/]+/{path}", comfy[kind])
+        assert (ROOT / path).is_file()
+    return home
+
+
+def test_all_addresses_are_those_of_one_repository(project) -> None:
+    expect_one_home(project)
+
+
+@pytest.mark.parametrize("ending", ["", "/", ".git"])
+def test_an_address_is_written_with_all_that_hangs_on_it(project, ending) -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for owner in ("first", "second"):
+        text = with_address(text, f"https://github.com/{owner}/mirage{ending}", "main")
+        written = tomllib.loads(text)
+        assert expect_one_home(written) == f"https://github.com/{owner}/mirage"
+    for table in (written["project"]["urls"], project["project"]["urls"]):
+        for key in ("Repository", "Documentation", "Issues"):
+            table.pop(key, None)
+    for table in (written["tool"]["comfy"], project["tool"]["comfy"]):
+        for key in ("Icon", "Banner"):
+            table.pop(key, None)
+    assert written == project
+    with pytest.raises(ValueError, match="OWNER"):
+        with_address(text, "https://example.org/mirage", "main")
+
+
+@pytest.mark.processes
+def test_the_registrys_own_rules_find_nothing() -> None:
+    """What `comfy node validate` runs: no exec, no eval, no two statements on a line."""
+    command = [sys.executable, "-m", "ruff", "check", ".", "-q", "--select", "S102,S307,E702"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_the_oldest_comfyui_is_stated_once(project) -> None:

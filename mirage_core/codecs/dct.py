@@ -9,6 +9,7 @@ The last eight channels hold finer luma detail in an image and motion in a group
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,11 +81,14 @@ class DctCodec:
     def __init__(self) -> None:
         self._bases: dict[torch.device, _Basis] = {}
 
-    def encode(self, frames: Tensor) -> Tensor:
+    def encode(
+        self, frames: Tensor, on_latent: Callable[[int, int], None] | None = None
+    ) -> Tensor:
         """Encode a video: the first frame alone, then groups of four.
 
         Args:
             frames: (F, H, W, 3) in 0..1 with F = 4n + 1; any floating point type.
+            on_latent: Called with (done, total) after each latent frame; may raise to cancel.
 
         Returns:
             (48, n + 1, H / 16, W / 16) float32 tokens.
@@ -96,11 +100,15 @@ class DctCodec:
         _expect_frames(frames)
         expect_frame_count(len(frames))
         basis = self._basis(frames.device)
-        latents = [_to_cells(frames[:1]) @ basis.image_analysis]
-        latents += [
-            _to_cells(frames[start : start + TEMPORAL_STRIDE]) @ basis.group_analysis
-            for start in range(1, len(frames), TEMPORAL_STRIDE)
-        ]
+        total = (len(frames) - 1) // TEMPORAL_STRIDE + 1
+        latents = []
+        for number in range(total):
+            last = number * TEMPORAL_STRIDE + 1
+            group = frames[max(0, last - TEMPORAL_STRIDE) : last]
+            analysis = basis.group_analysis if number else basis.image_analysis
+            latents.append(_to_cells(group) @ analysis)
+            if on_latent is not None:
+                on_latent(number + 1, total)
         return torch.stack(latents).permute(3, 0, 1, 2).contiguous()
 
     def encode_images(self, frames: Tensor) -> Tensor:
@@ -114,8 +122,14 @@ class DctCodec:
         latents = [_to_cells(frames[k : k + 1]) @ analysis for k in range(len(frames))]
         return torch.stack(latents).permute(3, 0, 1, 2).contiguous()
 
-    def decode(self, tokens: Tensor) -> Tensor:
+    def decode(
+        self, tokens: Tensor, on_latent: Callable[[int, int], None] | None = None
+    ) -> Tensor:
         """Decode (48, T, h, w) tokens of a video to (4T - 3, H, W, 3) frames in 0..1.
+
+        Args:
+            tokens: The tokens of a video.
+            on_latent: Called with (done, total) after each latent frame; may raise to cancel.
 
         Raises:
             ModelMismatchError: The tokens do not have 48 channels.
@@ -124,9 +138,17 @@ class DctCodec:
         _expect_tokens(tokens)
         basis = self._basis(tokens.device)
         cells = tokens.float().permute(1, 2, 3, 0)
-        frames = [_to_frames(cells[0] @ basis.image_synthesis)]
-        frames += [_to_frames(group @ basis.group_synthesis) for group in cells[1:]]
-        return torch.cat(frames).clamp_(0, 1)
+        count, rows, columns = cells.shape[:3]
+        size = (rows * SPATIAL_STRIDE, columns * SPATIAL_STRIDE)
+        frames = cells.new_empty((count - 1) * TEMPORAL_STRIDE + 1, *size, 3)
+        for number, group in enumerate(cells):
+            synthesis = basis.group_synthesis if number else basis.image_synthesis
+            last = number * TEMPORAL_STRIDE + 1
+            shown = _to_frames(group @ synthesis).clamp_(0, 1)
+            frames[max(0, last - TEMPORAL_STRIDE) : last] = shown
+            if on_latent is not None:
+                on_latent(number + 1, count)
+        return frames
 
     def decode_images(self, tokens: Tensor) -> Tensor:
         """Decode (48, F, h, w) tokens of single images to (F, H, W, 3) frames in 0..1.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -22,7 +23,13 @@ ONE_SURFACE: Final = 0.10
 """A cell shows one surface when its depths differ by less than this share."""
 
 
-def fill_holes(values: Tensor, known: Tensor, weight: Tensor | None = None) -> Tensor:
+OnStep = Callable[[int, int], None]
+"""Called with (done, total) after each averaging step; may raise to cancel."""
+
+
+def fill_holes(
+    values: Tensor, known: Tensor, weight: Tensor | None = None, on_step: OnStep | None = None
+) -> Tensor:
     """Complete maps smoothly where nothing is known; known values stay as they are.
 
     A pyramid of weighted means gives every hole a first guess from its surroundings at the
@@ -32,6 +39,7 @@ def fill_holes(values: Tensor, known: Tensor, weight: Tensor | None = None) -> T
         values: (C, T, h, w).
         known: (T, h, w) bool.
         weight: (T, h, w) positive pull of the known cells; equal by default.
+        on_step: Called after each averaging step; may raise to cancel.
 
     Returns:
         (C, T, h, w) float32; 0 in frames where nothing at all is known.
@@ -44,8 +52,10 @@ def fill_holes(values: Tensor, known: Tensor, weight: Tensor | None = None) -> T
     pair = torch.cat([clean * pull[:, None], pull[:, None]], dim=1)
     guess = _pyramid(pair)
     fixed = known[:, None]
-    for _ in range(RELAXATION_STEPS):
+    for step in range(RELAXATION_STEPS):
         guess = torch.where(fixed, pair, _mean3(guess))
+        if on_step is not None:
+            on_step(step + 1, RELAXATION_STEPS)
     mass = guess[:, -1:]
     smooth = torch.where(mass > 0, guess[:, :-1] / mass.clamp_min(1e-20), 0.0)
     return torch.where(fixed, clean, smooth).transpose(0, 1)
@@ -66,14 +76,20 @@ def _mean3(maps: Tensor) -> Tensor:
     return F.avg_pool2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
 
 
-def fill_readout(readout: Readout) -> tuple[Tensor, Tensor]:
+def fill_readout(readout: Readout, on_step: OnStep | None = None) -> tuple[Tensor, Tensor]:
     """Complete tokens and depth of a readout.
+
+    Args:
+        readout: What the memory shows.
+        on_step: Called after each averaging step; may raise to cancel.
 
     Returns:
         (C, T, h, w) float32 tokens and (T, h, w) float32 z-depth, without holes. A frame to
         which the memory shows nothing at all has tokens of 0, at the distance of the scene.
     """
-    tokens, depth = fill_tokens_and_depth(readout.tokens, readout.depth, readout.visible)
+    tokens, depth = fill_tokens_and_depth(
+        readout.tokens, readout.depth, readout.visible, on_step
+    )
     if bool((depth > 0).all()):
         return tokens, depth
     known = readout.depth[readout.visible]
@@ -128,7 +144,7 @@ def _scene_distance(readout: Readout) -> float:
 
 
 def fill_tokens_and_depth(
-    tokens: Tensor, depth: Tensor, visible: Tensor
+    tokens: Tensor, depth: Tensor, visible: Tensor, on_step: OnStep | None = None
 ) -> tuple[Tensor, Tensor]:
     """Complete tokens (C, T, h, w) and depth (T, h, w); far cells pull harder than near ones.
 
@@ -137,6 +153,6 @@ def fill_tokens_and_depth(
     """
     weight = torch.where(visible, depth, 0.0) ** BACKGROUND_BIAS
     log_depth = torch.where(visible, depth, 1.0).log()[None]
-    filled = fill_holes(torch.cat([tokens.float(), log_depth]), visible, weight)
+    filled = fill_holes(torch.cat([tokens.float(), log_depth]), visible, weight, on_step)
     anything = visible.flatten(1).any(dim=1)[:, None, None]
     return filled[:-1], torch.where(anything, filled[-1].exp(), 0.0)

@@ -7,7 +7,7 @@ the token's decoded patch where the point really projects keeps textures in regi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -91,7 +91,9 @@ class _Samples:
     inverse_depth: Tensor
 
 
-def draw(patches: PlacedPatches, background: Tensor) -> tuple[Tensor, Tensor]:
+def draw(
+    patches: PlacedPatches, background: Tensor, stage: Callable[[], None] = lambda: None
+) -> tuple[Tensor, Tensor]:
     """Draw patches over backgrounds, nearest surface in front.
 
     Sums are made in fixed point, so that a picture has the same bits whatever the order of
@@ -100,23 +102,30 @@ def draw(patches: PlacedPatches, background: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         patches: What to draw.
         background: (H, W, 3) or (B, H, W, 3) shown where no patch lies.
+        stage: Called between the passes over the patches; may raise to cancel.
 
     Returns:
         float32 pictures like the background, not clamped, and z-depth (H, W) or (B, H, W), 0
         where no patch lies.
     """
     height, width = background.shape[-3:-1]
-    samples = list(_touched(patches, height, width))
+    samples = []
+    for part in _touched(patches, height, width):
+        samples.append(part)
+        stage()
     nearest = torch.zeros(background.shape[:-1].numel(), device=background.device)
     for part in samples:
         nearest.scatter_reduce_(0, part.pixel, part.inverse_depth, "amax")
+        stage()
     samples = [_in_front(part, nearest) for part in samples]
     if patches.bins is None and patches.rank is not None:
         samples = _lowest_rank(samples, patches.rank, len(nearest))
+    stage()
     total = torch.zeros(len(nearest), 4, dtype=torch.int32, device=background.device)
     for part in samples:
         weight = _tent(part) if patches.bins is None else _share(part, patches.bins)
         _accumulate(total, part, patches, weight)
+        stage()
     summed = total.float() / _FIXED_POINT
     colour = summed[:, :3] + BACKGROUND_WEIGHT * background.reshape(-1, 3).float()
     picture = colour / (summed[:, 3:] + BACKGROUND_WEIGHT)

@@ -75,7 +75,8 @@ def render_preview(
         cache: A memory of tokens that ``codec`` made from single pictures, or of colours.
         trajectory: F = 4T - 3 cameras at picture size.
         codec: What draws the points, see `mirage_core.codecs.memory_kind.memory_drawer`.
-        on_frame: Called with (done, total) after each frame or few; may raise to cancel.
+        on_frame: Called with (done, total) after each frame or few, and between the stages of
+            one; may raise to cancel.
         background: (F, H, W, 3) frames in 0..1 that show in holes in place of smooth colour, such
             as those of a video model.
         view: Shows the best views of the front surface, mixed; the nearest points, of which those
@@ -93,19 +94,24 @@ def render_preview(
             F=len(trajectory), H=trajectory.height, W=trajectory.width,
         )  # fmt: skip
     view = default_view(cache) if view == "default" else view
-    frames, distances = [], []
-    size = trajectory.width * trajectory.height
-    for start in range(0, len(trajectory), max(1, BATCH_PIXELS // size)):
-        numbers = range(start, min(len(trajectory), start + max(1, BATCH_PIXELS // size)))
+    shape = (len(trajectory), trajectory.height, trajectory.width)
+    # Made as a whole: pictures that are joined at the end would take twice the memory.
+    frames = torch.empty(*shape, 3, device=cache.device)
+    distances = torch.empty(shape, device=cache.device)
+    together = max(1, BATCH_PIXELS // (trajectory.width * trajectory.height))
+    for start in range(0, len(trajectory), together):
+        numbers = range(start, min(len(trajectory), start + together))
         behind = None if background is None else background[numbers.start : numbers.stop]
-        pictures, maps = _render_frames(
-            cache, trajectory.select(list(numbers)), codec, behind, view
-        )
-        frames.append(pictures)
-        distances.append(maps)
-        if on_frame is not None:
-            on_frame(numbers.stop, len(trajectory))
-    return Preview(torch.cat(frames), torch.cat(distances))
+
+        def stage(done: int = numbers.start) -> None:
+            if on_frame is not None:
+                on_frame(done, len(trajectory))
+
+        cameras = trajectory.select(list(numbers))
+        pictures, maps = _render_frames(cache, cameras, codec, behind, view, stage)
+        frames[start : numbers.stop], distances[start : numbers.stop] = pictures, maps
+        stage(numbers.stop)
+    return Preview(frames, distances)
 
 
 def _expect_drawn_by(codec: Drawer, cache: LatentCache) -> None:
@@ -155,13 +161,16 @@ def _render_frames(
     codec: Drawer,
     behind: Tensor | None,
     view: BestView | None,
+    stage: Callable[[], None],
 ) -> tuple[Tensor, Tensor]:
     """(B, H, W, 3) pictures in 0..1 and (B, H, W) depth of some cameras."""
     winner = _drawn_points(cache, cameras, codec, view)
+    stage()
     if behind is None:
         background = _backgrounds(cache, cameras, codec, view)
     else:
         background = behind.to(winner.device, torch.float32)
+    stage()
     number = torch.arange(len(winner), device=winner.device)[:, None, None].expand_as(winner)
     shown = winner >= 0
     # Each point once for each camera that sees it.
@@ -169,7 +178,9 @@ def _render_frames(
     if len(pairs) == 0:
         return background.clamp(0, 1), torch.zeros_like(background[..., 0])
     views, points = pairs // len(cache), pairs % len(cache)
-    picture, depth = draw(place(cache, points, cameras, codec, views, view), background)
+    patches = place(cache, points, cameras, codec, views, view)
+    stage()
+    picture, depth = draw(patches, background, stage)
     return picture.clamp(0, 1), depth
 
 

@@ -8,7 +8,7 @@ is there. What is not as it was written is made again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -191,8 +191,18 @@ def finish_chunk(
     return state.advanced(record, cache, statistics)
 
 
-def finish(state: RolloutState) -> Path:
+def finish(
+    state: RolloutState,
+    *,
+    tags: Mapping[str, str] | None = None,
+    on_clip: Callable[[int, int], None] | None = None,
+) -> Path:
     """Join the clips of a complete rollout into one video and return its path.
+
+    Args:
+        state: A complete rollout with a folder.
+        tags: Texts by name that the video carries.
+        on_clip: Called with (done, total) before each clip; may raise to cancel.
 
     Raises:
         ResumeError: Chunks are missing.
@@ -208,7 +218,7 @@ def finish(state: RolloutState) -> Path:
         )
     clips = [saved_clip(folder, state, chunk) for chunk in state.plan]
     video = make_way(folder / VIDEO)
-    join_clips(video, clips, state.trajectory.fps)
+    join_clips(video, clips, state.trajectory.fps, tags=tags, on_clip=on_clip)
     return video
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -99,18 +99,38 @@ def _tag_colours(codec: av.VideoCodecContext) -> None:
     codec.color_range = LIMITED_RANGE
 
 
-def join_clips(path: Path, clips: Sequence[Path], fps: float) -> None:
+def join_clips(
+    path: Path,
+    clips: Sequence[Path],
+    fps: float,
+    *,
+    tags: Mapping[str, str] | None = None,
+    on_clip: Callable[[int, int], None] | None = None,
+) -> None:
     """Join clips that `write_clip` made into one file without encoding them again.
+
+    Args:
+        path: Target file.
+        clips: The clips, in order.
+        fps: Frames per second.
+        tags: Texts by name that the file carries beside the video.
+        on_clip: Called with (done, total) before each clip; may raise to cancel.
 
     Raises:
         CacheFormatError: A clip is missing or damaged.
         StorageError: The file could not be written.
     """
     step = 1 / exact_rate(fps)
-    with _writing(path) as temporary, av.open(str(temporary), "w", format="mp4") as output:
+    # Without the option a container keeps the names that it knows, and drops all others.
+    options = {"movflags": "use_metadata_tags"} if tags else {}
+    with (
+        _writing(path) as temporary,
+        av.open(str(temporary), "w", format="mp4", options=options) as output,
+    ):
+        output.metadata.update(tags or {})
         stream = None
         # Read by a generator, so that an error of writing is not told as one of reading.
-        for count, packet in enumerate(packet for clip in clips for packet in _packets(clip)):
+        for count, packet in enumerate(_packets_of(clips, on_clip)):
             if stream is None:
                 stream = output.add_stream_from_template(packet.stream)
                 stream.time_base = Fraction(1, _TIME_BASE)
@@ -137,6 +157,15 @@ def expect_clip(path: Path, frames: int, width: int, height: int) -> None:
             expected=f"{frames} frames of {width} x {height}",
             fix="Run the rollout again: its chunk is made again",
         )
+
+
+def _packets_of(
+    clips: Sequence[Path], on_clip: Callable[[int, int], None] | None
+) -> Iterator[av.Packet]:
+    for number, clip in enumerate(clips):
+        if on_clip is not None:
+            on_clip(number, len(clips))
+        yield from _packets(clip)
 
 
 def _packets(clip: Path) -> Iterator[av.Packet]:

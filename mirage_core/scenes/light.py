@@ -7,7 +7,7 @@ and fades in corners. Both are independent of the view, so frames only look them
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
@@ -30,7 +30,13 @@ DISTANCE_SOFTENING: Final = 1.2
 """Square metres added to the squared distance, since lamps are not points."""
 
 
-def incident_light(layout: Layout, points: Tensor, normals: Tensor, albedo: Tensor) -> Tensor:
+def incident_light(
+    layout: Layout,
+    points: Tensor,
+    normals: Tensor,
+    albedo: Tensor,
+    on_direction: Callable[[], None] = lambda: None,
+) -> Tensor:
     """Light that arrives at surface points.
 
     Args:
@@ -38,6 +44,7 @@ def incident_light(layout: Layout, points: Tensor, normals: Tensor, albedo: Tens
         points: (N, 3) positions slightly in front of their surface.
         normals: (N, 3) unit normals.
         albedo: (6, 3) mean colour of the room's faces, which tints ambient light.
+        on_direction: Called after each direction from which light comes; may raise to cancel.
 
     Returns:
         (N, 3) linear RGB, about 1 in bright places.
@@ -45,10 +52,10 @@ def incident_light(layout: Layout, points: Tensor, normals: Tensor, albedo: Tens
     position = [column.contiguous() for column in points.unbind(1)]
     normal = [column.contiguous() for column in normals.unbind(1)]
     blockers = [solid for solid in layout.solids[1:] if solid.opaque]
-    light = _ambient(layout.solids[0], blockers, position, normal, albedo)
+    light = _ambient(layout.solids[0], blockers, position, normal, albedo, on_direction)
     for lamp in layout.lamps:
         power = points.new_tensor(lamp.power)
-        light += _direct(lamp, blockers, position, normal)[:, None] * power
+        light += _direct(lamp, blockers, position, normal, on_direction)[:, None] * power
     return light
 
 
@@ -68,7 +75,11 @@ def _nearest(
 
 
 def _direct(
-    lamp: Lamp, blockers: Sequence[Solid], position: Sequence[Tensor], normal: Sequence[Tensor]
+    lamp: Lamp,
+    blockers: Sequence[Solid],
+    position: Sequence[Tensor],
+    normal: Sequence[Tensor],
+    on_direction: Callable[[], None],
 ) -> Tensor:
     """Mean over the lamp's samples of cosine over squared distance where it is visible."""
     extent = [high - low for low, high in zip(lamp.low, lamp.high, strict=True)]
@@ -84,6 +95,7 @@ def _direct(
         cosine = _dot(direction, normal) / torch.sqrt(squared)
         visible = (_nearest(blockers, position, direction) >= 1).to(total.dtype)
         total += cosine.clamp_min(0) * visible / (squared + DISTANCE_SOFTENING)
+        on_direction()
     return total * (5.0 / LAMP_GRID**2)
 
 
@@ -93,6 +105,7 @@ def _ambient(
     position: Sequence[Tensor],
     normal: Sequence[Tensor],
     albedo: Tensor,
+    on_direction: Callable[[], None],
 ) -> Tensor:
     """Cosine-weighted light from 14 directions, faded by what stands close."""
     shape = (len(position[0]), 3)
@@ -110,6 +123,7 @@ def _ambient(
         colour = albedo[faces].mean(0) * 0.75 + 0.25
         total += (weight * open_)[:, None] * colour
         weights += weight
+        on_direction()
     return total * (AMBIENT_GAIN / weights.clamp_min(1e-6))[:, None]
 
 

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final
 
 import torch
@@ -89,7 +89,8 @@ class ProceduralScene:
             device: Where to render; the results stay there.
             dtype: Floating point type of the colours.
             supersample: Rays along each side of a pixel for colour: smooths object edges.
-            on_frame: Called with (frames done, F) after every finished block of frames; an
+            on_frame: Called with (frames done, F) after every texture and direction of light that
+                is prepared, every block of frames, and every band of rows of a large one; an
                 exception raised there ends the rendering.
 
         Returns:
@@ -103,8 +104,8 @@ class ProceduralScene:
         expect_range("Supersampling", supersample, 1, 8)
         self._expect_inside(trajectory.positions)
         place = torch.device(device)
-        tables = self._tables_on(place)
         count, height, width = len(trajectory), trajectory.height, trajectory.width
+        tables = self._tables_on(place, partial(on_frame, 0, count) if on_frame else None)
         cameras = Cameras.of(self.layout, trajectory)
         fine = cameras
         if supersample > 1:
@@ -124,8 +125,8 @@ class ProceduralScene:
                     rays, z, seen = self._cast(part, sub, place)
                 colours = shade(tables, rays, z, seen, part.pixel_size.to(place, torch.float32))
                 frames[target] = _average(colours, supersample)
-                if on_frame is not None and rows.stop == height:
-                    on_frame(block.stop, count)
+                if on_frame is not None:
+                    on_frame(block.stop if rows.stop == height else block.start, count)
         return frames, depth
 
     def picture(
@@ -223,11 +224,15 @@ class ProceduralScene:
             torch.tensor(positions, dtype=torch.float64), torch.tensor(targets, dtype=torch.float64)
         )
 
-    def _tables_on(self, device: torch.device) -> SceneTables:
+    def _tables_on(
+        self, device: torch.device, on_step: Callable[[], None] | None = None
+    ) -> SceneTables:
         tables = self._tables.get(device)
         if tables is None:
             with torch.inference_mode():
-                tables = build_tables(self.layout, self.texture_size, device)
+                tables = build_tables(
+                    self.layout, self.texture_size, device, on_step or (lambda: None)
+                )
             self._tables[device] = tables
         return tables
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -82,18 +83,27 @@ class _Face:
         return columns, rows
 
 
-def build_tables(layout: Layout, texture_size: int, device: torch.device) -> SceneTables:
-    """Paint the textures and compute the light of a room."""
-    pyramids = [
-        paint_pyramid(
-            material.family,
-            torch.tensor(material.colours, dtype=torch.float32),
-            texture_size,
-            material.seed,
-            device,
+def build_tables(
+    layout: Layout,
+    texture_size: int,
+    device: torch.device,
+    on_step: Callable[[], None] = lambda: None,
+) -> SceneTables:
+    """Paint the textures and compute the light of a room.
+
+    Args:
+        layout: The room.
+        texture_size: Texels along each side of a texture.
+        device: Where the tables are kept.
+        on_step: Called after each texture, and each direction of light; may raise to cancel.
+    """
+    pyramids = []
+    for material in layout.materials:
+        colours = torch.tensor(material.colours, dtype=torch.float32)
+        pyramids.append(
+            paint_pyramid(material.family, colours, texture_size, material.seed, device)
         )
-        for material in layout.materials
-    ]
+        on_step()
     charts = [
         _chart(solid, number, inward=solid is layout.solids[0])
         for solid in layout.solids
@@ -109,7 +119,7 @@ def build_tables(layout: Layout, texture_size: int, device: torch.device) -> Sce
         texels=torch.cat(pyramids),
         level_starts=torch.tensor(starts[:-1], dtype=torch.int32, device=device),
         size=texture_size,
-        light=_bake(layout, charts, pyramids, device),
+        light=_bake(layout, charts, pyramids, device, on_step),
         faces=_face_tables(layout, charts, texture_size, device),
         centre=(x, y, z),
         inverse_half=(a, b, c),
@@ -176,14 +186,18 @@ def _texels_per_unit(face: _Face, axis: int, metres: float, size: int) -> float:
 
 
 def _bake(
-    layout: Layout, charts: list[_Face], pyramids: list[Tensor], device: torch.device
+    layout: Layout,
+    charts: list[_Face],
+    pyramids: list[Tensor],
+    device: torch.device,
+    on_step: Callable[[], None],
 ) -> Tensor:
     """Stored light (L, 4) of all faces, one after the other, rows of s by rows of t."""
     parts = [_surface(face) for face in charts]
     points = torch.cat([p for p, _ in parts]).to(device)
     normals = torch.cat([n for _, n in parts]).to(device)
     albedo = torch.stack([pyramids[m][-1, :3] for m in layout.solids[0].faces])
-    light = incident_light(layout, points, normals, albedo)
+    light = incident_light(layout, points, normals, albedo, on_step)
     start = 0
     for face in charts:
         columns, rows = face.samples

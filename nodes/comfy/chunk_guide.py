@@ -17,6 +17,7 @@ from ...mirage_core.conditioning.condition import Condition
 from ...mirage_core.constants import PATCH_SIZE
 from ...mirage_core.errors import ModelMismatchError, ShapeError
 from .branch import Side, SidePass, replaced, segment_positions
+from .cancel import stop_when_cancelled, stopping_between
 from .model import Patcher, expect_fitting_loras, expect_video_model
 from .vae import Latent, from_model_space
 
@@ -281,7 +282,7 @@ class ChunkGuide:
         **options: Any,
     ) -> Tensor:
         """Around one forward pass: clean frames before and after the chunk's, and hints."""
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        stop_when_cancelled()
         _expect_latent(x, self.grid)
         run = self._run or _Run()
         segments = self.condition.segments
@@ -295,7 +296,8 @@ class ChunkGuide:
         batch = (len(x), -1, -1, -1, -1)
         frames = torch.cat([references.expand(batch), x, preceding.expand(batch)], dim=2)
         times = segments.timesteps(timestep)
-        with segment_positions(executor.class_obj, segments):
+        model = executor.class_obj
+        with segment_positions(model, segments), stopping_between(model.blocks):
             velocity = executor(frames, times, context, clip_fea, time_dim_concat, known, **options)
         return velocity[:, :, segments.target_frames]
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...mirage_core.errors import ModelMismatchError
 from ...mirage_core.geometry.frame_geometry import FrameGeometry
 from ...mirage_core.geometry.trajectory import Trajectory
+from .cancel import stop_when_cancelled, stopping_between
 
 FOLDER = "geometry_estimation"
 """ComfyUI's folder of models for depth."""
@@ -34,9 +35,10 @@ class Estimator:
 
     def run(self, frames: Tensor, cameras: Trajectory | None) -> FrameGeometry:
         """Estimate geometry, after ComfyUI has made room for the network."""
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        stop_when_cancelled()
         comfy.model_management.load_models_gpu([self.patcher])
-        return self.estimator(frames, cameras)
+        with stopping_between(self.patcher.model.modules()):
+            return self.estimator(frames, cameras)
 
 
 class _NetworkModule(torch.nn.Module):

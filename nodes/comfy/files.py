@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import folder_paths
+from comfy.cli_args import args
 from comfy_api.input_impl import VideoFromFile
 
 from ...mirage_core.errors import StorageError
@@ -87,6 +91,24 @@ def file_stamp(name: str) -> tuple[str, int]:
     if is_pattern(path) and not path.exists():
         return name, sum(file.stat().st_mtime_ns for file in files_of(path))
     return name, path.stat().st_mtime_ns if path.exists() else 0
+
+
+def workflow_tags(
+    prompt: Mapping[str, Any] | None, extra: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """What ComfyUI's Save Video writes into a file, from which the page opens the workflow.
+
+    Args:
+        prompt: The hidden input ``prompt`` of a node.
+        extra: Its hidden input ``extra_pnginfo``.
+
+    Returns:
+        Texts by name; none where ComfyUI was started with ``--disable-metadata``.
+    """
+    if args.disable_metadata:
+        return {}
+    tags = dict(extra or {}) | ({} if prompt is None else {"prompt": prompt})
+    return {key: tag if isinstance(tag, str) else json.dumps(tag) for key, tag in tags.items()}
 
 
 def video_from_file(path: Path) -> VideoFromFile:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import comfy.model_management
 import comfy.utils
+
+from .cancel import stop_when_cancelled
 
 
 def progress(total: int) -> Callable[[float, float], None]:
@@ -13,7 +14,7 @@ def progress(total: int) -> Callable[[float, float], None]:
     bar = comfy.utils.ProgressBar(total)
 
     def update(done: float, of: float) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        stop_when_cancelled()
         bar.update_absolute(done, of)
 
     return update

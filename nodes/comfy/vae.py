@@ -27,6 +27,7 @@ from ...mirage_core.errors import ModelMismatchError, ShapeError
 from ...mirage_core.geometry.camera import latent_stride
 from ...mirage_core.rollout.state import RolloutState
 from ...mirage_core.validate import expect_frame_size, expect_token_channels
+from .cancel import stop_when_cancelled, stopping_between
 
 Latent = dict[str, Any]
 """ComfyUI's LATENT: ``samples`` (B, C, T, h, w) in the VAE's own, raw space; C is 48, or 16 of
@@ -74,13 +75,14 @@ class DctVAE(comfy.sd.VAE):
         latents = []
         for video in videos:
             whole = (len(video) - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1
-            latents.append(self.codec.encode(video[:whole, :, :, :3]))
+            latents.append(self.codec.encode(video[:whole, :, :, :3], stop_when_cancelled))
         return from_model_space(torch.stack(latents)).to(self.output_device)
 
     def decode(self, samples_in: Tensor, vae_options: dict[str, Any] | None = None) -> Tensor:
         """Raw latents (B, 48, T, h, w) to (B, 4T - 3, H, W, 3) in 0..1."""
         expect_token_channels("The latent", samples_in.shape[1])
-        videos = [self.codec.decode(latent) for latent in to_model_space(samples_in)]
+        latents = to_model_space(samples_in)
+        videos = [self.codec.decode(latent, stop_when_cancelled) for latent in latents]
         return torch.stack(videos).to(self.output_device)
 
     def encode_tiled(self, pixel_samples: Tensor, **_: Any) -> Tensor:  # noqa: ANN401
@@ -137,7 +139,8 @@ class VaeCodec:
 
     def encode(self, frames: Tensor) -> Tensor:
         """One video (4T - 3, H, W, 3): tokens (C, T, h, w)."""
-        raw = self._vae.encode(frames)
+        with stopping_between(_layers(self._vae)):
+            raw = self._vae.encode(frames)
         return to_model_space(raw.reshape(-1, *raw.shape[-4:]).cpu())[0]
 
     def encode_images(self, images: Tensor) -> Tensor:
@@ -149,7 +152,8 @@ class VaeCodec:
         expect_frame_size(int(images.shape[2]), int(images.shape[1]))
         tokens = []
         for number in range(len(images)):
-            raw = self._vae.encode(images[number : number + 1, :, :, :3])
+            with stopping_between(_layers(self._vae)):
+                raw = self._vae.encode(images[number : number + 1, :, :, :3])
             latent = raw.reshape(1, self.channels, 1, *raw.shape[-2:]).cpu()
             tokens.append(to_model_space(latent)[0])
             if self._on_image is not None:
@@ -158,12 +162,19 @@ class VaeCodec:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Tokens (C, T, h, w) to frames (4T - 3, H, W, 3) in 0..1, as VAE Decode makes them."""
-        images = self._vae.decode(make_latent(latents)["samples"])
+        with stopping_between(_layers(self._vae)):
+            images = self._vae.decode(make_latent(latents)["samples"])
         return images.reshape(-1, *images.shape[-3:])
 
     def white_latent(self, frames: int, height: int, width: int) -> Tensor:
         """Tokens (C, T, h, w) of a white video of 4T - 3 frames."""
         return self.encode(torch.ones(frames, height, width, 3))
+
+
+def _layers(vae: comfy.sd.VAE) -> Iterator[torch.nn.Module]:
+    """Everything that a VAE computes with."""
+    model = getattr(vae, "first_stage_model", None)
+    return model.modules() if isinstance(model, torch.nn.Module) else iter(())
 
 
 def expect_vae(vae: comfy.sd.VAE, memory: MemoryKind = MemoryKind.TOKENS) -> int:

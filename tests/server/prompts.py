@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
+
 from dev.comfy_client import ComfyClient, Progress, RunResult
 from mirage_core.folder_lock import HOLDER, LOCK
+from mirage_core.rollout.run_folder import VIDEO
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -159,7 +162,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     The server lets go of a folder soon after the prompt, and not at its last message.
     """
     paths = [path for path in folder.iterdir() if path.name not in (LOCK, HOLDER)]
-    return {path.name: path.read_bytes() for path in paths}
+    return {path.name: packets(path) if path.name == VIDEO else path.read_bytes() for path in paths}
+
+
+def packets(video: Path) -> bytes:
+    """What a video shows, without the workflow that it carries: packets and their times."""
+    with av.open(str(video)) as source:
+        found = [(packet.pts, packet.duration, bytes(packet)) for packet in source.demux(video=0)]
+    return repr(found).encode()
 
 
 def interrupt_in(client: ComfyClient, chunk: int, step: int = 1) -> Callable[[Progress], None]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import av
 import pytest
 import torch
 
@@ -183,3 +185,33 @@ def test_changed_move_shows_no_stale_memory(
     before = contents(first)
     assert body_runs(comfy_client.run(a, timeout=60)) == {**every(0), "open": 1}
     assert contents(first) == before
+
+
+def tags_of(folder: Path) -> dict[str, str]:
+    with av.open(str(folder / "video.mp4")) as video:
+        return dict(video.metadata)
+
+
+def test_the_video_carries_the_workflow_that_made_it_last(
+    comfy_server: ComfyServer, comfy_client: ComfyClient
+) -> None:
+    """As Save Video writes it, so that the page opens the workflow of a video dropped on it."""
+    for note in ("first", "changed \u00e9t\u00e9"):
+        prompt = shot(37, name="carries") | {"note": node("PreviewAny", source=note)}
+        workflow = {"nodes": [{"id": 1, "title": note}], "version": 0.4}
+        extra = {"extra_pnginfo": {"workflow": workflow}}
+        comfy_client.run(prompt, timeout=60, extra_data=extra)
+        tags = tags_of(only_folder(comfy_server, "carries"))
+        assert json.loads(tags["workflow"]) == workflow
+        # ComfyUI notes there what nodes said of their inputs, and Save Video writes it as it is.
+        written = json.loads(tags["prompt"])
+        written["start"].pop("is_changed")
+        assert written == prompt
+
+
+def test_without_metadata_the_video_carries_nothing(comfyui_path: Path, tmp_path: Path) -> None:
+    options = ["--disable-metadata"]
+    with ComfyServer(tmp_path, comfyui=comfyui_path, extra_args=options) as server:
+        extra = {"extra_pnginfo": {"workflow": {"nodes": []}}}
+        ComfyClient(server.url).run(shot(37, name="bare"), timeout=60, extra_data=extra)
+        assert not {"workflow", "prompt"} & tags_of(only_folder(server, "bare")).keys()

@@ -75,6 +75,7 @@ class ComfyServer:
         comfyui: ComfyUI's source; default COMFYUI_PATH or the cache that `make setup` fills.
         pack: Folder of the pack to link in, or None for a server without it.
         port: Port to listen on; default a free one.
+        python: The interpreter that runs it, with ComfyUI's requirements; default this one.
         extra_args: Further command line arguments of ComfyUI's main.py.
         env: Environment variables on top of the present ones.
         startup_timeout: Seconds until a server that does not answer counts as failed.
@@ -87,6 +88,7 @@ class ComfyServer:
         comfyui: str | Path | None = None,
         pack: str | Path | None = PACK,
         port: int | None = None,
+        python: str | Path | None = None,
         extra_args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         startup_timeout: float = 180.0,
@@ -95,6 +97,7 @@ class ComfyServer:
         self.comfyui = Path(comfyui).resolve() if comfyui else comfyui_location()
         self.pack = Path(pack).resolve() if pack else None
         self.port = port or free_port()
+        self.python = str(python or sys.executable)
         self.extra_args = list(extra_args)
         self.env = dict(env or {})
         self.startup_timeout = startup_timeout
@@ -229,7 +232,7 @@ class ComfyServer:
             shutil.copytree(self.pack, link, ignore=shutil.ignore_patterns(*NOT_COPIED))
 
     def _command(self) -> list[str]:
-        command = [sys.executable, "main.py", "--port", str(self.port), "--disable-auto-launch"]
+        command = [self.python, "main.py", "--port", str(self.port), "--disable-auto-launch"]
         command += ["--base-directory", str(self.base), "--database-url", "sqlite:///:memory:"]
         command += ["--disable-api-nodes"]
         if "--cpu" not in self.extra_args and not has_cuda():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -401,7 +402,8 @@ def test_the_python_of_the_documentation_runs(
     for path in files.folder.iterdir():
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "library.md", "exec"), {})
+    (tmp_path / "page.py").write_text(code, encoding="utf-8")
+    runpy.run_path(str(tmp_path / "page.py"))
     assert "points" in capsys.readouterr().out
     assert len(list(read_frames(tmp_path / "shot" / "video.mp4"))) == 33
 

@@ -173,3 +173,14 @@ def test_slow_camera_move_keeps_its_quality(codec: DctCodec) -> None:
     assert psnr(codec.decode(tokens), frames) > 23
     assert 0.5 < float(tokens.std()) < 2
     assert 0.1 < float(tokens.flatten(1).std(1).min())
+
+
+def test_latent_frames_are_reported(codec: DctCodec) -> None:
+    calls: list[tuple[int, int]] = []
+    frames = noise(9, 32, 32, 3)
+    tokens = codec.encode(frames, lambda *at: calls.append(at))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+    assert torch.equal(tokens, codec.encode(frames))
+    calls.clear()
+    assert torch.equal(codec.decode(tokens, lambda *at: calls.append(at)), codec.decode(tokens))
+    assert calls == [(1, 3), (2, 3), (3, 3)]

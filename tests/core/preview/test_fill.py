@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mirage_core.errors import ShapeError
 from mirage_core.preview.fill import (
+    RELAXATION_STEPS,
     complete_depth,
     fill_holes,
     fill_readout,
@@ -165,3 +166,12 @@ def test_what_is_remembered_is_not_written_from_its_own_drawing() -> None:
     shown[0, 1, :3] = True
     uncertain = uncertain_pixels(depth, 16, shown)
     assert torch.equal(uncertain[:, ::16, ::16], shown)
+
+
+def test_every_averaging_step_is_reported(make) -> None:
+    calls: list[tuple[int, int]] = []
+    values, known = make.uniform(2, 1, 6, 8), torch.zeros(1, 6, 8, dtype=torch.bool)
+    known[0, 2, 3] = True
+    filled = fill_holes(values, known, on_step=lambda *at: calls.append(at))
+    assert calls == [(step, RELAXATION_STEPS) for step in range(1, RELAXATION_STEPS + 1)]
+    assert torch.equal(filled, fill_holes(values, known))

@@ -216,3 +216,32 @@ def test_a_full_disk_at_the_joining_is_no_damaged_clip(
     with file_size_limit(2000), pytest.raises(StorageError, match="whole.mp4"):
         join_clips(tmp_path / "whole.mp4", parts, 24)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
+
+
+def test_a_joined_video_carries_its_tags_and_the_same_pictures(tmp_path: Path, make) -> None:
+    write_clip(tmp_path / "a.mp4", clip(make, 5), 24)
+    parts, tags = [tmp_path / "a.mp4"] * 2, {"workflow": '{"nodes": "h\u00f6he"}', "prompt": "{}"}
+    join_clips(tmp_path / "tagged.mp4", parts, 24, tags=tags)
+    join_clips(tmp_path / "bare.mp4", parts, 24)
+    assert tags.items() <= tags_of(tmp_path / "tagged.mp4").items()
+    assert not tags.keys() & tags_of(tmp_path / "bare.mp4").keys()
+    tagged, bare = (list(read_frames(tmp_path / f"{name}.mp4")) for name in ("tagged", "bare"))
+    assert len(tagged) == 10 and all(map(torch.equal, tagged, bare))
+
+
+def tags_of(path: Path) -> dict[str, str]:
+    with av.open(str(path)) as video:
+        return dict(video.metadata)
+
+
+def test_joining_can_be_cancelled_between_clips(tmp_path: Path, make) -> None:
+    write_clip(tmp_path / "a.mp4", clip(make, 1), 24)
+
+    def stop(done: int, total: int) -> None:
+        assert total == 3
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        join_clips(tmp_path / "b.mp4", [tmp_path / "a.mp4"] * 3, 24, on_clip=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
