@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 
+def plain_text(text: str) -> str:
+    """The text with what is no character escaped, so that it can be shown, sent and stored.
+
+    Names of files whose bytes are no UTF-8, and JSON, bring halves of characters.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class MirageError(Exception):
     """Base of every error that Mirage raises on purpose.
 
@@ -25,7 +33,7 @@ class MirageError(Exception):
         self.got = got
         self.expected = expected
         self.fix = fix
-        super().__init__(self._message())
+        super().__init__(plain_text(self._message()))
 
     def _message(self) -> str:
         parts = [self.what.rstrip(".") + "."]
@@ -64,6 +72,10 @@ class ModelMismatchError(MirageError):
 
 class CacheFormatError(MirageError):
     """A memory, trajectory or state file is damaged, foreign or from a newer version."""
+
+
+class LinkError(MirageError):
+    """A node's input holds a value where it needs what another node makes."""
 
 
 class StorageError(MirageError):

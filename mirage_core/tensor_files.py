@@ -63,6 +63,18 @@ def read_header(path: Path) -> TensorHeader:
         return TensorHeader(shapes, dict(file.metadata() or {}))
 
 
+def map_tensors(path: Path, error_of: Unreadable) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, mapped from it: pages are read when touched.
+
+    Args:
+        path: The file.
+        error_of: Makes the error for a file that is missing, damaged, cut short or of another
+            kind.
+    """
+    with _opened(path, error_of) as file:
+        return {name: _tensor(file, name) for name in file.keys()}
+
+
 def read_tensors(
     path: Path, names: Iterable[str] | None = None, device: str = "cpu"
 ) -> dict[str, Tensor]:
@@ -109,7 +121,7 @@ def read_document_header(path: Path, expected_format: str, newest_version: int) 
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> Path:
-    """Write a safetensors file that appears whole or not at all.
+    """Write a safetensors file that appears whole or not at all; equal content, equal bytes.
 
     Returns:
         ``path``.
@@ -122,6 +134,7 @@ def write_tensors(
             mode = temporary.stat().st_mode
             described = {"format": "pt", **(metadata or {})}
             safetensors.torch.save_file(_apart(tensors), str(temporary), metadata=described)
+            _sort_metadata(temporary)
             # safetensors puts a file of its own in the place, which only its owner may read.
             temporary.chmod(mode)
     except SafetensorError as error:
@@ -188,6 +201,17 @@ def _tensor(file: Any, name: str) -> Tensor:
     return tensor
 
 
+def _sort_metadata(path: Path) -> None:
+    """Bring the text entries of a new file in order: safetensors writes them in a random one."""
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        file.seek(8)
+        file.write(text.ljust(length))
+
+
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous tensors on the CPU, none of which share memory: safetensors refuses that."""
     plain: dict[str, Tensor] = {}
@@ -234,10 +258,9 @@ def is_count(value: object) -> TypeGuard[int]:
 
 def unreadable(path: Path, error: Exception) -> ModelMismatchError:
     """The error for a weight file that cannot be read."""
-    if not path.is_file():
-        return ModelMismatchError(
-            "The weight file does not exist", got=path, fix="Check the path"
-        )
+    # Not Path.is_file, which raises for names that no file can have.
+    if not os.path.isfile(path):
+        return ModelMismatchError("The weight file does not exist", got=path, fix="Check the path")
     kind = path.suffix.lower()
     pickled = kind in (".pt", ".pth", ".bin", ".ckpt")
     fix = (

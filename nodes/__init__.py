@@ -24,6 +24,7 @@ from .geometry import (
 )
 from .inpaint import MirageInpaintConditioning
 from .later_lora import MirageLaterLora
+from .links import with_checked_links
 from .loop import MirageLoopClose, MirageLoopOpen, MirageRolloutResult, MirageRolloutStart
 from .memory import MirageCacheInit, MirageCacheUpdate
 from .memory_files import MirageCacheInfo, MirageCacheLoad, MirageCacheSave
@@ -94,4 +95,4 @@ class MirageExtension(ComfyExtension):
 
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return list(NODES)
+        return [with_checked_links(node) for node in NODES]

@@ -42,7 +42,15 @@ HEADS_KEY: Final = "mirage.heads"
 
 Shape = tuple[int, ...]
 
-_BLOCK = re.compile(r"^vace_blocks\.(\d+)\.")
+_DIGITS: Final = 6
+"""Most digits of a number of heads or of a layer."""
+
+_BLOCK = re.compile(r"^vace_blocks\.(\d{1,6})\.")
+
+_AXES: Final[dict[str, int]] = {
+    "vace_blocks.0.ffn.0.weight": 2, PATCH_EMBEDDING: 5, MASK_EMBEDDING: 5,
+}  # fmt: skip
+"""Axes of the tensors that tell what a branch was made for."""
 
 
 @dataclass(frozen=True)
@@ -156,10 +164,11 @@ def infer_branch(
     """
     known = dict(metadata or {})
     blocks = block_count(shapes)
+    _expect_axes(shapes)
     dim, ffn_dim = _widths(shapes)
     features, shared = _features(shapes, known, form, name)
     layers = _layers(known, blocks, backbone_layers)
-    heads = next(iter(_numbers(known.get(HEADS_KEY, str(dim // HEAD_DIM)))), 0)
+    heads = next(iter(natural_numbers(known.get(HEADS_KEY, str(dim // HEAD_DIM)))), 0)
     if heads < 1 or dim % heads:
         raise ModelMismatchError(
             "The side branch's attention heads cannot be determined from its file",
@@ -185,6 +194,17 @@ def block_count(names: Iterable[str]) -> int:
             fix="Choose a branch file (*_vace.safetensors) in models/model_patches",
         )
     return len(numbers)
+
+
+def _expect_axes(shapes: Mapping[str, Shape]) -> None:
+    for name, axes in _AXES.items():
+        if name in shapes and len(shapes[name]) != axes:
+            raise ModelMismatchError(
+                "The side-branch file is inconsistent",
+                got=f"{name} of shape {shapes[name]}",
+                expected=f"{axes} axes",
+                fix="Download the file again",
+            )
 
 
 def _widths(shapes: Mapping[str, Shape]) -> tuple[int, int]:
@@ -226,12 +246,12 @@ def _layers(
     metadata: Mapping[str, str], blocks: int, backbone_layers: int | None
 ) -> tuple[int, ...]:
     if LAYERS_KEY in metadata:
-        layers = _numbers(metadata[LAYERS_KEY])
+        layers = natural_numbers(metadata[LAYERS_KEY])
         if len(layers) == blocks and list(layers) == sorted(set(layers)):
             return layers
         raise ModelMismatchError(
             "The side-branch file is inconsistent",
-            got=f"{blocks} blocks for layers {metadata[LAYERS_KEY]}",
+            got=f"{blocks} blocks for layers {metadata[LAYERS_KEY][:60]}",
             fix="Download the file again",
         )
     if backbone_layers is None:
@@ -242,7 +262,8 @@ def _layers(
     return spread_layers(blocks, backbone_layers)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    """Natural numbers, comma separated; none at all where one of them is something else."""
+def natural_numbers(text: str) -> tuple[int, ...]:
+    """Natural numbers, comma separated; none at all where one is something else, or huge."""
     words = [word.strip() for word in text.split(",")]
-    return tuple(map(int, words)) if all(word.isdecimal() for word in words) else ()
+    plain = all(word.isdecimal() and len(word) <= _DIGITS for word in words)
+    return tuple(map(int, words)) if plain else ()

@@ -34,7 +34,7 @@ DOWNLOAD_AGAIN: Final = (
     "by another program"
 )
 
-_BACKBONE_BLOCK = re.compile(r"^blocks\.(\d+)\.")
+_BACKBONE_BLOCK = re.compile(r"^blocks\.(\d{1,6})\.")
 _LORA = re.compile(r"(^|\.)(lora_(A|B|up|down|unet)|alpha$)|^lora_unet_")
 _VAE: Final = ("decoder.conv1.", "decoder.conv_in.", "encoder.conv1.", "encoder.conv_in.")
 _TEXT: Final = ("encoder.block.0.layer.0.SelfAttention.", "shared.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,10 @@ _PART: Final = re.compile(
     r"|(?P<b>lora_B(?:\.\w+)?\.weight|lora_up\.weight|lora\.up\.weight)"
     r"|(?P<alpha>alpha)|(?P<diff>diff)|(?P<diff_b>diff_b))$"
 )
+_MAX_ALPHA: Final = 1e30
+_SHOWN: Final = 40
+"""Characters of a foreign value that an error message repeats."""
+
 _FLAT_PREFIX: Final = "lora_unet_"
 _FLAT: Final = (
     (re.compile(r"^((?:vace_)?blocks)_(\d+)_(self_attn|cross_attn|ffn)_(\w+)$"), r"\1.\2.\3.\4"),
@@ -84,10 +89,12 @@ def read_lora(path: Path) -> LoraFile:
         if match is None:
             raise _unknown(path, name)
         layer, kind = _layer(match["module"]), str(match.lastgroup)
+        if not tensor.is_floating_point() and kind != "alpha":
+            raise _malformed(path, f"{name} of type {tensor.dtype}", "floating point numbers")
         if kind in known:
             _add_once(known[kind], layer, tensor, name)
         elif kind == "alpha":
-            lora.alpha |= {} if _UNSCALED in name else {layer: float(tensor)}
+            lora.alpha |= {} if _UNSCALED in name else {layer: _alpha(path, name, tensor)}
         else:
             lora.changes[f"{layer}.{'bias' if kind == 'diff_b' else 'weight'}"] = tensor
     _expect_pairs(lora)
@@ -181,7 +188,8 @@ def _expect_pairs(lora: LoraFile) -> None:
         raise _unknown(lora.path, "no matrices")
     for layer, down in lora.down.items():
         up = lora.up[layer]
-        if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:  # noqa: PLR2004
+        matrices = down.ndim == 2 and up.ndim == 2  # noqa: PLR2004
+        if not matrices or not 0 < down.shape[0] == up.shape[1]:
             raise ModelMismatchError(
                 f"The LoRA {lora.path.name} has matrices that do not fit together",
                 got=f"{tuple(down.shape)} and {tuple(up.shape)} for {layer}",
@@ -192,20 +200,53 @@ def _expect_pairs(lora: LoraFile) -> None:
 
 def _add_metadata(lora: LoraFile, metadata: Mapping[str, str]) -> None:
     """Alphas from the configuration that diffusers writes; those in tensors come first."""
-    try:
-        content = json.loads(metadata.get(ADAPTER_METADATA, "{}"))
-    except ValueError:
-        content = {}
-    config: dict[str, Any] = {
-        str(key).rpartition("transformer.")[2]: value for key, value in dict(content).items()
-    }
+    config = _adapter_config(lora.path, metadata.get(ADAPTER_METADATA, "{}"))
     if config.get("use_dora") or config.get("use_rslora"):
         raise _unknown(lora.path, "a DoRA or rank-stabilised LoRA")
     default, special = config.get("lora_alpha"), config.get("alpha_pattern") or {}
+    if not isinstance(special, dict):
+        raise _malformed(lora.path, "an alpha_pattern that is no object", "alphas by layer")
     for layer in lora.down:
         value = special.get(layer, default)
-        if isinstance(value, int | float):
-            lora.alpha.setdefault(layer, float(value))
+        if value is not None:
+            lora.alpha.setdefault(layer, _stated_alpha(lora.path, layer, value))
+
+
+def _adapter_config(path: Path, text: str) -> dict[str, Any]:
+    """What diffusers noted of the adapter, without the prefix of the part that it belongs to."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _malformed(path, f"{ADAPTER_METADATA}: {error}", "a JSON object") from error
+    if not isinstance(content, dict):
+        raise _malformed(path, f"{ADAPTER_METADATA}: {text[:_SHOWN]}", "a JSON object")
+    return {key.rpartition("transformer.")[2]: value for key, value in content.items()}
+
+
+def _stated_alpha(path: Path, layer: str, value: object) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    # Compared and not converted: a whole number may be beyond the range of float.
+    if not number or not -_MAX_ALPHA <= value <= _MAX_ALPHA:  # type: ignore[operator]
+        raise _malformed(path, f"an alpha of {str(value)[:_SHOWN]} for {layer}", "finite numbers")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _alpha(path: Path, name: str, tensor: Tensor) -> float:
+    single = tensor.numel() == 1 and not tensor.is_complex()
+    if not single or not math.isfinite(float(tensor)):
+        raise _malformed(
+            path, f"{name} of shape {tuple(tensor.shape)}, {tensor.dtype}", "one finite number"
+        )
+    return float(tensor)
+
+
+def _malformed(path: Path, got: str, expected: str) -> ModelMismatchError:
+    return ModelMismatchError(
+        f"The LoRA {path.name} holds what no LoRA holds",
+        got=got,
+        expected=expected,
+        fix="Download the file again",
+    )
 
 
 def _unknown(path: Path, got: str) -> ModelMismatchError:

@@ -10,7 +10,16 @@ from typing import Any, Final
 from ..constants import LATENT_CHANNELS
 from ..errors import ModelMismatchError
 from ..tensor_files import read_header
-from .branch import FEATURES_KEY, HEAD_DIM, HEADS_KEY, LAYERS_KEY, BranchConfig, Shape, infer_branch
+from .branch import (
+    FEATURES_KEY,
+    HEAD_DIM,
+    HEADS_KEY,
+    LAYERS_KEY,
+    BranchConfig,
+    Shape,
+    infer_branch,
+    natural_numbers,
+)
 from .branch_file import backbone_layer_count, kind_of
 from .branch_format import BranchFormat
 from .names import is_branch, strip_wrappers, to_diffusers
@@ -177,11 +186,12 @@ def _expect_latents(channels: int, dim: int, name: str) -> None:
 
 def _heads(dim: int, metadata: Mapping[str, str], name: str) -> int:
     text = metadata.get(HEADS_KEY, str(dim // HEAD_DIM))
-    if text.isdecimal() and int(text) > 0 and dim % int(text) == 0:
-        return int(text)
+    heads = next(iter(natural_numbers(text)), 0)
+    if heads > 0 and dim % heads == 0:
+        return heads
     raise ModelMismatchError(
         f"The attention heads of {name} cannot be determined from its file",
-        got=f"width {dim}, {text} heads",
+        got=f"width {dim}, {text[:20]} heads",
         expected=f"a width that is a multiple of {HEAD_DIM}, or {HEADS_KEY} in the metadata",
     )
 
@@ -208,7 +218,8 @@ def _metadata_of(config: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     if isinstance(config.get("num_attention_heads"), int):
         found[HEADS_KEY] = str(config["num_attention_heads"])
-    if config.get("side_layers"):
-        found[LAYERS_KEY] = ",".join(map(str, config["side_layers"]))
+    layers = config.get("side_layers")
+    if layers:
+        found[LAYERS_KEY] = ",".join(map(str, layers if isinstance(layers, list) else [layers]))
         found[FEATURES_KEY] = str(config.get("side_features"))
     return found

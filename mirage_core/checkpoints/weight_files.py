@@ -20,12 +20,15 @@ INDEX_SUFFIX: Final = ".safetensors.index.json"
 PLAIN_NAMES: Final = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 """Weights of a folder that are in one file."""
 
-PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt")
+PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 _SCALE: Final = re.compile(r"^(.+)\.(?:scale_weight|weight_scale)$")
 _INPUT_SCALE: Final = re.compile(r"(^|\.)(scale_input|input_scale|scaled_fp8)$")
 _FORMAT: Final = re.compile(r"^(.+)\.comfy_quant$")
 _READABLE_FORMATS: Final = ("float8_e4m3fn", "float8_e5m2")
+_LONGEST_FORMAT: Final = 4096
+"""Most bytes of the tensor that names a weight's format."""
+_LONGEST_SHOWN: Final = 60
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,8 @@ def open_weights(
             elif not _INPUT_SCALE.search(own):
                 _add(found, rename(own), path, own, shape)
     for plain, source in factors.items():
-        rows = found.shapes.get(plain, (0,))[0]
-        if plain in found.shapes and _count(factor_sizes[plain]) in (1, rows):
+        weight = found.shapes.get(plain)
+        if weight is not None and _count(factor_sizes[plain]) in (1, *weight[:1]):
             found.scales[plain] = source
             continue
         raise ModelMismatchError(
@@ -211,15 +214,20 @@ def _add(found: WeightFiles, plain: str, path: Path, own: str, shape: Shape) -> 
 
 
 def _expect_readable_format(path: Path, name: str) -> None:
-    text = bytes(_read(path, name).flatten().tolist()).decode("utf-8", "replace")
+    stored = _read(path, name)
+    if stored.dtype != torch.uint8 or stored.numel() > _LONGEST_FORMAT:
+        text = f"{name}, which is no short text"
+    else:
+        text = bytes(stored.flatten().tolist()).decode("utf-8", "replace")
     try:
-        kind = json.loads(text).get("format")
-    except (ValueError, AttributeError):
-        kind = text
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = text
+    kind = content.get("format") if isinstance(content, dict) else content
     if kind not in _READABLE_FORMATS:
         raise ModelMismatchError(
             f"{path.name} is stored in an unsupported number format",
-            got=kind,
+            got=str(kind)[:_LONGEST_SHOWN],
             expected=" or ".join(_READABLE_FORMATS),
             fix="Use the bf16, fp16 or fp8_scaled version of the file",
         )
@@ -227,18 +235,20 @@ def _expect_readable_format(path: Path, name: str) -> None:
 
 def _indexed(index: Path) -> list[Path]:
     listed = _read_json(index, "The index of the weights").get("weight_map")
-    if not isinstance(listed, dict) or not listed:
+    if not isinstance(listed, dict) or not all(isinstance(v, str) for v in listed.values()):
+        listed = None
+    if not listed:
         raise ModelMismatchError(
             f"{index.name} does not say which files hold the weights", fix="Download it again"
         )
     # Names only: an index has no business outside of its folder.
-    return [index.parent / Path(str(name)).name for name in sorted(set(listed.values()))]
+    return [index.parent / Path(name).name for name in sorted(set(listed.values()))]
 
 
 def _read_json(path: Path, what: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelMismatchError(
             f"{what} cannot be used",
             got=f"{path.name}: {getattr(error, 'strerror', None) or error}",

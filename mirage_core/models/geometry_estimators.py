@@ -8,13 +8,16 @@ user installs the package and passes a folder of weights.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
 
+from ..checkpoints.weight_files import PICKLED
 from ..errors import ModelMismatchError
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.trajectory import Trajectory, intrinsics_from_fov
@@ -198,12 +201,13 @@ def load_estimator(
     Args:
         name: One of `ESTIMATORS`.
         folder: Its weights, as its own package saved them (``config.json`` and safetensors).
+            Pickled files in it are kept from the package.
         device: Where it computes.
         fov: Horizontal field of view in degrees, for models that do not estimate it.
 
     Raises:
         ModelMismatchError: The name is unknown, its package is not installed, or the folder
-            does not hold such a model.
+            does not hold such a model, or holds pickled weights only.
     """
     if name not in ESTIMATORS:
         raise ModelMismatchError(
@@ -221,7 +225,8 @@ def load_estimator(
         return TransformersEstimator(model, fov, model.metric)
     load = _load_unidepth if name == UNIDEPTH else _load_map_anything
     try:
-        return load(str(folder), device)
+        with _without_pickles(folder) as plain:
+            return load(str(plain), device)
     except ImportError as error:
         package = "unidepth" if name == UNIDEPTH else "mapanything"
         raise ModelMismatchError(
@@ -236,6 +241,40 @@ def load_estimator(
             got=str(error).splitlines()[0][:300] if str(error) else type(error).__name__,
             fix="Copy the model's complete folder again",
         ) from error
+
+
+@contextmanager
+def _without_pickles(folder: Path) -> Iterator[Path]:
+    """The folder, or one with links to its files where some of them are pickled.
+
+    Whether a package prefers safetensors is its own affair, and a pickled file can run code.
+
+    Raises:
+        ModelMismatchError: Its weights are pickled only.
+    """
+    files = [path for path in folder.iterdir() if path.is_file()]
+    pickled = [path for path in files if path.suffix.lower() in PICKLED]
+    if not pickled:
+        yield folder
+        return
+    if not any(path.suffix.lower() == ".safetensors" for path in files):
+        raise ModelMismatchError(
+            f"The weights in {folder.name} are pickled, and could run code when read",
+            got=pickled[0].name,
+            expected="weights as safetensors",
+            fix="Download the model's safetensors file, or convert it where you trust it",
+        )
+    with tempfile.TemporaryDirectory() as place:
+        for path in set(files) - set(pickled):
+            try:
+                (Path(place) / path.name).symlink_to(path.resolve())
+            except OSError as error:
+                raise ModelMismatchError(
+                    f"The folder {folder.name} also contains pickled files",
+                    got=f"{pickled[0].name}, and no links can be made to the others: {error}",
+                    fix=f"Move {pickled[0].name} elsewhere: the safetensors file is enough",
+                ) from error
+        yield Path(place)
 
 
 def _load_unidepth(folder: str, device: torch.device | str) -> GeometryEstimator:

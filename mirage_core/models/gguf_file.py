@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,10 @@ def read_gguf_header(
         for tensor in reader.tensors
     }
     heads = reader.get_field(HEADS_KEY)
-    return shapes, {} if heads is None else {HEADS_KEY: str(heads.contents())}
+    try:
+        return shapes, {} if heads is None else {HEADS_KEY: str(heads.contents())}
+    except (ValueError, IndexError) as error:
+        raise _damaged(path, error) from error
 
 
 def read_gguf_tensors(
@@ -73,16 +77,18 @@ def _open(path: Path) -> Any:
             got="it is not installed",
             fix="Install it with: pip install gguf",
         ) from error
-    if not path.is_file():
-        raise ModelMismatchError(
-            "The weight file does not exist", got=path, fix="Check the path"
-        )
+    if not os.path.isfile(path):
+        raise ModelMismatchError("The weight file does not exist", got=path, fix="Check the path")
     try:
         return GGUFReader(str(path))
     except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
-        raise ModelMismatchError(
-            f"The weight file {path.name} cannot be read as GGUF",
-            got=str(error) or type(error).__name__,
-            expected="a complete .gguf file",
-            fix="Download the file again: the download was probably incomplete",
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ModelMismatchError:
+    return ModelMismatchError(
+        f"The weight file {path.name} cannot be read as GGUF",
+        got=str(error) or type(error).__name__,
+        expected="a complete .gguf file",
+        fix="Download the file again: the download was probably incomplete",
+    )

@@ -27,6 +27,7 @@ from ..files import atomic_write, discard_unfinished, storage_error
 from ..log import logger
 from ..tensor_files import expect_tensors, is_count, read_tensors, write_tensors
 from .sampler import Position
+from .settings import MAX_STEPS
 
 STATES: Final = "state"
 STATE: Final = "state.json"
@@ -168,7 +169,8 @@ def _header(path: Path) -> dict[str, Any]:
         header = json.loads(path.read_text(encoding="utf-8"))
         ours = header["format"] == FORMAT and header["version"] <= VERSION
         parts = [header["position"], header["lengths"], header.get("digests", {})]
-        whole = is_count(header["step"]) and all(isinstance(part, dict) for part in parts)
+        counted = is_count(header["step"]) and header["step"] <= MAX_STEPS
+        whole = counted and all(isinstance(part, dict) for part in parts)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResumeError("The saved state is damaged", got=f"{path.name}: {error}") from error
     if not (ours and whole):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.branch_file import shapes_of
 from ..errors import ValueRangeError
+from ..tensor_files import expect_tensors
 from .distributed import gathered, local_shard, sharded_like
 from .settings import TrainingSettings
 
@@ -92,7 +94,13 @@ class Optimiser:
                         yield f"{moment}.{name}", state[moment]
 
     def load(self, tensors: Mapping[str, Tensor], steps: int) -> None:
-        """Take up whole moments after so many steps."""
+        """Take up whole moments after so many steps.
+
+        Raises:
+            ModelMismatchError: A moment is missing that others are there for, or has another
+                shape than its parameter.
+        """
+        expect_tensors("The saved moments", shapes_of(tensors), self._expected(tensors))
         for names, optimiser, moments in self._parts:
             state: dict[int, dict[str, Any]] = {}
             for number, name in enumerate(names):
@@ -107,6 +115,16 @@ class Optimiser:
                     state[number]["step"] = torch.tensor(float(steps))
             groups = optimiser.state_dict()["param_groups"]
             optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+    def _expected(self, found: Container[str]) -> dict[str, tuple[int, ...]]:
+        """Shapes of all moments of the parameters that ``found`` has any of."""
+        return {
+            f"{moment}.{name}": tuple(self._parameters[name].shape)
+            for names, _, moments in self._parts
+            for name in names
+            if any(f"{other}.{name}" in found for other in moments)
+            for moment in moments
+        }
 
     def _groups(self, groups: list[tuple[list[str], float]]) -> list[dict[str, Any]]:
         return [
@@ -167,7 +185,12 @@ class Ema:
         yield from self._average.items()
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up whole averages."""
+        """Take up whole averages.
+
+        Raises:
+            ModelMismatchError: They are not those of the parameters.
+        """
+        expect_tensors("The saved average", shapes_of(tensors), shapes_of(self._parameters))
         self._average = {
             name: sharded_like(tensors[name], parameter.data)
             for name, parameter in self._parameters.items()

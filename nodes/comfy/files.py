@@ -22,6 +22,9 @@ from ...mirage_core.rollout.run_folder import MANIFEST
 OUTPUT_FOLDER = "mirage"
 """Folder below ComfyUI's output folder that rollouts and memories are saved in."""
 
+UNNAMED = "unnamed"
+"""Prefix of files where the graph gives none."""
+
 
 def output_folder(name: str) -> Path:
     """Folder for a name below ComfyUI's output folder; never outside of it.
@@ -31,10 +34,18 @@ def output_folder(name: str) -> Path:
     """
     root = Path(folder_paths.get_output_directory()).resolve() / OUTPUT_FOLDER
     clean = re.sub(r"[^\w./ -]", "_", name.strip().replace("\\", "/")) or "rollout"
+    # By its words first, and then by where links on the disk lead.
+    if not Path(os.path.normpath(root / clean)).is_relative_to(root):
+        raise StorageError(
+            "The name leads out of the output folder", got=name, fix="Use a plain name"
+        )
     folder = (root / clean).resolve()
     if not folder.is_relative_to(root):
         raise StorageError(
-            "The name leads out of the output folder", got=name, fix="Use a plain name"
+            "A link on the disk leads out of the output folder",
+            got=f"{root / clean}, which is {folder}",
+            expected=f"a folder below {root}",
+            fix="Use another name, or put a folder in the place of the link",
         )
     return folder
 
@@ -42,16 +53,20 @@ def output_folder(name: str) -> Path:
 def next_file(prefix: str, extension: str) -> Path:
     """The next free numbered file for a prefix below the output folder.
 
+    An empty prefix stands for `UNNAMED`.
+
     Raises:
         StorageError: The prefix would lead out of the output folder, or its folder cannot be
             made.
     """
+    # Without a name, ComfyUI would take that of the folder, and put the file beside it.
+    prefix = prefix if os.path.normpath(prefix.strip()) != "." else UNNAMED
     target = output_folder(prefix)
     try:
         folder, stem, counter, _, _ = folder_paths.get_save_image_path(
             os.path.join(OUTPUT_FOLDER, prefix), folder_paths.get_output_directory()
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise storage_error(target, error) from error
     return Path(folder) / f"{stem}_{counter:05}_.{extension}"
 

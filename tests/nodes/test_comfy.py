@@ -123,6 +123,41 @@ def test_files_are_numbered(files: ModuleType, output: Path) -> None:
     assert files.next_file("shots/memory", "safetensors").name == "memory_00002_.safetensors"
 
 
+@pytest.mark.parametrize("prefix", ["", "   ", ".", "./", "a/.."])
+def test_files_without_a_name_are_where_loaders_look(
+    files: ModuleType, output: Path, prefix: str
+) -> None:
+    first = files.next_file(prefix, "json")
+    assert first == output / "mirage" / "unnamed_00001_.json"
+    first.write_bytes(b"")
+    assert files.list_files("json") == ["mirage/unnamed_00001_.json [output]"]
+
+
+def test_links_on_the_disk_that_lead_out(
+    files: ModuleType, errors: ModuleType, output: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (output / "mirage").mkdir()
+    (output / "mirage" / "shots").symlink_to(elsewhere)
+    for ask in (files.output_folder, lambda prefix: files.next_file(prefix, "json")):
+        with pytest.raises(errors.StorageError, match="link on the disk leads out") as caught:
+            ask("shots/one")
+        assert str(elsewhere) in str(caught.value)
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("prefix", ["a\0b", "\ud800"])
+def test_names_that_no_file_can_have(
+    pack: ModuleType, files: ModuleType, errors: ModuleType, output: Path, prefix: str
+) -> None:
+    with (
+        pytest.raises(errors.StorageError) as caught,
+        pack.mirage_core.files.atomic_write(files.next_file(prefix, "json"), "w"),
+    ):
+        pass
+    assert str(caught.value).encode()
+
+
 def test_loaders_offer_what_an_artist_saved(files: ModuleType, output: Path) -> None:
     folder = output / "mirage" / "shot" / "0123456789ab"
     folder.mkdir(parents=True)

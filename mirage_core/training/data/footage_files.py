@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import av
 import numpy as np
 import torch
-from av.error import FFmpegError
 from PIL import Image
 from torch import Tensor
 
 from ...errors import CacheFormatError, GeometryError
 from ...geometry.geometry_io import SUFFIXES as GEOMETRY_SUFFIXES
-from ...rollout.video import read_frames
+from ...rollout.video import open_video, read_frames
 from ...trajectories.exchange.formats import SUFFIXES as CAMERA_SUFFIXES
 from ...trajectories.exchange.text_files import read_text
 
@@ -35,9 +33,6 @@ _DAMAGED: Final = (
     struct.error, zlib.error,
 )  # fmt: skip
 """What Pillow raises for a damaged picture."""
-
-_BROKEN: Final = (FFmpegError, OSError, ValueError, LookupError, AttributeError)
-"""What PyAV raises for a damaged video; a stream without a codec has no size, for example."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +63,11 @@ class Footage:
             size = _open(pictures[0]).size if pictures else (0, 0)
             return len(pictures), *size
         try:
-            with av.open(str(self.path)) as container:
-                stream = container.streams.video[0]
+            with open_video(self.path) as (container, stream):
                 count = sum(1 for packet in container.demux(stream) if packet.size)
                 return count, stream.width, stream.height
-        except _BROKEN as error:
-            raise _unreadable(self.path, error) from error
+        except CacheFormatError as error:
+            raise _unreadable(self.path, error.__cause__ or error) from error
 
     def frames(self) -> Iterator[Tensor]:
         """Frames in order, (H, W, 3) uint8.
@@ -84,7 +78,7 @@ class Footage:
         if not self.path.is_dir():
             try:
                 yield from read_frames(self.path)
-            except (CacheFormatError, *_BROKEN) as error:
+            except CacheFormatError as error:
                 raise _unreadable(self.path, error.__cause__ or error) from error
             return
         for path in self.pictures():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import CacheFormatError, ResumeError
 from ...files import atomic_write, ensure_writable_folder
-from ...tensor_files import read_safetensors, write_safetensors
+from ...tensor_files import is_count, read_safetensors, write_safetensors
 
 FORMAT: Final = "mirage-data"
 VERSION: Final = 1
@@ -74,7 +74,13 @@ def read_manifest(folder: Path) -> DataManifest:
     try:
         if document.pop("format") != FORMAT or document.pop("version") != VERSION:
             raise ValueError("another format or version")
-        return DataManifest(**document)
+        manifest = DataManifest(**document)
+        texts = (manifest.codec, manifest.settings, manifest.text)
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("names that are no text")
+        if not is_count(manifest.width) or not is_count(manifest.height):
+            raise ValueError(f"pictures of {manifest.width!r} x {manifest.height!r}")
+        return manifest
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(folder / MANIFEST, error) from error
 
@@ -85,7 +91,12 @@ def read_skipped(folder: Path) -> dict[str, str]:
     Raises:
         CacheFormatError: The list is damaged.
     """
-    return _read_json(folder / SKIPPED) if (folder / SKIPPED).exists() else {}
+    if not (folder / SKIPPED).exists():
+        return {}
+    found = _read_json(folder / SKIPPED)
+    if not all(isinstance(reason, str) for reason in found.values()):
+        raise _damaged(folder / SKIPPED, ValueError("reasons that are no text"))
+    return found
 
 
 def write_skipped(folder: Path, skipped: dict[str, str]) -> None:
@@ -118,7 +129,10 @@ def read_empty_text(folder: Path) -> Tensor | None:
     if not path.exists():
         return None
     tensors, _ = read_safetensors(path, _TEXT_FORMAT, VERSION)
-    return tensors["text"].float()
+    text = tensors.get("text")
+    if text is None or text.ndim != 2 or not text.is_floating_point():  # noqa: PLR2004
+        raise _damaged(path, ValueError("no text of two axes"))
+    return text.float()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

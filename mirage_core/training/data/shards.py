@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...conditioning.condition import Condition
 from ...constants import LATENT_CHANNELS
 from ...errors import CacheFormatError
 from ...files import atomic_write
-from ...tensor_files import is_count, write_safetensors
+from ...tensor_files import is_count, map_tensors, write_safetensors
 from .clip import TrainingClip
 
 FORMAT: Final = "mirage-clips"
 VERSION: Final = 1
+
+MAX_SIZE: Final = 1 << 16
+"""Largest size of a clip along one axis: products of larger ones leave the range of torch."""
 
 FLOATS: Final = (
     "target", "scene", "preceding", "preceding_scene", "references",
@@ -228,10 +230,12 @@ def read_index(path: Path) -> ShardIndex:
 
 def _entry(row: list[Any]) -> IndexEntry:
     key, caption, *sizes = row
-    if len(sizes) != _SIZES or not all(type(size) is int and size >= 0 for size in sizes):
+    if len(sizes) != _SIZES or not all(is_count(size) and size <= MAX_SIZE for size in sizes):
         raise ValueError(f"sizes of the clip {key!r}")
     if type(key) is not str or type(caption) is not str or not key:
         raise ValueError(f"the clip {key!r}")
+    # Halves of characters, which JSON can hold, could be written nowhere.
+    (key + caption).encode()
     return IndexEntry(key, caption, ClipSizes(*sizes))
 
 
@@ -247,11 +251,9 @@ def map_shard(index: ShardIndex) -> Mapping[str, Tensor]:
     Raises:
         CacheFormatError: The file is damaged, or is not the one that the index describes.
     """
-    try:
-        with safe_open(str(index.path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise damaged(index.path, str(error) or type(error).__name__) from error
+    tensors = map_tensors(
+        index.path, lambda path, error: damaged(path, str(error) or type(error).__name__)
+    )
     counts = dict(zip(FIELDS, index.starts()[-1], strict=True))
     absent = torch.zeros(0)
     for name, count in counts.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -15,8 +15,14 @@ from ...geometry.trajectory import Trajectory
 from ...geometry.transform import rigid
 from ...validate import expect_range
 from ..files import describe, expect_numbers
-from ..keyframes import Keyframe
+from ..keyframes import MIN_QUATERNION_NORM, Keyframe
 from .axes import from_y_up, poses_of, quaternions, to_y_up
+
+MAX_DISTANCE: Final = 1e12
+"""Largest coordinate of a camera; the squares of much larger ones overflow."""
+
+MIN_DISTANCE: Final = 1e-12
+"""Smallest distance from a camera to its target that still gives a direction."""
 
 DEFAULT_FOV = 50.0
 """Vertical field of view of a three.js camera that does not state one."""
@@ -28,6 +34,7 @@ def camera_pose(camera: Mapping[str, Any], name: str = "The camera") -> Tensor:
     Raises:
         CacheFormatError: Something other than numbers stands where numbers belong.
         GeometryError: The camera is orthographic, or looks nowhere.
+        ValueRangeError: A coordinate is too large to compute with.
     """
     if camera.get("cameraType", "perspective") != "perspective":
         raise GeometryError(
@@ -36,9 +43,11 @@ def camera_pose(camera: Mapping[str, Any], name: str = "The camera") -> Tensor:
     position = _vector(camera, "position", "xyz", name)
     if camera.get("quaternion"):
         quaternion = _vector(camera, "quaternion", "xyzw", name)
-        if float(quaternion.norm()) == 0:
+        largest = float(quaternion.abs().max())
+        if largest < MIN_QUATERNION_NORM:
             raise GeometryError(f"{name} has a rotation of length 0")
-        pose = poses_of(quaternion[None], position[None])
+        # Scaled first: the square of a large number would overflow.
+        pose = poses_of(quaternion[None] / largest, position[None])
     else:
         pose = _facing(position, _vector(camera, "target", "xyz", name), name)[None]
     return from_y_up(pose)[0]
@@ -72,6 +81,7 @@ def keyframes_of_cameras(
     Raises:
         CacheFormatError: A camera is malformed, or there is none.
         GeometryError: A camera is orthographic, or looks nowhere.
+        ValueRangeError: A coordinate or a field of view is out of range.
         TrajectoryError: There are more cameras than frames.
     """
     if not cameras:
@@ -125,15 +135,16 @@ def _vector(camera: Mapping[str, Any], key: str, names: str, name: str) -> Tenso
     if not isinstance(value, Mapping):
         raise CacheFormatError(f'"{key}" of {name} is malformed', got=describe(value))
     parts = [value.get(axis, 0.0) for axis in names]
-    return torch.tensor(
-        expect_numbers(parts, len(names), f'"{key}" of {name}'), dtype=torch.float64
-    )
+    numbers = expect_numbers(parts, len(names), f'"{key}" of {name}')
+    for number in numbers if names == "xyz" else ():
+        expect_range(f'"{key}" of {name}', number, -MAX_DISTANCE, MAX_DISTANCE)
+    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def _facing(position: Tensor, target: Tensor, name: str) -> Tensor:
     """Upright ``camera_to_world`` with y up; it looks along -z."""
     back = position - target
-    if float(back.norm()) == 0:
+    if float(back.norm()) < MIN_DISTANCE:
         raise GeometryError(
             f"{name} has no viewing direction",
             got="a target at the camera's own position",

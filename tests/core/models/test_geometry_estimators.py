@@ -143,27 +143,53 @@ def test_a_missing_package_is_named(folder: Path) -> None:
             load_estimator(name, folder)
 
 
-def test_packages_are_loaded_from_the_folder(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Network(UniDepth):
-        def to(self, device):
-            self.device = device
-            return self
+class Loaded(UniDepth):
+    def to(self, device):
+        self.device = device
+        return self
 
-        def eval(self):
-            return self
+    def eval(self):
+        return self
 
-    def from_pretrained(path: str) -> Network:
-        assert Path(path) == folder
-        return Network()
 
-    package, models = ModuleType("unidepth"), ModuleType("unidepth.models")
-    models.UniDepthV2 = SimpleNamespace(from_pretrained=from_pretrained)
-    monkeypatch.setitem(sys.modules, "unidepth", package)
-    monkeypatch.setitem(sys.modules, "unidepth.models", models)
-    estimator = load_estimator("UniDepth V2", folder, device="meta")
-    assert estimator.network.device == "meta"
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, bytes]]]:
+    """Folders that stand-ins for both packages were given, with the files they saw there."""
+    seen = []
+
+    def from_pretrained(path: str) -> Loaded:
+        seen.append((path, {file.name: file.read_bytes() for file in Path(path).iterdir()}))
+        return Loaded()
+
+    network = SimpleNamespace(from_pretrained=from_pretrained)
+    modules = {
+        name: ModuleType(name)
+        for name in ("unidepth", "mapanything", "mapanything.utils", "mapanything.utils.image")
+    }
+    modules["unidepth.models"] = SimpleNamespace(UniDepthV2=network)
+    modules["mapanything.models"] = SimpleNamespace(MapAnything=network)
+    modules["mapanything.utils.image"].preprocess_inputs = list
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return seen
+
+
+@pytest.mark.parametrize("name", ["UniDepth V2", "MapAnything"])
+def test_packages_are_loaded_from_the_folder(folder: Path, loads: list, name: str) -> None:
+    assert load_estimator(name, folder, device="meta").network.device == "meta"
+    assert loads[0][0] == str(folder)
+
+
+@pytest.mark.parametrize("name", ["UniDepth V2", "MapAnything"])
+def test_packages_do_not_see_pickled_weights(folder: Path, loads: list, name: str) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"runs code")
+    with pytest.raises(ModelMismatchError, match="pickled.*pytorch_model.bin"):
+        load_estimator(name, folder)
+    assert loads == []
+    (folder / "model.safetensors").write_bytes(b"numbers")
+    load_estimator(name, folder)
+    assert loads[0][1] == {"config.json": b"{}", "model.safetensors": b"numbers"}
+    assert (folder / "pytorch_model.bin").exists()
 
 
 def test_unknown_estimators_and_empty_folders_are_refused(tmp_path: Path) -> None:

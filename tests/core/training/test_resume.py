@@ -73,6 +73,23 @@ def contents(folder: Path) -> dict[str, bytes]:
     return found
 
 
+def test_equal_runs_write_equal_files(place: Path, whole: Path) -> None:
+    """All but the logs, which hold times."""
+    again = place / "again"
+    assert main(command(place, again)) == 0
+
+    def written(folder: Path) -> dict[Path, bytes]:
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {
+            path.relative_to(folder): path.read_bytes()
+            for path in files
+            if path.parent.name != "logs"
+        }
+
+    assert written(again) == written(whole)
+    assert any(path.parent.name == "vace" for path in written(again))
+
+
 def wait_for_a_checkpoint(process: subprocess.Popen, out: Path) -> None:
     """Until a file is half-written, or a state lacks files."""
     while process.poll() is None:
