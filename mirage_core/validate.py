@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .constants import LATENT_CHANNELS, SIZE_MULTIPLE, TEMPORAL_STRIDE
+from .constants import LATENT_CHANNELS, SIZE_MULTIPLE, TEMPORAL_STRIDE, WAN21_CHANNELS
 from .errors import (
     GeometryError,
     ModelMismatchError,
@@ -129,12 +129,14 @@ def expect_token_channels(name: str, channels: int) -> None:
     """Raise `ModelMismatchError` unless ``channels`` is 48."""
     if channels == LATENT_CHANNELS:
         return
-    hint = " (this is what the Wan2.1 VAE makes)" if channels == 16 else ""  # noqa: PLR2004
+    wan21 = channels == WAN21_CHANNELS
+    hint = " (this is what the Wan2.1 VAE makes)" if wan21 else ""
+    colours = "; for VACE, set what = colours in Mirage Cache Init" if wan21 else ""
     raise ModelMismatchError(
         f"{name} does not come from the Wan2.2 VAE",
         got=f"{channels} channels{hint}",
         expected=f"{LATENT_CHANNELS} channels",
-        fix="Load wan2.2_vae.safetensors in Load VAE, or use Mirage Embedded Codec",
+        fix=f"Load wan2.2_vae.safetensors in Load VAE, or use Mirage Embedded Codec{colours}",
     )
 
 

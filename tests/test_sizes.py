@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -9,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from mirage_core.checkpoints.branch_file import expected_shapes
-from tiny_weights import Backbone, Shapes, backbone_shapes, branch_config, vae_shapes
+from tiny_models import inpaint_shapes, vace_shapes
+from tiny_weights import (
+    Backbone,
+    Shapes,
+    backbone_shapes,
+    branch_config,
+    vae21_shapes,
+    vae_shapes,
+)
+from workflows import inpaint, spatia, vace
+from workflows.writer import Node
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 GIB = 2**30
@@ -20,6 +31,73 @@ CLEAN = 6
 
 COMFY_FACTOR = 3072 / 2222
 """ComfyUI's own estimate of a step, in MiB for each cell and byte of 16-bit numbers: 0.01."""
+
+
+SMALL_VACE = Backbone(1536, 12, 8960, 30, 4096, 256, channels=16)
+LARGE_VACE = Backbone(5120, 40, 13824, 40, 4096, 256, channels=16)
+VACE_FACTOR = 1.2
+"""By which ComfyUI takes a step of VACE to be larger."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What is in a row of the table of templates."""
+
+    row: str
+    nodes: dict[int, Node]
+    size: Backbone
+    parameters: int
+    side_layers: int = 0
+    stride: int = 16
+    references: int = 0
+    factor: float = 1.0
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Latent frames, rows and columns of the first chunk."""
+        scaled, frames = self.nodes[9].inputs, self.nodes[14].inputs["first_chunk_frames"]
+        latents = 1 + (frames - 1) // 4 + self.references
+        return latents, scaled["height"] // self.stride, scaled["width"] // self.stride
+
+    @property
+    def aside(self) -> float:
+        """GiB that ComfyUI sets aside for a step, and the node for the branch."""
+        latents, *plane = self.grid
+        frame = math.prod(plane) * 2 * 0.01 * self.factor * self.size.dim / 2222 / 1024
+        kept = 3 * self.tokens * self.size.dim * 2 / GIB if self.row.endswith("spatia*") else 0.0
+        return frame * (latents + math.ceil(kept / frame))
+
+    @property
+    def tokens(self) -> int:
+        latents, rows, columns = self.grid
+        return latents * (rows // 2) * (columns // 2)
+
+    @property
+    def work(self) -> float:
+        """PFLOP of a pass: two for each weight and token, and the attention among tokens."""
+        layers = self.size.layers + self.side_layers
+        attention = 4 * self.tokens**2 * self.size.dim * layers
+        return (2 * self.parameters * self.tokens + attention) / 1e15
+
+
+def vace_count(size: Backbone, blocks: int) -> int:
+    return count(vace_shapes(size, blocks))
+
+
+def templates() -> list[Made]:
+    fun = count(inpaint_shapes(SIZE))
+    small, large = vace_count(SMALL_VACE, 15), vace_count(LARGE_VACE, 8)
+    shown = {"stride": 8, "references": 1, "factor": VACE_FACTOR}
+    return [
+        Made("*mirage_vace*, 1.3B", vace.VACE, SMALL_VACE, small, 15, **shown),
+        Made("*mirage_vace*, 14B", vace.VACE, LARGE_VACE, large, 8, **shown),
+        Made("*mirage_fun_inpaint*", inpaint.FUN_INPAINT, SIZE, fun),
+        Made("*mirage_spatia*", spatia.SPATIA, SIZE, count(backbone_shapes(SIZE)) + branch(4), 8),
+    ]
+
+
+STEPS = {"*mirage_fun_inpaint*": (20, 2), "*mirage_spatia*": (40, 2)}
+"""Steps, and passes of each with guidance; 25 for the others."""
 
 
 def count(shapes: Shapes) -> int:
@@ -83,3 +161,26 @@ def test_sums() -> None:
     assert [plain, full] == pytest.approx(expected, abs=0.11)
     expected = [model / 2 + step(LATENTS), model / 2 + side + with_branch()]
     assert [narrow, narrow_full] == pytest.approx(expected, abs=0.11)
+
+
+@pytest.mark.parametrize("made", templates(), ids=lambda made: made.row)
+def test_templates(made: Made) -> None:
+    text = README.read_text("utf-8")
+    (line,) = [x for x in text.splitlines() if x.startswith(f"| {made.row}:")]
+    (work,) = re.findall(r"([\d.]+) PFLOP", line)
+    weights = 2 * made.parameters / GIB
+    expected = [weights, made.aside, weights + made.aside]
+    assert [float(x) for x in re.findall(r"([\d.]+) GiB", line)] == pytest.approx(
+        expected, abs=0.051
+    )
+    steps, passes = STEPS.get(made.row, (25, 2))
+    assert float(work) == pytest.approx(steps * passes * made.work, rel=0.02)
+
+
+def test_the_vae_of_wan21() -> None:
+    text = README.read_text("utf-8")
+    (line,) = [x for x in text.splitlines() if x.startswith("The Wan2.1 VAE has")]
+    billions, aside = (float(x) for x in re.findall(r"(\d\.\d+) (?!VAE)", line))
+    assert billions == pytest.approx(count(vae21_shapes(96)) / 1e9, abs=0.006)
+    cells = math.prod(vace.SIZE) // 64
+    assert aside == pytest.approx(7000 * cells * 64 * 2 / GIB, abs=0.051)

@@ -15,7 +15,10 @@ from dev.comfy_server import PACK, ComfyServer
 from dev.frontend_page import READY, TIMEOUT, open_page
 from tiny_install import install, sampling_server
 from workflows.flatten import flatten
-from workflows.sampling import FILES
+from workflows.inpaint import FILES as INPAINT_FILES
+from workflows.sampling import FILES, NEGATIVE
+from workflows.sampling import PROMPT as PROMPT_TEXT
+from workflows.spatia import FILES as SPATIA_FILES
 from workflows.vace import FILES as VACE_FILES
 
 from .test_frontend import (
@@ -32,7 +35,13 @@ from .test_frontend import (
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
-MODELS = {"mirage_rollout": FILES, "mirage_training_free": FILES, "mirage_vace": VACE_FILES}
+MODELS = {
+    "mirage_rollout": FILES,
+    "mirage_training_free": FILES,
+    "mirage_vace": VACE_FILES,
+    "mirage_spatia": SPATIA_FILES,
+    "mirage_fun_inpaint": INPAINT_FILES,
+}
 WORKFLOWS = [PACK / "workflows" / f"{name}.json" for name in MODELS]
 SMALL = {
     "width": 96, "height": 64, "frames": 37, "steps": 2, "resolution_level": 0,
@@ -43,6 +52,10 @@ HOSTS = {
     "mirage_training_free": {"steps": 20, "cfg": 5, "until": 0.6},
     "mirage_vace": {
         "steps": 25, "cfg": 6, "strength": 1, "paste_known": 0, "match_colours": 1,
+    },
+    "mirage_spatia": {"steps": 40, "cfg": 3.5, "strength": 1},
+    "mirage_fun_inpaint": {
+        "prompt": PROMPT_TEXT, "negative_prompt": NEGATIVE, "steps": 20, "cfg": 6,
     },
 }
 

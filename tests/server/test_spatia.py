@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,20 +12,17 @@ from dev.comfy_client import ComfyClient, ComfyRunError
 from dev.comfy_server import ComfyServer
 from mirage_core.cache.io import load_cache
 from mirage_core.cli.main import main
-from tiny_install import install, sampling_server
-from tiny_models import add_sizes, lora, side_branch, write_models
+from tiny_install import install, released_lora, sampling_server
+from tiny_models import add_sizes, side_branch, write_models
 from tiny_weights import write
-from workflows.flatten import flatten
-from workflows.sampling import whole_shot
-from workflows.spatia import LATER_LORA, SPATIA_LOOP
-from workflows.writer import Writer
+from workflows.files import SPATIA_BRANCH, SPATIA_LORA
 
 from .prompts import Prompt, folders, node
 from .test_command_line import command, graph, latents, write_shot
 
 pytestmark = pytest.mark.server
 
-SPATIA = "step-8500.safetensors"
+SPATIA, LATER_LORA = SPATIA_BRANCH.name, SPATIA_LORA.name
 LENGTHS = {"first_chunk_frames": 21, "chunk_frames": 17, "overlap_frames": 9}
 """Three chunks of 37 frames."""
 
@@ -44,8 +40,7 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     install(base)
     models = write_models(base / "models")
     write(models / "model_patches" / SPATIA, side_branch())
-    named = {name.replace("diffusion_model.", "pipe.dit."): t for name, t in lora().items()}
-    write(models / "loras" / LATER_LORA, named)
+    write(models / "loras" / LATER_LORA, released_lora())
     add_sizes(base / "custom_nodes")
     write_shot(base / "input")
     with sampling_server(base, comfyui_path) as running:
@@ -99,28 +94,6 @@ def test_graph_and_command_line_make_the_same_shot(server: ComfyServer, tmp_path
     ComfyClient(server.url).run(prompt | {"look": node("PreviewImage", images=["decode", 0])})
     again = latents(by_graph)
     assert all(torch.equal(one, other) for one, other in zip(again, theirs, strict=True))
-
-
-def test_the_blueprint_makes_a_shot(server: ComfyServer) -> None:
-    """With depth that MoGe estimates; everything in the loop as it is shipped, but two steps."""
-    client = ComfyClient(server.url)
-    info = client.object_info()
-    nodes = copy.deepcopy(whole_shot(SPATIA_LOOP, "blueprint", ""))
-    nodes[6].inputs["branch_name"] = SPATIA
-    nodes[13].inputs |= {"what": "colours"}
-    nodes[14].inputs |= LENGTHS
-    prompt = flatten(Writer(info).workflow(nodes, [SPATIA_LOOP], "blueprint"), info)
-    sizes = {"width": 96, "height": 64, "frames": 37, "steps": 2, "resolution_level": 0}
-    for part in prompt.values():
-        kept = part["inputs"]
-        kept |= {key: value for key, value in sizes.items() if isinstance(kept.get(key), int)}
-    result = client.run(prompt, timeout=400)
-    assert result.status == "success"
-    for kind in ("MirageLaterLora", "MirageApply", "KSampler", "MirageCacheUpdate"):
-        (number,) = [key for key, part in prompt.items() if part["class_type"] == kind]
-        assert result.displayed.count(number) == 3, kind
-    (folder,) = folders(server.output, "blueprint")
-    assert [one.shape[1] for one in latents(folder)] == [6, 2, 2]
 
 
 def test_a_memory_of_tokens_is_refused_with_what_to_do(server: ComfyServer) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +11,34 @@ import numpy as np
 import pytest
 import torch
 
-from dev.comfy_client import ComfyClient, ComfyRunError, Progress, RunResult
-from dev.comfy_server import PACK, ComfyServer
+from dev.comfy_client import ComfyClient, ComfyRunError
+from dev.comfy_server import ComfyServer
 from mirage_core.cache.io import load_cache
 from mirage_core.rollout.video import read_frames
 from mirage_core.tensor_files import read_tensors
 from tiny_install import install, photograph, sampling_server
-from workflows.flatten import flatten
-from workflows.vace import FILES, LARGE
+from workflows.files import VACE_LARGE
+from workflows.vace import FILES
 
-from .prompts import Prompt, contents, folders
+from .prompts import Prompt
+from .stopped_shots import (
+    HEIGHT,
+    WIDTH,
+    Made,
+    expect_same_after_stop,
+    make,
+    only,
+    only_folder,
+    run,
+    shipped,
+    small,
+)
 
 pytestmark = pytest.mark.server
 
-PATH = PACK / "workflows" / "mirage_vace.json"
-WIDTH, HEIGHT, FRAMES, CHUNKS = 96, 64, 25, 3
-SMALL = {
-    "width": WIDTH, "height": HEIGHT, "frames": FRAMES, "steps": 2, "resolution_level": 0,
-    "first_chunk_frames": 9, "chunk_frames": 13, "overlap_frames": 5,
+FRAMES, CHUNKS = 25, 3
+LENGTHS = {
+    "frames": FRAMES, "first_chunk_frames": 9, "chunk_frames": 13, "overlap_frames": 5,
 }  # fmt: skip
 BODY = (
     "MirageRender", "MirageVaceControl", "WanVaceToVideo", "KSampler", "TrimVideoLatent",
@@ -52,53 +60,14 @@ def object_info(server: ComfyServer) -> dict[str, Any]:
     return ComfyClient(server.url).object_info()
 
 
-@dataclass(frozen=True)
-class Made:
-    """One shot, stopped and gone on with, and then made again without a stop."""
-
-    prompt: Prompt
-    folder: Path
-    stopped: RunResult
-    left: list[str]
-    resumed: RunResult
-    after: dict[str, bytes]
-    whole: RunResult
-    again: dict[str, bytes]
-
-
 @pytest.fixture(scope="module")
 def made(server: ComfyServer, object_info: dict[str, Any]) -> Made:
-    prompt = small(object_info)
-    client, sampler = ComfyClient(server.url), only(prompt, "KSampler")
-    stop = interrupt_second(client, sampler)
-    stopped = client.run(prompt, timeout=300, on_progress=stop)
-    folder = only_folder(server, "vace")
-    left = sorted(path.name for path in folder.glob("chunk_*.safetensors"))
-    resumed = run(server, prompt)
-    after = contents(folder)
-    for path in (*folder.glob("chunk_*"), folder / "video.mp4"):
-        path.unlink()
-    whole = run(server, prompt)
-    return Made(prompt, folder, stopped, left, resumed, after, whole, contents(folder))
+    return make(server, small("vace", object_info, LENGTHS), "vace")
 
 
 @pytest.fixture
 def prompt(object_info: dict[str, Any]) -> Prompt:
-    return small(object_info)
-
-
-def small(object_info: dict[str, Any]) -> Prompt:
-    """The shipped workflow with a small picture, few steps and short chunks."""
-    made = flatten(json.loads(PATH.read_text(encoding="utf-8")), object_info)
-    for part in made.values():
-        kept = part["inputs"]
-        kept |= {key: value for key, value in SMALL.items() if isinstance(kept.get(key), int)}
-    return made
-
-
-def only(prompt: Prompt, kind: str) -> str:
-    (number,) = [n for n, part in prompt.items() if part["class_type"] == kind]
-    return number
+    return small("vace", object_info, LENGTHS)
 
 
 def named(prompt: Prompt, name: str, **changes: Any) -> Prompt:
@@ -110,35 +79,8 @@ def named(prompt: Prompt, name: str, **changes: Any) -> Prompt:
     return prompt
 
 
-def run(server: ComfyServer, prompt: Prompt, **options: Any) -> RunResult:
-    return ComfyClient(server.url).run(prompt, timeout=300, **options)
-
-
-def only_folder(server: ComfyServer, name: str) -> Path:
-    (folder,) = folders(server.output, name)
-    return folder
-
-
-def interrupt_second(client: ComfyClient, sampler: str) -> Callable[[Progress], None]:
-    """Stops the sampler of the second chunk."""
-    pending = [client.interrupt]
-
-    def watch(progress: Progress) -> None:
-        if progress.display_node == sampler and "chunk2_" in progress.node and pending:
-            pending.pop()()
-
-    return watch
-
-
 def test_a_shot_stopped_and_resumed_is_the_one_made_whole(made: Made) -> None:
-    sampler = only(made.prompt, "KSampler")
-    assert made.stopped.status == "interrupted"
-    assert made.left == ["chunk_0000.safetensors"]
-    assert made.resumed.status == made.whole.status == "success"
-    assert made.resumed.displayed.count(sampler) == CHUNKS - 1
-    for kind in BODY:
-        assert made.whole.displayed.count(only(made.prompt, kind)) == CHUNKS, kind
-    assert made.after == made.again
+    expect_same_after_stop(made, BODY, CHUNKS)
 
 
 def test_video_memory_and_latents(made: Made, server: ComfyServer) -> None:
@@ -222,13 +164,13 @@ def test_another_frame_rate_stops_before_sampling(server: ComfyServer, prompt: P
 
 
 def test_every_loader_names_its_file(object_info: dict[str, Any]) -> None:
-    saved = json.loads(PATH.read_text(encoding="utf-8"))["nodes"]
+    saved = shipped("vace")["nodes"]
     found = [node for node in saved if "models" in node["properties"]]
-    shipped = {file.name: file for file in FILES}
-    assert len(found) == len(shipped)
+    known_files = {file.name: file for file in FILES}
+    assert len(found) == len(known_files)
     for node in found:
         (entry,) = node["properties"]["models"]
-        known = shipped[entry["name"]]
+        known = known_files[entry["name"]]
         assert node["widgets_values"][0] == known.name
         assert (entry["url"], entry["directory"]) == (known.url, known.directory)
         assert known.url.startswith("https://huggingface.co/Comfy-Org/")
@@ -238,5 +180,5 @@ def test_every_loader_names_its_file(object_info: dict[str, Any]) -> None:
     (note,) = [node for node in saved if node["type"] == "MarkdownNote"]
     text = note["widgets_values"][0]
     assert all(file.url in text for file in FILES)
-    assert LARGE in text
+    assert VACE_LARGE.url in text
     assert "Untested" in text

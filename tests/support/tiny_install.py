@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from PIL import Image
+from torch import Tensor
 
 from dev.comfy_server import ComfyServer
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
@@ -16,6 +17,7 @@ from mirage_core.scenes.scene import ProceduralScene
 from tiny_models import (
     add_sizes,
     inpaint_model,
+    lora,
     side_branch,
     text_encoder,
     vace_model,
@@ -23,9 +25,18 @@ from tiny_models import (
 )
 from tiny_moge import write_moge
 from tiny_weights import vae21_tensors, vae_tensors, write
-from workflows.inpaint import INPAINT_MODEL
-from workflows.sampling import BRANCH, MOGE, TEXT_ENCODER, VAE, VIDEO_MODEL
-from workflows.vace import VACE_MODEL, VAE21
+from workflows.files import (
+    INPAINT_MODEL,
+    MOGE,
+    SPATIA_BRANCH,
+    SPATIA_LORA,
+    TEXT_ENCODER,
+    VACE_MODEL,
+    VAE,
+    VAE21,
+    VIDEO_MODEL,
+)
+from workflows.sampling import BRANCH
 
 PICTURE = "example.png"
 
@@ -47,6 +58,8 @@ def install(base: Path, size: tuple[int, int] = (96, 64)) -> None:
         (VAE, vae_tensors(base=8, decoder_base=8)),
         (VACE_MODEL, vace_model()),
         (VAE21, vae21_tensors(base=8)),
+        (SPATIA_BRANCH, side_branch()),
+        (SPATIA_LORA, released_lora()),
     ):
         folder = base / "models" / file.directory
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,6 +71,11 @@ def install(base: Path, size: tuple[int, int] = (96, 64)) -> None:
     add_sizes(base / "custom_nodes")
     (base / "input").mkdir(parents=True, exist_ok=True)
     photograph(*size).save(base / "input" / PICTURE)
+
+
+def released_lora() -> dict[str, Tensor]:
+    """A LoRA under the names of the trainer that Spatia's was made with."""
+    return {name.replace("diffusion_model.", "pipe.dit."): part for name, part in lora().items()}
 
 
 def sampling_server(base: Path, comfyui: Path) -> ComfyServer:

@@ -18,6 +18,7 @@ from mirage_core.checkpoints.branch import BranchConfig
 from mirage_core.checkpoints.branch_file import expected_shapes
 from tiny_weights import (
     Backbone,
+    Shapes,
     backbone_shapes,
     branch_config,
     noise,
@@ -50,31 +51,41 @@ def video_model(size: Backbone = SIZE, seed: int = 0) -> dict[str, Tensor]:
     return tensors
 
 
-def inpaint_model(size: Backbone = SIZE, seed: int = 8) -> dict[str, Tensor]:
-    """A video model that takes noise, four mask planes and a picture's latent, as Fun InP does."""
+def inpaint_shapes(size: Backbone) -> Shapes:
+    """Tensors of a model that takes noise, four mask planes and a picture's latent, as Fun InP."""
     shapes = backbone_shapes(size)
     name = "patch_embedding.weight"
     width, channels, *patch = shapes[name]
     shapes[name] = (width, 2 * channels + 4, *patch)
-    tensors = noise(shapes, seed, STD)
+    return shapes
+
+
+def inpaint_model(size: Backbone = SIZE, seed: int = 8) -> dict[str, Tensor]:
+    """A video model that is told what is known, as Fun InP is."""
+    tensors = noise(inpaint_shapes(size), seed, STD)
     tensors["text_embedding.0.weight"] *= (256 / size.text_dim) ** 0.5
     return tensors
+
+
+def vace_shapes(size: Backbone, blocks: int) -> Shapes:
+    """Tensors of a Wan2.1 VACE model under released names."""
+    shapes = backbone_shapes(size)
+    inner = [name for name in shapes if name.startswith("blocks.0.")]
+    for number in range(blocks):
+        for name in inner:
+            shapes[name.replace("blocks.0.", f"vace_blocks.{number}.", 1)] = shapes[name]
+        for part in ("before_proj", "after_proj")[number > 0 :]:
+            shapes[f"vace_blocks.{number}.{part}.weight"] = (size.dim, size.dim)
+            shapes[f"vace_blocks.{number}.{part}.bias"] = (size.dim,)
+    shapes["vace_patch_embedding.weight"] = (size.dim, 96, 1, 2, 2)
+    shapes["vace_patch_embedding.bias"] = (size.dim,)
+    return shapes
 
 
 def vace_model(seed: int = 0) -> dict[str, Tensor]:
     """A Wan2.1 VACE model under released names: 4 layers, of which 0 and 2 have a VACE block."""
     size = replace(SIZE, channels=16, layers=4)
-    shapes = backbone_shapes(size)
-    inner = [name for name in shapes if name.startswith("blocks.0.")]
-    for number in range(2):
-        for name in inner:
-            shapes[name.replace("blocks.0.", f"vace_blocks.{number}.", 1)] = shapes[name]
-        for part in ("before_proj", "after_proj")[number:]:
-            shapes[f"vace_blocks.{number}.{part}.weight"] = (size.dim, size.dim)
-            shapes[f"vace_blocks.{number}.{part}.bias"] = (size.dim,)
-    shapes["vace_patch_embedding.weight"] = (size.dim, 96, 1, 2, 2)
-    shapes["vace_patch_embedding.bias"] = (size.dim,)
-    tensors = noise(shapes, seed, STD)
+    tensors = noise(vace_shapes(size, 2), seed, STD)
     tensors["text_embedding.0.weight"] *= (256 / size.text_dim) ** 0.5
     return tensors
 

@@ -14,9 +14,9 @@ from dev.comfy_client import ComfyClient
 from dev.comfy_server import PACK, ComfyServer
 from workflows.dynamics import MOVING_THINGS
 from workflows.embedded import EMBEDDED_LOOP, EMBEDDED_MODEL
-from workflows.inpaint import INPAINT_LOOP
+from workflows.inpaint import FUN_INPAINT, INPAINT_LOOP
 from workflows.sampling import FREE_LOOP, GROUPS, ROLLOUT, SAMPLING_LOOP, TRAINING_FREE
-from workflows.spatia import SPATIA_LOOP
+from workflows.spatia import SPATIA, SPATIA_LOOP
 from workflows.vace import VACE, VACE_LOOP
 from workflows.writer import NODE_WIDTH, Node, Out, Subgraph, Writer, as_text
 
@@ -125,6 +125,8 @@ def build(object_info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             ("training_free", TRAINING_FREE, FREE_LOOP, GROUPS),
             ("embedded_model", EMBEDDED_MODEL, EMBEDDED_LOOP, ()),
             ("vace", VACE, VACE_LOOP, GROUPS),
+            ("spatia", SPATIA, SPATIA_LOOP, GROUPS),
+            ("fun_inpaint", FUN_INPAINT, INPAINT_LOOP, GROUPS),
         )
     }
 

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from mirage_core.conditioning.entities import QUESTION
-from workflows.writer import ModelFile, Node, Out, Subgraph
+from workflows.files import LANGUAGE_MODEL, SAM3
+from workflows.writer import Node, Out, Subgraph
 
 INPUT = -10
-_COMFY = "https://huggingface.co/Comfy-Org"
 
-LANGUAGE_MODEL = ModelFile(
-    "qwen3vl_8b_fp8_scaled.safetensors",
-    f"{_COMFY}/Qwen3-VL/resolve/main/text_encoders/qwen3vl_8b_fp8_scaled.safetensors",
-    "text_encoders",
-)
-SAM3 = ModelFile(
-    "sam3.1_multiplex_fp16.safetensors",
-    f"{_COMFY}/sam3.1/resolve/main/checkpoints/sam3.1_multiplex_fp16.safetensors",
-    "checkpoints",
-)
 FILES = (LANGUAGE_MODEL, SAM3)
 """Every model that the graph names, as ComfyUI's own blueprints name them."""
 

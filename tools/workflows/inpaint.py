@@ -1,25 +1,27 @@
-"""The shipped chunk loop around Wan2.2-Fun-5B-InP, which is told what is known as its input."""
+"""The shipped graphs around Wan2.2-Fun-5B-InP, which is told what is known as its input."""
 
 from __future__ import annotations
 
-from workflows.sampling import (
+from workflows.files import (
+    INPAINT_MODEL,
+    LICENCE_NOTE,
     MOGE,
-    NEGATIVE,
-    PROMPT,
     TEXT_ENCODER,
     VAE,
-    WAN22,
+    file_table,
+)
+from workflows.sampling import (
+    NEGATIVE,
+    PROMPT,
+    picture_nodes,
+    plan_nodes,
+    result_nodes,
     update_nodes,
 )
-from workflows.writer import NOTE, ModelFile, Node, Out, Subgraph
+from workflows.writer import NOTE, Node, Out, Subgraph
 
 INPUT = -10
 
-INPAINT_MODEL = ModelFile(
-    "wan2.2_fun_inpaint_5B_bf16.safetensors",
-    f"{WAN22}/diffusion_models/wan2.2_fun_inpaint_5B_bf16.safetensors",
-    "diffusion_models",
-)
 FILES = (INPAINT_MODEL, VAE, TEXT_ENCODER, MOGE)
 """Every model that the graph names."""
 
@@ -30,12 +32,9 @@ it shows nothing. ComfyUI's own node gives this model whole frames only; whether
 for holes inside of a frame is not known, and nobody has judged a shot of this graph yet. Compare \
 it with *Mirage Chunk Loop (Training-Free)*.
 
-| file | folder |
-|---|---|
-| [wan2.2_fun_inpaint_5B_bf16]({INPAINT_MODEL.url}) | `models/diffusion_models` |
-| [umt5_xxl_fp8_e4m3fn_scaled]({TEXT_ENCODER.url}) | `models/text_encoders` |
-| [wan2.2_vae]({VAE.url}) | `models/vae` |
-| [moge_2_vitl_normal_fp16]({MOGE.url}) | `models/geometry_estimation` |
+{file_table(*FILES)}
+
+{LICENCE_NOTE}
 
 1. Make the memory with the same VAE, and the camera move at 24 frames per second.
 2. Connect `state` of *Mirage Rollout Start*, and the `state` of this node to *Mirage Rollout \
@@ -43,12 +42,36 @@ Result*.
 3. Describe the picture in `prompt`, and run.
 
 20 steps, cfg 6, uni_pc, simple, shift 8 and 24 frames per second are the settings of ComfyUI's \
-own template for this model. Its clips have 81 frames there; a chunk here has at most 33.
+own template for this model. Its clips have 81 frames there: set both lengths of *Mirage Rollout \
+Start* to 81, as *mirage_fun_inpaint* has them.
 
 **Fewer steps, untested with this conditioning:** *LoraLoaderModelOnly* with \
 `Wan2_2_5B_FastWanFullAttn_lora_rank_128_bf16` between *Load Diffusion Model* and \
 *ModelSamplingSD3*, 3 steps and cfg 1. By what is said of it, that LoRA was trained for text to \
 video.
+"""
+
+CHUNK = 81
+"""Frames of a clip of the model."""
+
+FRAMES = 2 * CHUNK - 1
+
+SHOT_NOTE = f"""# A long shot with Wan2.2-Fun-5B-InP
+
+**This graph needs no trained side branch.** The model is told what the memory shows, and where \
+it shows nothing. Whether it was trained for holes inside of a frame is not known, and **nobody \
+has judged a shot of this graph yet**. Compare it with *mirage_vace*.
+
+{file_table(*FILES)}
+
+{LICENCE_NOTE}
+
+1. Choose a picture, and describe it in the loop's `prompt`.
+2. Choose a camera move in *Mirage Trajectory*. `fps` stays at 24, the model's rate.
+3. Run. Every finished chunk is saved; run again to go on after a stop.
+
+The loop holds the video model and the texts; open it to change them. {FRAMES} frames are two \
+chunks of {CHUNK}, as long as the clips of ComfyUI's own template for this model.
 """
 
 FIRST = 100
@@ -137,3 +160,20 @@ INPAINT_LOOP = Subgraph(
     nodes=_models() | _texts() | _loop(),
     widgets={"prompt": PROMPT, "negative_prompt": NEGATIVE, "steps": 20, "cfg": 6.0},
 )
+
+
+def _shot() -> dict[int, Node]:
+    name = "fun_inpaint"
+    models = {
+        1: Node(NOTE, (-560, 0), {"text": SHOT_NOTE}, (500, 600), title="Read me"),
+        4: Node("VAELoader", (0, 0), {"vae_name": VAE.name}, (330, 58), file=VAE),
+        5: Node("LoadMoGeModel", (0, 130), {"model_name": MOGE.name}, (330, 58), file=MOGE),
+    }
+    nodes = models | picture_nodes() | {14: plan_nodes(name)[14]} | result_nodes(name)
+    nodes[12].inputs["frames"] = FRAMES
+    nodes[14].inputs |= {"first_chunk_frames": CHUNK, "chunk_frames": CHUNK}
+    nodes[17] = Node(INPAINT_LOOP.id, (1240, 400), {"state": Out(14)}, (300, 420))
+    return dict(sorted(nodes.items()))
+
+
+FUN_INPAINT = _shot()

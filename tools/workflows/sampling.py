@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from workflows.writer import NOTE, Group, ModelFile, Node, Out, Subgraph
+from workflows.files import (
+    LICENCE_NOTE,
+    MOGE,
+    TEXT_ENCODER,
+    VAE,
+    VIDEO_MODEL,
+    file_table,
+)
+from workflows.writer import NOTE, Group, Node, Out, Subgraph
 
 INPUT = -10
-COMFY = "https://huggingface.co/Comfy-Org"
-WAN22 = f"{COMFY}/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
-WAN21 = f"{COMFY}/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
-
-VIDEO_MODEL = ModelFile(
-    "wan2.2_ti2v_5B_fp16.safetensors",
-    f"{WAN22}/diffusion_models/wan2.2_ti2v_5B_fp16.safetensors",
-    "diffusion_models",
-)
-VAE = ModelFile(
-    "wan2.2_vae.safetensors", f"{WAN22}/vae/wan2.2_vae.safetensors", "vae"
-)
-TEXT_ENCODER = ModelFile(
-    "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
-    f"{WAN21}/text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors",
-    "text_encoders",
-)
-MOGE = ModelFile(
-    "moge_2_vitl_normal_fp16.safetensors",
-    f"{COMFY}/MoGe/resolve/main/geometry_estimation/moge_2_vitl_normal_fp16.safetensors",
-    "geometry_estimation",
-)
 FILES = (VIDEO_MODEL, VAE, TEXT_ENCODER, MOGE)
 """Every model that the workflows name and that can be downloaded."""
 
@@ -38,20 +24,17 @@ NEGATIVE = (
     "blurry, overexposed, static, low quality, distorted, watermark, subtitles, flickering"
 )
 
-NO_BRANCH_NOTE = """# A long shot with Wan2.2
+NO_BRANCH_NOTE = f"""# A long shot with Wan2.2
 
 **This graph needs a trained side branch, and none is public.** It is for those who have trained \
 one. Put the file into `models/model_patches` and choose it in *Mirage Load Branch*.
 
 Without one, use the workflow *mirage_training_free*. It needs nothing but the files below.
 
-| file | folder |
-|---|---|
-| [wan2.2_ti2v_5B_fp16](%(video)s) | `models/diffusion_models` |
-| [umt5_xxl_fp8_e4m3fn_scaled](%(text)s) | `models/text_encoders` |
-| [wan2.2_vae](%(vae)s) | `models/vae` |
-| [moge_2_vitl_normal_fp16](%(moge)s) | `models/geometry_estimation` |
-| your side branch | `models/model_patches` |
+{file_table(*FILES)}
+| your side branch | `models/model_patches` | yours |
+
+{LICENCE_NOTE}
 
 1. Choose a picture and describe it.
 2. Choose a camera move in *Mirage Trajectory*.
@@ -61,18 +44,15 @@ Open *Mirage Chunk Loop* to change what is inside: the sampler, the reference fr
 estimator of depth.
 """
 
-FREE_NOTE = """# A long shot with plain Wan2.2
+FREE_NOTE = f"""# A long shot with plain Wan2.2
 
 **This graph needs no trained side branch.** What the memory shows is held while the picture is \
 formed; the rest is the model's. The model itself never sees the memory, so this is weaker than a \
 trained side branch: expect seams at the edge of what was known.
 
-| file | folder |
-|---|---|
-| [wan2.2_ti2v_5B_fp16](%(video)s) | `models/diffusion_models` |
-| [umt5_xxl_fp8_e4m3fn_scaled](%(text)s) | `models/text_encoders` |
-| [wan2.2_vae](%(vae)s) | `models/vae` |
-| [moge_2_vitl_normal_fp16](%(moge)s) | `models/geometry_estimation` |
+{file_table(*FILES)}
+
+{LICENCE_NOTE}
 
 1. Choose a picture and describe it.
 2. Choose a camera move in *Mirage Trajectory*. Small and slow moves work best.
@@ -81,8 +61,6 @@ trained side branch: expect seams at the edge of what was known.
 `until` in *Mirage Chunk Loop (Training-Free)* is the share of the steps in which the memory is \
 held: more keeps closer to it, less blends better.
 """
-
-_URLS = {"video": VIDEO_MODEL.url, "text": TEXT_ENCODER.url, "vae": VAE.url, "moge": MOGE.url}
 
 
 def update_nodes(
@@ -209,7 +187,7 @@ FREE_LOOP = chunk_loop(
 def _loaders(note: str) -> dict[int, Node]:
     text = {"clip_name": TEXT_ENCODER.name, "type": "wan"}
     return {
-        1: Node(NOTE, (-560, 0), {"text": note % _URLS}, (500, 460), title="Read me"),
+        1: Node(NOTE, (-560, 0), {"text": note}, (500, 460), title="Read me"),
         2: Node(
             "UNETLoader", (0, 0), {"unet_name": VIDEO_MODEL.name}, (330, 82), file=VIDEO_MODEL
         ),

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from workflows.sampling import (
-    INPUT,
+from workflows.files import (
+    LICENCE_NOTE,
+    LICENCES,
     MOGE,
     TEXT_ENCODER,
-    WAN21,
+    VACE_LARGE,
+    VACE_MODEL,
+    VAE21,
+    file_table,
+)
+from workflows.sampling import (
+    INPUT,
     picture_nodes,
     plan_nodes,
     result_nodes,
     update_nodes,
 )
-from workflows.writer import NOTE, ModelFile, Node, Out, Subgraph
+from workflows.writer import NOTE, Node, Out, Subgraph
 
-VACE_MODEL = ModelFile(
-    "wan2.1_vace_1.3B_fp16.safetensors",
-    f"{WAN21}/diffusion_models/wan2.1_vace_1.3B_fp16.safetensors",
-    "diffusion_models",
-)
-LARGE = "wan2.1_vace_14B_fp16.safetensors"
-VAE21 = ModelFile(
-    "wan_2.1_vae.safetensors", f"{WAN21}/vae/wan_2.1_vae.safetensors", "vae"
-)
 FILES = (VACE_MODEL, VAE21, TEXT_ENCODER, MOGE)
 """Every model that the workflow names."""
 
@@ -37,19 +35,16 @@ NOTE_TEXT = f"""# A long shot with Wan2.1 VACE
 **This graph needs no trained side branch.** The memory holds colours. Every chunk is shown to the \
 model as a video with grey holes, and the model makes what is missing.
 
-| file | folder |
-|---|---|
-| [{VACE_MODEL.name}]({VACE_MODEL.url}) | `models/diffusion_models` |
-| [{TEXT_ENCODER.name}]({TEXT_ENCODER.url}) | `models/text_encoders` |
-| [{VAE21.name}]({VAE21.url}) | `models/vae` |
-| [{MOGE.name}]({MOGE.url}) | `models/geometry_estimation` |
+{file_table(*FILES)}
+
+{LICENCE_NOTE}
 
 1. Choose a picture and describe it.
 2. Choose a camera move in *Mirage Trajectory*. `fps` stays at 16, the model's rate.
 3. Run. Every finished chunk is saved; run again to go on after a stop.
 
-**The larger model**: [{LARGE}]({WAN21}/diffusion_models/{LARGE}) in Load Diffusion Model. All \
-else stays.
+**The larger model**: [{VACE_LARGE.name}]({VACE_LARGE.url}), \
+{LICENCES[VACE_LARGE]}, in Load Diffusion Model. All else stays.
 
 **Fewer steps**: put Load LoRA (Model Only) with \
 `Wan21_CausVid_bidirect2_T2V_1_3B_lora_rank32.safetensors` (Kijai/WanVideo_comfy on Hugging Face, \
