@@ -36,14 +36,22 @@ BEFORE: Final = "before"
 """Entry of the header with the digest of the chunk before."""
 
 
+_NAME: Final = "chunk_"
+
+
+def has_chunks(folder: Path) -> bool:
+    """Whether anything of a chunk is there, whole or not."""
+    return any(folder.glob(f"{_NAME}*"))
+
+
 def chunk_path(folder: Path, index: int) -> Path:
     """File that holds chunk ``index``."""
-    return folder / f"chunk_{index:04d}.safetensors"
+    return folder / f"{_NAME}{index:04d}.safetensors"
 
 
 def clip_path(folder: Path, index: int) -> Path:
     """Video of the frames that chunk ``index`` added."""
-    return folder / f"chunk_{index:04d}.mp4"
+    return folder / f"{_NAME}{index:04d}.mp4"
 
 
 def save_chunk(folder: Path, state: RolloutState, after: RolloutState) -> RolloutState:

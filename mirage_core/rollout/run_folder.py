@@ -29,6 +29,7 @@ from .chunk_file import (
     clip_path,
     expect_overlap,
     expect_seen,
+    has_chunks,
     load_chunk,
     load_saved_record,
     save_chunk,
@@ -268,14 +269,16 @@ def _claim(folder: Path, state: RolloutState) -> None:
                 fix=f"Choose another name. If the chunks are of this shot, remove {MANIFEST} "
                 "alone: they are compared with the shot before it goes on",
             )
-        if owner != state.run_id:
+        if owner == state.run_id:
+            return
+        # What stopped before its first chunk has nothing to lose.
+        if has_chunks(folder) or (folder / VIDEO).exists():
             other = lengths is not None and lengths != state.lengths
             raise ResumeError(
                 f"The folder {folder} belongs to another rollout",
                 got=f"one in chunks of {lengths.describe()}" if lengths and other else None,
                 fix="Choose another name, or remove the folder",
             )
-        return
     content = {
         "format": MANIFEST_FORMAT,
         "version": MANIFEST_VERSION,

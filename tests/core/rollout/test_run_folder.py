@@ -197,6 +197,18 @@ def test_another_shot_does_not_take_the_folder(
         open_folder(other)
 
 
+def test_a_shot_that_failed_before_its_first_chunk_leaves_the_folder_to_the_next(
+    shot, tmp_path: Path
+) -> None:
+    """A command that was wrong and is corrected finds nothing in its way."""
+    folder = tmp_path / "shot"
+    open_folder(shot.begin(folder, seed=3))
+    state = shot.advance(open_folder(shot.begin(folder, seed=4)), 1)
+    assert json.loads((folder / "rollout.json").read_text())["run_id"] == state.run_id
+    with pytest.raises(ResumeError, match="belongs to another rollout"):
+        open_folder(shot.begin(folder, seed=3))
+
+
 def test_the_manifest_says_what_it_is(shot, copied: RolloutState) -> None:
     manifest = json.loads((copied.folder / "rollout.json").read_text())
     assert (manifest["format"], manifest["version"]) == ("mirage-rollout", 1)
