@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +9,11 @@ from typing import Final
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ...errors import CacheFormatError, GeometryError
 from ...geometry.geometry_io import SUFFIXES as GEOMETRY_SUFFIXES
+from ...geometry.picture_files import WHITE_8, read_picture
 from ...rollout.video import open_video, read_frames
 from ...trajectories.exchange.formats import SUFFIXES as CAMERA_SUFFIXES
 from ...trajectories.exchange.text_files import read_text
@@ -27,12 +25,6 @@ CAPTION_SUFFIX: Final = ".caption.txt"
 
 _TIMED: Final = 19
 """Words in a line of a RealEstate10K file."""
-
-_DAMAGED: Final = (
-    Image.DecompressionBombError, OSError, SyntaxError, ValueError, LookupError, EOFError,
-    struct.error, zlib.error,
-)  # fmt: skip
-"""What Pillow raises for a damaged picture."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +52,8 @@ class Footage:
         """
         if self.path.is_dir():
             pictures = self.pictures()
-            size = _open(pictures[0]).size if pictures else (0, 0)
-            return len(pictures), *size
+            height, width = _read(pictures[0]).shape[:2] if pictures else (0, 0)
+            return len(pictures), width, height
         try:
             with open_video(self.path) as (container, stream):
                 count = sum(1 for packet in container.demux(stream) if packet.size)
@@ -82,7 +74,7 @@ class Footage:
                 raise _unreadable(self.path, error.__cause__ or error) from error
             return
         for path in self.pictures():
-            yield torch.from_numpy(np.asarray(_open(path)).copy())
+            yield _read(path)
 
     def expect_times(self, cameras: Path) -> None:
         """Check the names of pictures against the times of a RealEstate10K file, if it is one.
@@ -117,17 +109,12 @@ def _unreadable(path: Path, error: BaseException) -> CacheFormatError:
     )
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except _DAMAGED as error:
-        raise CacheFormatError(
-            f"The picture {path.name} cannot be read",
-            got=str(error)[:200] or type(error).__name__,
-            expected=f"a complete picture ({', '.join(PICTURES)})",
-            fix="The file is damaged: copy it again, or remove this footage",
-        ) from error
+def _read(path: Path) -> Tensor:
+    """(H, W, 3) uint8, upright."""
+    values = read_picture(path)
+    if values.dtype != np.uint8:
+        values = np.rint(values * WHITE_8).astype(np.uint8)
+    return torch.from_numpy(values)
 
 
 def find_footage(root: Path) -> tuple[str, ...]:

@@ -280,6 +280,20 @@ def test_bad_footage_is_refused_with_a_reason(folder, harm, text) -> None:
     assert all(text in reason for reason in reasons)
 
 
+def test_pictures_of_a_camera_on_its_side_stand_upright(tmp_path: Path) -> None:
+    """Orientation 6: the picture is shown turned by a quarter to the right."""
+    (tmp_path / "shot").mkdir()
+    colours = torch.zeros(8, 16, 3, dtype=torch.uint8)
+    colours[:, :8, 0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(colours.numpy()).save(tmp_path / "shot" / "1.png", exif=exif)
+    footage = Footage(tmp_path / "shot")
+    assert footage.measure() == (1, 8, 16)
+    (frame,) = footage.frames()
+    assert torch.equal(frame, colours.transpose(0, 1).flip(1))
+
+
 def test_pictures_of_several_sizes_are_refused(tmp_path, room) -> None:
     folder = tmp_path / "home" / "a"
     folder.mkdir(parents=True)
