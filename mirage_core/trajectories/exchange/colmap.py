@@ -6,8 +6,9 @@ corner of the first pixel is (0, 0), as in the project.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -68,12 +69,14 @@ def read_colmap(path: Path, wanted: Wanted) -> CameraFile:
     return model(list(_images(path)), _cameras(path.with_name(CAMERAS)), path.name, wanted)
 
 
-def model(images: list[Image], lenses: dict[str, Lens], name: str, wanted: Wanted) -> CameraFile:
+def model(
+    images: list[Image], lenses: Mapping[str, Callable[[], Lens]], name: str, wanted: Wanted
+) -> CameraFile:
     """The camera move of a model's pictures.
 
     Args:
         images: Its pictures.
-        lenses: Its cameras by id.
+        lenses: What makes the lens of a camera, by id; only those that are played are made.
         name: How messages call the file.
         wanted: What it is read for.
 
@@ -98,7 +101,8 @@ def model(images: list[Image], lenses: dict[str, Lens], name: str, wanted: Wante
     if not bool(((length > 1 / _SCALED) & (length < _SCALED)).all()):
         raise malformed(f"A rotation in {name}", f"quaternions of length {length.min():g} and up")
     poses = poses_of(values[:, [1, 2, 3, 0]], values[:, 4:])
-    used = [lenses[image.camera] for image in played]
+    made = {camera: lenses[camera]() for camera in {image.camera for image in played}}
+    used = [made[image.camera] for image in played]
     shift = max(lens.corner_shift() for lens in set(used))
     move = wanted.move(poses, intrinsics_of(used, wanted.width, wanted.height))
     notes = (order.note, *lens_notes(shift))
@@ -208,8 +212,8 @@ def _is_points(line: str) -> bool:
     return all(is_number(word) for word in head) and not (few and len(head) % _POINT_WORDS)
 
 
-def _cameras(path: Path) -> dict[str, Lens]:
-    lenses = {}
+def _cameras(path: Path) -> dict[str, Callable[[], Lens]]:
+    lenses: dict[str, Callable[[], Lens]] = {}
     for line in read_lines(path):
         words = line.split()
         if not words or line.startswith("#"):
@@ -218,5 +222,5 @@ def _cameras(path: Path) -> dict[str, Lens]:
         if len(words) < 4:  # noqa: PLR2004
             raise malformed(where, line)
         values = parse_numbers(words[2:], where)
-        lenses[words[0]] = camera_lens(where, words[1], values[:2], values[2:])
+        lenses[words[0]] = partial(camera_lens, where, words[1], values[:2], values[2:])
     return lenses

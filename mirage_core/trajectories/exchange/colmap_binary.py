@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -16,11 +18,11 @@ CAMERAS: Final = "cameras.bin"
 IMAGES: Final = "images.bin"
 
 _MODELS: Final = (
-    "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE",
-    "FULL_OPENCV", "FOV", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE",
-    "RAD_TAN_THIN_PRISM_FISHEYE",
+    ("SIMPLE_PINHOLE", 3), ("PINHOLE", 4), ("SIMPLE_RADIAL", 4), ("RADIAL", 5), ("OPENCV", 8),
+    ("OPENCV_FISHEYE", 8), ("FULL_OPENCV", 12), ("FOV", 5), ("SIMPLE_RADIAL_FISHEYE", 4),
+    ("RADIAL_FISHEYE", 5), ("THIN_PRISM_FISHEYE", 12), ("RAD_TAN_THIN_PRISM_FISHEYE", 16),
 )  # fmt: skip
-"""COLMAP's camera models by number."""
+"""COLMAP's camera models by number, and how many parameters each has."""
 
 _IMAGE = struct.Struct("<I7dI")
 _CAMERA = struct.Struct("<IiQQ")
@@ -74,18 +76,20 @@ def _images(file: BinaryIO, size: int, name: str) -> list[Image]:
     return images
 
 
-def _cameras(file: BinaryIO) -> dict[str, Lens]:
+def _cameras(file: BinaryIO) -> dict[str, Callable[[], Lens]]:
     (count,) = _read(file, _COUNT)
     expect_poses(count, CAMERAS)
-    lenses = {}
+    lenses: dict[str, Callable[[], Lens]] = {}
     for _ in range(count):
         number, kind, width, height = _read(file, _CAMERA)
         where = f"Camera {number} of {CAMERAS}"
-        known = 0 <= kind < len(_MODELS)
-        title = _MODELS[kind] if known else f"camera model number {kind}"
-        focals, names = perspective_model(title, where)
-        values = _read(file, struct.Struct(f"<{focals + 2 + len(names)}d"))
-        lenses[str(number)] = camera_lens(where, title, [float(width), float(height)], list(values))
+        if not 0 <= kind < len(_MODELS):
+            # How long its entry is, and so where the next camera begins, is not known.
+            perspective_model(f"camera model number {kind}", where)
+        title, parameters = _MODELS[kind]
+        values = list(_read(file, struct.Struct(f"<{parameters}d")))
+        size = [float(width), float(height)]
+        lenses[str(number)] = partial(camera_lens, where, title, size, values)
     return lenses
 
 

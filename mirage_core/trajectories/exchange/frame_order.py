@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from ...errors import CacheFormatError
 
 _DIGITS = re.compile(r"(\d+)")
 _SUFFIX = re.compile(r"\.[A-Za-z]\w*$")
 _CAMERA = re.compile(r"(?:cam|camera|view|eye|sensor|lens)[ _-]?$", re.IGNORECASE)
+_DECIMAL = re.compile(r"\d{1,20}\.(\d{1,20})")
 _SHOWN = 8
 
 NaturalKey = tuple[tuple[int, str] | str, ...]
@@ -106,9 +108,23 @@ def play_order(
 
 
 def _sorted(frames: list[int], paths: Sequence[str], sort_words: bool) -> tuple[int, ...]:
+    stems = [paths[frame].rpartition("/")[2] for frame in frames]
+    if _are_decimals(stems):
+        return tuple(frame for _, frame in sorted(zip(map(Decimal, stems), frames, strict=True)))
     if sort_words or all(_DIGITS.search(paths[frame]) for frame in frames):
         return tuple(sorted(frames, key=lambda frame: natural_key(paths[frame])))
     return tuple(frames)
+
+
+def _are_decimals(stems: list[str]) -> bool:
+    """Whether names are times such as 1.05, and not two numbers such as take 1, frame 5."""
+    found = [_DECIMAL.fullmatch(stem) for stem in stems]
+    parts = [match[1] for match in found if match]
+    if len(parts) < len(stems) or len({Decimal(stem) for stem in stems}) < len(stems):
+        return False
+    counts = {int(part) for part in parts if part == str(int(part))}
+    in_a_row = len(counts) == max(counts, default=0) - min(counts, default=0) + 1
+    return not (in_a_row and all(part == str(int(part)) for part in parts))
 
 
 def _cameras(paths: Sequence[str]) -> dict[str, list[int]]:

@@ -28,7 +28,13 @@ _SHOWN: Final = 10
 """Names that a message repeats."""
 
 _NEAR: Final = 1e-9
-"""Seconds by which rounding may put a time before its key."""
+"""Length below which a quaternion has none."""
+
+_EARLY: Final = 1e-6
+"""Seconds by which a time may be before its key and still count as being at it."""
+
+_ROUNDED: Final = 2.4e-7
+"""The same as a share of the time: keys are stored as float32."""
 
 
 class Part(NamedTuple):
@@ -60,7 +66,10 @@ class Track:
 
     def at(self, times: Tensor) -> Tensor:
         """(F, D) values at (F,) times; held before the first and after the last key."""
-        upper = torch.searchsorted(self.times.contiguous(), times + _NEAR, right=True)
+        # Between two keys of a curve the share below is clamped, so a key that counts too early
+        # changes nothing that can be seen; of steps it is the value itself.
+        late = times + _EARLY + _ROUNDED * times.abs()
+        upper = torch.searchsorted(self.times.contiguous(), late, right=True)
         upper = upper.clamp(1, len(self.times))
         lower = upper - 1
         upper = upper.clamp(max=len(self.times) - 1)
@@ -152,14 +161,16 @@ class Animations:
         """The animations that move the given parts at one time.
 
         Several count where each moves parts of its own, such as a rig and the camera on it.
-        Of those that move the same part, which are several takes, only the first counts.
+        Of those that move the same part, which are several takes, only the first counts; takes
+        in which nothing changes come last.
 
         Args:
             parts: A camera, and all nodes that carry it.
             chosen: The animation that counts before all others.
         """
         parts = set(parts)
-        order = self.all if chosen is None else [chosen, *self.all]
+        order = sorted(self.all, key=lambda animation: not self._moves(animation, parts))
+        order = order if chosen is None else [chosen, *order]
         taken: set[Part] = set()
         found: list[Animation] = []
         for animation in order:
@@ -168,6 +179,9 @@ class Animations:
                 taken |= moved
                 found.append(animation)
         return found
+
+    def _moves(self, animation: Animation, parts: set[Part]) -> bool:
+        return any(track.moves for track in self.curves([animation], parts).values())
 
     def curves(self, animations: Iterable[Animation], parts: Iterable[Part]) -> Curves:
         """The curves of the given parts in animations that count together.

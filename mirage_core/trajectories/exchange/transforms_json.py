@@ -132,6 +132,13 @@ def _lens(data: Mapping[str, Any], where: str, wanted: Wanted) -> Lens:
     def number(key: str, default: float) -> float:
         return expect_numbers([data.get(key, default)], 1, f'"{key}" of {where}')[0]
 
+    pixels = [key for key in ("fl_x", "fl_y", "cx", "cy") if key in data]
+    if pixels and not {"w", "h"} <= set(data):
+        raise CacheFormatError(
+            f"{where} gives {pixels[0]} in pixels of a picture whose size it does not say",
+            expected='"w" and "h", its width and height',
+            fix="Add both to the file",
+        )
     size = number("w", wanted.width), number("h", wanted.height)
     focal = _focal(data, where, size)
     if min(*size, *focal) <= 0:

@@ -175,6 +175,36 @@ class TestAnimations:
         with pytest.raises(CacheFormatError, match="two keys at one time.*keys 6 and 7 at 0.25"):
             import_trajectory(scene.save(tmp_path), **SIZE, fps=24)
 
+    @pytest.mark.parametrize("fps", [23.976, 24, 25, 30, 60])
+    @pytest.mark.parametrize("start", [0, 1, 100.5])
+    def test_a_step_is_at_its_frame(self, tmp_path: Path, fps: float, start: float) -> None:
+        """Keys are stored as float32, which puts many of them behind the frame's own time."""
+        places = along(0, 1.0, 48)
+        turns = np.zeros((48, 4))
+        turns[::2, 3] = turns[1::2, 1] = 1
+        scene = Scene({"camera": 0})
+        scene.animate(
+            "a", (node(0, "translation"), places, "STEP"), (node(0, "rotation"), turns, "STEP"),
+            times=start + np.arange(48) / fps,
+        )  # fmt: skip
+        wanted = Wanted(**SIZE, fps=fps)
+        move = read_cameras(scene.save(tmp_path), wanted).trajectory
+        first = round(start * fps)
+        found = move.positions[-48:, 0] if len(move) > 48 else move.positions[:, 0]
+        assert found.tolist() == list(range(48)), first
+        ahead = move.camera_to_world[-48:, 2, 2]
+        assert torch.sign(ahead).tolist() == [1, -1] * 24 or torch.sign(-ahead).tolist() == [
+            1, -1,
+        ] * 24  # fmt: skip
+
+    def test_the_take_that_moves_the_camera_comes_first(self, tmp_path: Path) -> None:
+        scene = Scene({"camera": 0})
+        scene.animate("Rest", (node(0, "translation"), np.zeros((KEYS, 3))))
+        scene.animate("Truck", (node(0, "translation"), along(0)))
+        file = scene.save(tmp_path)
+        assert float(import_trajectory(file, **SIZE, fps=24).positions[-1, 0]) == pytest.approx(2.4)
+        assert not move_of(file, animation="Rest").trajectory.positions.any()
+
     def test_cubic_curves_pass_through_their_keys_with_their_slope(self, tmp_path: Path) -> None:
         """x = t^3 between two keys, given by its slopes 0 and 3."""
         values = np.zeros((2, 3, 3), "f4")

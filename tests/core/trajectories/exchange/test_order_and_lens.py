@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,6 +85,22 @@ class TestOneRuleForAllReaders:
         assert [round(float(x) * 10) for x in other.positions[:, 0]] == [0, 2]
         with pytest.raises(CacheFormatError, match="no camera of this name"):
             import_trajectory(path, width=96, height=64, fps=24, camera="middle")
+
+
+@pytest.mark.parametrize(
+    ("names", "frames"),
+    [
+        (["1.0.png", "1.05.png", "1.1.png", "1.15.png"], (0, 1, 2, 3)),
+        (["1305031102.1.png", "1305031102.05.png", "1305031101.9.png"], (2, 1, 0)),
+        (["0.75.png", "0.5.png", "0.25.png", "0.0.png"], (3, 2, 1, 0)),
+        # Take 1, and frames that are counted.
+        ([f"1.{number}.png" for number in (10, 9, 11, 8)], (3, 1, 0, 2)),
+        ([f"1.{number}.png" for number in (1, 10, 2, 9, 3, 8, 4, 7, 5, 6)],
+         (0, 2, 4, 6, 8, 9, 7, 5, 3, 1)),
+    ],
+)  # fmt: skip
+def test_times_as_names_count_as_decimals(names: list[str], frames: tuple[int, ...]) -> None:
+    assert play_order(names, "", "it").frames == frames
 
 
 @pytest.mark.parametrize("names", [["left/1.png", "right/1.png"], ["cam1/1.png", "cam2/1.png"]])
@@ -216,3 +233,30 @@ class TestLenses:
         for text in ("PINHOLE 0 128 96 96 96 64", "PINHOLE 192 128 -9 96 96 64", "PINHOLE 192 128"):
             with pytest.raises(CacheFormatError):
                 read_cameras(colmap(tmp_path, ["1.png"], text), WANTED)
+
+
+@pytest.mark.parametrize("missing", [("w", "h"), ("w",), ("h",)])
+@pytest.mark.parametrize("lens", [{"fl_x": 96.0}, {"camera_angle_x": 1.0, "cx": 90.0}])
+def test_pixels_of_a_picture_of_no_size_are_refused(
+    tmp_path: Path, missing: tuple[str, ...], lens: dict[str, float]
+) -> None:
+    """They would be taken for those of the picture that the move is for."""
+    document = json.loads(transforms(tmp_path, ["1.png", "2.png"]).read_text())
+    del document["fl_x"]
+    for key in missing:
+        del document[key]
+    path = tmp_path / "transforms.json"
+    path.write_text(json.dumps(document | lens))
+    with pytest.raises(CacheFormatError, match='"w" and "h"'):
+        read_cameras(path, WANTED)
+
+
+def test_a_fisheye_that_is_not_played_is_in_nobodys_way(tmp_path: Path) -> None:
+    path = colmap(tmp_path, ["left/1.png", "right/1.png", "left/2.png", "right/2.png"])
+    lines = path.read_text().replace(" 1 right/", " 2 right/")
+    path.write_text(lines)
+    cameras = tmp_path / "cameras.txt"
+    cameras.write_text(cameras.read_text() + "2 OPENCV_FISHEYE 192 128 96 96 96 64 0 0 0 0\n")
+    assert played(read_cameras(path, dataclasses.replace(WANTED, camera="left"))) == [0, 2]
+    with pytest.raises(CacheFormatError, match="fisheye"):
+        read_cameras(path, dataclasses.replace(WANTED, camera="right"))
