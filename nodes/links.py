@@ -15,16 +15,19 @@ from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.trajectory import Trajectory
 from ..mirage_core.readout.readout import Readout
 from ..mirage_core.rollout.state import RolloutState
+from .comfy.loop_body import Boxed
+from .shot import PlannedShot
 from .types import CacheType, GeometryType, ReadoutType, StateType, TrajectoryType
 
-_HOLDS: Final[dict[str, type]] = {
+_HOLDS: Final[dict[str, type | tuple[type, ...]]] = {
     io.Image.io_type: Tensor,
     io.Mask.io_type: Tensor,
     TrajectoryType.io_type: Trajectory,
     GeometryType.io_type: FrameGeometry,
     CacheType.io_type: LatentCache,
     ReadoutType.io_type: Readout,
-    StateType.io_type: RolloutState,
+    # What a loop begins with, and what its copies hand on.
+    StateType.io_type: (RolloutState, PlannedShot, Boxed),
 }
 """What the links of a type carry; those of all other types carry no plain value."""
 

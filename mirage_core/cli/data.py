@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from tqdm import tqdm
@@ -35,10 +35,14 @@ from ..training.data.pipeline import (
 from ..training.data.procedural import ProceduralSource
 from ..training.data.ray_pool import RayPool
 from ..training.data.released.lmdb_import import import_lmdb
+from ..validate import expect_range
 from ..writing.policy import WRITE_POLICIES
 from . import inputs
 
 Group = Any
+
+MAX_ROOMS: Final = 1_000_000
+"""Rooms of one command; each gives some thirty clips."""
 
 
 def add_command(commands: Any) -> None:
@@ -296,6 +300,7 @@ def _text(arguments: argparse.Namespace, device: str) -> tuple[Callable[[], Any]
 def _source(arguments: argparse.Namespace, device: str) -> ShotSource:
     width, height = arguments.size
     if arguments.procedural is not None:
+        expect_range("The number of rooms", arguments.procedural, 1, MAX_ROOMS)
         rooms = range(arguments.first_room, arguments.first_room + arguments.procedural)
         return ProceduralSource(
             rooms, width, height, arguments.shots, arguments.shot_frames, device=device

@@ -18,7 +18,7 @@ from ..geometry import depth_picture
 from ..geometry.depth_picture import AUTO, DepthReading, geometry_from_picture
 from ..geometry.frame_geometry import ASPECT_TOLERANCE, FrameGeometry
 from ..geometry.geometry_io import load_geometry
-from ..geometry.picture_files import WHITE_8, read_levels, read_picture
+from ..geometry.picture_files import MAX_PIXELS, WHITE_8, read_levels, read_picture
 from ..geometry.trajectory import Trajectory, fov_of
 from ..geometry.transform import invert_rigid
 from ..trajectories.exchange.camera_file import Wanted
@@ -46,6 +46,10 @@ BLACKS: Final = {
 """What black is in a depth picture, by the words of the command line."""
 
 
+_DIGITS: Final = 5
+"""Most digits of a side of a picture."""
+
+
 def add_branch_format(group: Any) -> None:
     """Add ``--branch-format`` to a parser or to a group of its arguments."""
     group.add_argument(
@@ -58,8 +62,11 @@ def add_branch_format(group: Any) -> None:
 def parse_size(text: str) -> tuple[int, int]:
     """``1280x704`` as (width, height), for argparse."""
     width, cross, height = text.lower().partition("x")
-    if not (cross and width.isdigit() and height.isdigit()):
+    sides = (width, height)
+    if not (cross and all(side.isdecimal() and len(side) <= _DIGITS for side in sides)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 1280x704")
+    if int(width) * int(height) > MAX_PIXELS:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MAX_PIXELS:,} pixels")
     return int(width), int(height)
 
 

@@ -67,6 +67,10 @@ class DeviceSetup:
             raise ModelMismatchError(
                 "There is no such device", got=name, expected="auto, cpu, cuda or cuda:1"
             ) from error
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise ModelMismatchError(
+                "There is no such device", got=name, expected="auto, cpu, cuda or cuda:1"
+            )
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ModelMismatchError(
                 "There is no CUDA device that torch can use", got=name, fix="Use --device cpu"

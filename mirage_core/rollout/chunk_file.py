@@ -7,6 +7,7 @@ not taken for the chunk. Chunks of earlier versions hold no digests; their clips
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -102,24 +103,20 @@ def save_chunk(folder: Path, state: RolloutState, after: RolloutState) -> Rollou
     return dataclasses.replace(after, digest=digest)
 
 
-def load_chunk(folder: Path, state: RolloutState, *, strict: bool = False) -> RolloutState:
+def load_chunk(folder: Path, state: RolloutState) -> RolloutState:
     """Take up the next chunk of a state from its files.
 
     Args:
         folder: Of the rollout.
         state: The state before the chunk.
-        strict: Take only a chunk that names the one before it. One of an earlier version does
-            not, and is otherwise trusted.
 
     Raises:
         MirageError: A file is missing, damaged or of another chunk.
     """
     path = chunk_path(folder, state.done)
     tensors, header = read_safetensors(path, FORMAT, VERSION)
-    if header.get("run_id") != state.run_id or header.get("chunk") != state.done:
-        raise CacheFormatError(f"{path.name} belongs to another rollout or chunk")
-    if header.get(BEFORE, None if strict else state.digest) != state.digest:
-        raise CacheFormatError(f"{path.name} follows another chunk than the one that is there")
+    _expect_own(path, state, state.done, header)
+    _expect_follows(path, header, state.digest)
     _expect_saved_clip(folder, state, state.chunk, header)
     record = _record(tensors)
     added = state.chunk.latent_frames - state.chunk.shared_latents
@@ -135,14 +132,47 @@ def load_chunk(folder: Path, state: RolloutState, *, strict: bool = False) -> Ro
     return dataclasses.replace(after, digest=header.get(DIGEST))
 
 
-def load_saved_record(folder: Path, index: int) -> ChunkRecord:
-    """What chunk ``index`` left.
+def _expect_own(path: Path, state: RolloutState, index: int, header: dict[str, Any]) -> None:
+    if header.get("run_id") != state.run_id or header.get("chunk") != index:
+        raise CacheFormatError(f"{path.name} belongs to another rollout or chunk")
+
+
+def _expect_follows(path: Path, header: dict[str, Any], digest: str | None) -> None:
+    """A chunk of an earlier version names none before it, and follows none that has a digest."""
+    if header.get(BEFORE) != digest:
+        raise CacheFormatError(f"{path.name} follows another chunk than the one that is there")
+
+
+def load_saved_record(folder: Path, state: RolloutState, index: int) -> ChunkRecord:
+    """What chunk ``index`` of a shot left.
 
     Raises:
-        CacheFormatError: Its file is missing or damaged.
+        CacheFormatError: Its file is missing, damaged or of another shot.
     """
-    tensors, _ = read_safetensors(chunk_path(folder, index), FORMAT, VERSION)
+    path = chunk_path(folder, index)
+    tensors, header = read_safetensors(path, FORMAT, VERSION)
+    _expect_own(path, state, index, header)
     return _record(tensors)
+
+
+def saved_clips(folder: Path, state: RolloutState) -> list[Path]:
+    """The clips of all chunks of a complete shot, after a look at whether they belong together.
+
+    Raises:
+        CacheFormatError: A file is missing, damaged, or not the one that was made.
+    """
+    clips: list[Path] = []
+    before = None
+    for chunk in state.plan:
+        path = chunk_path(folder, chunk.index)
+        header = read_document_header(path, FORMAT, VERSION)
+        _expect_own(path, state, chunk.index, header)
+        _expect_follows(path, header, before)
+        before = header.get(DIGEST)
+        clips.append(_expect_saved_clip(folder, state, chunk, header))
+    if state.digest not in (None, before):
+        raise CacheFormatError(f"{path.name} is not the chunk that was made")
+    return clips
 
 
 def saved_clip(folder: Path, state: RolloutState, chunk: Chunk) -> Path:
@@ -151,7 +181,9 @@ def saved_clip(folder: Path, state: RolloutState, chunk: Chunk) -> Path:
     Raises:
         CacheFormatError: The clip or the chunk's file is missing or damaged.
     """
-    header = read_document_header(chunk_path(folder, chunk.index), FORMAT, VERSION)
+    path = chunk_path(folder, chunk.index)
+    header = read_document_header(path, FORMAT, VERSION)
+    _expect_own(path, state, chunk.index, header)
     return _expect_saved_clip(folder, state, chunk, header)
 
 
@@ -228,11 +260,31 @@ def _record(tensors: dict[str, Tensor]) -> ChunkRecord:
         )
     except KeyError as error:
         raise CacheFormatError("The chunk file lacks a tensor", got=str(error)) from error
+    numbers = {
+        "latents": latents, "projections": projections,
+        "planes": tensors.get("planes"), "overlap": tensors.get("overlap"),
+    }  # fmt: skip
+    for name, tensor in numbers.items():
+        if tensor is not None and not _is_finite(tensor):
+            raise CacheFormatError(f"The chunk's {name} are no finite numbers", got=tensor.dtype)
+    if visible.dtype != torch.bool:
+        raise CacheFormatError("The chunk's visibility is not of yes and no", got=visible.dtype)
     return ChunkRecord(latents, projections, visible, tensors.get("planes"), tensors.get("overlap"))
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # Types of 8 bits have no such test.
+    wide = tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return wide and bool(tensor.isfinite().all())
 
 
 def _statistics(header: dict[str, Any], path: Path) -> ChunkStatistics:
     try:
-        return ChunkStatistics(**header["statistics"])
-    except (KeyError, TypeError) as error:
+        found = ChunkStatistics(**header["statistics"])
+        counts = (found.index, found.points, found.memory_bytes)
+        numbers = (found.hole_rate, found.latent_mean, found.latent_std)
+        if not (all(map(is_count, counts)) and all(math.isfinite(one + 0.0) for one in numbers)):
+            raise ValueError("a statistic is no number")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CacheFormatError(f"{path.name} has no statistics", got=str(error)) from error
+    return found

@@ -8,6 +8,7 @@ is there. What is not as it was written is made again.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 from ..cache.types import LatentCache
 from ..codecs.memory_kind import MemoryKind
 from ..digests import is_whole, sealed
-from ..errors import MirageError, PlanError, ResumeError
+from ..errors import MirageError, PlanError, ResumeError, StorageError, ValueRangeError
 from ..files import atomic_write, discard_unfinished, ensure_writable_folder, make_way
 from ..log import logger
 from ..readout.readout import Readout
@@ -33,7 +34,7 @@ from .chunk_file import (
     load_chunk,
     load_saved_record,
     save_chunk,
-    saved_clip,
+    saved_clips,
 )
 from .plan import ChunkLengths
 from .state import ChunkRecord, ChunkStatistics, RolloutState
@@ -59,10 +60,23 @@ def open_folder(state: RolloutState) -> RolloutState:
         ResumeError: The folder belongs to another rollout.
     """
     folder = _folder(state)
+    _expect_readable_name(folder)
     ensure_writable_folder(folder)
     _claim(folder, state)
     discard_unfinished(folder)
-    return _taken_up(folder, state, strict=False)
+    return _taken_up(folder, state)
+
+
+def _expect_readable_name(folder: Path) -> None:
+    """What safetensors cannot open again must not be begun."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise StorageError(
+            "The path of the folder is not UTF-8",
+            got=ascii(str(folder)),
+            fix="Choose a folder with another name",
+        ) from error
 
 
 def take_up(state: RolloutState) -> RolloutState:
@@ -76,13 +90,13 @@ def take_up(state: RolloutState) -> RolloutState:
     """
     if state.folder is None or state.digest is None:
         return state
-    return _taken_up(state.folder, state, strict=True)
+    return _taken_up(state.folder, state)
 
 
-def _taken_up(folder: Path, state: RolloutState, *, strict: bool) -> RolloutState:
+def _taken_up(folder: Path, state: RolloutState) -> RolloutState:
     while not state.complete and chunk_path(folder, state.done).exists():
         try:
-            state = load_chunk(folder, state, strict=strict)
+            state = load_chunk(folder, state)
         except MirageError as error:
             logger.warning("Chunk %d is made again: %s", state.done + 1, error)
             break
@@ -112,6 +126,7 @@ def commit(
 
     Raises:
         ShapeError: Latents, frames, readout or overlap do not belong to this chunk.
+        ValueRangeError: Latents or frames are not finite.
         ResumeError: Earlier chunks are not in the folder any more.
         StorageError: The disk is full, or the folder cannot be written.
     """
@@ -126,6 +141,8 @@ def commit(
         F=chunk.model_frames, H=state.trajectory.height, W=state.trajectory.width,
     )
     expect_shape("The chunk's readout", readout.visible, "T h w", T=chunk.latent_frames)
+    _expect_finite("latents", latents)
+    _expect_finite("frames", frames)
     after = finish_chunk(state, latents, readout, cache, overlap)
     if state.folder is not None:
         _expect_earlier(state.folder, state)
@@ -136,10 +153,21 @@ def commit(
     return after
 
 
+def _expect_finite(what: str, values: Tensor) -> None:
+    # One sum in place of a mask of the same size; it is finite where all of its parts are.
+    if not math.isfinite(float(values.detach().sum(dtype=torch.float32))):
+        raise ValueRangeError(
+            f"The chunk's {what} are not finite, and were not saved",
+            got="NaN or infinite numbers",
+            fix="A model in 16 bits can overflow: try it in another precision, or with fewer LoRAs "
+            "and a lower cfg. The chunks before this one are kept",
+        )
+
+
 def _expect_earlier(folder: Path, state: RolloutState) -> None:
     """Raise `ResumeError` unless the finished chunks are still where they were saved."""
-    paths = (path(folder, index) for index in range(state.done) for path in (chunk_path, clip_path))
-    lost = next((path for path in paths if not path.is_file()), None)
+    parts = (path(folder, index) for index in range(state.done) for path in (chunk_path, clip_path))
+    lost = next((path for path in (folder / MANIFEST, *parts) if not path.is_file()), None)
     if lost is not None:
         raise ResumeError(
             f"Files of the shot are gone while it is made; chunk {state.done + 1} of "
@@ -217,7 +245,7 @@ def finish(
             got=f"{state.done} of {len(state.plan)} chunks",
             fix="Run the chunk loop to its end",
         )
-    clips = [saved_clip(folder, state, chunk) for chunk in state.plan]
+    clips = saved_clips(folder, state)
     video = make_way(folder / VIDEO)
     join_clips(video, clips, state.trajectory.fps, tags=tags, on_clip=on_clip)
     return video
@@ -231,7 +259,7 @@ def load_record(state: RolloutState, index: int) -> ChunkRecord:
     """
     if state.last is not None and index == state.done - 1:
         return state.last
-    return load_saved_record(_folder(state), index)
+    return load_saved_record(_folder(state), state, index)
 
 
 def all_latents(state: RolloutState) -> Tensor:

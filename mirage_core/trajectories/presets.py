@@ -16,6 +16,7 @@ from ..errors import GeometryError, TrajectoryError
 from ..geometry.trajectory import Trajectory, expect_intrinsics
 from ..geometry.transform import invert_rigid, look_at, rigid, rotation_about
 from ..validate import expect_frame_count, expect_range, expect_rigid, expect_shape
+from .files import MAX_FRAMES
 
 MAX_AMOUNT: Final = 10.0
 
@@ -291,6 +292,7 @@ def preset_trajectory(
     expect_name("camera preset", preset, PRESETS)
     expect_name("easing", easing, EASINGS)
     expect_frame_count(frames)
+    expect_range("The frames of a move", frames, 1, MAX_FRAMES)
     expect_scene_depth(scene_depth)
     expect_range("The amount", amount, -MAX_AMOUNT, MAX_AMOUNT)
     # The way back is a copy of the way there: vectorised functions may round the same number

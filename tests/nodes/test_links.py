@@ -72,3 +72,15 @@ def test_a_node_runs_with_what_its_links_carry(pack: ModuleType, nodes: dict[str
         image=[torch.zeros(1, 64, 64, 3)], cameras=[out.args[0]], frames=[5], fps=[24.0]
     )
     assert len(cameras.args[0]) == 5
+
+
+def test_a_loop_begins_with_a_plan_and_goes_on_with_what_its_copies_hand_on(
+    pack: ModuleType, nodes: dict[str, Any]
+) -> None:
+    schema = nodes["MirageLoopOpen"].SCHEMA or nodes["MirageLoopOpen"].define_schema()
+    plan = object.__new__(pack.nodes.shot.PlannedShot)
+    boxed = object.__new__(pack.nodes.comfy.loop_body.Boxed)
+    for state in (plan, boxed):
+        pack.nodes.links.expect_links(schema, {"state": state})
+    with pytest.raises(pack.mirage_core.errors.LinkError):
+        pack.nodes.links.expect_links(schema, {"state": object()})

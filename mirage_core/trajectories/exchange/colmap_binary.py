@@ -51,7 +51,7 @@ def read_colmap_binary(path: Path, wanted: Wanted) -> CameraFile:
         name = CAMERAS
         with open(path.with_name(CAMERAS), "rb") as file:
             lenses = _cameras(file)
-    except (OSError, struct.error, UnicodeDecodeError) as error:
+    except (OSError, struct.error, UnicodeError) as error:
         raise CacheFormatError(
             f"{name} cannot be read",
             got=str(error)[:200],

@@ -171,7 +171,7 @@ def _start(path: Path) -> str:
     try:
         with open(path, "rb") as file:
             return file.read(_HEAD).decode("utf-8", "replace")
-    except OSError:
+    except (OSError, ValueError):
         return ""
 
 

@@ -59,7 +59,7 @@ class GltfFile:
         try:
             with open(path, "rb") as file:
                 content = file.read(MAX_BYTES + 1)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise CacheFormatError(f"{path.name} cannot be read", got=str(error)[:200]) from error
         try:
             if len(content) > MAX_BYTES:

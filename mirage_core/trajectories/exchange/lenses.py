@@ -151,4 +151,9 @@ def intrinsics_of(lenses: Iterable[Lens], width: int, height: int) -> Tensor:
 
 
 def _series(coefficients: Sequence[float], square: float) -> float:
-    return 1 + sum(k * square ** (n + 1) for n, k in enumerate(coefficients))
+    total, power = 1.0, 1.0
+    for k in coefficients:
+        # A product becomes infinite where a power would be an error.
+        power *= square
+        total += k * power
+    return total

@@ -71,10 +71,13 @@ def viewcrafter_file(rows: Sequence[Sequence[float]], name: str, wanted: Wanted)
 
 
 def _is_matrix_rows(rows: Sequence[Sequence[float]]) -> bool:
-    """Whether three lines are three poses of 18 or 19 numbers, whose times are all 0."""
-    if {len(row) for row in rows} != {19}:
+    """Whether three lines are three matrices, alone or behind the lens of Wan-Fun's files."""
+    lengths = {len(row) for row in rows}
+    if len(lengths) > 1 or not lengths <= {12, 16, 19}:
         return False
-    rotation = torch.tensor([row[7:] for row in rows], dtype=torch.float64).view(-1, 3, 4)
+    first = 7 if lengths == {19} else 0
+    matrices = [row[first : first + 12] for row in rows]
+    rotation = torch.tensor(matrices, dtype=torch.float64).view(-1, 3, 4)
     return bool(((rotation[..., :3].norm(dim=2) - 1).abs() < 0.1).all())  # noqa: PLR2004
 
 

@@ -6,8 +6,10 @@ import dataclasses
 import json
 import random
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -16,10 +18,10 @@ from safetensors import safe_open
 
 from dev.damage import CHUNKS, Shot, advance, begin, flipped
 from mirage_core.digests import DIGEST, PREFIX
-from mirage_core.errors import CacheFormatError, ResumeError
+from mirage_core.errors import CacheFormatError, ResumeError, StorageError, ValueRangeError
 from mirage_core.rollout.chunk_file import BEFORE, CLIP, chunk_path, clip_path
 from mirage_core.rollout.history import History
-from mirage_core.rollout.run_folder import VIDEO, commit, finish, open_folder
+from mirage_core.rollout.run_folder import VIDEO, all_latents, commit, finish, open_folder
 from mirage_core.rollout.saved_frames import saved_frames
 from mirage_core.rollout.state import RolloutState
 from mirage_core.rollout.video import write_clip
@@ -117,12 +119,17 @@ def test_what_is_made_again_is_said(damaged: Shot, caplog: pytest.LogCaptureFixt
     assert "Chunk 3 is made again: The clip chunk_0002.mp4 is damaged" in caplog.text
 
 
-def rewrite(path: Path, change: Callable[[dict[str, object]], None]) -> None:
-    """Change the header of a chunk."""
+def rewrite(
+    path: Path,
+    change: Callable[[dict[str, Any]], object],
+    tensor: Callable[[dict[str, torch.Tensor]], object] = lambda _: None,
+) -> None:
+    """Change the header of a chunk, or its tensors."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         header = json.loads(file.metadata()[HEADER_KEY])
     change(header)
+    tensor(tensors)
     safetensors.torch.save_file(tensors, path, {HEADER_KEY: json.dumps(header)})
 
 
@@ -238,3 +245,89 @@ def test_a_manifest_that_is_damaged_may_be_removed(
     manifest.unlink()
     assert open_folder(copied).done == 3
     assert manifest.read_bytes() == whole
+
+
+def test_old_chunks_do_not_follow_a_new_one(shot, old: RolloutState) -> None:
+    """They were made behind other bits than those of the chunk that was made again."""
+    folder = old.folder
+    clip_path(folder, 1).write_bytes(b"")
+    state = open_folder(shot.begin(folder))
+    assert state.done == 1
+    shot.advance(state, 1)
+    assert open_folder(shot.begin(folder)).done == 2
+
+
+@pytest.mark.parametrize("other", ["another shot", "an earlier chunk"])
+def test_chunks_exchanged_while_the_program_runs_are_not_joined(
+    shot, tmp_path: Path, other: str
+) -> None:
+    state = shot.advance(open_folder(shot.begin(tmp_path / "shot")))
+    source, number = tmp_path / "shot", 0
+    if other == "another shot":
+        source, number = tmp_path / "other", 1
+        shot.advance(open_folder(shot.begin(source, seed=8)))
+    for path in (chunk_path, clip_path):
+        shutil.copy(path(source, number), path(tmp_path / "shot", 1))
+    with pytest.raises(CacheFormatError, match="belongs to another rollout or chunk"):
+        finish(state)
+    with pytest.raises(CacheFormatError, match="belongs to another rollout or chunk"):
+        all_latents(state)
+
+
+@pytest.mark.parametrize("what", ["latents", "frames"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_not_saved(shot, tmp_path: Path, what: str, value: float) -> None:
+    state = shot.advance(open_folder(shot.begin(tmp_path / "shot")), 1)
+    parts = shot.parts(state)
+    parts[what] = parts[what].clone()
+    parts[what].view(-1)[7] = value
+    with pytest.raises(ValueRangeError, match=f"{what} are not finite"):
+        commit(state, **parts)
+    assert open_folder(shot.begin(tmp_path / "shot")).done == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("latents", lambda x: x.fill_(float("nan"))),
+        ("latents", lambda x: x.to(torch.int64)),
+        ("latents", lambda x: x.to(torch.float8_e4m3fn)),
+        ("projections", lambda x: x.fill_(float("inf"))),
+        ("visible", lambda x: x.float()),
+    ],
+)
+def test_tensors_of_another_kind_are_made_again(
+    shot, old: RolloutState, name: str, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    rewrite(
+        chunk_path(old.folder, 1),
+        lambda _: None,
+        lambda tensors: tensors.update({name: change(tensors[name])}),
+    )
+    assert open_folder(shot.begin(old.folder)).done == 1
+
+
+@pytest.mark.parametrize("value", ["x", None, [1], {}, float("inf")])
+def test_statistics_that_are_no_numbers_are_made_again(
+    shot, old: RolloutState, value: object
+) -> None:
+    rewrite(
+        chunk_path(old.folder, 1), lambda header: header["statistics"].update(hole_rate=value)
+    )
+    assert open_folder(shot.begin(old.folder)).done == 1
+
+
+def test_a_folder_renamed_before_its_first_chunk_is_noticed(shot, tmp_path: Path) -> None:
+    folder = tmp_path / "shot"
+    state = open_folder(shot.begin(folder))
+    folder.rename(tmp_path / "aside")
+    with pytest.raises(ResumeError, match="chunk 1 of 3 is not saved"):
+        commit(state, **shot.parts(state))
+    assert not folder.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs paths of any bytes")
+def test_a_path_that_nothing_could_open_again_is_refused_at_once(shot, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="not UTF-8"):
+        open_folder(shot.begin(tmp_path / "caf\udce9"))
+    assert not list(tmp_path.iterdir())

@@ -344,6 +344,8 @@ def test_captions_that_are_not_embedded_are_told(tmp_path, capsys, caplog) -> No
     [
         (["data", "info", "nowhere"], "cannot be read"),
         ([*MAKE, "0", "--out", "x"], "number of rooms"),
+        ([*MAKE, "2000000000", "--out", "x"], "number of rooms"),
+        ([*MAKE, str(10**30), "--out", "x"], "number of rooms"),
         ([*MAKE, "1", "--out", "x", "--address", "auto"], "requires workers"),
         ([*MAKE, "1", "--out", "x", "--workers", "2", "--device", "cuda"], "--gpus-per-worker 0.5"),
         (["data", "make", "--size", "64x64", "--embedded-codec", "--footage", "nowhere",

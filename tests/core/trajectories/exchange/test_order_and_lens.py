@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -260,3 +261,8 @@ def test_a_fisheye_that_is_not_played_is_in_nobodys_way(tmp_path: Path) -> None:
     assert played(read_cameras(path, dataclasses.replace(WANTED, camera="left"))) == [0, 2]
     with pytest.raises(CacheFormatError, match="fisheye"):
         read_cameras(path, dataclasses.replace(WANTED, camera="right"))
+
+
+def test_distortion_without_a_bound_is_told(tmp_path: Path) -> None:
+    lens = "FULL_OPENCV 64 64 1e-60 1e-60 32 32 .1 .01 0 0 0 0 0 0"
+    assert read_cameras(colmap(tmp_path, ["1.png"], lens), WANTED).corner_shift == math.inf

@@ -407,3 +407,17 @@ def test_other_files_are_answered_by_what_is_read(
         read_cameras(tmp_path / name, WANTED)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_three_sideways_poses_of_kitti_are_three_poses(tmp_path: Path) -> None:
+    """Not ViewCrafter's three lines, which begin with 0 as well."""
+    path = tmp_path / "k.txt"
+    path.write_text("".join(line(0, 0, 1, x, 0, 1, 0, 0, -1, 0, 0, 0) + "\n" for x in range(3)))
+    found = read_cameras(path, WANTED).trajectory
+    assert found.positions[:, 0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["a\0.json", "a\0.txt", "a\0.glb", "\ud800.json", "\ud800.glb"])
+def test_names_that_no_file_can_have_are_told(name: str) -> None:
+    with pytest.raises(CacheFormatError):
+        read_cameras(Path(name), WANTED)
