@@ -38,6 +38,7 @@ from ..training.data.released.lmdb_import import import_lmdb
 from ..validate import expect_range
 from ..writing.policy import WRITE_POLICIES
 from . import inputs
+from .inputs import parse_path
 
 Group = Any
 
@@ -55,7 +56,7 @@ def add_command(commands: Any) -> None:
         description="Makes the clips that the folder does not have yet. Run the same command again "
         "to resume; a larger number of rooms or more footage adds clips.",
     )
-    make.add_argument("--out", type=Path, required=True, help="folder for the clips")
+    make.add_argument("--out", type=parse_path, required=True, help="folder for the clips")
     make.add_argument(
         "--size", type=inputs.parse_size, required=True, help="WIDTHxHEIGHT, multiples of 32"
     )
@@ -66,7 +67,7 @@ def add_command(commands: Any) -> None:
     make.set_defaults(run=run_make)
     _add_import(actions)
     info = actions.add_parser("info", help="describe a data set")
-    info.add_argument("folder", type=Path)
+    info.add_argument("folder", type=parse_path)
     info.set_defaults(run=run_info)
 
 
@@ -77,9 +78,9 @@ def _add_import(actions: Any) -> None:
         description="Reads LMDB shards of pickled samples without executing any code in them. "
         "Run the same command again to resume.",
     )
-    parser.add_argument("folder", type=Path, help="folder with shard_000.lmdb and so on")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the clips")
-    parser.add_argument("--text-encoder", type=Path, help="UMT5-xxl, to embed captions")
+    parser.add_argument("folder", type=parse_path, help="folder with shard_000.lmdb and so on")
+    parser.add_argument("--out", type=parse_path, required=True, help="folder for the clips")
+    parser.add_argument("--text-encoder", type=parse_path, help="UMT5-xxl, to embed captions")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--retry", action="store_true", help="retry what was skipped before")
     parser.set_defaults(run=run_import)
@@ -89,7 +90,7 @@ def _add_sources(group: Group) -> None:
     source = group.add_mutually_exclusive_group(required=True)
     source.add_argument("--procedural", type=int, metavar="ROOMS", help="number of rooms")
     source.add_argument(
-        "--footage", type=Path, help="folder of videos, or of folders with one picture per frame"
+        "--footage", type=parse_path, help="folder of videos, or of folders with a picture a frame"
     )
     group.add_argument("--first-room", type=int, default=0, help="seed of the first room")
     group.add_argument("--shots", type=int, default=8, help="camera moves per room (default: 8)")
@@ -98,11 +99,11 @@ def _add_sources(group: Group) -> None:
         help="frames per shot, 32n + 1 (default: 65); each shot begins with a new memory",
     )  # fmt: skip
     group.add_argument(
-        "--cameras", type=Path, help="folder of camera files (RealEstate10K and others); default: "
-        "next to the footage",
+        "--cameras", type=parse_path, help="folder of camera files (RealEstate10K and others); "
+        "default: next to the footage",
     )  # fmt: skip
     group.add_argument(
-        "--geometry", type=Path, help="folder of geometry files; default: next to the footage"
+        "--geometry", type=parse_path, help="folder of geometry files; default: next to the footage"
     )
     group.add_argument(
         "--exact-depth",
@@ -117,12 +118,12 @@ def _add_sources(group: Group) -> None:
 
 def _add_models(group: Group) -> None:
     codec = group.add_mutually_exclusive_group(required=True)
-    codec.add_argument("--vae", type=Path, help="Wan2.2 VAE")
+    codec.add_argument("--vae", type=parse_path, help="Wan2.2 VAE")
     codec.add_argument(
         "--embedded-codec", action="store_true", help="use the embedded codec, which has no weights"
     )
-    group.add_argument("--text-encoder", type=Path, help="UMT5-xxl, to embed captions")
-    group.add_argument("--depth-model", type=Path, help="folder of a geometry estimator")
+    group.add_argument("--text-encoder", type=parse_path, help="UMT5-xxl, to embed captions")
+    group.add_argument("--depth-model", type=parse_path, help="folder of a geometry estimator")
     group.add_argument(
         "--depth-kind", default="MapAnything",
         help="MapAnything (default; also estimates cameras), UniDepth V2 or transformers",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -46,6 +47,9 @@ BLACKS: Final = {
 """What black is in a depth picture, by the words of the command line."""
 
 
+_NAME_BYTES: Final = 255
+"""Longest name of a file or folder."""
+
 _DIGITS: Final = 5
 """Most digits of a side of a picture."""
 
@@ -57,6 +61,14 @@ def add_branch_format(group: Any) -> None:
         help="what 96 input planes of a side branch mean where its file does not say it "
         "(default: auto, by the file's name)",
     )  # fmt: skip
+
+
+def parse_path(text: str) -> Path:
+    """A path that some file system could have, for argparse."""
+    longest = max((len(os.fsencode(part)) for part in Path(text).parts), default=0)
+    if longest > _NAME_BYTES or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} cannot be the name of a file")
+    return Path(text)
 
 
 def parse_size(text: str) -> tuple[int, int]:

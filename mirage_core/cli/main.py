@@ -14,7 +14,7 @@ from ..checkpoints.branch_file import split_merged
 from ..checkpoints.lora_format import read_lora, write_for_comfyui
 from ..errors import MirageError, StorageError
 from .data import add_command as add_data_command
-from .inputs import add_branch_format
+from .inputs import add_branch_format, parse_path
 from .rollout import add_command
 from .train import add_command as add_train_command
 
@@ -63,9 +63,9 @@ def make_parser() -> argparse.ArgumentParser:
         description="Splits a safetensors file that contains a video model and its side branch. "
         "The file itself is not changed.",
     )
-    split.add_argument("model", type=Path, help="the merged .safetensors file")
-    split.add_argument("--model-out", type=Path, help="default: MODEL_backbone.safetensors")
-    split.add_argument("--branch-out", type=Path, help="default: MODEL_vace.safetensors")
+    split.add_argument("model", type=parse_path, help="the merged .safetensors file")
+    split.add_argument("--model-out", type=parse_path, help="default: MODEL_backbone.safetensors")
+    split.add_argument("--branch-out", type=parse_path, help="default: MODEL_vace.safetensors")
     add_branch_format(split)
     split.set_defaults(run=_split)
     lora = commands.add_parser(
@@ -74,8 +74,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="Converts a LoRA for the video model, such as one from the released training "
         "code, to the names that ComfyUI's loader reads. The file itself is not changed.",
     )
-    lora.add_argument("file", type=Path, help="the .safetensors file, in any common naming scheme")
-    lora.add_argument("--out", type=Path, help="default: FILE_comfyui.safetensors")
+    lora.add_argument("file", type=parse_path, help="the .safetensors file, in any naming scheme")
+    lora.add_argument("--out", type=parse_path, help="default: FILE_comfyui.safetensors")
     lora.set_defaults(run=_lora)
     if importlib.util.find_spec(f"{ROOT}.doctor") is not None:
         doctor = commands.add_parser("doctor", help="report what works on this machine, and why")

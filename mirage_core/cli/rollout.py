@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -31,6 +30,7 @@ from ..trajectories.presets import EASINGS, MAX_AMOUNT, PRESETS
 from ..writing.consistency import ConsistencyConfig
 from ..writing.policy import WRITE_POLICIES
 from . import inputs, ways
+from .inputs import parse_path
 
 MEMORY = "memory.safetensors"
 """Name of the finished memory in the shot's folder."""
@@ -58,7 +58,7 @@ def add_command(commands: Any) -> None:
     _add_models(parser.add_argument_group("models"))
     _add_settings(parser.add_argument_group("generation"))
     output = parser.add_argument_group("output")
-    output.add_argument("--out", type=Path, required=True, help="folder for the shot")
+    output.add_argument("--out", type=parse_path, required=True, help="folder for the shot")
     output.add_argument(
         "--resume", action=argparse.BooleanOptionalAction, default=True,
         help="resume from the chunks in the folder; --no-resume starts in a new folder next to it",
@@ -67,14 +67,14 @@ def add_command(commands: Any) -> None:
 
 
 def _add_inputs(group: Group) -> None:
-    group.add_argument("--image", type=Path, required=True, help="the picture")
+    group.add_argument("--image", type=parse_path, required=True, help="the picture")
     group.add_argument(
         "--size", type=inputs.parse_size, help="WIDTHxHEIGHT to resize to, multiples of 32"
     )
     depth = group.add_mutually_exclusive_group(required=True)
-    depth.add_argument("--depth", type=Path, help="a depth picture, or a file as for --geometry")
+    depth.add_argument("--depth", type=parse_path, help="depth picture, or as for --geometry")
     depth.add_argument(
-        "--geometry", type=Path,
+        "--geometry", type=parse_path,
         help="a geometry file (.safetensors, .npz, .exr, .tif) of the picture or of the full "
         "shot; name.####.exr for one file a frame",
     )  # fmt: skip
@@ -109,7 +109,7 @@ def _add_inputs(group: Group) -> None:
 
 def _add_move(group: Group) -> None:
     move = group.add_mutually_exclusive_group(required=True)
-    move.add_argument("--trajectory", type=Path, help="a camera file")
+    move.add_argument("--trajectory", type=parse_path, help="a camera file")
     move.add_argument("--move", choices=PRESETS, metavar="NAME", help=", ".join(PRESETS))
     group.add_argument(
         "--lens", choices=LENSES, default=PICTURE,
@@ -142,31 +142,31 @@ def _add_move(group: Group) -> None:
 def _add_models(group: Group) -> None:
     ways.add_way(group)
     group.add_argument(
-        "--transformer", type=Path, required=True,
+        "--transformer", type=parse_path, required=True,
         help="Wan2.2-TI2V-5B: a folder, or one .safetensors or .gguf file",
     )  # fmt: skip
-    group.add_argument("--branch", type=Path, help="side branch, if it is a separate file")
+    group.add_argument("--branch", type=parse_path, help="side branch, if it is a separate file")
     inputs.add_branch_format(group)
     group.add_argument(
-        "--lora", type=Path, action="append", default=[], help="a LoRA file; can be repeated"
+        "--lora", type=parse_path, action="append", default=[], help="a LoRA file; can be repeated"
     )
     group.add_argument(
-        "--later-lora", type=Path, help="a LoRA file for every chunk but the first"
+        "--later-lora", type=parse_path, help="a LoRA file for every chunk but the first"
     )
     group.add_argument(
         "--lora-scale", type=float, default=1.0, help="strength of all LoRAs (default: 1)"
     )
     codec = group.add_mutually_exclusive_group(required=True)
-    codec.add_argument("--vae", type=Path, help="Wan2.2 VAE: a folder or a .safetensors file")
+    codec.add_argument("--vae", type=parse_path, help="Wan2.2 VAE: a folder or a .safetensors file")
     codec.add_argument(
         "--embedded-codec", action="store_true",
         help="use the embedded codec, for models that were trained with it",
     )  # fmt: skip
     group.add_argument(
-        "--text-encoder", type=Path, required=True,
+        "--text-encoder", type=parse_path, required=True,
         help="UMT5-xxl: a folder or a .safetensors file",
     )  # fmt: skip
-    group.add_argument("--depth-model", type=Path, help="folder of a depth model for new frames")
+    group.add_argument("--depth-model", type=parse_path, help="folder of a depth model for frames")
     group.add_argument(
         "--depth-kind", default="transformers",
         help="transformers (default), MapAnything or UniDepth V2",

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from pathlib import Path
 from typing import Any, Final
 
 from ..errors import MirageError, ResumeError
-from .inputs import add_branch_format, parse_size
+from .inputs import add_branch_format, parse_path, parse_size
 
 MIN_REPORTED_WAIT: Final = 0.05
 """Share of the time spent waiting for clips above which it is reported."""
@@ -27,19 +26,19 @@ def add_command(commands: Any) -> None:
         "(accelerate launch -m mirage_core train ...) the model is sharded over them.",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--out", type=Path, help="folder for the run")
-    parser.add_argument("--data", type=Path, help="training clips, from `mirage data make`")
-    parser.add_argument("--held-out", type=Path, help="held-out clips for the validation loss")
+    parser.add_argument("--out", type=parse_path, help="folder for the run")
+    parser.add_argument("--data", type=parse_path, help="training clips, from `mirage data make`")
+    parser.add_argument("--held-out", type=parse_path, help="held-out clips for validation loss")
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--transformer", type=Path, help="Wan2.2-TI2V-5B in bf16, fp16 or fp32")
+    model.add_argument("--transformer", type=parse_path, help="Wan2.2-TI2V-5B, bf16, fp16 or fp32")
     model.add_argument(
         "--new-transformer", metavar="SIZES", nargs="?", const=TINY_DEFAULT,
         help=f"train a new small model, for --stage full (default: {TINY_DEFAULT})",
     )  # fmt: skip
-    parser.add_argument("--branch", type=Path, help="side branch to start from")
+    parser.add_argument("--branch", type=parse_path, help="side branch to start from")
     add_branch_format(parser)
     codec = parser.add_mutually_exclusive_group()
-    codec.add_argument("--vae", type=Path, help="Wan2.2 VAE, for closed-loop validation")
+    codec.add_argument("--vae", type=parse_path, help="Wan2.2 VAE, for closed-loop validation")
     codec.add_argument(
         "--embedded-codec", action="store_true", help="the clips were made with the embedded codec"
     )
@@ -52,7 +51,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--plan-size", type=parse_size, default=(1280, 704), help="picture size of --plan"
     )
-    parser.add_argument("--settings", type=Path, help="JSON file with initial settings")
+    parser.add_argument("--settings", type=parse_path, help="JSON file with initial settings")
     _add_settings(parser.add_argument_group("settings", "see docs/training.md"))
 
 

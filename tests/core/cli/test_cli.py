@@ -418,3 +418,25 @@ def test_the_options_of_the_documentation_exist() -> None:
         for option in action.option_strings
     }
     assert named <= known, named - known
+
+
+@pytest.mark.parametrize("name", ["n" * 300 + ".json", "a\0b"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["rollout", "--trajectory"], ["rollout", "--geometry"], ["rollout", "--vae"],
+        ["train", "--data"], ["data", "make", "--footage"], ["data", "info"], ["split"], ["lora"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_names_that_no_file_can_have(name: str, words: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, name])
+    assert stopped.value.code == 2
+    assert "cannot be the name of a file" in capsys.readouterr().err
+
+
+def test_pictures_of_a_size_that_no_memory_holds(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["rollout", "--size", "32000x32000"])
+    assert "is more than" in capsys.readouterr().err
