@@ -106,7 +106,7 @@ def _load_one(path: Path, fov: float | None, channel: str) -> FrameGeometry:
     if suffix == ".exr":
         depth, label, channels = read_exr(path, channel)
         geometry = geometry_from_arrays({"depth": depth[None]}, (), fov)
-        notes = (f"taken: {label}", f"channels: {channels}") if channels > 1 else ()
+        notes = (f"taken: {label}", *([f"channels: {channels}"] if channels > 1 else []))
         return dataclasses.replace(geometry, notes=notes)
     if suffix in (".tif", ".tiff"):
         return _from_picture(path, fov)
