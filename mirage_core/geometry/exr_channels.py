@@ -132,8 +132,8 @@ def choose_depth(name: str, channels: Sequence[Channel], wanted: str = "") -> De
 def _may_be_depth(channel: Channel) -> bool:
     """Whether neither the name nor the innermost layer that tells something is of `NO_DEPTH`."""
     *layers, leaf = ([w.lower() for w in _WORDS.findall(name)] for name in channel.label.split("."))
-    telling = next((words for words in reversed(layers) if not _AXES.issuperset(words)), [])
-    return NO_DEPTH.isdisjoint([*leaf, *telling])
+    telling = [words for words in layers if not _AXES.issuperset(words)][-1:]
+    return NO_DEPTH.isdisjoint(sum(telling, leaf))
 
 
 def _by_rank(channels: Sequence[Channel]) -> list[list[Depth]]:
