@@ -74,7 +74,7 @@ def read_levels(path: Path) -> tuple[np.ndarray, bool]:
         CacheFormatError: As for `read_picture`.
     """
     values = _values(path)
-    if values.dtype == np.float32 and (pages := _pages(path)) > 1:
+    if values.dtype == np.float32 and (pages := page_count(path)) > 1:
         logger.warning("Mirage reads the first of %d pages of %s", pages, path.name)
     white = {np.dtype(np.uint8): WHITE_8, np.dtype(np.uint16): WHITE_16}.get(values.dtype)
     if white is None:
@@ -127,11 +127,12 @@ def _unidentified(path: Path) -> tuple[str, str, str]:
     )
 
 
-def _pages(path: Path) -> int:
+def page_count(path: Path) -> int:
+    """Pictures in one file; 1 where those behind the first cannot be read."""
     try:
         with Image.open(path) as picture:
             return int(getattr(picture, "n_frames", 1))
-    except DAMAGED:  # a page that cannot be read is none
+    except DAMAGED:
         return 1
 
 

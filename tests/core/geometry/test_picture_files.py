@@ -15,7 +15,9 @@ from PIL import Image, ImageOps
 
 from mirage_core.cli.inputs import load_depth_picture, load_picture
 from mirage_core.errors import CacheFormatError, MirageError
+from mirage_core.geometry.geometry_io import load_geometry
 from mirage_core.geometry.picture_files import read_levels, read_picture
+from mirage_core.geometry.sources import describe_geometry
 
 H, W = 32, 64
 
@@ -175,6 +177,7 @@ def test_pages_behind_the_first_are_told_of(
     assert floats
     assert (levels == 2).all()
     assert "the first of 3 pages of a.tif" in caplog.text
+    assert "the first of 3 pages" in describe_geometry(load_geometry(tmp_path / "a.tif", 60))
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7, 8])
