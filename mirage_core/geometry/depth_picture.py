@@ -46,6 +46,11 @@ SPREAD: Final = 8
 """Levels that a picture has at least if its steps tell anything."""
 
 DOUBT: Final = f": these look like {MILLIMETRES}, which {AUTO} would take)"
+STRAY: Final = 1e-3
+"""Share of white up to which it tells nothing: single pixels of a sensor."""
+
+WHITE_NEAR: Final = f"; the white inside is near; choose {MILLIMETRES} if it is out of range)"
+WHITE_FAR: Final = f"; the white is out of range; choose {NEAR_INVERSE} if it is near)"
 WHITE_8: Final = 255
 _ROUNDED: Final = 0.02
 """Difference from a whole step of 8 bits that counts as none; it is five steps of 16 bits."""
@@ -91,7 +96,7 @@ def geometry_from_picture(
             out; or distances in scene units: what goes beyond 1 can be nothing else.
         reading: What levels mean. ``auto`` takes scene units for what goes beyond 1 and for
             ``floats``, millimetres for grey of more than 8 bits that uses less than half of its
-            range, and else ``near is white``.
+            range unless it has white that does not reach the border, and else ``near is white``.
         fov: Horizontal field of view in degrees.
         floats: True for a file of floating-point numbers.
 
@@ -106,7 +111,7 @@ def geometry_from_picture(
     grey = bool((colours == colours[..., :1]).all())
     values = colours[..., 0] if grey else colours.mean(dim=-1)
     encoding, why = _encoding(values, reading.encoding, grey, floats)
-    if why.endswith(DOUBT):
+    if why.endswith((DOUBT, WHITE_NEAR, WHITE_FAR)):
         logger.warning("Mirage reads a depth picture as %s%s", encoding, why)
     black = values <= 0
     hidden = _is_no_reading(values, encoding, reading.black)
@@ -135,14 +140,28 @@ def _encoding(values: Tensor, wanted: str, grey: bool, floats: bool) -> tuple[st
     brightest = float(torch.where(values < 1, values, 0.0).max())
     counted = grey and 0 < brightest < MILLIMETRES_BELOW and _finer_than_8_bits(values)
     told = f"finer than 8 bits, up to {brightest:.1%} of white"
+    white = _white(values) if counted else ""
     if wanted != AUTO:
-        doubt = f" ({told}{DOUBT}"
-        return wanted, doubt if counted and wanted == NEAR_INVERSE else ""
+        doubt = counted and wanted == NEAR_INVERSE and white != WHITE_NEAR
+        return wanted, f" ({told}{DOUBT}" if doubt else ""
     if floats:
         return SCENE_UNITS, " (floating-point numbers)"
     if counted:
-        return MILLIMETRES, f" ({told})"
+        return NEAR_INVERSE if white == WHITE_NEAR else MILLIMETRES, f" ({told}{white or ')'}"
     return NEAR_INVERSE, " (nothing in the picture tells more)"
+
+
+def _white(values: Tensor) -> str:
+    """What white (F, H, W) is, in words, where the other levels could count in millimetres.
+
+    Sky and walls out of range reach the border; what lies inside alone is a thing nearer than the
+    range of an inverse depth.
+    """
+    white = values >= 1
+    if float(white.float().mean()) <= STRAY:
+        return ""
+    border = (white[:, 0], white[:, -1], white[..., 0], white[..., -1])
+    return WHITE_FAR if any(bool(side.any()) for side in border) else WHITE_NEAR
 
 
 def _finer_than_8_bits(values: Tensor) -> bool:

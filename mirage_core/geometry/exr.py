@@ -20,7 +20,7 @@ FARTHEST: Final = 1e9
 """Renderers write 1e10, or infinity, where there is no surface."""
 
 FARTHEST_HALF: Final = 65504.0
-"""The largest number of 16 bits, for the same."""
+"""The largest number of 16 bits, for the same; files of 32 bits may come from such."""
 
 
 class ExrDepth(NamedTuple):
@@ -56,7 +56,6 @@ def read_exr(path: Path, channel: str = "") -> ExrDepth:
     channels = _channels(package, path)
     chosen = choose_depth(path.name, channels, channel)
     planes = _decode(package, path, channels, chosen)
-    half = {plane.dtype for plane in planes} == {np.dtype(np.float16)}
     first, *others = (plane.astype(np.float32) for plane in planes)
     if not all(np.array_equal(first, other, equal_nan=True) for other in others):
         refuse(
@@ -66,7 +65,8 @@ def read_exr(path: Path, channel: str = "") -> ExrDepth:
             fix="Name the one channel of it that is depth, or render the depth pass of its own",
         )
     values = torch.from_numpy(first)
-    depth = torch.where(values < (FARTHEST_HALF if half else FARTHEST), values, torch.inf)
+    surface = (values < FARTHEST) & (values != FARTHEST_HALF)
+    depth = torch.where(surface, values, torch.inf)
     placed = _in_picture(path.name, depth, chosen.channels[0])
     return ExrDepth(placed, chosen.label, len(channels))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple, NoReturn
 
@@ -13,8 +14,17 @@ COLOURS: Final = {"R", "G", "B"}
 VECTOR: Final = {"X", "Y"}
 """What stands beside a Z that is part of a normal, a position or a motion."""
 
-NO_DEPTH: Final = ("mist", "fog")
-"""Layers whose one channel renderers call Z although it is a share and no distance."""
+NO_DEPTH: Final = frozenset(
+    "mist fog normal normals n position p motion velocity vector vectors inverse disparity "
+    "uv".split()
+)
+"""Words for what is no distance, although renderers call a channel of it Z or depth."""
+
+_WORDS: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+"""Words of a name, with an underscore or a capital between them."""
+
+_AXES: Final = frozenset("xyzwrgbav")
+"""Words that tell which channel of a layer it is, and nothing of the layer."""
 
 DEPTH_LAYERS: Final = {"depth", "z", "zdepth", "vrayzdepth"}
 """Names of layers that mean depth and nothing else; others only contain the word."""
@@ -82,9 +92,9 @@ class Depth(NamedTuple):
 def choose_depth(name: str, channels: Sequence[Channel], wanted: str = "") -> Depth:
     """The channels to read.
 
-    Without a wish taken is the only channel; else ``Z`` in no layer; else a layer that is called
-    depth; else a ``Z`` in any other layer; else the colours, which must then be the same. A Z
-    with X and Y beside it is a vector's.
+    Without a wish nothing is taken that `NO_DEPTH` has a word for. Taken is the only channel; else
+    ``Z`` in no layer; else a layer that is called depth; else a ``Z`` in any other layer; else the
+    colours, which must then be the same. A Z with X and Y beside it is a vector's.
 
     Args:
         name: How errors call the file.
@@ -96,7 +106,7 @@ def choose_depth(name: str, channels: Sequence[Channel], wanted: str = "") -> De
     """
     if wanted:
         return _wanted(name, channels, wanted)
-    if len(channels) == 1:
+    if len(channels) == 1 and _may_be_depth(channels[0]):
         return Depth(channels[0].label, (channels[0],))
     for found in _by_rank(channels):
         if len(found) == 1:
@@ -112,8 +122,18 @@ def choose_depth(name: str, channels: Sequence[Channel], wanted: str = "") -> De
     refuse(
         name,
         f"channels {_listed(labels)}" if labels else "no channels",
-        "one channel, or one that is called Z or depth, and is not part of a normal",
+        "one channel, or one that is called Z or depth, and is not part of a normal, nor mist, "
+        "a position, a motion or inverse depth",
+        fix="Render the depth pass as a flat EXR file of its own, save it as .npz, or name the "
+        "channel to read",
     )
+
+
+def _may_be_depth(channel: Channel) -> bool:
+    """Whether neither the name nor the innermost layer that tells something is of `NO_DEPTH`."""
+    *layers, leaf = ([w.lower() for w in _WORDS.findall(name)] for name in channel.label.split("."))
+    telling = [words for words in layers if not _AXES.issuperset(words)][-1:]
+    return NO_DEPTH.isdisjoint(sum(telling, leaf))
 
 
 def _by_rank(channels: Sequence[Channel]) -> list[list[Depth]]:
@@ -126,7 +146,7 @@ def _by_rank(channels: Sequence[Channel]) -> list[list[Depth]]:
         for members in layers.values()
         if not {c.leaf for c in members} >= VECTOR
         for channel in members
-        if channel.leaf == "Z" and not any(word in channel.label.lower() for word in NO_DEPTH)
+        if channel.leaf == "Z" and _may_be_depth(channel)
     ]
     named = [depth for members in layers.values() for depth in _named_depth(members)]
     sure = [depth for depth in named if _words(depth)[-1] in DEPTH_LAYERS]
@@ -144,12 +164,16 @@ def _named_depth(members: list[Channel]) -> list[Depth]:
     """Depths of one layer: the layer itself if it is called so, or channels that are."""
     layer = members[0].layer
     if "depth" in layer.lower():
-        values = [channel for channel in members if channel.leaf != ALPHA]
+        values = [c for c in members if c.leaf != ALPHA and _may_be_depth(c)]
         z = [channel for channel in values if channel.leaf == "Z"]
         if len(z) == 1 and not {channel.leaf for channel in values} >= VECTOR:
             return [Depth(z[0].label, (z[0],))]
+        # Colours and axes have one letter; longer names are depths of different things.
+        if any(len(channel.leaf) > 1 for channel in values):
+            return [Depth(c.label, (c,)) for c in values]
         return [_layer(layer, values)] if values else []
-    return [Depth(c.label, (c,)) for c in members if "depth" in c.leaf.lower()]
+    named = [c for c in members if "depth" in c.leaf.lower() and _may_be_depth(c)]
+    return [Depth(c.label, (c,)) for c in named]
 
 
 def _words(depth: Depth) -> list[str]:

@@ -203,6 +203,12 @@ def _lens_matrices(name: str, array: Tensor, frames: int) -> Tensor:
     square = array.shape[-2:] == (_VECTOR, _VECTOR) and bool(
         (array[..., 3, :] == array.new_tensor([0.0, 0.0, 0.0, 1.0])).all()
     )
+    # Three frames of four numbers have this shape, too, but no focal lengths of 0.
+    projection = array.shape[-2:] == (_MATRICES, _VECTOR) and bool(
+        (array[..., 2, :3] == array.new_tensor([0.0, 0.0, 1.0])).all()
+    )
+    if projection:
+        return _matrices(name, array[..., :3], frames)
     if array.shape[-1:] == (_VECTOR,) and not square:
         rows = array.reshape(-1, _VECTOR)
         lens = torch.eye(3, dtype=torch.float64).repeat(len(rows), 1, 1)

@@ -106,7 +106,7 @@ def _load_one(path: Path, fov: float | None, channel: str) -> FrameGeometry:
     if suffix == ".exr":
         depth, label, channels = read_exr(path, channel)
         geometry = geometry_from_arrays({"depth": depth[None]}, (), fov)
-        notes = (f"taken: {label}", f"channels: {channels}") if channels > 1 else ()
+        notes = (f"taken: {label}", *([f"channels: {channels}"] if channels > 1 else []))
         return dataclasses.replace(geometry, notes=notes)
     if suffix in (".tif", ".tiff"):
         return _from_picture(path, fov)
@@ -115,7 +115,7 @@ def _load_one(path: Path, fov: float | None, channel: str) -> FrameGeometry:
 
 def _from_picture(path: Path, fov: float | None) -> FrameGeometry:
     # Pillow is ComfyUI's; the library does without it where no picture is read.
-    from .picture_files import read_levels
+    from .picture_files import page_count, read_levels
 
     levels, floats = read_levels(path)
     if fov is None:
@@ -130,6 +130,9 @@ def _from_picture(path: Path, fov: float | None) -> FrameGeometry:
             expected="floating-point numbers in scene units, or 16 bits in millimetres",
             fix="Use Load Image and Mirage Geometry, or --depth, which take a range",
         )
+    if (pages := page_count(path)) > 1:
+        notes = (*geometry.notes, f"the first of {pages} pages")
+        return dataclasses.replace(geometry, notes=notes)
     return geometry
 
 

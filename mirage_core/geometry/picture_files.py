@@ -11,9 +11,17 @@ from typing import Final, NoReturn
 import av
 import numpy as np
 from av.error import FFmpegError
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    PHOTOMETRIC_INTERPRETATION,
+    SAMPLEFORMAT,
+    ImageFileDirectory_v2,
+    TiffImageFile,
+)
 
 from ..errors import CacheFormatError
+from ..log import logger
 
 DAMAGED: Final = (
     Image.DecompressionBombError, FFmpegError, OSError, SyntaxError, ValueError, TypeError,
@@ -29,6 +37,15 @@ PIXELS_PER_BYTE: Final = 32
 """Pixels above `SMALL_PIXELS` (4096 x 4096) that each byte of a file stands for at most."""
 
 WHITE_8, WHITE_16 = 255, 65535
+
+DEEP: Final = 8
+"""Bits above which colours keep more than Pillow's."""
+
+FORMATS: Final = "a PNG, JPEG, WebP or TIFF file"
+CHECK: Final = "Check the path"
+
+_FLOATS: Final = 3
+"""Sample format of floating-point numbers."""
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -57,6 +74,8 @@ def read_levels(path: Path) -> tuple[np.ndarray, bool]:
         CacheFormatError: As for `read_picture`.
     """
     values = _values(path)
+    if values.dtype == np.float32 and (pages := page_count(path)) > 1:
+        logger.warning("Mirage reads the first of %d pages of %s", pages, path.name)
     white = {np.dtype(np.uint8): WHITE_8, np.dtype(np.uint16): WHITE_16}.get(values.dtype)
     if white is None:
         return values, True
@@ -66,17 +85,55 @@ def read_levels(path: Path) -> tuple[np.ndarray, bool]:
 def _values(path: Path) -> np.ndarray:
     """(H, W, 1 or 3) upright, as uint8, uint16 or float32."""
     try:
-        with Image.open(path) as picture:
+        # Of a path Pillow maps plain TIFF rows into memory, by the size that it has turned.
+        with open(path, "rb") as file, Image.open(file) as picture:
             _expect_pixels(path, picture)
-            # Pillow cuts colours of 16 bits to 8; only the decoder's arguments tell.
-            deep = any(_more_than_8_bits(tile[3]) for tile in picture.tile)
+            tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
+            # Pillow cuts colours of 16 bits to 8; only tags and the decoder's arguments tell.
+            deep = max(tags.get(BITSPERSAMPLE, (0,))) > DEEP or any(
+                _more_than_8_bits(tile[3]) for tile in picture.tile
+            )
+            if deep and picture.mode == "CMYK":
+                raise ValueError("CMYK of 16 bits, which only RGB may have")
             if deep and len(picture.getbands()) > 1:
                 return _deep_colours(path, picture)
             picture.load()
-            return _shallow(ImageOps.exif_transpose(picture))
+            values = _shallow(ImageOps.exif_transpose(picture))
+            # Of 8 bits Pillow turns white that is 0 itself.
+            white_is_0 = values.dtype == np.uint16 and tags.get(PHOTOMETRIC_INTERPRETATION) == 0
+            return np.uint16(WHITE_16) - values if white_is_0 else values
+    except UnidentifiedImageError as error:
+        _refuse(path, *_unidentified(path), cause=error)
     except DAMAGED as error:
         reason = str(error)[:200] or type(error).__name__
-        _refuse(path, reason, "a PNG, JPEG, WebP or TIFF file", error)
+        _refuse(path, reason, FORMATS, cause=error)
+
+
+def _unidentified(path: Path) -> tuple[str, str, str]:
+    """What a file is that Pillow knows no form of, what is read, and what to do."""
+    try:
+        with path.open("rb") as file:
+            tags = ImageFileDirectory_v2(file.read(8))
+            file.seek(tags.next)
+            tags.load(file)
+            bits = tags[BITSPERSAMPLE]
+            kind = "floats" if _FLOATS in tags.get(SAMPLEFORMAT, ()) else "whole numbers"
+    except DAMAGED:
+        return "cannot identify image file", FORMATS, CHECK
+    return (
+        f"a TIFF with {bits[0]}-bit {kind} in {len(bits)} channels",
+        "one channel of 32-bit floats or 16-bit whole numbers, or colours of 8 or 16 bits",
+        "Save depth as one channel of 32-bit floats",
+    )
+
+
+def page_count(path: Path) -> int:
+    """Pictures in one file; 1 where those behind the first cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            return int(getattr(picture, "n_frames", 1))
+    except DAMAGED:
+        return 1
 
 
 def _more_than_8_bits(arguments: object) -> bool:
@@ -101,8 +158,9 @@ def _deep_colours(path: Path, picture: Image.Image) -> np.ndarray:
     """(H, W, 3) uint16 of colours, or of grey with transparency, of 16 bits."""
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0), None)
-    if frame is None or (frame.width, frame.height) != picture.size:
+    if frame is None or {frame.width, frame.height} != set(picture.size):
         raise ValueError("two sizes in one file")
+    # Pillow's size of a TIFF is that of the picture when it stands upright.
     values = frame.to_ndarray(format="rgb48le")
     turn = _UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     return np.ascontiguousarray(values if turn is None else turn(values))
@@ -135,7 +193,9 @@ def _expect_pixels(path: Path, picture: ImageFile.ImageFile) -> None:
         raise ValueError(f"strips of {covered} pixels for {picture.width} x {picture.height}")
 
 
-def _refuse(path: Path, got: str, expected: str, cause: BaseException | None = None) -> NoReturn:
+def _refuse(
+    path: Path, got: str, expected: str, fix: str = CHECK, cause: BaseException | None = None
+) -> NoReturn:
     raise CacheFormatError(
-        f"The picture {path.name} cannot be read", got=got, expected=expected, fix="Check the path"
+        f"The picture {path.name} cannot be read", got=got, expected=expected, fix=fix
     ) from cause

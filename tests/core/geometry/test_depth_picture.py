@@ -75,6 +75,45 @@ def test_white_is_out_of_range_in_millimetres() -> None:
     assert not valid_depth(found.depth[0, 0]).any()
 
 
+def saturated(rows: slice) -> torch.Tensor:
+    """Inverse depth of 16 bits up to 0.4, before which a thing is white."""
+    levels = (0.05 + 0.35 * torch.arange(H)[:, None] / H).repeat(1, W)
+    levels[rows, 15:25] = 1
+    return (levels * 65535).round() / 65535
+
+
+def test_a_white_thing_inside_is_near(caplog: pytest.LogCaptureFixture) -> None:
+    levels = saturated(slice(8, 20))
+    with caplog.at_level("WARNING", logger="mirage"):
+        found = read(levels)
+    torch.testing.assert_close(found.depth[0], 1 / (1 / 20 + levels * (1 - 1 / 20)))
+    assert not found.metric
+    assert float(found.depth[0, 8:20, 15:25].max()) == pytest.approx(1)
+    assert "the white inside is near; choose millimetres" in caplog.text
+    assert "the white inside is near" in describe_geometry(found)
+    caplog.clear()
+    assert read(levels, encoding=MILLIMETRES).metric
+    assert "look like" not in describe_geometry(read(levels, encoding=NEAR_INVERSE))
+    assert not caplog.records
+
+
+def test_white_that_reaches_the_border_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", logger="mirage"):
+        found = read(saturated(slice(8, H)))
+    assert found.metric
+    assert not valid_depth(found.depth[0, 8:, 15:25]).any()
+    assert "the white is out of range; choose near is white" in caplog.text
+
+
+def test_a_stray_white_pixel_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    levels = torch.nn.functional.interpolate(kinect()[None, None] / 65535, scale_factor=2)[0, 0]
+    levels[20, 20] = 1
+    with caplog.at_level("WARNING", logger="mirage"):
+        found = geometry_from_picture(levels[None, ..., None], DepthReading(), 60)
+    assert found.metric
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("encoding", [FAR_LINEAR, NEAR_LINEAR, NEAR_INVERSE])
 def test_black_that_stands_apart_is_no_reading(encoding: str) -> None:
     """In 8 bits too, under each meaning, unless it is said to be a distance."""

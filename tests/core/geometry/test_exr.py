@@ -139,8 +139,9 @@ def test_depth_passes_of_renderers(tmp_path: Path, name: str, beside: tuple[str,
 
 @pytest.mark.parametrize(
     ("kind", "far"),
-    [("float32", 1e10), ("float16", 65504), ("float16", np.inf), ("uint32", 2**32 - 1)],
-)
+    [("float32", 1e10), ("float32", 65504), ("float16", 65504), ("float16", np.inf),
+     ("uint32", 2**32 - 1)],
+)  # fmt: skip
 def test_where_a_renderer_sees_no_surface_depth_is_invalid(tmp_path: Path, kind, far) -> None:
     depth = np.full((6, 16), 4, kind)
     depth[:2] = far
@@ -148,6 +149,13 @@ def test_where_a_renderer_sees_no_surface_depth_is_invalid(tmp_path: Path, kind,
     found = read(tmp_path / "z.exr")
     assert not np.isfinite(found[:2]).any()
     assert (found[2:] == 4).all()
+
+
+@pytest.mark.parametrize("far", [65503, 65505, 1e6])
+def test_other_distances_of_32_bits_are_surfaces(tmp_path: Path, far: float) -> None:
+    depth = np.full((6, 16), far, np.float32)
+    write(tmp_path / "z.exr", {"Z": depth})
+    assert np.array_equal(read(tmp_path / "z.exr"), depth)
 
 
 def test_colours_are_depth_only_when_they_are_grey(tmp_path: Path) -> None:

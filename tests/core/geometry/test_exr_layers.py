@@ -58,6 +58,11 @@ RENDERERS = {
     "a depth of three": depth("Depth.X", "Depth.Y", "Depth.Z") | layer("Normal", "XYZ"),
     "a small z": depth("main.z") | layer("normal", "xyz") | layer("", "RGB"),
     "luminance beside it": depth("Z") | layer("", "Y"),
+    "a layer called fog": depth("Fog.Depth.Z") | layer("Fog.Mist", "Z") | layer("Fog.C", "RGB"),
+    "inverse beside it": depth("zDepth") | layer("", "RGB") | {"inverse_depth": flat(2)},
+    "inverse depth beside it": depth("depth.Z") | layer("inverseDepth", "Z") | layer("", "RGB"),
+    "one channel": depth("ViewLayer.Depth.Z"),
+    "one channel without a word": depth("Y"),
 }
 
 
@@ -84,10 +89,58 @@ def test_mist_is_no_depth(tmp_path: Path) -> None:
         load_geometry(tmp_path / "z.exr", 60)
 
 
+NO_DEPTH = [
+    "ViewLayer.Mist.Z", "ViewLayer.Normal.Z", "Denoising Normal.Z", "P.Z", "position.Z", "motion.Z",
+    "MotionVector.Z", "vector.Z", "fog", "disparity", "disparity.Z", "inverse_depth",
+    "inverseDepth.Z", "InverseDepth", "uv.Z",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("beside", ["", "RGB", "RGBA"])
+@pytest.mark.parametrize("name", NO_DEPTH)
+def test_what_its_name_says_is_no_depth_is_read_only_by_that_name(
+    tmp_path: Path, name: str, beside: str
+) -> None:
+    path = tmp_path / "z.exr"
+    write(path, depth(name) | layer("", beside))
+    with pytest.raises(CacheFormatError, match=f"channels .*{re.escape(name)}.*name the channel"):
+        load_geometry(path, 60)
+    assert np.array_equal(load_geometry(path, 60, name).depth[0].numpy(), DEPTH)
+
+
+@pytest.mark.parametrize("channel", ["Z", "P.{}", "{}"])
+def test_a_position_in_parts_is_no_depth(tmp_path: Path, channel: str) -> None:
+    parts = [
+        OpenEXR.Part(
+            {"type": OpenEXR.scanlineimage}, {channel.format(axis): DEPTH}, f"P.{axis}{{{axis}}}"
+        )
+        for axis in "XYZ"
+    ]
+    with OpenEXR.File(parts) as file:
+        file.write(str(tmp_path / "z.exr"))
+    with pytest.raises(CacheFormatError, match="a position"):
+        load_geometry(tmp_path / "z.exr", 60)
+
+
+@pytest.mark.parametrize("name", ["Y", "ViewLayer.Depth.Z"])
+def test_an_only_channel_is_named(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "z.exr", depth(name))
+    assert f"taken: {name}" in describe_geometry(load_geometry(tmp_path / "z.exr", 60))
+
+
 def test_colour_beside_or_in_a_layer_called_depth_is_no_depth(tmp_path: Path) -> None:
     write(tmp_path / "z.exr", layer("VRayZDepth", "RGB") | layer("", "RGBA"))
     with pytest.raises(CacheFormatError, match=r"a picture in colour \(VRayZDepth\)"):
         load_geometry(tmp_path / "z.exr", 60)
+
+
+def test_front_and_back_are_two_depths(tmp_path: Path) -> None:
+    path = tmp_path / "z.exr"
+    write(path, {"depth.front": DEPTH, "depth.back": DEPTH * 2} | layer("", "RGBA"))
+    with pytest.raises(CacheFormatError, match="depth.back, depth.front, each of which may be"):
+        load_geometry(path, 60)
+    found = load_geometry(path, 60, "depth.back")
+    assert np.array_equal(found.depth[0].numpy(), DEPTH * 2)
 
 
 def test_of_several_one_is_chosen_by_name(tmp_path: Path) -> None:

@@ -57,6 +57,13 @@ ESTIMATORS = {
         "depth": DEPTH, "K": np.block([[LENS, np.zeros((3, 1))], [np.eye(4)[3:]]]),
         "w2c": TO_CAMERA,
     },
+    "a lens of three rows and four columns": {
+        "depth": DEPTH, "intrinsics": np.hstack([LENS, [[-3], [0], [0]]]), "w2c": TO_CAMERA,
+    },
+    "one of these for each frame": {
+        "depth": DEPTH, "intrinsics": np.stack([np.hstack([LENS, np.zeros((3, 1))])] * F),
+        "w2c": TO_CAMERA,
+    },
     "moge's shares": {"depth": DEPTH, "intrinsics": np.stack([SHARES] * F), "w2c": TO_CAMERA},
 }  # fmt: skip
 

@@ -15,9 +15,44 @@ from PIL import Image, ImageOps
 
 from mirage_core.cli.inputs import load_depth_picture, load_picture
 from mirage_core.errors import CacheFormatError, MirageError
+from mirage_core.geometry.geometry_io import load_geometry
 from mirage_core.geometry.picture_files import read_levels, read_picture
+from mirage_core.geometry.sources import describe_geometry
 
 H, W = 32, 64
+
+
+def save_tiff(
+    path: Path,
+    values: np.ndarray,
+    inks: int,
+    *,
+    planes: bool = False,
+    turn: int = 1,
+    order: str = "<",
+) -> None:
+    """Plain rows of (H, W, channels), as they stand in the file."""
+    kind = {"u": 1, "f": 3}[values.dtype.kind]
+    height, width, count = values.shape
+    raw = values.astype(values.dtype.newbyteorder(order))
+    strips = [raw[..., c].tobytes() for c in range(count)] if planes else [raw.tobytes()]
+    places = [8 + sum(map(len, strips[:number])) for number in range(len(strips))]
+    tags = {
+        256: [width], 257: [height], 258: [8 * values.itemsize] * count, 259: [1], 262: [inks],
+        273: places, 274: [turn], 277: [count], 278: [height], 279: [len(s) for s in strips],
+        284: [2 if planes else 1], 339: [kind] * count,
+    }  # fmt: skip
+    start = 8 + sum(map(len, strips))
+    behind = start + 2 + 12 * len(tags) + 4
+    entries, long = b"", b""
+    for number, numbers in tags.items():
+        field = struct.pack(f"{order}{len(numbers)}I", *numbers)
+        if len(field) > 4:
+            field, long = struct.pack(order + "I", behind + len(long)), long + field
+        entries += struct.pack(order + "HHI", number, 4, len(numbers)) + field
+    head = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, start)
+    listed = struct.pack(order + "H", len(tags)) + entries + bytes(4)
+    path.write_bytes(head + b"".join(strips) + listed + long)
 
 
 def colours(seed: int = 0) -> np.ndarray:
@@ -53,6 +88,96 @@ def test_pictures_stand_upright(
     assert levels.shape == right.shape
     expected = torch.from_numpy(right.copy()).float() / 255
     assert torch.equal(load_picture(path), expected)
+
+
+UPRIGHT = {
+    1: lambda rows: rows,
+    2: np.fliplr,
+    3: lambda rows: np.rot90(rows, 2),
+    4: np.flipud,
+    5: lambda rows: np.rot90(np.fliplr(rows)),
+    6: lambda rows: np.rot90(rows, -1),
+    7: lambda rows: np.rot90(np.fliplr(rows), -1),
+    8: np.rot90,
+}
+"""By the table of the TIFF specification."""
+
+
+@pytest.mark.parametrize("number", UPRIGHT)
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
+def test_plain_tiffs_stand_upright(tmp_path: Path, mode: str, number: int) -> None:
+    """Rows that are not compressed may be mapped into memory by the turned size."""
+    if mode == "I;16":
+        plain = Image.fromarray(np.arange(H * W, dtype=np.uint16).reshape(H, W) * 31)
+    else:
+        plain = Image.fromarray(colours()).convert(mode)
+    plain.save(tmp_path / "a.tif", tiffinfo={274: number})
+    if mode in ("I;16", "F"):
+        white = 65535 if mode == "I;16" else 1
+        levels = np.asarray(plain).astype(np.float32)[..., None] / np.float32(white)
+    else:
+        levels = np.asarray(plain.convert("RGB")).astype(np.float32) / np.float32(255)
+    found, _ = read_levels(tmp_path / "a.tif")
+    assert np.array_equal(found, UPRIGHT[number](levels))
+
+
+@pytest.mark.parametrize("number", UPRIGHT)
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("planes", [False, True])
+def test_colours_of_a_16_bit_tiff(tmp_path: Path, planes: bool, order: str, number: int) -> None:
+    values = np.random.default_rng(6).integers(0, 65536, (H, W, 3)).astype(np.uint16)
+    save_tiff(tmp_path / "a.tif", values, 2, planes=planes, turn=number, order=order)
+    found = read_picture(tmp_path / "a.tif")
+    assert np.array_equal((found * 65535).round(), UPRIGHT[number](values))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_white_may_be_0(tmp_path: Path, bits: int) -> None:
+    white = 2**bits - 1
+    values = np.random.default_rng(7).integers(0, white + 1, (H, W, 1)).astype(f"u{bits // 8}")
+    save_tiff(tmp_path / "a.tif", values, 0)
+    found, _ = read_levels(tmp_path / "a.tif")
+    assert np.array_equal((found[..., :1] * white).round(), white - values.astype(int))
+
+
+@pytest.mark.parametrize("planes", [False, True])
+def test_cmyk_of_16_bits_is_refused(tmp_path: Path, planes: bool) -> None:
+    values = np.random.default_rng(8).integers(0, 65536, (H, W, 4)).astype(np.uint16)
+    save_tiff(tmp_path / "a.tif", values, 5, planes=planes)
+    with pytest.raises(CacheFormatError, match="CMYK of 16 bits"):
+        read_picture(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "told"), [("f8", 1, "64-bit floats"), ("f2", 1, "16-bit floats"),
+                                ("f4", 3, "32-bit floats in 3 channels")],
+)  # fmt: skip
+def test_floats_that_are_not_read_are_named(
+    tmp_path: Path, kind: str, count: int, told: str
+) -> None:
+    save_tiff(tmp_path / "a.tif", np.ones((H, W, count), kind), 2 if count > 1 else 1)
+    with pytest.raises(CacheFormatError, match=rf"a\.tif .*{told}.* one channel of 32-bit floats"):
+        load_depth_picture(tmp_path / "a.tif")
+
+
+def test_what_is_no_picture_is_called_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(b"a text")
+    with pytest.raises(CacheFormatError, match=r"a\.tif .*cannot identify") as caught:
+        read_picture(tmp_path / "a.tif")
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_pages_behind_the_first_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pages = [Image.fromarray(np.full((H, W), value, np.float32)) for value in (2, 3, 4)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with caplog.at_level("WARNING", logger="mirage"):
+        levels, floats = read_levels(tmp_path / "a.tif")
+    assert floats
+    assert (levels == 2).all()
+    assert "the first of 3 pages of a.tif" in caplog.text
+    assert "the first of 3 pages" in describe_geometry(load_geometry(tmp_path / "a.tif", 60))
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7, 8])
