@@ -189,7 +189,7 @@ def test_a_folder_without_lengths_has_the_default_ones(shot, finished, copied) -
 
 
 def test_the_manifest_says_how_long_chunks_are(shot, tmp_path: Path) -> None:
-    open_folder(shot.begin(tmp_path, FRAMES, lengths=FIVE))
+    shot.advance(open_folder(shot.begin(tmp_path, FRAMES, lengths=FIVE)), 1)
     manifest = json.loads((tmp_path / MANIFEST).read_text())
     assert manifest["lengths"] == {"first": 17, "later": 13, "overlap": 5}
     assert manifest["chunks"] == 5

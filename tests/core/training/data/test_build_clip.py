@@ -18,7 +18,7 @@ from mirage_core.readout.readout import grid_intrinsics, read
 from mirage_core.rollout.begin import begin
 from mirage_core.rollout.context import chunk_condition
 from mirage_core.rollout.memory import write_chunk
-from mirage_core.rollout.run_folder import commit
+from mirage_core.rollout.run_folder import commit, open_folder
 from mirage_core.rollout.settings import GenerationSettings
 from mirage_core.scenes.scene import BODY_RADIUS, ProceduralScene
 from mirage_core.training.data.build_clip import ClipSettings, DepthNoise, Shot, build_clips
@@ -50,9 +50,9 @@ def test_clips_are_what_a_rollout_of_these_frames_sees(tmp_path, loop, exact) ->
         )
     clips = build_clips(shot, codec, ClipSettings(loop, QUIET))
     latents = codec.encode(shot.frames)
-    state = begin(
+    state = open_folder(begin(
         shot.frames[0], shot.geometry, shot.cameras, codec, settings=loop, folder=tmp_path / "shot"
-    )
+    ))  # fmt: skip
     for number, clip in enumerate(clips):
         chunk = state.chunk
         readout = read(state.cache, state.frame_cameras, loop.memory.view)
