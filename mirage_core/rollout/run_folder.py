@@ -116,7 +116,7 @@ def commit(
     """Finish the next chunk: save it, and return the state after it.
 
     Args:
-        state: The state before the chunk.
+        state: The state before the chunk; one with a folder comes from `open_folder`.
         latents: (C, T, h, w) model-space latents of the chunk, the overlapping ones included.
         frames: (4T - 3, H, W, 3) decoded frames in 0..1, the overlapping ones included.
         readout: What the memory showed to the chunk's T latent cameras.
