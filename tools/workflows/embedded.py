@@ -132,7 +132,7 @@ EMBEDDED_MODEL: dict[int, Node] = {
         },
         (380, 760),
     ),
-    6: Node("MirageEmbeddedShot", (820, 400), {"seed": SEED, "trajectory": Out(5)}, (300, 100)),
+    6: Node("MirageEmbeddedShot", (820, 580), {"seed": SEED, "trajectory": Out(5)}, (300, 100)),
     7: Node(
         "MirageRolloutStart",
         (820, 0),

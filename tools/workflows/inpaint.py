@@ -172,7 +172,7 @@ def _shot() -> dict[int, Node]:
     nodes = models | picture_nodes() | {14: plan_nodes(name)[14]} | result_nodes(name)
     nodes[12].inputs["frames"] = FRAMES
     nodes[14].inputs |= {"first_chunk_frames": CHUNK, "chunk_frames": CHUNK}
-    nodes[17] = Node(INPAINT_LOOP.id, (1240, 400), {"state": Out(14)}, (300, 420))
+    nodes[17] = Node(INPAINT_LOOP.id, (1240, 580), {"state": Out(14)}, (300, 420))
     return dict(sorted(nodes.items()))
 
 

@@ -221,11 +221,11 @@ def plan_nodes(name: str) -> dict[int, Node]:
     return {
         14: Node("MirageRolloutStart", (1240, 0), plan, (300, 300)),
         15: Node(
-            "CLIPTextEncode", (1240, 400), {"clip": Out(3), "text": PROMPT}, (300, 150),
+            "CLIPTextEncode", (1240, 580), {"clip": Out(3), "text": PROMPT}, (300, 150),
             title="Prompt",
         ),
         16: Node(
-            "CLIPTextEncode", (1240, 640), {"clip": Out(3), "text": NEGATIVE}, (300, 120),
+            "CLIPTextEncode", (1240, 820), {"clip": Out(3), "text": NEGATIVE}, (300, 120),
             title="Negative prompt",
         ),
     }  # fmt: skip
@@ -273,7 +273,7 @@ GROUPS = (
     Group("1  Models", (-20, -90, 370, 910)),
     Group("2  Picture and its depth", (380, -90, 360, 1120)),
     Group("3  Memory and camera", (770, -90, 420, 1180)),
-    Group("4  Plan and text", (1220, -90, 340, 880)),
+    Group("4  Plan and text", (1220, -90, 340, 1060)),
     Group("5  The shot", (1590, -90, 850, 1090)),
 )
 """Frames around the columns of both shots."""
