@@ -54,6 +54,7 @@ def ensure_writable_folder(path: Path | str) -> Path:
     """
     path = Path(path)
     probe = path / _temporary_name("")
+    _expect_unicode(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         _create(probe)
@@ -65,6 +66,18 @@ def ensure_writable_folder(path: Path | str) -> Path:
     except (OSError, ValueError) as error:
         raise storage_error(path, error) from error
     return path
+
+
+def _expect_unicode(path: Path) -> None:
+    """What safetensors cannot open again must not be begun."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise StorageError(
+            "The path of the folder is not UTF-8",
+            got=ascii(str(path)),
+            fix="Choose a folder with another name",
+        ) from error
 
 
 def make_unused_folder(path: Path) -> Path:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,9 +93,11 @@ def load_geometry(path: Path, fov: float | None = None, channel: str = "") -> Fr
             expected=" or ".join(SUFFIXES),
             fix="Export depth as one of these",
         )
-    if is_pattern(path) and not path.is_file():
+    # Of a name that no file can have this is False.
+    there = os.path.isfile(path)
+    if is_pattern(path) and not there:
         return joined([_load_one(file, fov, channel) for file in numbered_files(path)], path.name)
-    if not path.is_file():
+    if not there:
         raise CacheFormatError("The geometry file does not exist", got=path, fix="Check its name")
     return _load_one(path, fov, channel)
 

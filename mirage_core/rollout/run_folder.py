@@ -20,7 +20,7 @@ from torch import Tensor
 from ..cache.types import LatentCache
 from ..codecs.memory_kind import MemoryKind
 from ..digests import is_whole, sealed
-from ..errors import MirageError, PlanError, ResumeError, StorageError, ValueRangeError
+from ..errors import MirageError, PlanError, ResumeError, ValueRangeError
 from ..files import atomic_write, discard_unfinished, ensure_writable_folder, make_way
 from ..log import logger
 from ..readout.readout import Readout
@@ -60,23 +60,10 @@ def open_folder(state: RolloutState) -> RolloutState:
         ResumeError: The folder belongs to another rollout.
     """
     folder = _folder(state)
-    _expect_readable_name(folder)
     ensure_writable_folder(folder)
     _claim(folder, state)
     discard_unfinished(folder)
     return _taken_up(folder, state)
-
-
-def _expect_readable_name(folder: Path) -> None:
-    """What safetensors cannot open again must not be begun."""
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError as error:
-        raise StorageError(
-            "The path of the folder is not UTF-8",
-            got=ascii(str(folder)),
-            fix="Choose a folder with another name",
-        ) from error
 
 
 def take_up(state: RolloutState) -> RolloutState:

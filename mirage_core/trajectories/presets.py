@@ -250,6 +250,11 @@ def poses_from_start(relative: Tensor, start: Tensor | None) -> Tensor:
     return poses @ invert_rigid(start.detach().to("cpu", torch.float64))
 
 
+def _expect_length(frames: int) -> None:
+    expect_frame_count(frames)
+    expect_range("The frames of a move", frames, 1, MAX_FRAMES)
+
+
 def preset_trajectory(
     preset: str,
     frames: int,
@@ -291,8 +296,7 @@ def preset_trajectory(
     """
     expect_name("camera preset", preset, PRESETS)
     expect_name("easing", easing, EASINGS)
-    expect_frame_count(frames)
-    expect_range("The frames of a move", frames, 1, MAX_FRAMES)
+    _expect_length(frames)
     expect_scene_depth(scene_depth)
     expect_range("The amount", amount, -MAX_AMOUNT, MAX_AMOUNT)
     # The way back is a copy of the way there: vectorised functions may round the same number

@@ -228,3 +228,10 @@ def test_a_folder_that_cannot_be_moved_aside(tmp_path, monkeypatch):
         files.make_way(tmp_path / "video.mp4")
     with pytest.raises(StorageError, match="shorter name"):
         files.make_way(tmp_path / ("x" * 300))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs paths of any bytes")
+def test_a_path_that_nothing_could_open_again_is_refused(tmp_path):
+    with pytest.raises(StorageError, match="not UTF-8"):
+        ensure_writable_folder(tmp_path / "caf\udce9")
+    assert names(tmp_path) == []

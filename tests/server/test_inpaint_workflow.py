@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,17 @@ import pytest
 
 from dev.comfy_client import ComfyClient, Progress, RunResult
 from dev.comfy_server import PACK, ComfyServer
-from tiny_install import install, sampling_server
 from workflows.flatten import flatten, model_files
 from workflows.inpaint import FILES, INPAINT_LOOP, INPAINT_MODEL
 
 from .prompts import Prompt, contents, folders
+from .stopped_shots import HEIGHT, WIDTH
 
 pytestmark = pytest.mark.server
 
 BLUEPRINT = PACK / "subgraphs" / f"{INPAINT_LOOP.name}.json"
 AROUND = PACK / "workflows" / "mirage_training_free.json"
-WIDTH, HEIGHT, FRAMES, CHUNKS = 96, 64, 69, 3
+FRAMES, CHUNKS = 69, 3
 SMALL = {"width": WIDTH, "height": HEIGHT, "frames": FRAMES, "steps": 4, "resolution_level": 0}
 OPENED, TOLD, SAMPLER, DECODED, UPDATED, CLOSED = (
     f"1:{number}" for number in (108, 110, 111, 112, 116, 117)
@@ -31,22 +31,8 @@ BODY = (OPENED, TOLD, SAMPLER, DECODED, UPDATED)
 
 
 @pytest.fixture(scope="module")
-def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    """A server that holds every file which the blueprint names."""
-    base = tmp_path_factory.mktemp("inpaint_workflow")
-    install(base, (WIDTH, HEIGHT))
-    with sampling_server(base, comfyui_path) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def client(server: ComfyServer) -> ComfyClient:
     return ComfyClient(server.url)
-
-
-@pytest.fixture(scope="module")
-def object_info(client: ComfyClient) -> dict[str, Any]:
-    return client.object_info()
 
 
 def content(path: Path) -> dict[str, Any]:

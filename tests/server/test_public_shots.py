@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import av
 import pytest
 
-from dev.comfy_client import ComfyClient
 from dev.comfy_server import ComfyServer
 from mirage_core.cache.io import load_cache
 from mirage_core.tensor_files import read_tensors
-from tiny_install import install, sampling_server
 from workflows import inpaint, spatia
 from workflows.files import LICENCE_NOTE, LICENCES, SPATIA_BRANCH, SPATIA_LORA
 from workflows.flatten import flatten, model_files
@@ -70,20 +66,6 @@ SHOTS = (
         (4, 3),
     ),
 )
-
-
-@pytest.fixture(scope="module")
-def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    """A server that holds every file which the workflows name."""
-    base = tmp_path_factory.mktemp("public_shots")
-    install(base, (WIDTH, HEIGHT))
-    with sampling_server(base, comfyui_path) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def object_info(server: ComfyServer) -> dict[str, Any]:
-    return ComfyClient(server.url).object_info()
 
 
 @pytest.fixture(scope="module", params=SHOTS, ids=lambda shot: shot.name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +14,21 @@ import pytest
 from dev.comfy_client import ComfyClient, RunResult
 from dev.comfy_server import PACK, ComfyServer
 from mirage_core.cache.io import load_cache
-from tiny_install import install, sampling_server
 from tiny_moge import FOV
-from workflows.flatten import flatten
 from workflows.sampling import BRANCH, FILES
 
 from .prompts import Prompt, folders
+from .stopped_shots import HEIGHT, WIDTH, shipped, small
 
 pytestmark = pytest.mark.server
 
 WORKFLOWS = [PACK / "workflows" / f"mirage_{name}.json" for name in ("rollout", "training_free")]
-WIDTH, HEIGHT, FRAMES = 96, 64, 37
-SMALL = {"width": WIDTH, "height": HEIGHT, "frames": FRAMES, "steps": 2, "resolution_level": 0}
+FRAMES = 37
 GUIDES = {"mirage_rollout": "MirageApply", "mirage_training_free": "MirageTrainingFree"}
 
 
-@pytest.fixture(scope="module")
-def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    """A server that holds every file which the workflows name."""
-    base = tmp_path_factory.mktemp("sampling_workflows")
-    install(base, (WIDTH, HEIGHT))
-    with sampling_server(base, comfyui_path) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def object_info(server: ComfyServer) -> dict[str, Any]:
-    return ComfyClient(server.url).object_info()
-
-
-def content(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def small(path: Path, object_info: dict[str, Any]) -> Prompt:
-    """The prompt of a shipped workflow, with a small picture and few steps."""
-    prompt = flatten(content(path), object_info)
-    for part in prompt.values():
-        kept = part["inputs"]
-        kept |= {key: value for key, value in SMALL.items() if isinstance(kept.get(key), int)}
-    return prompt
+def name_of(path: Path) -> str:
+    return path.stem.removeprefix("mirage_")
 
 
 def of_kind(prompt: Prompt, kind: str) -> list[str]:
@@ -65,7 +39,7 @@ def of_kind(prompt: Prompt, kind: str) -> list[str]:
 def made(
     request: pytest.FixtureRequest, server: ComfyServer, object_info: dict[str, Any]
 ) -> tuple[Path, Prompt, RunResult]:
-    prompt = small(request.param, object_info)
+    prompt = small(name_of(request.param), object_info, {"frames": FRAMES})
     return request.param, prompt, ComfyClient(server.url).run(prompt, timeout=300)
 
 
@@ -126,12 +100,12 @@ class TestFiles:
 
     def test_every_loader_names_its_file(self, path: Path, object_info: dict[str, Any]) -> None:
         loaders = {"UNETLoader", "CLIPLoader", "VAELoader", "LoadMoGeModel"}
-        found = [node for node in content(path)["nodes"] if node["type"] in loaders]
+        found = [node for node in shipped(name_of(path))["nodes"] if node["type"] in loaders]
         assert {node["type"] for node in found} == loaders
-        shipped = {file.name: file for file in FILES}
+        named = {file.name: file for file in FILES}
         for node in found:
             (entry,) = node["properties"]["models"]
-            known = shipped[entry["name"]]
+            known = named[entry["name"]]
             assert node["widgets_values"][0] == known.name
             assert (entry["url"], entry["directory"]) == (known.url, known.directory)
             assert known.url.startswith("https://huggingface.co/Comfy-Org/")
@@ -142,10 +116,11 @@ class TestFiles:
             )
 
     def test_note_says_what_there_is(self, path: Path) -> None:
-        (note,) = [node for node in content(path)["nodes"] if node["type"] == "MarkdownNote"]
+        nodes = shipped(name_of(path))["nodes"]
+        (note,) = [node for node in nodes if node["type"] == "MarkdownNote"]
         text = note["widgets_values"][0]
         needs = "needs a trained side branch, and none is public"
-        assert (needs in text) == (BRANCH in json.dumps(content(path)["nodes"]))
+        assert (needs in text) == (BRANCH in json.dumps(nodes))
         assert ("needs no trained side branch" in text) == (needs not in text)
         assert all(file.url in text for file in FILES)
 
@@ -161,7 +136,7 @@ def test_the_full_workflow_runs_with_the_model_that_ships(
     server: ComfyServer, object_info: dict[str, Any]
 ) -> None:
     """No node but the loaders is changed."""
-    prompt = small(PACK / "workflows" / "mirage_rollout.json", object_info)
+    prompt = small("rollout", object_info, {"frames": FRAMES})
     gone = {number: part["class_type"] for number, part in prompt.items()
             if part["class_type"] in SWAPPED}  # fmt: skip
     assert set(gone.values()) == set(SWAPPED)

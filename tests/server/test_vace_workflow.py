@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import av
@@ -11,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from dev.comfy_client import ComfyClient, ComfyRunError
+from dev.comfy_client import ComfyRunError
 from dev.comfy_server import ComfyServer
 from mirage_core.cache.io import load_cache
 from mirage_core.rollout.video import read_frames
 from mirage_core.tensor_files import read_tensors
-from tiny_install import install, photograph, sampling_server
+from tiny_install import photograph
 from workflows.files import VACE_LARGE
 from workflows.vace import FILES
 
@@ -44,20 +42,6 @@ BODY = (
     "MirageRender", "MirageVaceControl", "WanVaceToVideo", "KSampler", "TrimVideoLatent",
     "MirageChunkDecode", "MiragePasteKnown", "MirageCacheUpdate",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    """A server that holds every file which the workflow names."""
-    base = tmp_path_factory.mktemp("vace_workflow")
-    install(base, (WIDTH, HEIGHT))
-    with sampling_server(base, comfyui_path) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def object_info(server: ComfyServer) -> dict[str, Any]:
-    return ComfyClient(server.url).object_info()
 
 
 @pytest.fixture(scope="module")

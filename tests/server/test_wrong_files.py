@@ -38,11 +38,6 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield running
 
 
-@pytest.fixture(scope="module")
-def object_info(server: ComfyServer) -> dict[str, Any]:
-    return ComfyClient(server.url).object_info()
-
-
 def changed(prompt: Prompt, kind: str, **inputs: Any) -> Prompt:
     """The prompt with other values in every node of a class."""
     for part in prompt.values():

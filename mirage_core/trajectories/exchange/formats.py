@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -81,7 +82,8 @@ def read_cameras(path: Path, wanted: Wanted) -> CameraFile:
         TrajectoryError: It holds no camera.
         ValueRangeError: A field of view or a frame rate is none.
     """
-    if path.is_dir() or path.name in (colmap.CAMERAS, colmap_binary.CAMERAS):
+    # Of a name that no file can have this is False, and reading it says what is wrong.
+    if os.path.isdir(path) or path.name in (colmap.CAMERAS, colmap_binary.CAMERAS):
         path = _model_images(path)
     suffix = path.suffix.lower()
     if path.name in MODEL_FILES:

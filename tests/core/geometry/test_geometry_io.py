@@ -108,3 +108,9 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "odd.npz", depth=np.ones((2, 4, 6)), intrinsics=cameras)
     with pytest.raises(ShapeError):
         load_geometry(tmp_path / "odd.npz")
+
+
+@pytest.mark.parametrize("name", ["n" * 300 + ".npz", "n" * 300 + "####.exr", "a\0.npz"])
+def test_names_that_no_file_can_have_are_told(name: str) -> None:
+    with pytest.raises(CacheFormatError):
+        load_geometry(Path(name))
