@@ -41,6 +41,12 @@ SIZE_MULTIPLE: Final = SPATIAL_STRIDE * PATCH_SIZE
 GREY: Final = 0.5
 """Level of pictures where nothing is given: 0 for the autoencoders, as models were trained."""
 
+WHITE_8: Final = 255
+"""White of 8 bits: pictures in 0..1 times this are bytes."""
+
+WHITE_16: Final = 65535
+"""White of 16 bits."""
+
 MAX_CHUNK_FRAMES: Final = 33
 """Pixel frames that the method's models generate at once, and were trained with."""
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..constants import WHITE_8
 from ..validate import expect_shape
 from .types import LatentCache
 
@@ -41,7 +42,7 @@ def point_cloud_ply(cache: LatentCache, colours: Tensor) -> bytes:
     )
     for axis, values, sign in zip("xyz", points.cpu().T, (1, -1, -1), strict=True):
         vertices[axis] = sign * values.numpy()
-    levels = (colours.float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    levels = (colours.float().cpu().clamp(0, 1) * WHITE_8).round().to(torch.uint8)
     for name, values in zip(("red", "green", "blue"), levels.T, strict=True):
         vertices[name] = values.numpy()
     return _HEADER.format(count=len(cache)).encode("ascii") + vertices.tobytes()

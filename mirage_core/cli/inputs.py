@@ -14,12 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from ..checkpoints.branch_format import FORMATS
+from ..constants import WHITE_8
 from ..errors import ShapeError
 from ..geometry import depth_picture
 from ..geometry.depth_picture import AUTO, DepthReading, geometry_from_picture
 from ..geometry.frame_geometry import ASPECT_TOLERANCE, FrameGeometry
 from ..geometry.geometry_io import load_geometry
-from ..geometry.picture_files import MAX_PIXELS, WHITE_8, read_levels, read_picture
+from ..geometry.picture_files import MAX_PIXELS, read_levels, read_picture
 from ..geometry.trajectory import Trajectory, fov_of
 from ..geometry.transform import invert_rigid
 from ..trajectories.exchange.camera_file import Wanted

@@ -13,6 +13,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
+from ..constants import WHITE_8
 from ..errors import ModelMismatchError
 from ..validate import expect_range, expect_shape
 
@@ -20,8 +21,6 @@ COLOUR_CHANNELS: Final = 3
 
 COLOUR_NAMES: Final = {"rgb": 1, "rgb-2": 2}
 """Codec names of memories of colours, and how many pixels lie along each side of a point."""
-
-LEVELS: Final = 255
 
 
 class ColourCodec:
@@ -74,7 +73,7 @@ class ColourCodec:
         expect_shape("The video", frames, "F H W 3")
         pattern = "f (h a) (w b) c -> c f h w"
         mean = reduce(frames.float(), pattern, "mean", a=self.step, b=self.step)
-        return (mean.clamp(0, 1) * LEVELS).round().to(torch.uint8)
+        return (mean.clamp(0, 1) * WHITE_8).round().to(torch.uint8)
 
     def decode_patches(self, tokens: Tensor) -> Tensor:
         """Colours (N, 3) to patches (N, 1, 1, 3) float32 in 0..1.
@@ -83,4 +82,4 @@ class ColourCodec:
             ShapeError: The tensor is no list of colours.
         """
         expect_shape("The list of colours", tokens, "N 3")
-        return rearrange(tokens.float() / LEVELS, "n c -> n 1 1 c")
+        return rearrange(tokens.float() / WHITE_8, "n c -> n 1 1 c")

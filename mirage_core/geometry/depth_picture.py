@@ -8,6 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from ..constants import WHITE_8, WHITE_16
 from ..errors import ValueRangeError
 from ..log import logger
 from ..validate import expect_shape
@@ -28,7 +29,6 @@ A_DISTANCE: Final = "a distance"
 BLACKS: Final = (AUTO, NO_READING, A_DISTANCE)
 """What black is: the end of the range, or a pixel of which nothing is known."""
 
-WHITE_16: Final = 65535
 METRES: Final = WHITE_16 / 1000
 """Distance that white stands for where 16 bits count in millimetres."""
 
@@ -51,7 +51,6 @@ STRAY: Final = 1e-3
 
 WHITE_NEAR: Final = f"; the white inside is near; choose {MILLIMETRES} if it is out of range)"
 WHITE_FAR: Final = f"; the white is out of range; choose {NEAR_INVERSE} if it is near)"
-WHITE_8: Final = 255
 _ROUNDED: Final = 0.02
 """Difference from a whole step of 8 bits that counts as none; it is five steps of 16 bits."""
 

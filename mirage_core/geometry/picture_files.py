@@ -20,6 +20,7 @@ from PIL.TiffImagePlugin import (
     TiffImageFile,
 )
 
+from ..constants import WHITE_8, WHITE_16
 from ..errors import CacheFormatError
 from ..log import logger
 
@@ -36,7 +37,6 @@ SMALL_PIXELS: Final = 1 << 24
 PIXELS_PER_BYTE: Final = 32
 """Pixels above `SMALL_PIXELS` (4096 x 4096) that each byte of a file stands for at most."""
 
-WHITE_8, WHITE_16 = 255, 65535
 
 DEEP: Final = 8
 """Bits above which colours keep more than Pillow's."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.weight_files import PICKLED
+from ..constants import WHITE_8
 from ..errors import ModelMismatchError
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.trajectory import Trajectory, intrinsics_from_fov
@@ -60,7 +61,7 @@ class UniDepthEstimator:
         expect_shape("The frames", frames, "F H W 3")
         depth, intrinsics = [], []
         for number, frame in enumerate(frames):
-            picture = (frame.clamp(0, 1) * 255).round().to(torch.uint8).permute(2, 0, 1)
+            picture = (frame.clamp(0, 1) * WHITE_8).round().to(torch.uint8).permute(2, 0, 1)
             known = None if cameras is None else cameras.intrinsics[number].float()
             with torch.inference_mode():
                 found = self.network.infer(picture, known)
@@ -114,7 +115,7 @@ class MapAnythingEstimator:
 
     @staticmethod
     def _view(number: int, frames: Tensor, cameras: Trajectory | None) -> dict[str, Any]:
-        picture = (frames[number].clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+        picture = (frames[number].clamp(0, 1) * WHITE_8).round().to(torch.uint8).cpu()
         view: dict[str, Any] = {"img": picture}
         if cameras is not None:
             view["intrinsics"] = cameras.intrinsics[number].float()

@@ -15,6 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from ..constants import WHITE_8
 from ..errors import ValueRangeError
 from ..geometry.camera import project
 from ..geometry.trajectory import Trajectory
@@ -30,8 +31,6 @@ MAX_POINTS_PER_PIXEL: Final = 64
 
 _PAIRS: Final = 1 << 22
 """Pairs of a point and a pixel near it that are looked at together; this bounds the memory."""
-
-_LEVELS: Final = 255.0
 
 OnFrame = Callable[[int, int], None]
 """Called with (done, total) after every frame. May raise to cancel."""
@@ -266,4 +265,4 @@ def _composite(colours: Tensor, point: Tensor, weight: Tensor) -> tuple[Tensor, 
 
 
 def _cut(levels: Tensor) -> Tensor:
-    return (levels * _LEVELS).floor() / _LEVELS
+    return (levels * WHITE_8).floor() / WHITE_8

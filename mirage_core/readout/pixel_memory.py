@@ -20,8 +20,8 @@ from torch import Tensor
 from ..cache.build import Observation, WriteConfig, observe
 from ..cache.types import LatentCache
 from ..codecs.base import LatentCodec
-from ..codecs.colours import LEVELS, ColourCodec
-from ..constants import TEMPORAL_STRIDE
+from ..codecs.colours import ColourCodec
+from ..constants import TEMPORAL_STRIDE, WHITE_8
 from ..geometry.camera import PixelConvention, latent_size
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.trajectory import Trajectory
@@ -179,7 +179,7 @@ class RgbCache(PixelCache):
 
     def tokens(self, values: Tensor, seen: Tensor) -> Tensor:
         """The encoded pictures; unseen pixels take the mean colour of what the picture shows."""
-        pictures = values.float() / LEVELS
+        pictures = values.float() / WHITE_8
         weight = seen[..., None].float()
         total = weight.sum(dim=(1, 2), keepdim=True).clamp_min(1)
         mean = (pictures * weight).sum(dim=(1, 2), keepdim=True) / total

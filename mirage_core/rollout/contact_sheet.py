@@ -10,7 +10,7 @@ from einops import rearrange
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..constants import TEMPORAL_STRIDE
+from ..constants import TEMPORAL_STRIDE, WHITE_8
 from .run_folder import load_record
 from .state import RolloutState
 
@@ -85,4 +85,4 @@ def _grid(tiles: list[Image.Image]) -> Tensor:
     padded = tiles + [blank] * (rows * columns - len(tiles))
     arrays = np.stack([np.pad(np.asarray(t), ((0, MARGIN), (0, MARGIN), (0, 0))) for t in padded])
     sheet = rearrange(arrays, "(r c) h w k -> (r h) (c w) k", r=rows, c=columns)
-    return torch.from_numpy(sheet.copy()).float() / 255
+    return torch.from_numpy(sheet.copy()).float() / WHITE_8

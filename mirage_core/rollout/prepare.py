@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..cache.build import Observation, observe
-from ..codecs.colours import LEVELS, ColourCodec
+from ..codecs.colours import ColourCodec
 from ..codecs.memory_kind import MemoryKind
-from ..constants import TEMPORAL_STRIDE
+from ..constants import TEMPORAL_STRIDE, WHITE_8
 from ..geometry.align import AlignConfig
 from ..geometry.frame_geometry import FrameGeometry
 from ..preview.colour_match import ColourShift, colour_shift
@@ -176,7 +176,7 @@ def _colour_drift(state: RolloutState, observation: Observation) -> ColourShift:
         view=default_view(state.cache),
     )
     known = state.cache.gather(winner, [block.tokens for block in state.cache.blocks])
-    return colour_shift(made.float() / LEVELS, known.to(made.device) / LEVELS, winner < 0)
+    return colour_shift(made.float() / WHITE_8, known.to(made.device) / WHITE_8, winner < 0)
 
 
 def _aligned(

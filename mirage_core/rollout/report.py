@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..constants import WHITE_8
 from ..metrics import psnr, returns_to_start
 from .contact_sheet import contact_sheet, sheet_frames
 from .state import RolloutState
@@ -72,7 +73,7 @@ def closed_loop_psnr(state: RolloutState, frames: Mapping[int, Tensor]) -> float
     if not _ends(state) <= set(frames) or not returns_to_start(state.trajectory.world_to_camera):
         return None
     first, last = frames[0], frames[len(state.trajectory) - 1]
-    return psnr(first.float() / 255, last.float() / 255)
+    return psnr(first.float() / WHITE_8, last.float() / WHITE_8)
 
 
 def describe(state: RolloutState, folder: Path, closed: float | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..constants import TEMPORAL_STRIDE
+from ..constants import TEMPORAL_STRIDE, WHITE_8
 from ..errors import CacheFormatError, ValueRangeError
 from ..validate import expect_shape
 from .chunk_file import saved_clip
@@ -19,9 +19,6 @@ from .video import read_frames
 
 FrameSource = Callable[[RolloutState, Sequence[int]], Tensor]
 """Finished frames (N, H, W, 3) in 0..1 of a shot by number, from the state before a chunk."""
-
-LEVELS = 255
-"""Steps of 8 bits."""
 
 
 def saved_frames(state: RolloutState, numbers: Sequence[int]) -> Tensor:
@@ -57,7 +54,7 @@ def saved_frames(state: RolloutState, numbers: Sequence[int]) -> Tensor:
     for chunk in state.plan[: state.done]:
         wanted = {n for n in numbers if chunk.output_start <= n < chunk.output_end}
         found |= _of_clip(state, chunk, wanted)
-    return torch.stack([found[number] for number in numbers]).float() / LEVELS
+    return torch.stack([found[number] for number in numbers]).float() / WHITE_8
 
 
 def _of_clip(state: RolloutState, chunk: Chunk, wanted: set[int]) -> dict[int, Tensor]:

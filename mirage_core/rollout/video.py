@@ -14,6 +14,7 @@ from av.error import FFmpegError
 from av.video.reformatter import Colorspace
 from torch import Tensor
 
+from ..constants import WHITE_8
 from ..errors import CacheFormatError, StorageError
 from ..files import atomic_path
 from ..validate import expect_shape
@@ -53,7 +54,7 @@ def exact_rate(fps: float) -> Fraction:
 
 def to_bytes(frames: Tensor) -> Tensor:
     """Frames (..., H, W, 3) in 0..1 as uint8 on the CPU."""
-    return (frames.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    return (frames.detach().float().cpu().clamp(0, 1) * WHITE_8).round().to(torch.uint8)
 
 
 def write_clip(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...constants import DEFAULT_FPS, MAX_CHUNK_FRAMES, TEMPORAL_STRIDE
+from ...constants import DEFAULT_FPS, MAX_CHUNK_FRAMES, TEMPORAL_STRIDE, WHITE_8
 from ...errors import CacheFormatError, GeometryError, MirageError, ShapeError
 from ...geometry.camera import latent_size
 from ...geometry.frame_geometry import FrameGeometry
@@ -114,7 +114,7 @@ class FootageSource:
             key = f"{item}/{number}"
             left -= len(frames)
             try:
-                yield self._shot(key, parts, start, frames.float() / 255)
+                yield self._shot(key, parts, start, frames.float() / WHITE_8)
             except MirageError as error:
                 yield BadShot(key, str(error))
         if left:

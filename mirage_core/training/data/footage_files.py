@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...constants import WHITE_8
 from ...errors import CacheFormatError, GeometryError
 from ...geometry.geometry_io import SUFFIXES as GEOMETRY_SUFFIXES
-from ...geometry.picture_files import WHITE_8, read_picture
+from ...geometry.picture_files import read_picture
 from ...rollout.video import open_video, read_frames
 from ...trajectories.exchange.formats import SUFFIXES as CAMERA_SUFFIXES
 from ...trajectories.exchange.text_files import read_text
