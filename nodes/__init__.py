@@ -28,6 +28,7 @@ from .links import with_checked_links
 from .loop import MirageLoopClose, MirageLoopOpen, MirageRolloutResult, MirageRolloutStart
 from .memory import MirageCacheInit, MirageCacheUpdate
 from .memory_files import MirageCacheInfo, MirageCacheLoad, MirageCacheSave
+from .picture_geometry import MirageGeometryView, MiragePictureGeometry
 from .readout import MiragePreviewFill, MirageReadout
 from .render import MirageRender
 from .sampling import MirageChunkDecode, MirageTrainingFree, MirageUniPC
@@ -87,6 +88,8 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     MirageVaceControl,
     MiragePasteKnown,
     MirageMatchColours,
+    MiragePictureGeometry,
+    MirageGeometryView,
 )
 
 

@@ -1,4 +1,4 @@
-"""Make the thumbnails of the shots with public models: a picture, and what a model is shown of it.
+"""Make thumbnails of shots from a picture: above it, below its depth or what a model is shown.
 
 Run it with ``python tools pictures.make_public_pictures`` after a change of how memories are drawn.
 """
@@ -21,6 +21,7 @@ from mirage_core.codecs.colours import ColourCodec
 from mirage_core.codecs.dct import DctCodec
 from mirage_core.codecs.memory_kind import memory_drawer
 from mirage_core.conditioning.control_video import control_video
+from mirage_core.geometry.depth_view import depth_view
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid
@@ -103,7 +104,13 @@ def of_inpaint(shown: Shown) -> Tensor:
     return torch.where(seen[..., None], drawn, GREY)
 
 
+def of_picture(shown: Shown) -> Tensor:
+    """Depth in colours."""
+    return depth_view(FrameGeometry(shown.picture_and_depth[1], shown.lens[None]))
+
+
 SHOTS = {
+    "your_picture": (vace.VACE, of_picture),
     "vace": (vace.VACE, of_vace),
     "spatia": (spatia.SPATIA, of_spatia),
     "fun_inpaint": (inpaint.FUN_INPAINT, of_inpaint),

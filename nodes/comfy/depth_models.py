@@ -1,0 +1,175 @@
+"""Depth models that ComfyUI itself runs: which files are there, and the nodes that run them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import comfy.utils
+import folder_paths
+from comfy_execution.graph_utils import GraphBuilder
+from torch import Tensor
+
+from ...mirage_core.errors import ModelMismatchError
+from ...mirage_core.tensor_files import read_header
+from .estimator import FOLDER
+
+AUTO = "auto"
+"""Choice of the first file that is a depth model, MoGe before Depth Anything."""
+
+DEFAULT_FOV = 60.0
+"""Horizontal field of view, in degrees, where neither the model nor the artist tells one."""
+
+_MOGE_PARTS = ("points_head.", "head.upsample_blocks.")
+_DA3_PART = "backbone.embeddings.patch_embeddings.projection.weight"
+_DA3_CAMERAS = "cam_dec."
+_SPELLINGS = {"moge": "MOGE", "depth_anything": "DA3", "depth-anything": "DA3", "da3": "DA3"}
+
+
+class Kind(Enum):
+    """Families of depth models that ComfyUI has nodes for."""
+
+    MOGE = "MoGe"
+    DA3 = "Depth Anything 3"
+
+
+@dataclass(frozen=True)
+class DepthModel:
+    """A file of a depth model.
+
+    Attributes:
+        name: As ComfyUI's loaders list it.
+        kind: Its family.
+        cameras: Whether it finds the camera of a picture, too.
+        metric: Whether its name says that its depth is in metres; MoGe's tells so itself.
+    """
+
+    name: str
+    kind: Kind
+    cameras: bool
+    metric: bool
+
+
+def depth_files() -> list[str]:
+    """Files in models/geometry_estimation, as ComfyUI's loaders list them."""
+    return list(folder_paths.get_filename_list(FOLDER))
+
+
+def find_depth_model(name: str) -> DepthModel:
+    """The depth model of a name, or with `AUTO` the best that is there.
+
+    Raises:
+        ModelMismatchError: There is no such file, none at all, or it is another kind of model.
+    """
+    files = depth_files()
+    if name != AUTO:
+        if name not in files:
+            raise _missing(f"no {name}", files)
+        model = _model_of(name)
+        if model is None:
+            raise ModelMismatchError(
+                f"{name} is no depth model that ComfyUI runs",
+                expected="MoGe or Depth Anything 3",
+                fix="Choose another file; models of other packages go through Mirage Load "
+                "Estimator",
+            )
+        return model
+    found = [model for model in map(_model_of, files) if model is not None]
+    if not found:
+        raise _missing("no depth model", files)
+    return min(found, key=lambda model: list(Kind).index(model.kind))
+
+
+def _missing(got: str, files: list[str]) -> ModelMismatchError:
+    there = f"; there {'is' if len(files) == 1 else 'are'} {', '.join(files[:5])}" if files else ""
+    return ModelMismatchError(
+        "The depth of the picture cannot be estimated",
+        got=f"{got} in models/{FOLDER}{there}",
+        expected="a file of MoGe or Depth Anything 3",
+        fix="Put moge_2_vitl_normal_fp16.safetensors from huggingface.co/Comfy-Org/MoGe there and "
+        "press R, or connect a depth picture to depth",
+    )
+
+
+def _model_of(name: str) -> DepthModel | None:
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        return None
+    parts = _tensor_names(Path(path))
+    kind = _kind_of(parts) if parts else _kind_by_name(name)
+    if kind is None:
+        return None
+    cameras = kind is Kind.MOGE or any(_DA3_CAMERAS in part for part in parts)
+    return DepthModel(name, kind, cameras, "metric" in name.lower())
+
+
+def _tensor_names(path: Path) -> tuple[str, ...]:
+    """Names in a safetensors file; nothing of files that only torch reads, or that are damaged."""
+    if path.suffix != ".safetensors":
+        return ()
+    try:
+        return tuple(read_header(path).shapes)
+    except ModelMismatchError:
+        # The loader names the damage, should somebody choose this file.
+        return ()
+
+
+def _kind_of(parts: tuple[str, ...]) -> Kind | None:
+    # MoGe 1 has the same backbone as Depth Anything: its own parts are looked for first.
+    if any(part.startswith(_MOGE_PARTS) for part in parts):
+        return Kind.MOGE
+    return Kind.DA3 if any(part.endswith(_DA3_PART) for part in parts) else None
+
+
+def _kind_by_name(name: str) -> Kind | None:
+    return next((Kind[kind] for spelt, kind in _SPELLINGS.items() if spelt in name.lower()), None)
+
+
+def estimation(
+    graph: GraphBuilder, model: DepthModel, image: Tensor, fov: float
+) -> tuple[Any, Any]:
+    """Add ComfyUI's nodes that estimate a picture's depth, and ours that takes it.
+
+    Args:
+        graph: Gets the nodes.
+        model: The file.
+        image: (F, H, W, 3) the pictures.
+        fov: Horizontal field of view in degrees; 0 where the model is to find it.
+
+    Returns:
+        Links to the geometry and to its report.
+    """
+    if model.kind is Kind.MOGE:
+        loaded = graph.node("LoadMoGeModel", model_name=model.name)
+        run = graph.node(
+            "MoGeInference", moge_model=loaded.out(0), image=image, resolution_level=9,
+            fov_x_degrees=fov, batch_size=4, force_projection=True, apply_mask=True,
+        )  # fmt: skip
+        taken = graph.node("MirageGeometryMoGe", moge_geometry=run.out(0))
+        return taken.out(0), taken.out(1)
+    loaded = graph.node("LoadDA3Model", model_name=model.name, weight_dtype="default")
+    mode: dict[str, Any] = {"mode": "mono"}
+    if model.cameras and not fov:
+        mode = {
+            "mode": "multiview", "mode.ref_view_strategy": "saddle_balanced",
+            "mode.pose_method": "cam_dec",
+        }  # fmt: skip
+    run = graph.node(
+        "DA3Inference", da3_model=loaded.out(0), image=image, resolution=504,
+        resize_method="upper_bound_resize", **mode,
+    )  # fmt: skip
+    taken = graph.node(
+        "MirageGeometryDA3", da3_geometry=run.out(0), fov=fov or DEFAULT_FOV, metric=model.metric,
+        sky_threshold=0.5, least_confidence=0.0,
+    )  # fmt: skip
+    return taken.out(0), taken.out(1)
+
+
+def scaled_frames(frames: Tensor, width: int, height: int) -> Tensor:
+    """Frames (F, H, W, 3) in another size, as ComfyUI scales pictures."""
+    scaled = comfy.utils.common_upscale(
+        frames.movedim(-1, 1), width, height, "lanczos", "disabled"
+    )
+    return scaled.movedim(1, -1).clamp(0, 1)
