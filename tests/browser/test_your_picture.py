@@ -1,0 +1,102 @@
+"""The template for an artist's own picture in ComfyUI's own frontend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page
+
+from dev.comfy_client import ComfyClient
+from dev.comfy_server import PACK, ComfyServer
+from dev.frontend_page import TIMEOUT, open_page
+from tiny_install import install, sampling_server
+from workflows.files import MOGE
+from workflows.flatten import flatten
+
+from .test_frontend import (
+    BOXES,
+    CENTRE,
+    LISTEN,
+    PROMPT,
+    load,
+    overlapping,
+    plain,
+    screenshot,
+)
+from .test_sampling_workflows import SET_WIDGETS
+
+pytestmark = [pytest.mark.browser, pytest.mark.server]
+
+PATH = PACK / "workflows" / "mirage_your_picture.json"
+HOSTS = """() => app.graph.nodes.filter(n => n.subgraph).map(n =>
+    Object.fromEntries(n.widgets.map(w => [w.name, w.value])))"""
+SHOWN = """() => [...document.querySelectorAll('.mirage-widget')].some((element) =>
+    element.parentElement?.mirage?.points?.count > 0)"""
+
+
+@pytest.fixture(scope="module")
+def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """A server with the depth model that the template names."""
+    base = tmp_path_factory.mktemp("your_picture")
+    install(base, (150, 100))
+    with sampling_server(base, comfyui_path) as running:
+        # Without this the frontend greets a new user with a dialog.
+        ComfyClient(running.url).post_json("/settings/Comfy.TutorialCompleted", True)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def console() -> list[str]:
+    """Warnings and errors of the page."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def page(chromium: str, server: ComfyServer, console: list[str]) -> Iterator[Page]:
+    with open_page(chromium, server.url, console) as page:
+        yield page
+
+
+def test_browser_makes_the_same_prompt(page: Page, server: ComfyServer) -> None:
+    content = load(page, PATH)
+    object_info = ComfyClient(server.url).object_info()
+    assert plain(page.evaluate(PROMPT)) == flatten(content, object_info)
+    assert page.evaluate(HOSTS)[0] == {"depth_model": MOGE.name, "megapixels": 0.9, "fov": 0}
+    screenshot(page, "mirage_your_picture_loaded")
+
+
+def test_nodes_do_not_overlap(page: Page) -> None:
+    load(page, PATH)
+    assert overlapping(page.evaluate(BOXES, False)) == []
+    assert overlapping(page.evaluate(BOXES, True)) == []
+
+
+def test_it_runs_and_shows_depth_scene_and_video(page: Page) -> None:
+    load(page, PATH)
+    page.evaluate(SET_WIDGETS, {"megapixels": 0.01, "frames": 37})
+    page.evaluate(LISTEN)
+    assert page.evaluate("async () => await app.queuePrompt(0, 1)")
+    page.wait_for_function("() => window.events.length > 0", timeout=2 * TIMEOUT)
+    kind, detail = page.evaluate("() => window.events.at(-1)")
+    assert kind == "execution_success", detail
+    page.evaluate(CENTRE, "SaveVideo")
+    page.wait_for_function(
+        """() => [...document.querySelectorAll('video')].some(video =>
+            video.readyState >= 1 && video.videoWidth === 128 && video.videoHeight === 96)"""
+    )
+    page.evaluate(CENTRE, "PreviewImage")
+    page.wait_for_function(
+        """() => app.graph.nodes.find(n => n.type === 'PreviewImage').imgs?.[0].naturalWidth === 128
+            || [...document.querySelectorAll('img')].some(image => image.naturalWidth === 128)"""
+    )
+    page.evaluate(CENTRE, "MirageTrajectory")
+    page.wait_for_function(SHOWN)
+    screenshot(page, "mirage_your_picture_done")
+    assert overlapping(page.evaluate(BOXES, False)) == [], "results cover other nodes"
+
+
+def test_console_has_no_complaint_about_the_pack(page: Page, console: list[str]) -> None:
+    """Judges what all tests above made the page say."""
+    assert [line for line in console if "mirage" in line.lower()] == []
