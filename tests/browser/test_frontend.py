@@ -25,6 +25,7 @@ WORKFLOWS = [
 ]
 """Those that need no download; `test_sampling_workflows` has the others."""
 
+ALL = sorted((PACK / "workflows").glob("*.json"))
 BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
 SCREENS = PACK / "out" / "screens"
 SMALL = {"width": 192, "height": 128, "frames": 37}
@@ -35,6 +36,9 @@ LOAD = "async ([content, name]) => { await app.loadGraphData(content, true, true
 PROMPT = "async () => (await app.graphToPrompt()).output"
 SET_WIDGETS = """values => { for (const node of app.graph.nodes) for (const w of node.widgets ?? [])
     if (w.name in values) w.value = values[w.name] }"""
+CONTROLS = """() => app.graph.nodes.flatMap(n => [n, ...(n.subgraph?.nodes ?? [])])
+    .flatMap(n => n.widgets ?? []).filter(w => w.name === "control_after_generate")
+    .map(w => w.value)"""
 LISTEN = """() => {
     // The page is shared: one listener, however many workflows run on it.
     const heard = Boolean(window.events);
@@ -100,6 +104,14 @@ def test_browser_makes_the_same_prompt(page: Page, object_info: dict[str, Any], 
     content = load(page, path)
     screenshot(page, f"{path.stem}_loaded")
     assert plain(page.evaluate(PROMPT)) == flatten(content, object_info)
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_no_seed_changes_by_itself(page: Page, path: Path) -> None:
+    """The page gives every seed a control, whether the node asks for it or not."""
+    load(page, path)
+    controls = page.evaluate(CONTROLS)
+    assert len(controls) >= 1 and set(controls) == {"fixed"}
 
 
 def overlapping(boxes: list[list[Any]]) -> list[tuple[str, str]]:

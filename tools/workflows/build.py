@@ -19,7 +19,7 @@ from workflows.picture import PICTURE_TO_MEMORY, your_picture
 from workflows.sampling import FREE_LOOP, GROUPS, ROLLOUT, SAMPLING_LOOP, TRAINING_FREE
 from workflows.spatia import SPATIA, SPATIA_LOOP
 from workflows.vace import VACE, VACE_LOOP
-from workflows.writer import NODE_WIDTH, Node, Out, Subgraph, Writer, as_text
+from workflows.writer import NODE_WIDTH, NOTE, Node, Out, Subgraph, Writer, as_text
 
 CHUNK_LOOP = Subgraph(
     name="Mirage Chunk Loop (Preview)",
@@ -56,12 +56,26 @@ CHUNK_LOOP = Subgraph(
     },
 )
 
+NOTE_TEXT = """# A first shot
+
+Press **Run**. A room, an orbit there and back, and nothing to download. The video is at *Save \
+Video*, in half a minute or less.
+
+Then look into *Mirage Trajectory*: drag the orange path, pick another preset, press the play \
+button. What is hatched was never seen; a shot of your own will have it painted by a video model.
+
+Run again: only what changed is made.
+
+**Next**: *mirage_your_picture* takes a picture of yours; *mirage_vace* and others let a video \
+model paint. *mirage_embedded_model* paints with a small model that is in the pack.
+"""
+
 FIRST_SHOT: dict[int, Node] = {
     1: Node("MirageEmbeddedScene", (0, 0), {"seed": 16, "width": 1280, "height": 704}, (270, 150)),
-    2: Node("MirageEmbeddedCodec", (0, 250), {}, (270, 40)),
+    2: Node("MirageEmbeddedCodec", (0, 260), {}, (270, 40)),
     3: Node(
         "MirageTrajectory",
-        (360, 0),
+        (310, 360),
         {
             "image": Out(1, 0),
             "geometry": Out(1, 1),
@@ -71,44 +85,45 @@ FIRST_SHOT: dict[int, Node] = {
             "frames": 97,
             "there_and_back": True,
         },
-        (380, 760),
+        (380, 640),
     ),
     4: Node(
         "MirageCacheInit",
-        (0, 380),
+        (310, 0),
         {"image": Out(1, 0), "geometry": Out(1, 1), "vae": Out(2, 0)},
-        (300, 220),
+        (380, 240),
     ),
     5: Node(
         "MirageRolloutStart",
-        (800, 0),
+        (730, -60),
         {
             "cache": Out(4, 0),
             "trajectory": Out(3, 0),
             "first_latent": Out(4, 1),
             "name": "first_shot",
         },
-        (300, 300),
+        (310, 330),
     ),
-    6: Node(CHUNK_LOOP.id, (1150, 0), {"state": Out(5, 0), "vae": Out(2, 0)}, (280, 80)),
-    7: Node("MirageRolloutResult", (1490, 0), {"state": Out(6, 0)}, (290, 140)),
+    6: Node(CHUNK_LOOP.id, (730, 350), {"state": Out(5, 0), "vae": Out(2, 0)}, (310, 80)),
+    7: Node("MirageRolloutResult", (730, 520), {"state": Out(6, 0)}, (310, 140)),
     8: Node(
-        "SaveVideo", (1810, 0), {"video": Out(7, 0), "filename_prefix": "mirage/first_shot"},
-        (420, 420),
+        "SaveVideo", (1080, -60), {"video": Out(7, 0), "filename_prefix": "mirage/first_shot"},
+        (370, 400),
     ),
     9: Node(
         "SaveImage",
-        (1810, 480),
+        (1080, 420),
         {"images": Out(7, 3), "filename_prefix": "mirage/first_shot_sheet"},
-        (420, 300),
+        (370, 300),
     ),
     10: Node(
         "MirageCacheSave",
-        (1490, 200),
+        (1080, 800),
         {"cache": Out(7, 2), "filename_prefix": "first_shot_memory"},
-        (290, 60),
+        (370, 60),
     ),
-    11: Node("PreviewAny", (1490, 330), {"source": Out(7, 4)}, (290, 280)),
+    11: Node("PreviewAny", (730, 730), {"source": Out(7, 4)}, (310, 260)),
+    12: Node(NOTE, (-320, -60), {"text": NOTE_TEXT}, (280, 640), title="Read me"),
 }
 
 

@@ -107,20 +107,20 @@ EMBEDDED_LOOP = Subgraph(
 )
 
 EMBEDDED_MODEL: dict[int, Node] = {
-    1: Node(NOTE, (-560, 0), {"text": NOTE_TEXT}, (500, 380), title="Read me"),
-    2: Node("MirageEmbeddedModel", (0, 0), {}, (300, 110)),
+    1: Node(NOTE, (-320, -60), {"text": NOTE_TEXT}, (280, 760), title="Read me"),
+    2: Node("MirageEmbeddedModel", (0, 260), {}, (290, 110)),
     3: Node(
-        "MirageEmbeddedScene", (0, 200), {"seed": SEED, "width": 640, "height": 352}, (300, 150)
+        "MirageEmbeddedScene", (0, -60), {"seed": SEED, "width": 640, "height": 352}, (290, 150)
     ),
     4: Node(
         "MirageCacheInit",
-        (0, 440),
+        (330, -60),
         {"image": Out(3), "geometry": Out(3, 1), "vae": Out(2, 1)},
-        (300, 220),
+        (380, 240),
     ),
     5: Node(
         "MirageTrajectory",
-        (380, 0),
+        (330, 360),
         {
             "image": Out(3),
             "geometry": Out(3, 1),
@@ -130,23 +130,23 @@ EMBEDDED_MODEL: dict[int, Node] = {
             "frames": 97,
             "there_and_back": True,
         },
-        (380, 760),
+        (380, 640),
     ),
-    6: Node("MirageEmbeddedShot", (820, 580), {"seed": SEED, "trajectory": Out(5)}, (300, 100)),
+    6: Node("MirageEmbeddedShot", (750, 630), {"seed": SEED, "trajectory": Out(5)}, (310, 100)),
     7: Node(
         "MirageRolloutStart",
-        (820, 0),
+        (750, -60),
         {
             "cache": Out(4),
             "trajectory": Out(5),
             "first_latent": Out(4, 1),
             "name": "embedded_model",
         },
-        (300, 300),
+        (310, 330),
     ),
     8: Node(
         EMBEDDED_LOOP.id,
-        (1180, 0),
+        (750, 350),
         {
             "state": Out(7),
             "model": Out(2),
@@ -155,26 +155,26 @@ EMBEDDED_MODEL: dict[int, Node] = {
             "vae": Out(2, 1),
             "geometry": Out(6, 1),
         },
-        (320, 220),
+        (310, 220),
     ),
-    9: Node("MirageRolloutResult", (1180, 310), {"state": Out(8)}, (320, 140)),
-    10: Node("PreviewAny", (1180, 540), {"source": Out(9, 4)}, (320, 260)),
+    9: Node("MirageRolloutResult", (1100, -60), {"state": Out(8)}, (350, 140)),
+    10: Node("PreviewAny", (750, 810), {"source": Out(9, 4)}, (310, 190)),
     11: Node(
         "SaveVideo",
-        (1560, 0),
+        (1100, 170),
         {"video": Out(9), "filename_prefix": "mirage/embedded_model"},
-        (420, 420),
+        (350, 360),
     ),
     12: Node(
         "SaveImage",
-        (1560, 500),
+        (1100, 610),
         {"images": Out(9, 3), "filename_prefix": "mirage/embedded_model_sheet"},
-        (420, 300),
+        (350, 250),
     ),
     13: Node(
         "MirageCacheSave",
-        (1180, 880),
+        (1100, 940),
         {"cache": Out(9, 2), "filename_prefix": "embedded_model_memory"},
-        (320, 60),
+        (350, 60),
     ),
 }

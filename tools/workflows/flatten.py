@@ -12,6 +12,9 @@ from typing import Any
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 BEYOND_PROMPT = {"control_after_generate"}
 INPUT_NODE = -10
+SEEDS = ("seed", "noise_seed")
+"""The browser gives whole numbers of these names a control, whether their node asks or not."""
+
 Link = tuple[str, int]
 
 
@@ -30,7 +33,7 @@ def widget_names(info: Mapping[str, Any]) -> list[str]:
             if kind not in WIDGETS or options.get("forceInput"):
                 continue
             names.append(name)
-            if options.get("control_after_generate"):
+            if options.get("control_after_generate") or (kind == "INT" and name in SEEDS):
                 names.append(f"{name}/control_after_generate")
             if options.get("image_upload"):
                 names.append(f"{name}/upload")

@@ -81,24 +81,25 @@ def your_picture(loop: Subgraph) -> dict[int, Node]:
     plan = {"cache": Out(4, 2), "trajectory": Out(6), "first_latent": Out(4, 3)}
     name = "your_picture"
     return {
-        1: Node(NOTE, (-500, 0), {"text": NOTE_TEXT}, (440, 620), title="Read me"),
-        2: Node("LoadImage", (0, 0), {"image": "example.png"}, (320, 330)),
-        3: Node("MirageEmbeddedCodec", (0, 390), {}, (320, 40)),
+        1: Node(NOTE, (-320, -60), {"text": NOTE_TEXT}, (280, 1060), title="Read me"),
+        2: Node("LoadImage", (0, -60), {"image": "example.png"}, (300, 330)),
+        3: Node("MirageEmbeddedCodec", (0, 340), {}, (300, 40)),
         4: Node(
-            PICTURE_TO_MEMORY.id, (380, 0), {"image": Out(2), "vae": Out(3)}, (320, 240), file=MOGE
+            PICTURE_TO_MEMORY.id, (340, -60), {"image": Out(2), "vae": Out(3)}, (380, 240),
+            file=MOGE,
         ),
-        5: Node("PreviewImage", (380, 330), {"images": Out(4, 4)}, (320, 290), title="Depth"),
-        6: Node("MirageTrajectory", (760, 0), {**memory, **move}, (380, 760)),
-        7: Node("MirageRolloutStart", (1200, 0), {**plan, "name": name}, (300, 330)),
-        8: Node(loop.id, (1560, 0), {"state": Out(7), "vae": Out(3)}, (290, 80)),
-        9: Node("MirageRolloutResult", (1560, 160), {"state": Out(8)}, (290, 140)),
-        10: Node("PreviewAny", (1560, 380), {"source": Out(9, 4)}, (290, 260)),
+        5: Node("PreviewImage", (0, 460), {"images": Out(4, 4)}, (300, 290), title="Depth"),
+        6: Node("MirageTrajectory", (340, 360), {**memory, **move}, (380, 640)),
+        7: Node("MirageRolloutStart", (760, -60), {**plan, "name": name}, (310, 330)),
+        8: Node(loop.id, (760, 350), {"state": Out(7), "vae": Out(3)}, (310, 80)),
+        9: Node("MirageRolloutResult", (760, 520), {"state": Out(8)}, (310, 140)),
+        10: Node("PreviewAny", (760, 730), {"source": Out(9, 4)}, (310, 260)),
         11: Node(
-            "SaveVideo", (1910, 0), {"video": Out(9), "filename_prefix": f"mirage/{name}"},
-            (420, 420),
+            "SaveVideo", (1110, -60), {"video": Out(9), "filename_prefix": f"mirage/{name}"},
+            (335, 400),
         ),
         12: Node(
-            "MirageCacheSave", (1560, 720),
-            {"cache": Out(9, 2), "filename_prefix": f"{name}_memory"}, (290, 60),
+            "MirageCacheSave", (1110, 420),
+            {"cache": Out(9, 2), "filename_prefix": f"{name}_memory"}, (335, 60),
         ),
     }  # fmt: skip
