@@ -175,12 +175,16 @@ class MirageLoopOpen(io.ComfyNode):
     def execute(cls, state: PlannedShot | RolloutState | Boxed[RolloutState]) -> io.NodeOutput:
         flow = _flow_from(state, cls.hidden.dynprompt, cls.hidden.unique_id)
         state = flow.state
+        taken = state.taken_over
+        told = [] if taken is None else [taken.describe(len(state.plan))]
         if state.complete:
+            show_text("\n".join(told), cls.hidden.unique_id)
             # Previews that hang off the body would run it once more: there is no chunk for them.
             return io.NodeOutput(flow, *[ExecutionBlocker(None)] * 7)
         text = f"Chunk {state.done + 1} of {len(state.plan)}"
         left = time_left(state)
-        show_text(text + (f", {left} left" if left else ""), cls.hidden.unique_id)
+        told.insert(0, text + (f", {left} left" if left else ""))
+        show_text("\n".join(told), cls.hidden.unique_id)
         return io.NodeOutput(
             flow,
             state,
@@ -202,7 +206,9 @@ def _flow_from(
     if isinstance(state, PlannedShot):
         nodes = PromptNodes(dynprompt)
         body = LoopBody.find(nodes, open_id)
-        return Flow(state.begin(settings_digest(nodes, open_id, state.start_id)), body)
+        settings = settings_digest(nodes, open_id, state.start_id)
+        ways = settings_digest(nodes, open_id, state.start_id, by_value=True)
+        return Flow(state.begin(settings, ways), body)
     flow = Flow(unboxed(state))
     if flow.state.complete:
         raise MirageError(

@@ -189,14 +189,25 @@ def close_of(nodes: Mapping[str, Node], open_id: str) -> str | None:
     return closes[0] if closes else None
 
 
-def settings_digest(nodes: Mapping[str, Node], open_id: str, start_id: str) -> str:
+def settings_digest(
+    nodes: Mapping[str, Node], open_id: str, start_id: str, *, by_value: bool = False
+) -> str:
     """Digest of everything that a loop depends on.
 
     Names of files to write do not count: only what is upstream of the Loop Close does, and of
     other shots upstream not under which name they are saved. Without a Loop Close, whatever
     hangs off the Loop Open counts.
+
+    Args:
+        nodes: Of the prompt.
+        open_id: The Loop Open.
+        start_id: The Rollout Start.
+        by_value: Leave out what counts only as a value that the Rollout Start is given: two shots
+            with other cameras are then described alike, and their cameras tell them apart.
     """
     nodes = {node_id: what_counts(node) for node_id, node in nodes.items()}
+    if by_value and start_id in nodes:
+        nodes[start_id] = nodes[start_id] | {"inputs": {}}
     close_id = close_of(nodes, open_id)
     ends = descendants(nodes, open_id) if close_id is None else {close_id}
     described = []
