@@ -19,7 +19,8 @@ from torch import Tensor
 from ..cache.delta import CacheDelta, apply_difference, difference
 from ..cache.io import MAX_BLOCKS, block_from_tensors, block_tensors, needed_version
 from ..digests import DIGEST, file_digest
-from ..errors import CacheFormatError, ResumeError, ShapeError
+from ..errors import CacheFormatError, MirageError, ResumeError, ShapeError
+from ..log import logger
 from ..tensor_files import is_count, read_document_header, read_safetensors, write_safetensors
 from ..validate import expect_shape
 from .plan import Chunk
@@ -149,6 +150,17 @@ def load_chunk(folder: Path, state: RolloutState) -> RolloutState:
     cache = apply_difference(state.cache, _delta(path, state, tensors, header))
     after = state.advanced(record, cache, _statistics(header, path))
     return dataclasses.replace(after, digest=header.get(DIGEST))
+
+
+def load_chunks(folder: Path, state: RolloutState) -> RolloutState:
+    """Take up the next chunks of a state from a folder, up to one that is missing or damaged."""
+    while not state.complete and chunk_path(folder, state.done).exists():
+        try:
+            state = load_chunk(folder, state)
+        except MirageError as error:
+            logger.warning("Chunk %d is made again: %s", state.done + 1, error)
+            break
+    return state
 
 
 def _expect_own(path: Path, state: RolloutState, index: int, header: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..cache.types import LatentCache
 from ..codecs.memory_kind import MemoryKind
-from ..errors import MirageError, ResumeError, ValueRangeError
+from ..errors import ResumeError, ValueRangeError
 from ..files import discard_unfinished, ensure_writable_folder, make_way
 from ..log import logger
 from ..readout.readout import Readout
@@ -28,7 +28,7 @@ from .chunk_file import (
     expect_overlap,
     expect_seen,
     has_chunks,
-    load_chunk,
+    load_chunks,
     load_saved_record,
     save_chunk,
     saved_clips,
@@ -72,12 +72,11 @@ def open_folder(state: RolloutState, *, anew: bool = False) -> RolloutState:
     discard_unfinished_take(folder)
     manifest = _claim(folder, state, anew)
     discard_unfinished(folder)
-    before, state = state.done, _taken_up(folder, state)
+    before, state = state.done, load_chunks(folder, state)
     if manifest.kept is not None and state.done > before:
         state = state.taking_over(state.done - before, manifest.kept)
     if not manifest.anew and state.chains and not state.complete:
-        # What was damaged here may be whole elsewhere, with what is good here behind it.
-        state = _taken_up(folder, take_from_others(folder, state))
+        state = take_from_others(folder, state)
     if state.taken_over is not None:
         logger.info("%s: %s", folder, state.taken_over.describe(len(state.plan)))
     return state
@@ -94,17 +93,7 @@ def take_up(state: RolloutState) -> RolloutState:
     """
     if state.folder is None or state.digest is None:
         return state
-    return _taken_up(state.folder, state)
-
-
-def _taken_up(folder: Path, state: RolloutState) -> RolloutState:
-    while not state.complete and chunk_path(folder, state.done).exists():
-        try:
-            state = load_chunk(folder, state)
-        except MirageError as error:
-            logger.warning("Chunk %d is made again: %s", state.done + 1, error)
-            break
-    return state
+    return load_chunks(state.folder, state)
 
 
 def commit(

@@ -15,7 +15,7 @@ from typing import Final
 from ..errors import MirageError, StorageError
 from ..files import TEMPORARY_PREFIX, share_file, storage_error
 from ..log import logger
-from .chunk_file import chunk_path, clip_path, load_chunk, saved_parts
+from .chunk_file import chunk_path, clip_path, load_chunk, load_chunks, saved_parts
 from .manifest import MANIFEST, read_manifest
 from .state import RolloutState
 
@@ -101,14 +101,12 @@ def take_from_others(folder: Path, state: RolloutState) -> RolloutState:
         StorageError: The folder cannot be written.
     """
     for source in _sources(folder, state):
-        before = state.done
         state = _take_from(source, folder, state)
-        if state.done > before:
-            state = state.taking_over(state.done - before, source)
     return state
 
 
 def _take_from(source: Path, folder: Path, state: RolloutState) -> RolloutState:
+    taken = 0
     while not state.complete and chunk_path(source, state.done).exists():
         try:
             after = load_chunk(source, state)
@@ -126,8 +124,10 @@ def _take_from(source: Path, folder: Path, state: RolloutState) -> RolloutState:
                 raise
             logger.info("%s was removed while chunks were taken over from it", source)
             break
-        state = after
-    return state
+        taken += 1
+        # What is good here behind a chunk that was not stays as it is.
+        state = load_chunks(folder, after)
+    return state.taking_over(taken, source) if taken else state
 
 
 def _sources(folder: Path, state: RolloutState) -> list[Path]:

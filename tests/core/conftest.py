@@ -263,9 +263,11 @@ def copied(finished: RolloutState, tmp_path: Path) -> RolloutState:
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def alone() -> Iterator[None]:
     """Equal shots in folders side by side are each made by themselves, so as to be compared."""
-    monkeypatch.setattr(run_folder, "take_from_others", lambda _, state: state)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_folder, "take_from_others", lambda _, state: state)
+        yield
 
 
 class ReleasedDenoiser:

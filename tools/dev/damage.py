@@ -31,8 +31,8 @@ from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.log import logger
 from mirage_core.preview.fill import fill_readout
 from mirage_core.readout.readout import read
-from mirage_core.rollout.memory import begin_memory, write_chunk
 from mirage_core.rollout.chain import shot_start
+from mirage_core.rollout.memory import begin_memory, write_chunk
 from mirage_core.rollout.plan import ChunkLengths
 from mirage_core.rollout.run_folder import VIDEO, commit, finish, open_folder
 from mirage_core.rollout.settings import MemorySettings
