@@ -30,12 +30,14 @@ class PlannedShot:
         folder: Where the loops' rollouts get folders.
         resume: Go on with saved chunks of the same rollout.
         start_id: The Rollout Start.
+        as_given: The state's cameras are those that the Rollout Start was given, unchanged.
     """
 
     state: RolloutState
     folder: Path
     resume: bool
     start_id: str
+    as_given: bool = False
 
     def begin(self, settings: str, ways: str) -> RolloutState:
         """The rollout of a loop, after the chunks that it has saved.
