@@ -7,7 +7,7 @@ first chunks in common, however they end.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -33,7 +33,8 @@ def shot_start(cache: LatentCache, first_latent: Tensor, seed: int, settings: st
     return digest.hexdigest()
 
 
-def chunk_chains(start: str, trajectory: Trajectory, plan: Iterable[Chunk]) -> tuple[str, ...]:
+@lru_cache(maxsize=8)
+def chunk_chains(start: str, trajectory: Trajectory, plan: tuple[Chunk, ...]) -> tuple[str, ...]:
     """The chain of each chunk: digest of the chain before it, its plan and its cameras.
 
     Args:
@@ -46,6 +47,6 @@ def chunk_chains(start: str, trajectory: Trajectory, plan: Iterable[Chunk]) -> t
     for chunk in plan:
         before = chains[-1] if chains else start
         cut = f"{chunk.index},{chunk.output_start},{chunk.output_end},{chunk.overlap}"
-        cameras = trajectory.select(slice(chunk.first_frame, chunk.output_end)).fingerprint()
+        cameras = trajectory.fingerprint(slice(chunk.first_frame, chunk.output_end))
         chains.append(hashlib.sha256(f"{before}\0{cut}\0{cameras}".encode()).hexdigest())
     return tuple(chains)
