@@ -131,9 +131,12 @@ def _take_from(source: Path, folder: Path, state: RolloutState) -> RolloutState:
 
 
 def _sources(folder: Path, state: RolloutState) -> list[Path]:
-    """Folders beside this one that have the next chunk, those with most of the next ones first."""
+    """Folders beside this one that have the next chunk, those with most of the next ones first.
+
+    Of two that have as many the one that was begun last comes first, as where all was made anew.
+    """
     folder = folder.resolve()
-    found: list[tuple[int, str]] = []
+    found: list[tuple[int, float, str]] = []
     try:
         names = [entry.name for entry in os.scandir(folder.parent) if entry.is_dir()]
     except OSError as error:
@@ -149,8 +152,15 @@ def _sources(folder: Path, state: RolloutState) -> list[Path]:
         while made < end and chunk_path(other, made).exists():
             made += 1
         if made > state.done:
-            found.append((-made, name))
-    return [folder.with_name(name) for _, name in sorted(found)]
+            found.append((-made, -_begun(other), name))
+    return [folder.with_name(name) for _, _, name in sorted(found)]
+
+
+def _begun(folder: Path) -> float:
+    try:
+        return (folder / MANIFEST).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _parts_of_shot(folder: Path) -> list[Path]:

@@ -441,6 +441,14 @@ def test_the_folder_with_most_is_taken_from_first(shot, begin, made, tmp_path: P
     assert (state.taken_over.chunks, state.taken_over.folders) == (3, ("b",))
 
 
+def test_of_two_alike_the_one_begun_last_is_taken_from(begin, made, tmp_path: Path) -> None:
+    """It may be made with what is newer under the same names."""
+    for name, time in (("a", 100), ("b", 300), ("c", 200)):
+        made(begin(tmp_path / name))
+        os.utime(tmp_path / name / "rollout.json", (time, time))
+    assert open_folder(begin(tmp_path / "fork", 4)).taken_over.folders == ("b",)
+
+
 def test_many_other_folders_cost_one_small_file_each(
     begin, made, tmp_path: Path, monkeypatch
 ) -> None:
