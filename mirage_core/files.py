@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -145,6 +146,39 @@ def discard_unfinished(folder: Path, *, age: float = 0.0) -> None:
             continue
         if rested >= age:
             _discard(leftover)
+
+
+def share_file(source: Path, target: Path) -> None:
+    """Give a file a second name, in place of what may stand there; the first one may go.
+
+    Where the disk cannot, as with FAT or between two disks, it is copied. For files that are
+    only ever replaced, as by `atomic_path`: what is written into one shows under both names.
+
+    Raises:
+        StorageError: The file is gone, the disk is full, or the folder cannot be written.
+    """
+    temporary = target.parent / _temporary_name(target.suffix)
+    try:
+        if _linked(source, temporary):
+            os.replace(temporary, target)
+            return
+        with atomic_path(target) as copy:
+            shutil.copyfile(source, copy)
+    except OSError as error:
+        raise storage_error(target, error) from error
+    finally:
+        # Where both were one file already, replacing it leaves the temporary name.
+        _discard(temporary)
+
+
+def _linked(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except (OSError, NotImplementedError):
+        return False
+    return True
 
 
 @contextmanager

@@ -24,7 +24,8 @@ from ..mirage_core.trajectories.fit import resampled
 from ..mirage_core.trajectories.lens import PICTURE, fit_lens, memory_lens
 from .comfy.cancel import stop_when_cancelled
 from .comfy.files import output_folder, video_from_file, workflow_tags
-from .comfy.loop_body import Boxed, Flow, LoopBody, PromptNodes, settings_digest, unboxed
+from .comfy.loop_body import Boxed, Flow, LoopBody, PromptNodes, unboxed
+from .comfy.loop_settings import settings_digest
 from .comfy.ui import progress, show_text
 from .comfy.vae import Latent, latent_tokens, make_clean_latent, make_latent
 from .shot import PlannedShot, expect_begun
@@ -102,6 +103,7 @@ class MirageRolloutStart(io.ComfyNode):
         lens: str = PICTURE,
     ) -> io.NodeOutput:
         lengths = ChunkLengths(first_chunk_frames, chunk_frames, overlap_frames)
+        given = trajectory.fingerprint()
         if fps and fps != trajectory.fps:
             expect_rollout_length(len(trajectory))
             trajectory = resampled(trajectory, fps)
@@ -111,9 +113,11 @@ class MirageRolloutStart(io.ComfyNode):
         tokens = latent_tokens(first_latent, "The picture's latent", cache.kind)[:, :1]
         folder = ensure_writable_folder(output_folder(name))
         state = RolloutState(fitted.trajectory, cache, tokens, seed, run_id="", lengths=lengths)
+        as_given = fitted.trajectory.fingerprint() == given
         show_text(fitted.report, cls.hidden.unique_id)
         return io.NodeOutput(
-            PlannedShot(state, folder, resume, cls.hidden.unique_id), ui={"text": (fitted.report,)}
+            PlannedShot(state, folder, resume, cls.hidden.unique_id, as_given),
+            ui={"text": (fitted.report,)},
         )
 
 
@@ -175,12 +179,16 @@ class MirageLoopOpen(io.ComfyNode):
     def execute(cls, state: PlannedShot | RolloutState | Boxed[RolloutState]) -> io.NodeOutput:
         flow = _flow_from(state, cls.hidden.dynprompt, cls.hidden.unique_id)
         state = flow.state
+        taken = state.taken_over
+        told = [] if taken is None else [taken.describe(len(state.plan))]
         if state.complete:
+            show_text("\n".join(told), cls.hidden.unique_id)
             # Previews that hang off the body would run it once more: there is no chunk for them.
             return io.NodeOutput(flow, *[ExecutionBlocker(None)] * 7)
         text = f"Chunk {state.done + 1} of {len(state.plan)}"
         left = time_left(state)
-        show_text(text + (f", {left} left" if left else ""), cls.hidden.unique_id)
+        told.insert(0, text + (f", {left} left" if left else ""))
+        show_text("\n".join(told), cls.hidden.unique_id)
         return io.NodeOutput(
             flow,
             state,
@@ -202,7 +210,11 @@ def _flow_from(
     if isinstance(state, PlannedShot):
         nodes = PromptNodes(dynprompt)
         body = LoopBody.find(nodes, open_id)
-        return Flow(state.begin(settings_digest(nodes, open_id, state.start_id)), body)
+        settings = settings_digest(nodes, open_id, state.start_id)
+        ways = settings_digest(
+            nodes, open_id, state.start_id, by_value=True, as_given=state.as_given
+        )
+        return Flow(state.begin(settings, ways), body)
     flow = Flow(unboxed(state))
     if flow.state.complete:
         raise MirageError(

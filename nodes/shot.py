@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from ..mirage_core.errors import MirageError
 from ..mirage_core.files import make_unused_folder
 from ..mirage_core.folder_lock import exclusive_folder
+from ..mirage_core.rollout.chain import shot_start
 from ..mirage_core.rollout.run_folder import open_folder
 from ..mirage_core.rollout.state import RolloutState, rollout_id
 from .comfy.prompt import running_prompt, when_prompt_ends
@@ -29,20 +30,24 @@ class PlannedShot:
         folder: Where the loops' rollouts get folders.
         resume: Go on with saved chunks of the same rollout.
         start_id: The Rollout Start.
+        as_given: The state's cameras are those that the Rollout Start was given, unchanged.
     """
 
     state: RolloutState
     folder: Path
     resume: bool
     start_id: str
+    as_given: bool = False
 
-    def begin(self, settings: str) -> RolloutState:
+    def begin(self, settings: str, ways: str) -> RolloutState:
         """The rollout of a loop, after the chunks that it has saved.
 
         No other program gets into its folder before the prompt is over.
 
         Args:
-            settings: Text that stands for all that the loop does.
+            settings: Text that stands for all that the loop does, and for all that leads to it.
+            ways: Text that stands for what the loop does with what the plan holds. Chunks of
+                shots with equal texts are taken over.
 
         Raises:
             FolderInUseError: Another program works on this rollout.
@@ -57,7 +62,9 @@ class PlannedShot:
         held = ExitStack()
         held.enter_context(exclusive_folder(folder))
         when_prompt_ends(held.close)
-        return open_folder(dataclasses.replace(plan, run_id=run_id, folder=folder))
+        start = shot_start(plan.cache, plan.first_latent, plan.seed, ways)
+        begun = dataclasses.replace(plan, run_id=run_id, folder=folder, start=start)
+        return open_folder(begun, anew=not self.resume)
 
     def _folder(self, run_id: str) -> Path:
         """The rollout's folder; without ``resume`` a new one for each prompt."""

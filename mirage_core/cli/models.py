@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..codecs.base import LatentCodec
 from ..codecs.dct import DctCodec
+from ..digests import tensors_digest
 from ..errors import ModelMismatchError
 from ..geometry.frame_geometry import FrameGeometry
 from ..log import logger
@@ -178,6 +179,20 @@ def describe_models(arguments: argparse.Namespace, setup: DeviceSetup) -> str:
     parts += [] if arguments.way == "mirage" else [arguments.way]
     parts += [] if arguments.later_lora is None else ["later", _stamp(arguments.later_lora)]
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+
+
+def describe_depth(depth: DepthSource, fov: float) -> str:
+    """Text that changes with where the depth of new frames comes from.
+
+    Args:
+        depth: From `load_depth`.
+        fov: Field of view in degrees that estimators are told.
+    """
+    if not isinstance(depth, KnownDepth):
+        return f"estimated at {fov}"
+    parts = {name: part for name, part in vars(depth.geometry).items() if isinstance(part, Tensor)}
+    on_cpu = {name: part.detach().cpu() for name, part in parts.items()}
+    return f"known {tensors_digest(on_cpu)} {depth.scaled}"
 
 
 def _encode_prompts(

@@ -21,9 +21,10 @@ from ..rollout.begin import begin
 from ..rollout.generate import generate
 from ..rollout.progress import Progress
 from ..rollout.report import report
-from ..rollout.run_folder import VIDEO, finish, open_folder
+from ..rollout.run_folder import finish, open_folder
 from ..rollout.settings import GenerationSettings, MemorySettings
 from ..rollout.state import RolloutState
+from ..rollout.takes import MEMORY, VIDEO
 from ..sampling.solve import METHODS
 from ..trajectories.lens import LENSES, PICTURE
 from ..trajectories.presets import EASINGS, MAX_AMOUNT, PRESETS
@@ -31,9 +32,6 @@ from ..writing.consistency import ConsistencyConfig
 from ..writing.policy import WRITE_POLICIES
 from . import inputs, ways
 from .inputs import parse_path
-
-MEMORY = "memory.safetensors"
-"""Name of the finished memory in the shot's folder."""
 
 OVERRIDES = {
     "steps": "steps", "shift": "shift", "method": "method", "references": "references",
@@ -287,10 +285,13 @@ def run(arguments: argparse.Namespace) -> int:
         picture.to(setup.device), geometry, trajectory, codec,
         settings=settings, seed=arguments.seed, models=models.describe_models(arguments, setup),
         folder=folder, lengths=lengths, colours=colours,
+        depth=models.describe_depth(depth, arguments.fov),
     )  # fmt: skip
     sys.stdout.write(f"depth: {describe_geometry(geometry)}\n")
     with exclusive_folder(folder):
-        state = open_folder(state)
+        state = open_folder(state, anew=not arguments.resume)
+        if state.taken_over is not None:
+            sys.stdout.write(f"{state.taken_over.describe(len(state.plan))}\n")
         try:
             if state.complete:
                 finish(state)

@@ -95,12 +95,12 @@ class Trajectory:
             self, intrinsics=self.intrinsics * scale, width=width, height=height
         )
 
-    def fingerprint(self) -> str:
-        """Hex digest of the whole content; equal trajectories have equal fingerprints."""
+    def fingerprint(self, frames: slice = slice(None)) -> str:
+        """Hex digest of the content, whole or of some frames; equal cameras have equal ones."""
         digest = hashlib.sha256()
         for tensor in (self.world_to_camera, self.intrinsics):
             # Adding zero turns -0.0, which equals 0.0, into 0.0.
-            digest.update((tensor + 0.0).contiguous().numpy().tobytes())
+            digest.update((tensor[frames] + 0.0).contiguous().numpy().tobytes())
         digest.update(f"{self.width}x{self.height}@{self.fps}".encode())
         return digest.hexdigest()
 

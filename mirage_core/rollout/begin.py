@@ -11,6 +11,7 @@ from ..codecs.colours import ColourCodec
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.trajectory import Trajectory
 from ..validate import expect_frame_size, expect_shape
+from .chain import shot_start
 from .memory import begin_memory
 from .plan import ChunkLengths
 from .settings import GenerationSettings
@@ -29,6 +30,7 @@ def begin(
     models: str = "",
     lengths: ChunkLengths | None = None,
     colours: ColourCodec | None = None,
+    depth: str = "",
 ) -> RolloutState:
     """Make the memory of the given picture, and the state before the first chunk.
 
@@ -41,10 +43,14 @@ def begin(
         settings: How the shot is generated.
         seed: Seed of the shot.
         folder: Where chunks are saved.
-        models: Any text that stands for the models in use, for the rollout's id.
+        models: Any text that stands for the models in use, for the rollout's id. Without one
+            no chunks are shared with other shots, which may be made with other models.
         lengths: How long the chunks are; 33 frames that overlap by one when None.
         colours: Makes a memory of colours, for models that are shown drawings of the scene; the
             memory holds the codec's tokens when None.
+        depth: Any text that stands for where depth of new frames comes from, where that may
+            differ between shots of the same ``models``: known depth of a whole shot. Only shots
+            with equal texts take chunks over from each other.
 
     Raises:
         ShapeError: The picture's size does not fit the grid, the depth, or the trajectory.
@@ -71,4 +77,7 @@ def begin(
     lengths = lengths or ChunkLengths()
     text = f"{settings.describe()}\0{models}"
     run_id = rollout_id(trajectory, cache, tokens, seed, text, lengths)
-    return RolloutState(trajectory, cache, tokens, seed, run_id, folder, lengths=lengths)
+    start = shot_start(cache, tokens, seed, f"{text}\0{depth}") if models else None
+    return RolloutState(
+        trajectory, cache, tokens, seed, run_id, folder, lengths=lengths, start=start
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,8 @@ from torch import Tensor
 from ..cache.delta import CacheDelta, apply_difference, difference
 from ..cache.io import MAX_BLOCKS, block_from_tensors, block_tensors, needed_version
 from ..digests import DIGEST, file_digest
-from ..errors import CacheFormatError, ResumeError, ShapeError
+from ..errors import CacheFormatError, MirageError, ResumeError, ShapeError
+from ..log import logger
 from ..tensor_files import is_count, read_document_header, read_safetensors, write_safetensors
 from ..validate import expect_shape
 from .plan import Chunk
@@ -36,13 +38,27 @@ CLIP: Final = "clip"
 BEFORE: Final = "before"
 """Entry of the header with the digest of the chunk before."""
 
+CHAIN: Final = "chain"
+"""Entry of the header with all that the chunk depends on, in place of the rollout's id: so equal
+chunks of different shots are equal files."""
 
 _NAME: Final = "chunk_"
+_PART: Final = re.compile(_NAME + r"(?P<index>\d{4,})\.(mp4|safetensors)")
 
 
 def has_chunks(folder: Path) -> bool:
     """Whether anything of a chunk is there, whole or not."""
     return any(folder.glob(f"{_NAME}*"))
+
+
+def saved_parts(folder: Path, chunks: int | None = None) -> list[Path]:
+    """Files of the chunks in a folder, or of some leading ones; of each the clip first."""
+    found = [
+        (int(match["index"]), path)
+        for path in folder.glob(f"{_NAME}*")
+        if (match := _PART.fullmatch(path.name)) and path.is_file()
+    ]
+    return [path for index, path in sorted(found) if chunks is None or index < chunks]
 
 
 def chunk_path(folder: Path, index: int) -> Path:
@@ -91,7 +107,7 @@ def save_chunk(folder: Path, state: RolloutState, after: RolloutState) -> Rollou
     header: dict[str, Any] = {
         "format": FORMAT,
         "version": max(2 if dropped else 1, needed_version(cache.blocks)),
-        "run_id": state.run_id,
+        **_owner(state),
         "chunk": state.done,
         "shared_blocks": len(delta.dropped),
         "new_blocks": len(delta.added),
@@ -103,11 +119,15 @@ def save_chunk(folder: Path, state: RolloutState, after: RolloutState) -> Rollou
     return dataclasses.replace(after, digest=digest)
 
 
+def _owner(state: RolloutState) -> dict[str, str]:
+    return {CHAIN: state.chains[state.done]} if state.chains else {"run_id": state.run_id}
+
+
 def load_chunk(folder: Path, state: RolloutState) -> RolloutState:
     """Take up the next chunk of a state from its files.
 
     Args:
-        folder: Of the rollout.
+        folder: Of the rollout, or of another one that has this chunk.
         state: The state before the chunk.
 
     Raises:
@@ -132,8 +152,23 @@ def load_chunk(folder: Path, state: RolloutState) -> RolloutState:
     return dataclasses.replace(after, digest=header.get(DIGEST))
 
 
+def load_chunks(folder: Path, state: RolloutState) -> RolloutState:
+    """Take up the next chunks of a state from a folder, up to one that is missing or damaged."""
+    while not state.complete and chunk_path(folder, state.done).exists():
+        try:
+            state = load_chunk(folder, state)
+        except MirageError as error:
+            logger.warning("Chunk %d is made again: %s", state.done + 1, error)
+            break
+    return state
+
+
 def _expect_own(path: Path, state: RolloutState, index: int, header: dict[str, Any]) -> None:
-    if header.get("run_id") != state.run_id or header.get("chunk") != index:
+    if CHAIN in header:
+        ours = bool(state.chains) and header[CHAIN] == state.chains[index]
+    else:
+        ours = header.get("run_id") == state.run_id
+    if not ours or header.get("chunk") != index:
         raise CacheFormatError(f"{path.name} belongs to another rollout or chunk")
 
 
@@ -194,8 +229,9 @@ def expect_seen(state: RolloutState, visible: Tensor) -> None:
 
 
 def expect_overlap(state: RolloutState, overlap: Tensor | None) -> Tensor | None:
-    """What the chunk after the next begins with, if it needs any; raises `ShapeError`."""
-    if state.frames_to_encode == 0:
+    """What a chunk after the next one begins with, if it needs any; raises `ShapeError`."""
+    unread = overlap is None and state.remaining == 1
+    if state.frames_to_encode == 0 or unread:
         return None
     if overlap is None:
         raise ShapeError(

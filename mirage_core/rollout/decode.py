@@ -51,7 +51,7 @@ def encode_overlap(codec: LatentCodec, state: RolloutState, frames: Tensor) -> T
 
     Returns:
         (C, K, h, w) latents of the chunk's last frames as a clip; None where its last latent
-        serves as it is, and where no chunk follows.
+        serves as it is.
     """
     count = state.frames_to_encode
     return codec.encode(frames[-count:]) if count else None

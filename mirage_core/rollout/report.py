@@ -23,7 +23,8 @@ class Review:
     """What a person looks at first.
 
     Attributes:
-        report: Length, hole rate per chunk, memory size, closed-loop PSNR and folder.
+        report: Length, what was taken over, hole rate per chunk, memory size, closed-loop PSNR and
+            folder.
         contact_sheet: (H, W, 3) float32 in 0..1, see `mirage_core.rollout.contact_sheet`.
     """
 
@@ -80,9 +81,11 @@ def describe(state: RolloutState, folder: Path, closed: float | None) -> str:
     """Length, hole rate per chunk, memory size, closed-loop PSNR and folder of a shot."""
     cameras = state.trajectory
     lengths = "" if state.lengths.are_default else f" ({state.lengths.describe()})"
+    taken = state.taken_over
     lines = [
         f"{len(cameras)} frames of {cameras.width} x {cameras.height} in {len(state.plan)} chunks"
         + lengths,
+        *([] if taken is None else [taken.describe(len(state.plan))]),
         "hole rate per chunk: " + ", ".join(f"{s.hole_rate:.1%}" for s in state.statistics),
         f"memory: {len(state.cache):,} points, {state.cache.nbytes / 2**20:.1f} MiB",
     ]

@@ -7,21 +7,18 @@ is there. What is not as it was written is made again.
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Final
 
 import torch
 from torch import Tensor
 
 from ..cache.types import LatentCache
 from ..codecs.memory_kind import MemoryKind
-from ..digests import is_whole, sealed
-from ..errors import MirageError, PlanError, ResumeError, ValueRangeError
-from ..files import atomic_write, discard_unfinished, ensure_writable_folder, make_way
+from ..errors import ResumeError, ValueRangeError
+from ..files import discard_unfinished, ensure_writable_folder, make_way
 from ..log import logger
 from ..readout.readout import Readout
 from ..validate import expect_shape
@@ -31,39 +28,58 @@ from .chunk_file import (
     expect_overlap,
     expect_seen,
     has_chunks,
-    load_chunk,
+    load_chunks,
     load_saved_record,
     save_chunk,
     saved_clips,
 )
-from .plan import ChunkLengths
+from .manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from .state import ChunkRecord, ChunkStatistics, RolloutState
+from .takes import (
+    VIDEO,
+    discard_unfinished_take,
+    keep_take,
+    remove_all_but,
+    take_from_others,
+)
 from .video import join_clips, write_clip
 
-MANIFEST_FORMAT: Final = "mirage-rollout"
-MANIFEST_VERSION: Final = 1
-MANIFEST: Final = "rollout.json"
-VIDEO: Final = "video.mp4"
 
-
-def open_folder(state: RolloutState) -> RolloutState:
+def open_folder(state: RolloutState, *, anew: bool = False) -> RolloutState:
     """Prepare the rollout's folder, and take up the chunks that are saved in it.
+
+    Chunks of other shots that begin in the same way are taken over: those of folders beside this
+    one, and those of the shot that is in this folder. That shot is then kept whole in a folder of
+    its own, see `mirage_core.rollout.takes.keep_take`, and this one goes on as the given shot.
 
     What another program is writing there would be removed as left behind: hold the folder with
     `mirage_core.folder_lock.exclusive_folder` before, and until the last chunk is committed.
+
+    Args:
+        state: The state before the first chunk, or after an earlier one.
+        anew: Begin a folder, which is new, for chunks that are all made anew. It takes nothing
+            over later either.
 
     Returns:
         The state after the last saved chunk; the given state when there is none.
 
     Raises:
         StorageError: The folder cannot be written.
-        ResumeError: The folder belongs to another rollout.
+        ResumeError: The folder belongs to another rollout, whose first chunk is another one.
     """
     folder = _folder(state)
     ensure_writable_folder(folder)
-    _claim(folder, state)
+    discard_unfinished_take(folder)
+    manifest = _claim(folder, state, anew)
     discard_unfinished(folder)
-    return _taken_up(folder, state)
+    before, state = state.done, load_chunks(folder, state)
+    if manifest.kept is not None and state.done > before:
+        state = state.taking_over(state.done - before, manifest.kept)
+    if not manifest.anew and state.chains and not state.complete:
+        state = take_from_others(folder, state)
+    if state.taken_over is not None:
+        logger.info("%s: %s", folder, state.taken_over.describe(len(state.plan)))
+    return state
 
 
 def take_up(state: RolloutState) -> RolloutState:
@@ -77,17 +93,7 @@ def take_up(state: RolloutState) -> RolloutState:
     """
     if state.folder is None or state.digest is None:
         return state
-    return _taken_up(state.folder, state)
-
-
-def _taken_up(folder: Path, state: RolloutState) -> RolloutState:
-    while not state.complete and chunk_path(folder, state.done).exists():
-        try:
-            state = load_chunk(folder, state)
-        except MirageError as error:
-            logger.warning("Chunk %d is made again: %s", state.done + 1, error)
-            break
-    return state
+    return load_chunks(state.folder, state)
 
 
 def commit(
@@ -273,56 +279,40 @@ def _folder(state: RolloutState) -> Path:
     return state.folder
 
 
-def _claim(folder: Path, state: RolloutState) -> None:
-    """Note in the folder whose it is, or check that it is ours."""
-    manifest = folder / MANIFEST
-    if manifest.exists():
-        owner, lengths = _read_manifest(manifest)
-        if owner is None:
+def _claim(folder: Path, state: RolloutState, anew: bool) -> Manifest:
+    """Note in the folder whose it is, or check that it is ours; returns what it says."""
+    path = folder / MANIFEST
+    begun = Manifest(state.run_id, state.lengths, state.chains, anew)
+    if path.exists():
+        found = read_manifest(path)
+        if found is None:
             raise ResumeError(
                 f"The folder {folder} belongs to another rollout, or its {MANIFEST} is damaged",
                 fix=f"Choose another name. If the chunks are of this shot, remove {MANIFEST} "
                 "alone: they are compared with the shot before it goes on",
             )
-        if owner == state.run_id:
-            return
+        if found.run_id == state.run_id:
+            return found
         # What stopped before its first chunk has nothing to lose.
         if has_chunks(folder) or (folder / VIDEO).exists():
-            other = lengths is not None and lengths != state.lengths
-            raise ResumeError(
-                f"The folder {folder} belongs to another rollout",
-                got=f"one in chunks of {lengths.describe()}" if lengths and other else None,
-                fix="Choose another name, or remove the folder",
-            )
-    content = {
-        "format": MANIFEST_FORMAT,
-        "version": MANIFEST_VERSION,
-        "run_id": state.run_id,
-        "frames": len(state.trajectory),
-        "width": state.trajectory.width,
-        "height": state.trajectory.height,
-        "fps": state.trajectory.fps,
-        "seed": state.seed,
-        "chunks": len(state.plan),
-    }
-    if not state.lengths.are_default:
-        content["lengths"] = asdict(state.lengths)
-    with atomic_write(manifest, "w") as file:
-        json.dump(sealed(content), file, indent=1)
+            shared = found.shared_with(state)
+            if not shared:
+                raise _of_another(folder, found, state)
+            take = keep_take(folder)
+            remove_all_but(folder, shared)
+            logger.info("The shot that was in %s goes on in %s", folder, take)
+            begun = dataclasses.replace(begun, kept=take)
+    write_manifest(path, state, anew=anew)
+    return begun
 
 
-def _read_manifest(manifest: Path) -> tuple[str | None, ChunkLengths | None]:
-    """Whose folder it is, and how long that rollout's chunks are; None where it does not say so.
-
-    A folder without lengths was begun with the default ones.
-    """
-    try:
-        found = json.loads(manifest.read_text(encoding="utf-8"))
-        if found["format"] != MANIFEST_FORMAT or not is_whole(found):
-            return None, None
-        return found["run_id"], ChunkLengths(**found.get("lengths", {}))
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, PlanError):
-        return None, None
+def _of_another(folder: Path, found: Manifest, state: RolloutState) -> ResumeError:
+    other = found.lengths != state.lengths
+    return ResumeError(
+        f"The folder {folder} belongs to another rollout",
+        got=f"one in chunks of {found.lengths.describe()}" if other else None,
+        fix="Choose another name, or remove the folder",
+    )
 
 
 def _planes(readout: Readout) -> Tensor:

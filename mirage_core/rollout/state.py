@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ from ..errors import ResumeError, ShapeError
 from ..geometry.camera import latent_size, latent_stride
 from ..geometry.trajectory import Trajectory
 from ..validate import expect_shape
+from .chain import chunk_chains
 from .plan import Chunk, ChunkLengths, expect_rollout_length, plan_chunks
 
 SEED_STEP: Final = 0x9E3779B97F4A7C15
@@ -57,7 +59,7 @@ class ChunkRecord:
             `mirage_core.readout.readout.Readout.planes`; None in files of earlier versions.
         overlap: (C, K, h, w) model-space latents of the chunk's last decoded frames, encoded as
             a clip of their own: the clean latents of the next chunk. None where the chunk's last
-            latent serves as that, and after the last chunk.
+            latent serves as that, and after the last chunk of an earlier version.
     """
 
     latents: Tensor
@@ -84,6 +86,23 @@ class ChunkRecord:
             )
 
 
+@dataclass(frozen=True)
+class TakenOver:
+    """Finished chunks that another shot made.
+
+    Attributes:
+        chunks: How many.
+        folders: Names of the folders that they were taken from.
+    """
+
+    chunks: int
+    folders: tuple[str, ...]
+
+    def describe(self, chunks: int) -> str:
+        """A few words for people, of a shot of so many chunks."""
+        return f"{self.chunks} of {chunks} chunks taken over from {', '.join(self.folders)}"
+
+
 @dataclass(frozen=True, eq=False)
 class RolloutState:
     """Everything a rollout needs to go on; immutable, and saved after every chunk.
@@ -102,6 +121,9 @@ class RolloutState:
         digest: Of the newest finished chunk's file, which the next one names as the one that it
             follows; None before the first, for a chunk of an earlier version, and where nothing
             is kept on disk.
+        start: From `mirage_core.rollout.chain.shot_start`. By it chunks are told apart, and taken
+            over from other shots that begin in the same way; None goes by ``run_id`` alone.
+        taken_over: The chunks that were, since the shot was begun or taken up.
 
     Raises:
         PlanError: The trajectory's length is not 4n + 1.
@@ -120,6 +142,8 @@ class RolloutState:
     statistics: tuple[ChunkStatistics, ...] = ()
     lengths: ChunkLengths = field(default_factory=ChunkLengths)
     digest: str | None = None
+    start: str | None = None
+    taken_over: TakenOver | None = None
     plan: tuple[Chunk, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -155,6 +179,11 @@ class RolloutState:
     def channels(self) -> int:
         """C of the shot's latents, which is not the memory's own where that holds colours."""
         return int(self.first_latent.shape[0])
+
+    @cached_property
+    def chains(self) -> tuple[str, ...]:
+        """What each chunk of the plan depends on, see `mirage_core.rollout.chain`."""
+        return () if self.start is None else chunk_chains(self.start, self.trajectory, self.plan)
 
     @property
     def complete(self) -> bool:
@@ -198,10 +227,10 @@ class RolloutState:
     def frames_to_encode(self) -> int:
         """How many of the next chunk's last frames are encoded for the chunk after it.
 
-        0 where its last latent serves as it is, and where no chunk follows.
+        0 where its last latent serves as it is. The last chunk's are encoded too: a longer shot
+        goes on from there.
         """
-        follows = self.remaining > 1 and self.lengths.overlap > 1
-        return self.lengths.overlap if follows else 0
+        return self.lengths.overlap if self.lengths.overlap > 1 else 0
 
     def advanced(
         self, record: ChunkRecord, cache: LatentCache, statistics: ChunkStatistics
@@ -215,6 +244,12 @@ class RolloutState:
             statistics=(*self.statistics, statistics),
             digest=None,
         )
+
+    def taking_over(self, chunks: int, folder: Path) -> RolloutState:
+        """The same state, whose newest chunks came from the folder of another shot."""
+        before = self.taken_over or TakenOver(0, ())
+        taken = TakenOver(before.chunks + chunks, (*before.folders, folder.name))
+        return dataclasses.replace(self, taken_over=taken)
 
 
 def chunk_seed(seed: int, chunk: int) -> int:

@@ -17,7 +17,7 @@ from ...mirage_core.errors import StorageError
 from ...mirage_core.files import storage_error
 from ...mirage_core.folder_lock import HOLDER
 from ...mirage_core.geometry.sequence import files_of, is_pattern, patterns_among
-from ...mirage_core.rollout.run_folder import MANIFEST
+from ...mirage_core.rollout.manifest import MANIFEST
 
 OUTPUT_FOLDER = "mirage"
 """Folder below ComfyUI's output folder that rollouts and memories are saved in."""

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import torch
 from comfy_execution.graph_utils import GraphBuilder, is_link
-from torch import Tensor
 
 from ...mirage_core.errors import MirageError
-from ...mirage_core.rollout.plan import ChunkLengths
 from ...mirage_core.rollout.state import RolloutState
-from ...mirage_core.trajectories.lens import PICTURE
 from .ui import is_output_node
 
 CHUNKS_PER_EXPANSION = 16
@@ -110,37 +104,6 @@ def sources(node: Node) -> set[str]:
     return {value[0] for value in node.get("inputs", {}).values() if is_link(value)}
 
 
-_LENGTHS = ChunkLengths()
-_PLAIN: dict[str, dict[str, Any]] = {
-    "MirageRolloutStart": {
-        "first_chunk_frames": _LENGTHS.first, "chunk_frames": _LENGTHS.later,
-        "overlap_frames": _LENGTHS.overlap, "fps": 0, "lens": PICTURE,
-    },
-    "MirageTrajectoryImport": {"lens": PICTURE, "camera": "", "animation": ""},
-    "MirageTrajectoryLoad": {"lens": PICTURE},
-    "MirageTrajectoryFromCameras": {"lens": PICTURE},
-}  # fmt: skip
-"""Inputs that nodes were given later, with the values that change nothing."""
-
-
-def what_counts(node: Node) -> Node:
-    """A node without the inputs that only say where a shot is saved.
-
-    Defaults of later inputs are left out as well: prompts of saved shots may lack them, and the
-    browser fills them in.
-    """
-    plain = _PLAIN.get(node["class_type"])
-    if plain is None:
-        return node
-    places = ("name", "resume") if node["class_type"] == "MirageRolloutStart" else ()
-    kept = {
-        key: value
-        for key, value in node["inputs"].items()
-        if key not in places and (key, value) not in plain.items()
-    }
-    return node | {"inputs": kept}
-
-
 def ancestors(nodes: Mapping[str, Node], *node_ids: str) -> set[str]:
     """Ids of all nodes upstream of some; those that are not among ``nodes`` end the search."""
     found: set[str] = set()
@@ -187,34 +150,6 @@ def close_of(nodes: Mapping[str, Node], open_id: str) -> str | None:
             "Close. All of them may begin from the same Mirage Rollout Start",
         )
     return closes[0] if closes else None
-
-
-def settings_digest(nodes: Mapping[str, Node], open_id: str, start_id: str) -> str:
-    """Digest of everything that a loop depends on.
-
-    Names of files to write do not count: only what is upstream of the Loop Close does, and of
-    other shots upstream not under which name they are saved. Without a Loop Close, whatever
-    hangs off the Loop Open counts.
-    """
-    nodes = {node_id: what_counts(node) for node_id, node in nodes.items()}
-    close_id = close_of(nodes, open_id)
-    ends = descendants(nodes, open_id) if close_id is None else {close_id}
-    described = []
-    for node_id in sorted((ancestors(nodes, *ends) | ends) - {start_id}):
-        node = nodes[node_id]
-        described.append((node_id, node["class_type"], sorted(node["inputs"].items())))
-    return hashlib.sha256(json.dumps(described, default=_by_value).encode()).hexdigest()
-
-
-def _by_value(value: Any) -> str:  # noqa: ANN401
-    """Stands for an input by value, which loops give to their copies."""
-    if isinstance(value, Boxed) and isinstance(value.value, RolloutState):
-        return f"{value.value.run_id} {value.value.done}"
-    if isinstance(value, Tensor):
-        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        return f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(data).hexdigest()}"
-    # Nothing is known of it, so nothing that is saved may be taken for made with it.
-    return uuid.uuid4().hex
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid, rigid, rotation_about
 from mirage_core.preview.fill import fill_readout
 from mirage_core.readout.readout import read
+from mirage_core.rollout import run_folder
+from mirage_core.rollout.chain import shot_start
 from mirage_core.rollout.decode import encode_overlap
 from mirage_core.rollout.memory import begin_memory, write_chunk
 from mirage_core.rollout.plan import ChunkLengths
@@ -172,7 +174,10 @@ class Shot:
         tokens = Shot.CODEC.encode_images(picture)
         cache = begin_memory(tokens, geometry, "test")
         run_id = rollout_id(cameras, cache, tokens, seed, "test", lengths)
-        return RolloutState(cameras, cache, tokens, seed, run_id, folder, lengths=lengths)
+        start = shot_start(cache, tokens, seed, "test")
+        return RolloutState(
+            cameras, cache, tokens, seed, run_id, folder, lengths=lengths, start=start
+        )
 
     @staticmethod
     def parts(state: RolloutState, policy: str = "novelty") -> dict[str, Any]:
@@ -255,6 +260,14 @@ def copied(finished: RolloutState, tmp_path: Path) -> RolloutState:
     """A fresh state before the first chunk, whose folder holds the finished rollout."""
     shutil.copytree(finished.folder, tmp_path / "shot")
     return Shot.begin(tmp_path / "shot")
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """Equal shots in folders side by side are each made by themselves, so as to be compared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_folder, "take_from_others", lambda _, state: state)
+        yield
 
 
 class ReleasedDenoiser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import ModuleType, SimpleNamespace
@@ -66,8 +67,11 @@ def find(loops: ModuleType, prompt: Any, open_id: str = "open") -> Any:
     return loops.LoopBody.find(loops.PromptNodes(prompt), open_id)
 
 
-def digest(loops: ModuleType, prompt: Any, open_id: str = "open", start_id: str = "start") -> str:
-    return loops.settings_digest(loops.PromptNodes(prompt), open_id, start_id)
+def digest(
+    loops: ModuleType, prompt: Any, open_id: str = "open", start_id: str = "start", **how: bool
+) -> str:
+    settings = importlib.import_module(f"{loops.__package__}.loop_settings")
+    return settings.settings_digest(loops.PromptNodes(prompt), open_id, start_id, **how)
 
 
 def add(prompt: Any, nodes: dict[str, Any], parent_id: str) -> list[str]:
@@ -427,6 +431,63 @@ def test_a_shot_depends_on_the_shot_before_and_never_on_the_one_after(
     for open_id, start_id, differs in (("open", "start", first), ("open2", "start2", second)):
         before = digest(loops, dynamic(chained()), open_id, start_id)
         assert (before != digest(loops, dynamic(changed), open_id, start_id)) is differs
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "differs"),
+    [
+        ("move", {"frames": 97}, False),
+        ("start", {"seed": 5}, False),
+        ("start", {"fps": 16.0}, False),
+        ("update", {"policy": "append"}, True),
+        ("codec", {"kind": "other"}, True),
+        ("look", {"frames": 97}, True),
+    ],
+)
+def test_what_a_start_is_given_counts_as_a_value(
+    loops: ModuleType, name: str, inputs: dict[str, Any], differs: bool
+) -> None:
+    """Two shots with other moves do the same; a move that the body takes by itself is told."""
+
+    def prompt() -> dict[str, dict[str, Any]]:
+        nodes = graph() | {"move": node("MirageTrajectory"), "look": node("MirageTrajectory")}
+        nodes["start"]["inputs"]["trajectory"] = ["move", 0]
+        nodes["fill"]["inputs"]["trajectory"] = ["look", 0]
+        return nodes
+
+    before, changed = prompt(), prompt()
+    changed[name]["inputs"] |= inputs
+    one, other = (digest(loops, dynamic(p), by_value=True) for p in (before, changed))
+    assert (one != other) is differs
+    assert digest(loops, dynamic(before)) != one
+
+
+@pytest.mark.parametrize(
+    ("taker", "as_given", "differs"),
+    [
+        ({"geometry": ["room", 1]}, True, False),
+        ({"geometry": ["room", 1]}, False, True),
+        ({"geometry": ["room", 1], "images": ["room", 0]}, True, True),
+        ({"other": ["room", 1]}, True, True),
+    ],
+    ids=["depth", "other cameras", "pictures too", "another input"],
+)
+def test_depth_of_each_camera_counts_as_a_value(
+    loops: ModuleType, taker: dict[str, Any], as_given: bool, differs: bool
+) -> None:
+    def prompt(frames: int) -> Any:
+        nodes = graph() | {
+            "move": node("MirageTrajectory", frames=frames),
+            "room": node("MirageEmbeddedShot", seed=16, trajectory=["move", 0]),
+        }
+        nodes["start"]["inputs"]["trajectory"] = ["move", 0]
+        nodes["update"]["inputs"] |= taker
+        return dynamic(nodes)
+
+    one, other = (
+        digest(loops, prompt(frames), by_value=True, as_given=as_given) for frames in (65, 97)
+    )
+    assert (one != other) is differs
 
 
 def test_a_body_without_an_end_depends_on_all_that_it_does(loops: ModuleType) -> None:

@@ -31,6 +31,7 @@ from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.log import logger
 from mirage_core.preview.fill import fill_readout
 from mirage_core.readout.readout import read
+from mirage_core.rollout.chain import shot_start
 from mirage_core.rollout.memory import begin_memory, write_chunk
 from mirage_core.rollout.plan import ChunkLengths
 from mirage_core.rollout.run_folder import VIDEO, commit, finish, open_folder
@@ -61,7 +62,10 @@ def begin(folder: Path) -> RolloutState:
     tokens = CODEC.encode_images(picture)
     cache = begin_memory(tokens, FrameGeometry(depth, cameras.intrinsics[:1]), "damage")
     run_id = rollout_id(cameras, cache, tokens, 0, "damage", LENGTHS)
-    return RolloutState(cameras, cache, tokens, 0, run_id, folder, lengths=LENGTHS)
+    start = shot_start(cache, tokens, 0, "damage")
+    return RolloutState(
+        cameras, cache, tokens, 0, run_id, folder, lengths=LENGTHS, start=start
+    )
 
 
 def advance(state: RolloutState) -> RolloutState:

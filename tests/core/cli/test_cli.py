@@ -21,6 +21,7 @@ from mirage_core.checkpoints.branch_file import load_branch
 from mirage_core.checkpoints.names import is_branch
 from mirage_core.cli import inputs, models, rollout
 from mirage_core.cli.main import main, make_parser
+from mirage_core.folder_lock import LOCK
 from mirage_core.geometry.geometry_io import load_geometry
 from mirage_core.geometry.trajectory import fov_of, intrinsics_from_fov
 from mirage_core.rollout.progress import Progress
@@ -187,6 +188,33 @@ def test_a_finished_shot_is_not_made_again(
 @pytest.mark.processes
 def test_another_shot_needs_another_folder(files: Files, whole: Path, capsys) -> None:
     assert main([*files.changed(prompt="a garden"), "--out", str(whole)]) == 2
+    assert "belongs to another rollout" in said(capsys)
+
+
+def test_a_longer_move_goes_on_with_the_shot(files: Files, tmp_path: Path, capsys) -> None:
+    """The shot that was there is kept whole; other depth of later frames is another shot."""
+    out = tmp_path / "shot"
+    lengths = {"first_chunk_frames": "5", "chunk_frames": "5"}
+
+    def shot(frames: int, **changes: str) -> list[str]:
+        command = files.changed(move="static", frames=str(frames), **lengths, **changes)
+        return [*command, "--out", str(out)]
+
+    assert main(shot(5)) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.name != LOCK}
+    capsys.readouterr()
+    assert main(shot(9)) == 0
+    told = capsys.readouterr()
+    assert told.out.count("1 of 2 chunks taken over from shot.take-1\n") == 2
+    assert "chunk 2 of 2" in told.err and "chunk 1 of 2" not in told.err
+    take = tmp_path / "shot.take-1"
+    assert {path.name: path.read_bytes() for path in take.iterdir()} == before
+    assert len(list(read_frames(out / "video.mp4"))) == 9
+
+    depth = np.load(files.folder / "shot.npz")["depths"]
+    depth[1:] += 1
+    np.savez(tmp_path / "other.npz", depths=depth)
+    assert main(shot(13, geometry=str(tmp_path / "other.npz"))) == 2
     assert "belongs to another rollout" in said(capsys)
 
 

@@ -100,10 +100,6 @@ def test_a_chunk_begins_with_the_frames_before_encoded_anew(
         assert known.shape[1] == state.chunk.clean_latents
         assert torch.equal(parts["latents"][:, : known.shape[1]], known)
         state = commit(state, **parts)
-        last = load_record(state, state.done - 1)
-        if state.complete:
-            assert last.overlap is None, "nothing follows"
-            break
         expected = shot.CODEC.encode(parts["frames"][-lengths.overlap :])
         assert torch.equal(state.overlap_latent, expected)
         assert not torch.equal(expected, parts["latents"][:, -expected.shape[1] :])

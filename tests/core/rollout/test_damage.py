@@ -19,7 +19,7 @@ from safetensors import safe_open
 from dev.damage import CHUNKS, Shot, advance, begin, flipped
 from mirage_core.digests import DIGEST, PREFIX
 from mirage_core.errors import CacheFormatError, ResumeError, StorageError, ValueRangeError
-from mirage_core.rollout.chunk_file import BEFORE, CLIP, chunk_path, clip_path
+from mirage_core.rollout.chunk_file import BEFORE, CHAIN, CLIP, chunk_path, clip_path
 from mirage_core.rollout.history import History
 from mirage_core.rollout.run_folder import VIDEO, all_latents, commit, finish, open_folder
 from mirage_core.rollout.saved_frames import saved_frames
@@ -133,20 +133,22 @@ def rewrite(
     safetensors.torch.save_file(tensors, path, {HEADER_KEY: json.dumps(header)})
 
 
-def forget(header: dict[str, object]) -> None:
-    """Leave out what earlier versions did not write."""
-    for name in (DIGEST, CLIP, BEFORE):
-        del header[name]
-
-
 @pytest.fixture
 def old(copied: RolloutState) -> RolloutState:
     """The folder of a shot of three chunks as an earlier version left it."""
+
+    def forget(header: dict[str, object]) -> None:
+        """Leave out what earlier versions did not write."""
+        for name in (DIGEST, CLIP, BEFORE, CHAIN):
+            del header[name]
+        header["run_id"] = copied.run_id
+
     for index in range(3):
         rewrite(chunk_path(copied.folder, index), forget)
     manifest = copied.folder / "rollout.json"
     content = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({k: v for k, v in content.items() if k != DIGEST}))
+    later = (DIGEST, "chains")
+    manifest.write_text(json.dumps({k: v for k, v in content.items() if k not in later}))
     return copied
 
 

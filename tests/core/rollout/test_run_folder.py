@@ -24,6 +24,7 @@ from mirage_core.errors import (
     StorageError,
     TrajectoryError,
 )
+from mirage_core.rollout.chain import shot_start
 from mirage_core.rollout.run_folder import (
     all_latents,
     chunk_path,
@@ -192,7 +193,10 @@ def test_another_shot_does_not_take_the_folder(
         first = copied.first_latent + (0.5 if change == "picture" else 0)
         cameras = make.trajectory(shot.FRAMES, step=0.02 if change == "trajectory" else 0.03)
         run_id = rollout_id(cameras, copied.cache, first, 3, "test")
-        other = dataclasses.replace(copied, run_id=run_id)
+        start = shot_start(copied.cache, first, 3, "test")
+        other = dataclasses.replace(
+            copied, trajectory=cameras, first_latent=first, run_id=run_id, start=start
+        )
     with pytest.raises(ResumeError):
         open_folder(other)
 
