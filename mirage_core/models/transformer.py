@@ -20,6 +20,7 @@ from .blocks import PATCH, Rotary, backbone_blocks
 from .parallel import CONTEXT_PARALLEL_PLAN, TokenShard, expect_divisible
 from .rope import SegmentRope
 from .side_branch import SIDE_MODULES, SideBranchMixin
+from .timesteps import DoubleTimesteps
 
 BACKBONE_ATTENTION: Final = r"blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)"
 """The backbone's self-attention, as a pattern that PEFT matches in full.
@@ -113,6 +114,7 @@ class MirageTransformer3DModel(SideBranchMixin, WanTransformer3DModel):
             rope_max_seq_len=rope_max_seq_len,
         )
         self.register_to_config(num_layers=num_layers)
+        self.condition_embedder.timesteps_proj = DoubleTimesteps(freq_dim)
         self.rope = SegmentRope(attention_head_dim)
         self.shard = TokenShard()
         dim = num_attention_heads * attention_head_dim
