@@ -220,7 +220,8 @@ def _means(report: Report) -> str:
         [way, *(cell(summary[way].get(column.name), column.digits) for column in report.columns)]
         for way in report.ways
     ]
-    line = f"Mean over {len(report.items)} items, with its 95 % bootstrap interval."
+    count = len(report.items)
+    line = f"Mean over {count} item{'s' * (count > 1)}, with its 95 % bootstrap interval."
     return "\n\n".join([line, table(["", *headings(report.columns)], rows)]) if rows else ""
 
 
