@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from tqdm import tqdm
 
 from ..codecs.dct import CODEC_NAME, DctCodec
 from ..constants import MAX_CHUNK_FRAMES
@@ -39,6 +38,7 @@ from ..validate import expect_range
 from ..writing.policy import WRITE_POLICIES
 from . import inputs
 from .inputs import parse_path
+from .work import ItemBar, add_work
 
 Group = Any
 
@@ -63,7 +63,7 @@ def add_command(commands: Any) -> None:
     _add_sources(make.add_argument_group("sources"))
     _add_models(make.add_argument_group("models"))
     _add_clips(make.add_argument_group("clips"))
-    _add_work(make.add_argument_group("processes"))
+    add_work(make.add_argument_group("processes"))
     make.set_defaults(run=run_make)
     _add_import(actions)
     info = actions.add_parser("info", help="describe a data set")
@@ -158,21 +158,6 @@ def _add_clips(group: Group) -> None:
     )  # fmt: skip
 
 
-def _add_work(group: Group) -> None:
-    group.add_argument(
-        "--workers", type=int, default=0,
-        help="number of Ray worker processes; 0 (default) works in this process without Ray",
-    )  # fmt: skip
-    group.add_argument(
-        "--address", help="address of a running Ray cluster; default: this machine only"
-    )
-    group.add_argument(
-        "--gpus-per-worker", type=float, default=0.0,
-        help="GPUs that Ray assigns to each worker, may be a fraction; default: 0, CPU only",
-    )  # fmt: skip
-    group.add_argument("--retry", action="store_true", help="retry what was skipped before")
-
-
 def run_make(arguments: argparse.Namespace) -> int:
     """Make clips; 0 also when some footage was skipped, which is reported.
 
@@ -198,7 +183,7 @@ def run_make(arguments: argparse.Namespace) -> int:
         raise ModelMismatchError(
             "A cluster requires workers", got="--workers 0", fix="Set the number with --workers"
         )
-    with _Bar() as bar:
+    with ItemBar("clips") as bar:
         try:
             progress = make_data(
                 arguments.out, job, open_pool, retry=arguments.retry, on_progress=bar
@@ -238,7 +223,7 @@ def run_import(arguments: argparse.Namespace) -> int:
     """Import released samples; 0 also when some were skipped, which is reported."""
     _expect_paths(arguments, ("folder", "text_encoder"))
     text, encoder = _text(arguments, _device(arguments))
-    with _Bar() as bar:
+    with ItemBar("clips") as bar:
         progress = import_lmdb(
             arguments.folder, arguments.out,
             text=text, text_name=encoder, retry=arguments.retry, on_progress=bar,
@@ -373,27 +358,3 @@ def run_info(arguments: argparse.Namespace) -> int:
 
 def _spread(values: list[int]) -> str:
     return f"{min(values)} to {max(values)} (mean {statistics.mean(values):.1f})"
-
-
-class _Bar:
-    """A bar over all items, with the time that is left."""
-
-    def __enter__(self) -> _Bar:
-        self._bar: Any = None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, progress: DataProgress) -> None:
-        if self._bar is None:
-            self._bar = tqdm(
-                total=progress.total, file=sys.stderr, dynamic_ncols=True,
-                bar_format="{n_fmt} of {total_fmt} |{bar}| {postfix}",
-            )  # fmt: skip
-        self._bar.n = progress.done
-        left = progress.seconds_left
-        text = f"{progress.clips} clips, {progress.skipped} skipped"
-        text += "" if left is None else f", {tqdm.format_interval(left)} left"
-        self._bar.set_postfix_str(text, refresh=True)

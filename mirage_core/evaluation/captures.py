@@ -59,7 +59,7 @@ class Captures:
     quality: Quality = field(default_factory=Quality)
 
     name: ClassVar[str] = "captures"
-    title: ClassVar[str] = "Recordings of depth cameras: what the memory shows between the frames it holds"
+    title: ClassVar[str] = "Recordings of depth cameras: the memory between its frames"
     about: ClassVar[str] = (
         "Every so many frames of a recording are written to a memory; it is drawn at frames half "
         "way between, with no video model. This is ours: the paper has no such table."
