@@ -43,7 +43,8 @@ def plain_ssim(one: np.ndarray, other: np.ndarray) -> float:
 def test_psnr_and_ssim_against_their_definitions() -> None:
     made, truth = pictures()
     found = Quality(Path("nowhere"))(made, truth)
-    each = [-10 * math.log10(float(((a - b) ** 2).mean())) for a, b in zip(made, truth)]
+    gaps = [float(((a - b) ** 2).mean()) for a, b in zip(made, truth, strict=True)]
+    each = [-10 * math.log10(gap) for gap in gaps]
     assert found["psnr"] == pytest.approx(sum(each) / 2, abs=1e-4)
     values = [
         plain_ssim(made[n, ..., c].double().numpy(), truth[n, ..., c].double().numpy())
