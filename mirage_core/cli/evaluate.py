@@ -41,6 +41,9 @@ def add_command(commands: Any) -> None:
 
 def _add_common(parser: Any, kind: TaskKind) -> None:
     parser.add_argument("--out", type=parse_path, required=True, help="folder for the results")
+    parser.add_argument(
+        "--page", type=parse_path, help="file to write the page to as well, without pictures"
+    )
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=parse_path, help=kind.data)
     data.add_argument(
@@ -87,7 +90,7 @@ def run_task(kind: TaskKind, arguments: argparse.Namespace) -> int:
     """
     # Imported late, so that help and typing errors do not wait for diffusers.
     from ..evaluation.quality import Quality, download_lpips
-    from ..evaluation.report import PAGE
+    from ..evaluation.report import PAGE, page
     from ..evaluation.work import evaluate
     from .evaluate_tasks import MAKERS
 
@@ -109,6 +112,9 @@ def run_task(kind: TaskKind, arguments: argparse.Namespace) -> int:
             got="; ".join(f"{item}: {why}" for item, why in report.skipped.items())[:1000],
             fix="Mend what is wrong with them; --retry tries them again",
         )
+    if arguments.page is not None:
+        with atomic_write(arguments.page, "w") as file:
+            file.write(page(report))
     sys.stdout.write(f"{told(report)}\n{arguments.out / PAGE}\n")
     return 0
 

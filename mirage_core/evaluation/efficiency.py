@@ -156,21 +156,22 @@ class Efficiency:
         numbers = list(range(first, (chunk + 1) * CHUNK_STEP + 1, TEMPORAL_STRIDE))
         step = 1 if len(shot.geometry) == len(shot.frames) else TEMPORAL_STRIDE
         own = ColourCodec() if cache.codec == ColourCodec().name else codec
-        tokens = own.encode_images(shot.frames[numbers].to(self.device))
+        tokens = own.encode_images(shot.frames[numbers]).cpu()
         seen = observe(
             tokens if tokens.dtype == torch.uint8 else tokens.half(),
             shot.geometry.select([number // step for number in numbers]),
             world_to_camera=shot.cameras.world_to_camera[numbers],
             frames=torch.tensor(numbers),
         )
-        return write(cache, seen, "append").to(torch.device(self.device))
+        return write(cache, seen, "append")
 
     def _reads(
         self, memories: dict[str, LatentCache], codec: LatentCodec, shot: Shot, chunk: int
     ) -> dict[str, dict[str, Value]]:
         first = min((chunk + 1) * CHUNK_STEP, len(shot.frames) - 1 - CHUNK_STEP)
         cameras = shot.cameras.select(slice(first, first + CHUNK_STEP + 1))
-        tokens, colours = memories["tokens"], memories["colours"]
+        place = torch.device(self.device)
+        tokens, colours = memories["tokens"].to(place), memories["colours"].to(place)
         reading, peak = self._timed(lambda: read(tokens, cameras))
         rendering, drawn_peak = self._timed(lambda: draw(colours, cameras))
         pictures = draw(colours, cameras)

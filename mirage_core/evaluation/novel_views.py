@@ -47,7 +47,8 @@ SHOT_PROTOCOL: Final = (
 
 LOOP_PROTOCOL: Final = Choice(
     "closed loop (C)",
-    "to the middle of the shot and back on the same cameras; the last frame against the first",
+    "to the middle of the shot and back on the same cameras; the last frame against the given "
+    "picture, which a video model's first frame is a copy of",
     "go and return, last against first: the paper, Table 2; where to turn is our choice",
 )
 
@@ -73,7 +74,7 @@ class NovelViews:
     about: ClassVar[str] = (
         "A shot is made again from its first frame and its cameras, and compared with the true "
         "one. Then the camera goes there and comes back, and the last frame is compared with the "
-        "first (C). Table 2 of the paper, which has RealEstate10K."
+        "given picture (C). Table 2 of the paper, which has RealEstate10K."
     )
 
     @property
@@ -148,7 +149,7 @@ def judge(
     )
     turned = there_and_back(len(path))
     loop = system.shoot(along(shot, turned, depth), variation)
-    values |= quality(loop.frames[-1:], loop.frames[:1], suffix="_c")
+    values |= quality(loop.frames[-1:], shot.frames[:1], suffix="_c")
     values |= {"known": float(made.known[1:].float().mean()), "points": float(made.points)}
     truth, name = strip(shot.frames[path]), system.name if variation is None else variation.name
     return values, {"truth": truth, name: strip(made.frames), f"{name} C": strip(loop.frames)}

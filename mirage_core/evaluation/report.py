@@ -161,8 +161,8 @@ def read_report(folder: Path) -> Report:
     return report
 
 
-def page(report: Report, folder: Path) -> str:
-    """The report as Markdown; pictures are named as they lie in ``folder``."""
+def page(report: Report, folder: Path | None = None) -> str:
+    """The report as Markdown; with the pictures in a run's folder, if one is given."""
     skipped = [f"- {item}: {reason}" for item, reason in report.skipped.items()]
     parts = [
         f"# {report.title}",
@@ -172,7 +172,7 @@ def page(report: Report, folder: Path) -> str:
         _missing(report.columns),
         _differences(report),
         _each_item(report),
-        _pictures(report, folder),
+        "" if folder is None else _pictures(report, folder),
         "## Protocol",
         table(
             ["what", "choice", "source"],
