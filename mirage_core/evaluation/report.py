@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import torch
 
-from .. import __version__
 from ..errors import CacheFormatError
 from ..files import atomic_write
 from .results import FORMAT, VERSION, picture_path, read_document
@@ -113,7 +112,6 @@ def this_machine() -> dict[str, str]:
     cuda = torch.cuda.is_available()
     return {
         "date": date.today().isoformat(),
-        "mirage": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if cuda else platform.machine(),
