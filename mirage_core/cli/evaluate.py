@@ -116,6 +116,8 @@ def run_task(kind: TaskKind, arguments: argparse.Namespace) -> int:
         with atomic_write(arguments.page, "w") as file:
             file.write(page(report))
     sys.stdout.write(f"{told(report)}\n{arguments.out / PAGE}\n")
+    if kind.after:
+        sys.stdout.write(f"{kind.after}\n")
     return 0
 
 

@@ -32,6 +32,13 @@ RECORDINGS: Final = (
 )
 
 
+SCORING: Final = (
+    "The videos are in worldscore_output. Put that folder where WorldScore looks for those of your "
+    "model (MODEL_PATH of its config/model_configs/NAME.yaml), and run in its own environment:\n"
+    "  python worldscore/run_evaluate.py --model_name NAME"
+)
+
+
 @dataclass(frozen=True)
 class TaskKind:
     """A table, before its options are known.
@@ -42,6 +49,7 @@ class TaskKind:
         data: What ``--data`` takes.
         add_options: Adds its own options to a parser.
         size: (width, height) of pictures where none is given.
+        after: What is left to do when all is measured.
     """
 
     name: str
@@ -49,6 +57,7 @@ class TaskKind:
     data: str
     add_options: Callable[[Any], None]
     size: tuple[int, int] = WHOLE
+    after: str = ""
 
 
 def add_model(parser: Any) -> None:
@@ -145,6 +154,13 @@ def _add_holes(parser: Any) -> None:
     _add_depth(parser)
 
 
+def _add_worldscore(parser: Any) -> None:
+    add_model(parser)
+    parser.add_argument(
+        "--frames", type=int, help=f"with --tiny: frames of a world (default: {TINY_FRAMES})"
+    )
+
+
 TASKS: Final = (
     TaskKind(
         "re10k", "novel views from a first frame and poses, and closed loops (Table 2)", FOOTAGE,
@@ -163,6 +179,11 @@ TASKS: Final = (
     TaskKind(
         "efficiency", "seconds and bytes, tokens beside colours (Figure 5)", FOOTAGE,
         _add_efficiency,
+    ),
+    TaskKind(
+        "worldscore", "videos for WorldScore's evaluator, in the layout that it takes (Table 1)",
+        "worlds that WorldScore's helpers have prepared: folders with input_image.png, "
+        "image_data.json and camera_data.json", _add_worldscore, after=SCORING,
     ),
     TaskKind(
         "captures", "memories of RGB-D recordings, read between the frames that were written",

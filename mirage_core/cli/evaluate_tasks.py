@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import CacheFormatError, ValueRangeError
+from ..errors import CacheFormatError, ModelMismatchError, ValueRangeError
 from ..evaluation.ablation import Ablation
 from ..evaluation.captures import Captures
 from ..evaluation.depth_study import TINY, DepthMaker, DepthStudy, StandIn
@@ -26,6 +26,7 @@ from ..evaluation.variations import (
     PREVIEW_VARIATIONS,
     read_variations,
 )
+from ..evaluation.worldscore import LAYOUT, PreparedFolder, RoomInstances, WorldScore
 from ..models.geometry_estimators import load_estimator
 from ..rollout.depth_source import DepthSource, EstimatedDepth
 from ..training.data.footage import FootageSource
@@ -54,8 +55,8 @@ def shots_of(arguments: argparse.Namespace, movers: int | None = None) -> Shots:
     if arguments.tiny:
         frames = arguments.frames or TINY_FRAMES
         count = arguments.movers if movers is None else movers
-        size = arguments.size or TINY_SIZE
-        return Rooms(arguments.rooms, frames, *size, movers=count)
+        width, height = arguments.size or TINY_SIZE
+        return Rooms(arguments.rooms, frames, width, height, movers=count)
     root = expect_data(arguments, FOOTAGE)
     estimator = None
     if arguments.depth_model is not None:
@@ -63,8 +64,9 @@ def shots_of(arguments: argparse.Namespace, movers: int | None = None) -> Shots:
             load_estimator, arguments.depth_kind, arguments.depth_model.absolute(),
             device=_device(arguments),
         )  # fmt: skip
+    width, height = arguments.size or WHOLE
     source = FootageSource(
-        root, *(arguments.size or WHOLE),
+        root, width, height,
         cameras=_absolute(arguments.cameras), geometry=_absolute(arguments.geometry),
         estimator=estimator, shot_frames=arguments.frames or FRAMES, stride=arguments.stride,
         exact_depth=arguments.exact_depth, caption=getattr(arguments, "prompt", ""),
@@ -183,12 +185,35 @@ def parse_estimator(text: str) -> tuple[str, str, Path]:
     return name, kind, parse_path(folder)
 
 
+def _worldscore(arguments: argparse.Namespace) -> WorldScore:
+    videos = arguments.out.absolute() / "worldscore_output"
+    if arguments.tiny:
+        size = arguments.size or TINY_SIZE
+        rooms = Rooms(arguments.rooms, arguments.frames or TINY_FRAMES, *size)
+        return WorldScore(RoomInstances(rooms), system_of(arguments), videos)
+    root = expect_data(arguments, LAYOUT)
+    if arguments.depth_model is None:
+        raise ModelMismatchError(
+            "WorldScore's pictures have no depth",
+            got="no --depth-model",
+            expected="the folder of a geometry estimator",
+            fix="Set --depth-model and --depth-kind",
+        )
+    estimate = partial(
+        load_estimator, arguments.depth_kind, arguments.depth_model.absolute(),
+        device=_device(arguments),
+    )  # fmt: skip
+    worlds = PreparedFolder(root, *(arguments.size or WHOLE), estimate)
+    return WorldScore(worlds, system_of(arguments), videos)
+
+
 MAKERS: Final[dict[str, Callable[[argparse.Namespace], Task]]] = {
     "re10k": _novel_views,
     "ablation": _ablation,
     "depth": _depth,
     "holes": lambda arguments: Holes(shots_of(arguments)),
     "efficiency": _efficiency,
+    "worldscore": _worldscore,
     "captures": _captures,
 }
 """What makes each task from its arguments."""

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from .novel_views import LOOP_PROTOCOL, SHOT_PROTOCOL, NovelViews, judge
 from .quality import PROTOCOL
 from .shots import first_shot
@@ -83,7 +85,7 @@ class Ablation:
         """
         shot = first_shot(self.base.shots, item)
         ways: dict[str, dict[str, Value]] = {}
-        pictures = {}
+        pictures: dict[str, Tensor] = {}
         for variation in self.variations:
             ways[variation.name], strips = judge(
                 self.base.system, shot, self.base.quality, variation, self.base.estimate

@@ -256,7 +256,7 @@ def _each_item(report: Report) -> str:
 
 
 def _pictures(report: Report, folder: Path) -> str:
-    parts = []
+    parts: list[str] = []
     for item, rows in report.rows.items():
         path = picture_path(folder, item)
         if rows and path.is_file() and len(parts) < MOST_PICTURES:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -159,7 +159,7 @@ def _file_name(item: str) -> str:
     return f"{plain}-{hashlib.sha256(item.encode()).hexdigest()[:8]}"
 
 
-def means(rows: list[Mapping[str, float | None]]) -> dict[str, float | None]:
+def means(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
     """Means of rows with the same names; of what is None anywhere, None."""
     result: dict[str, float | None] = {}
     for name in rows[0]:

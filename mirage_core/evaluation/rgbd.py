@@ -112,8 +112,8 @@ class RecordedFiles:
         chosen = list(numbers)
         pictures = [_picture(self.files[number].picture) for number in chosen]
         depth = [self._depth(self.files[number].depth) for number in chosen]
-        for maps, what in ((pictures, "pictures"), (depth, "depth maps")):
-            _expect_one_size(self.name, maps, what)
+        _expect_one_size(self.name, pictures, "pictures")
+        _expect_one_size(self.name, depth, "depth maps")
         rows, columns = (int(side) for side in pictures[0].shape[:2])
         lens = self.intrinsics[chosen]
         if self.lens_size is not None:

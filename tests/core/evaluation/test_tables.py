@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mirage_core.cache.build import append_all, observe
 from mirage_core.cache.types import LatentCache
+from mirage_core.cli.evaluate_tasks import MAKERS
 from mirage_core.cli.main import main
 from mirage_core.codecs.colours import ColourCodec
 from mirage_core.codecs.dct import CODEC_NAME, DctCodec
@@ -45,6 +46,7 @@ from mirage_core.training.data.build_clip import Shot
 from mirage_core.trajectories.exchange.realestate import write_realestate
 from tiny_evaluation import wall_views
 
+ROOT = Path(__file__).resolve().parents[3]
 CODEC = DctCodec()
 ROOMS = Rooms(1, 33, 96, 64)
 
@@ -425,7 +427,7 @@ class TestDepth:
 
 
 @pytest.mark.rooms
-@pytest.mark.parametrize("task", ["re10k", "ablation", "depth", "holes", "efficiency", "captures"])
+@pytest.mark.parametrize("task", sorted(MAKERS))
 def test_every_table_at_tiny_size(task, tmp_path, capsys) -> None:
     out = tmp_path / task
     words = ["evaluate", task, "--tiny", "--rooms", "1", "--size", "96x64", "--out", str(out)]
@@ -436,6 +438,7 @@ def test_every_table_at_tiny_size(task, tmp_path, capsys) -> None:
     assert main(words) == 0
     page = (out / "results.md").read_text(encoding="utf-8")
     assert "## Protocol" in page and "our choice" in page
+    assert (ROOT / "docs" / "evaluation" / f"{task}.md").is_file()
     report = read_report(out)
     assert report.task == task and len(report.items) == 1 and report.skipped == {}
     assert "1 measured, 0 skipped" in capsys.readouterr().out
