@@ -11,11 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from ..codecs.dct import CODEC_NAME, DctCodec
 from ..constants import MAX_CHUNK_FRAMES
-from ..errors import CacheFormatError, ModelMismatchError, ValueRangeError
+from ..errors import CacheFormatError, ModelMismatchError
 from ..log import logger
 from ..rollout.settings import GenerationSettings
 from ..training.data.build_clip import CHUNK_STEP, ClipSettings, DepthNoise
@@ -38,7 +36,7 @@ from ..validate import expect_range
 from ..writing.policy import WRITE_POLICIES
 from . import inputs
 from .inputs import parse_path
-from .work import ItemBar, add_work
+from .work import ItemBar, add_work, device_of
 
 Group = Any
 
@@ -222,7 +220,7 @@ def _tell_skipped(folder: Path, progress: DataProgress) -> None:
 def run_import(arguments: argparse.Namespace) -> int:
     """Import released samples; 0 also when some were skipped, which is reported."""
     _expect_paths(arguments, ("folder", "text_encoder"))
-    text, encoder = _text(arguments, _device(arguments))
+    text, encoder = _text(arguments, device_of(arguments))
     with ItemBar("clips") as bar:
         progress = import_lmdb(
             arguments.folder, arguments.out,
@@ -238,7 +236,7 @@ def run_import(arguments: argparse.Namespace) -> int:
 
 def job_of(arguments: argparse.Namespace) -> DataJob:
     """The data set to make, as the arguments describe it."""
-    device = _device(arguments)
+    device = device_of(arguments)
     loop = GenerationSettings.released() if arguments.released else GenerationSettings()
     given = {name: getattr(arguments, name) for name in ("references", "preceding")}
     loop = dataclasses.replace(loop, **{k: v for k, v in given.items() if v is not None})
@@ -255,22 +253,6 @@ def job_of(arguments: argparse.Namespace) -> DataJob:
         codec, name = partial(load_vae, arguments.vae.absolute(), device=device), WanCodec.name
     text, encoder = _text(arguments, device)
     return DataJob(_source(arguments, device), codec, name, settings, text, encoder)
-
-
-def _device(arguments: argparse.Namespace) -> str:
-    """Where models compute. Ray hides GPUs from workers that are given none."""
-    workers = getattr(arguments, "workers", 0)
-    shares = bool(workers) and arguments.gpus_per_worker > 0
-    if arguments.device == "auto":
-        return "cuda" if shares or (not workers and torch.cuda.is_available()) else "cpu"
-    if workers and not shares and arguments.device.startswith("cuda"):
-        raise ValueRangeError(
-            "Workers can use a GPU only if a share of one is assigned to them",
-            got=f"--device {arguments.device} --gpus-per-worker 0",
-            expected="GPUs for each worker, such as 1, or 0.5 for two workers on each GPU",
-            fix="Add --gpus-per-worker 0.5, or use --device cpu",
-        )
-    return str(arguments.device)
 
 
 def _text(arguments: argparse.Namespace, device: str) -> tuple[Callable[[], Any] | None, str]:

@@ -12,6 +12,7 @@ from ..errors import ModelMismatchError
 from ..evaluation.systems import BUNDLED, ModelSystem, NoDepth, Parts, PreviewSystem, System
 from ..rollout.models import DenoiserFactory
 from . import inputs, rollout, ways
+from .work import device_of
 
 
 def system_of(arguments: argparse.Namespace) -> System:
@@ -27,6 +28,7 @@ def system_of(arguments: argparse.Namespace) -> System:
     if arguments.model == "bundled":
         return BUNDLED
     given = copy.copy(arguments)
+    given.device = device_of(arguments)
     given.transformer = inputs.parse_path(arguments.model)
     missing = [
         option

@@ -43,6 +43,7 @@ from .evaluate_options import (
     WHOLE,
 )
 from .inputs import parse_path
+from .work import device_of
 
 
 def shots_of(arguments: argparse.Namespace, movers: int | None = None) -> Shots:
@@ -62,7 +63,7 @@ def shots_of(arguments: argparse.Namespace, movers: int | None = None) -> Shots:
     if arguments.depth_model is not None:
         estimator = partial(
             load_estimator, arguments.depth_kind, arguments.depth_model.absolute(),
-            device=_device(arguments),
+            device=device_of(arguments),
         )  # fmt: skip
     width, height = arguments.size or WHOLE
     source = FootageSource(
@@ -95,15 +96,8 @@ def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.absolute()
 
 
-def _device(arguments: argparse.Namespace) -> str:
-    from .models import DeviceSetup
-
-    given = argparse.Namespace(**{"dtype": None, "offload": "none", **vars(arguments)})
-    return str(DeviceSetup.from_arguments(given).device)
-
-
 def _quality(arguments: argparse.Namespace) -> Quality:
-    return Quality(_absolute(arguments.lpips), _device(arguments))
+    return Quality(_absolute(arguments.lpips), device_of(arguments))
 
 
 def _estimated(kind: str, folder: Path, device: str) -> DepthSource:
@@ -114,7 +108,7 @@ def _novel_views(arguments: argparse.Namespace, movers: int | None = None) -> No
     depth = None
     if arguments.depth_model is not None:
         depth = partial(
-            _estimated, arguments.depth_kind, arguments.depth_model.absolute(), _device(arguments)
+            _estimated, arguments.depth_kind, arguments.depth_model.absolute(), device_of(arguments)
         )
     shots = shots_of(arguments, movers)
     return NovelViews(shots, system_of(arguments), _quality(arguments), depth)
@@ -145,7 +139,7 @@ def _ablation(arguments: argparse.Namespace) -> Ablation:
 
 
 def _efficiency(arguments: argparse.Namespace) -> Efficiency:
-    system, device = system_of(arguments), _device(arguments)
+    system, device = system_of(arguments), device_of(arguments)
     codec: Any = None
     if arguments.vae is not None:
         from ..models.vae import load_vae
@@ -158,7 +152,7 @@ def _efficiency(arguments: argparse.Namespace) -> Efficiency:
 
 
 def _depth(arguments: argparse.Namespace) -> DepthStudy:
-    device = _device(arguments)
+    device = device_of(arguments)
     made: dict[str, DepthMaker | StandIn] = {}
     for text in arguments.estimator:
         name, kind, folder = parse_estimator(text)
@@ -201,9 +195,10 @@ def _worldscore(arguments: argparse.Namespace) -> WorldScore:
         )
     estimate = partial(
         load_estimator, arguments.depth_kind, arguments.depth_model.absolute(),
-        device=_device(arguments),
+        device=device_of(arguments),
     )  # fmt: skip
-    worlds = PreparedFolder(root, *(arguments.size or WHOLE), estimate)
+    width, height = arguments.size or WHOLE
+    worlds = PreparedFolder(root, width, height, estimate)
     return WorldScore(worlds, system_of(arguments), videos)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
+from ..errors import ValueRangeError
 from ..training.data.pipeline import DataProgress
 
 Group = Any
@@ -26,6 +29,26 @@ def add_work(group: Group) -> None:
         help="GPUs that Ray assigns to each worker, may be a fraction; default: 0, CPU only",
     )  # fmt: skip
     group.add_argument("--retry", action="store_true", help="retry what was skipped before")
+
+
+def device_of(arguments: argparse.Namespace) -> str:
+    """Where models compute. Ray hides GPUs from workers that are given none.
+
+    Raises:
+        ValueRangeError: Workers without a GPU are to use one.
+    """
+    workers = getattr(arguments, "workers", 0)
+    shares = bool(workers) and arguments.gpus_per_worker > 0
+    if arguments.device == "auto":
+        return "cuda" if shares or (not workers and torch.cuda.is_available()) else "cpu"
+    if workers and not shares and arguments.device.startswith("cuda"):
+        raise ValueRangeError(
+            "Workers can use a GPU only if a share of one is assigned to them",
+            got=f"--device {arguments.device} --gpus-per-worker 0",
+            expected="GPUs for each worker, such as 1, or 0.5 for two workers on each GPU",
+            fix="Add --gpus-per-worker 0.5, or use --device cpu",
+        )
+    return str(arguments.device)
 
 
 class ItemBar:
