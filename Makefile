@@ -34,7 +34,7 @@ help:
 	@echo "make bench   the benchmarks that are done soon, one JSON report each"
 	@echo "make bench-all  every benchmark; some of them take many minutes"
 	@echo "make gpu-test   the tests that need a CUDA device"
-	@echo "make gpu-bench  the readout on a CUDA device, one JSON report"
+	@echo "make gpu-bench  the readout on a CUDA device, one JSON report; then tokens beside colours"
 	@echo "                (both: GPU_PYTHON=python3 to use that Python as it is, without any setup)"
 	@echo "make clean   remove caches and build output; .venv and out stay"
 
@@ -79,6 +79,8 @@ gpu-test: gpu-ready
 
 gpu-bench: gpu-ready
 	@$(VENV) benchmarks/readout_gpu.py $(BENCH_ARGS)
+	@folder=$$(mktemp -d) && $(VENV) -m mirage_core evaluate efficiency --tiny --size 1280x704 \
+		--rooms 1 --device auto --out "$$folder"; code=$$?; rm -rf "$$folder"; exit $$code
 else
 gpu-ready:
 	@mkdir -p "$(GPU_PATH)" && ln -sfn "$(CURDIR)/mirage_core" "$(GPU_PATH)/mirage_core"

@@ -33,7 +33,6 @@ from _embedded_variants import (
     drawn_over,
     shoot,
 )
-from _movers import add_movers
 from PIL import Image
 from torch import Tensor
 
@@ -41,6 +40,7 @@ from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.metrics import psnr
 from mirage_core.models.bundled import STEPS, branch_path, model_path
 from mirage_core.models.load import load_transformer
+from mirage_core.scenes.movers import add_movers
 from mirage_core.scenes.scene import ProceduralScene
 from mirage_core.training.data.build_clip import DepthNoise
 from mirage_core.training.validation import there_and_back

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from _movers import MovingScene, add_movers
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -42,6 +41,7 @@ from mirage_core.rollout.memory import begin_memory
 from mirage_core.rollout.prepare import PreparedObservation, prepare_observation
 from mirage_core.rollout.settings import MemorySettings
 from mirage_core.rollout.state import ChunkRecord, ChunkStatistics, RolloutState
+from mirage_core.scenes.movers import MovingScene, add_movers
 from mirage_core.scenes.scene import ProceduralScene
 from mirage_core.writing.consistency import ConsistencyConfig
 from mirage_core.writing.policy import write

@@ -41,6 +41,7 @@ LIBRARY_PACKAGES = {
     },
     "sampling": {"diffusers"},
     "cli": {"tqdm"},
+    "evaluation": {"piq", "torchvision"},
     "training": {"diffusers", "accelerate", "peft", "ray", "tensorboard", "lmdb"},
 }  # fmt: skip
 """What single parts import beside the rest, where they need it: mostly for headless work."""

@@ -11,12 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-from tqdm import tqdm
-
 from ..codecs.dct import CODEC_NAME, DctCodec
 from ..constants import MAX_CHUNK_FRAMES
-from ..errors import CacheFormatError, ModelMismatchError, ValueRangeError
+from ..errors import CacheFormatError, ModelMismatchError
 from ..log import logger
 from ..rollout.settings import GenerationSettings
 from ..training.data.build_clip import CHUNK_STEP, ClipSettings, DepthNoise
@@ -39,6 +36,7 @@ from ..validate import expect_range
 from ..writing.policy import WRITE_POLICIES
 from . import inputs
 from .inputs import parse_path
+from .work import ItemBar, add_work, device_of
 
 Group = Any
 
@@ -63,7 +61,7 @@ def add_command(commands: Any) -> None:
     _add_sources(make.add_argument_group("sources"))
     _add_models(make.add_argument_group("models"))
     _add_clips(make.add_argument_group("clips"))
-    _add_work(make.add_argument_group("processes"))
+    add_work(make.add_argument_group("processes"))
     make.set_defaults(run=run_make)
     _add_import(actions)
     info = actions.add_parser("info", help="describe a data set")
@@ -158,21 +156,6 @@ def _add_clips(group: Group) -> None:
     )  # fmt: skip
 
 
-def _add_work(group: Group) -> None:
-    group.add_argument(
-        "--workers", type=int, default=0,
-        help="number of Ray worker processes; 0 (default) works in this process without Ray",
-    )  # fmt: skip
-    group.add_argument(
-        "--address", help="address of a running Ray cluster; default: this machine only"
-    )
-    group.add_argument(
-        "--gpus-per-worker", type=float, default=0.0,
-        help="GPUs that Ray assigns to each worker, may be a fraction; default: 0, CPU only",
-    )  # fmt: skip
-    group.add_argument("--retry", action="store_true", help="retry what was skipped before")
-
-
 def run_make(arguments: argparse.Namespace) -> int:
     """Make clips; 0 also when some footage was skipped, which is reported.
 
@@ -198,7 +181,7 @@ def run_make(arguments: argparse.Namespace) -> int:
         raise ModelMismatchError(
             "A cluster requires workers", got="--workers 0", fix="Set the number with --workers"
         )
-    with _Bar() as bar:
+    with ItemBar("clips") as bar:
         try:
             progress = make_data(
                 arguments.out, job, open_pool, retry=arguments.retry, on_progress=bar
@@ -237,8 +220,8 @@ def _tell_skipped(folder: Path, progress: DataProgress) -> None:
 def run_import(arguments: argparse.Namespace) -> int:
     """Import released samples; 0 also when some were skipped, which is reported."""
     _expect_paths(arguments, ("folder", "text_encoder"))
-    text, encoder = _text(arguments, _device(arguments))
-    with _Bar() as bar:
+    text, encoder = _text(arguments, device_of(arguments))
+    with ItemBar("clips") as bar:
         progress = import_lmdb(
             arguments.folder, arguments.out,
             text=text, text_name=encoder, retry=arguments.retry, on_progress=bar,
@@ -253,7 +236,7 @@ def run_import(arguments: argparse.Namespace) -> int:
 
 def job_of(arguments: argparse.Namespace) -> DataJob:
     """The data set to make, as the arguments describe it."""
-    device = _device(arguments)
+    device = device_of(arguments)
     loop = GenerationSettings.released() if arguments.released else GenerationSettings()
     given = {name: getattr(arguments, name) for name in ("references", "preceding")}
     loop = dataclasses.replace(loop, **{k: v for k, v in given.items() if v is not None})
@@ -270,22 +253,6 @@ def job_of(arguments: argparse.Namespace) -> DataJob:
         codec, name = partial(load_vae, arguments.vae.absolute(), device=device), WanCodec.name
     text, encoder = _text(arguments, device)
     return DataJob(_source(arguments, device), codec, name, settings, text, encoder)
-
-
-def _device(arguments: argparse.Namespace) -> str:
-    """Where models compute. Ray hides GPUs from workers that are given none."""
-    workers = getattr(arguments, "workers", 0)
-    shares = bool(workers) and arguments.gpus_per_worker > 0
-    if arguments.device == "auto":
-        return "cuda" if shares or (not workers and torch.cuda.is_available()) else "cpu"
-    if workers and not shares and arguments.device.startswith("cuda"):
-        raise ValueRangeError(
-            "Workers can use a GPU only if a share of one is assigned to them",
-            got=f"--device {arguments.device} --gpus-per-worker 0",
-            expected="GPUs for each worker, such as 1, or 0.5 for two workers on each GPU",
-            fix="Add --gpus-per-worker 0.5, or use --device cpu",
-        )
-    return str(arguments.device)
 
 
 def _text(arguments: argparse.Namespace, device: str) -> tuple[Callable[[], Any] | None, str]:
@@ -373,27 +340,3 @@ def run_info(arguments: argparse.Namespace) -> int:
 
 def _spread(values: list[int]) -> str:
     return f"{min(values)} to {max(values)} (mean {statistics.mean(values):.1f})"
-
-
-class _Bar:
-    """A bar over all items, with the time that is left."""
-
-    def __enter__(self) -> _Bar:
-        self._bar: Any = None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, progress: DataProgress) -> None:
-        if self._bar is None:
-            self._bar = tqdm(
-                total=progress.total, file=sys.stderr, dynamic_ncols=True,
-                bar_format="{n_fmt} of {total_fmt} |{bar}| {postfix}",
-            )  # fmt: skip
-        self._bar.n = progress.done
-        left = progress.seconds_left
-        text = f"{progress.clips} clips, {progress.skipped} skipped"
-        text += "" if left is None else f", {tqdm.format_interval(left)} left"
-        self._bar.set_postfix_str(text, refresh=True)

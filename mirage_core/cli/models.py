@@ -133,7 +133,18 @@ def load_models(
     setup: DeviceSetup,
 ) -> GenerationModels:
     """Read text encoder and transformer, one after the other: both at once need not fit."""
-    text, negative = _encode_prompts(arguments, setup)
+    text, negative = encode_prompts(arguments, setup, arguments.prompt)
+    return with_texts(arguments, codec, depth, setup, (text, negative))
+
+
+def with_texts(
+    arguments: argparse.Namespace,
+    codec: LatentCodec,
+    depth: DepthSource,
+    setup: DeviceSetup,
+    texts: tuple[Tensor, Tensor | None],
+) -> GenerationModels:
+    """Read the transformer, for prompts that are encoded: the text, and the negative one."""
     transformer = load_transformer(
         arguments.transformer,
         branch=arguments.branch,
@@ -147,8 +158,7 @@ def load_models(
     setup.offload(transformer=transformer)
     denoisers = TransformerDenoisers(
         transformer.eval(),
-        text,
-        negative,
+        *texts,
         codec=codec,
         guidance=arguments.guidance,
         side_scale=arguments.side_scale,
@@ -195,14 +205,15 @@ def describe_depth(depth: DepthSource, fov: float) -> str:
     return f"known {tensors_digest(on_cpu)} {depth.scaled}"
 
 
-def _encode_prompts(
-    arguments: argparse.Namespace, setup: DeviceSetup
+def encode_prompts(
+    arguments: argparse.Namespace, setup: DeviceSetup, prompt: str
 ) -> tuple[Tensor, Tensor | None]:
+    """Read the text encoder, encode a prompt and the negative one, and let it go."""
     encoder = load_text_encoder(
         arguments.text_encoder, dtype=setup.stable_dtype, device=setup.load_device
     )
     setup.offload(text=encoder)
-    text = encoder.encode(arguments.prompt)
+    text = encoder.encode(prompt)
     negative = None if arguments.guidance == 1 else encoder.encode(arguments.negative)
     encoder.release()
     return text, negative

@@ -53,8 +53,13 @@ def add_command(commands: Any) -> None:
     )
     _add_inputs(parser.add_argument_group("picture and camera"))
     ways.add_lengths(parser.add_argument_group("chunks"))
-    _add_models(parser.add_argument_group("models"))
-    _add_settings(parser.add_argument_group("generation"))
+    models = parser.add_argument_group("models")
+    models.add_argument(
+        "--transformer", type=parse_path, required=True,
+        help="Wan2.2-TI2V-5B: a folder, or one .safetensors or .gguf file",
+    )  # fmt: skip
+    add_models(models)
+    add_settings(parser.add_argument_group("generation"))
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=parse_path, required=True, help="folder for the shot")
     output.add_argument(
@@ -137,12 +142,14 @@ def _add_move(group: Group) -> None:
     group.add_argument("--fps", type=float, default=DEFAULT_FPS, help="frames per second")
 
 
-def _add_models(group: Group) -> None:
+def add_models(group: Group, *, required: bool = True) -> None:
+    """Add all models but the video model itself to a group of arguments.
+
+    Args:
+        group: Of a parser.
+        required: Whether there has to be a codec and a text encoder.
+    """
     ways.add_way(group)
-    group.add_argument(
-        "--transformer", type=parse_path, required=True,
-        help="Wan2.2-TI2V-5B: a folder, or one .safetensors or .gguf file",
-    )  # fmt: skip
     group.add_argument("--branch", type=parse_path, help="side branch, if it is a separate file")
     inputs.add_branch_format(group)
     group.add_argument(
@@ -154,14 +161,14 @@ def _add_models(group: Group) -> None:
     group.add_argument(
         "--lora-scale", type=float, default=1.0, help="strength of all LoRAs (default: 1)"
     )
-    codec = group.add_mutually_exclusive_group(required=True)
+    codec = group.add_mutually_exclusive_group(required=required)
     codec.add_argument("--vae", type=parse_path, help="Wan2.2 VAE: a folder or a .safetensors file")
     codec.add_argument(
         "--embedded-codec", action="store_true",
         help="use the embedded codec, for models that were trained with it",
     )  # fmt: skip
     group.add_argument(
-        "--text-encoder", type=parse_path, required=True,
+        "--text-encoder", type=parse_path, required=required,
         help="UMT5-xxl: a folder or a .safetensors file",
     )  # fmt: skip
     group.add_argument("--depth-model", type=parse_path, help="folder of a depth model for frames")
@@ -182,7 +189,8 @@ def _add_models(group: Group) -> None:
     )  # fmt: skip
 
 
-def _add_settings(group: Group) -> None:
+def add_settings(group: Group) -> None:
+    """Add the settings of generation and of the memory to a group of arguments."""
     group.add_argument("--prompt", default="", help="text prompt")
     group.add_argument("--negative", default="", help="negative prompt, with --guidance")
     group.add_argument(
@@ -268,7 +276,7 @@ def run(arguments: argparse.Namespace) -> int:
     way, colours = ways.way_of(arguments), ways.colours_of(arguments)
     if arguments.guidance is None:
         arguments.guidance = way.guidance
-    _expect_files(arguments)
+    expect_files(arguments)
     picture = inputs.load_picture(arguments.image, arguments.size)
     size = (int(picture.shape[1]), int(picture.shape[0]))
     geometry = inputs.read_geometry(arguments)
@@ -306,7 +314,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _expect_files(arguments: argparse.Namespace) -> None:
+def expect_files(arguments: argparse.Namespace) -> None:
     """Refuse paths that lead nowhere before the first gigabyte is read."""
     named = ("transformer", "branch", "vae", "text_encoder", "depth_model", "later_lora")
     paths = {name: getattr(arguments, name) for name in named}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -187,7 +188,7 @@ class Worker:
             return ItemResult(item, fatal=str(error))
         except Exception as error:
             # Footage comes from anywhere, and what no check foresaw must not end a run of days.
-            return ItemResult(item, bad=(*bad, BadShot(item, _reason(item, error))))
+            return ItemResult(item, bad=(*bad, BadShot(item, reason_for(item, error))))
         if not clips:
             bad.append(BadShot(item, "None of its shots can be used."))
         return ItemResult(item, len(clips), tuple(bad), items_of(stored), unused=unused)
@@ -196,7 +197,7 @@ class Worker:
         try:
             clips += self._build(shot)
         except Exception as error:
-            bad.append(BadShot(shot.key, _reason(shot.key, error)))
+            bad.append(BadShot(shot.key, reason_for(shot.key, error)))
 
     def _build(self, shot: Shot) -> list[TrainingClip]:
         if self._captions is not None:
@@ -215,7 +216,8 @@ class Worker:
         return items_of(self._writer.flush())
 
 
-def _reason(name: str, error: Exception) -> str:
+def reason_for(name: str, error: Exception) -> str:
+    """Why an item or a shot cannot be used; what no check foresaw goes to the log whole."""
     if isinstance(error, MirageError):
         return str(error)
     logger.error("Unexpected error in %s", name, exc_info=error)
@@ -297,16 +299,45 @@ def make_data(
     """
     claim(folder, job.manifest)
     discard_unfinished(folder, age=ABANDONED_SECONDS)
-    items = job.source.items()
+    return work_through(
+        folder, job.source.items(), finished_items(folder), partial(open_pool, folder, job),
+        retry=retry, on_progress=on_progress,
+    )  # fmt: skip
+
+
+def work_through(
+    folder: Path,
+    items: Sequence[str],
+    finished: Collection[str],
+    open_pool: Callable[[], Pool],
+    *,
+    retry: bool = False,
+    on_progress: Callable[[DataProgress], None] | None = None,
+) -> DataProgress:
+    """Work through the items that a folder lacks; what cannot be used is noted and left out.
+
+    Args:
+        folder: Where the results are, and the list of what was skipped.
+        items: All of them.
+        finished: Those whose results are there.
+        open_pool: Starts the workers, if there is work.
+        retry: Try again what was skipped before.
+        on_progress: Called after each item; may raise to stop.
+
+    Returns:
+        How far the folder is.
+
+    Raises:
+        StorageError: The disk is full, or the folder cannot be written.
+    """
     if retry:
         write_skipped(folder, {})
     skipped = read_skipped(folder)
-    finished = finished_items(folder)
     left = [item for item in items if item not in finished and item not in skipped]
     count = _Count(len(items), len(items) - len(left), skipped)
     if not left:
         return count.progress()
-    pool = open_pool(folder, job)
+    pool = open_pool()
     try:
         for result in pool.run(iter(left)):
             if result.fatal:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 
 from ...errors import ModelMismatchError, ValueRangeError
 from ...log import logger
 from ...validate import expect_range
-from .pipeline import BadShot, DataJob, ItemResult, Worker
+from .pipeline import BadShot, ItemResult, Worker
 
 MAX_DEATHS: Final = 2
 """Workers that may die while making one item before it is skipped."""
@@ -29,8 +29,18 @@ START_SECONDS: Final = 60.0
 MAX_WORKERS: Final = 4096
 
 
+class AnyWorker(Protocol):
+    """Works on items in a process of its own, as `Worker` does."""
+
+    def make(self, item: str) -> ItemResult:
+        """Work on one item; failures are reported in the result."""
+
+    def flush(self) -> tuple[str, ...]:
+        """Store what is waiting; names of the items that were stored."""
+
+
 class RayPool:
-    """Workers that each make clips and write shards of their own.
+    """Workers that each make clips and write shards of their own, or do other work on items.
 
     A worker that dies is replaced. What it had not stored is made again, and an item of which
     two workers died is skipped.
@@ -38,6 +48,7 @@ class RayPool:
     Args:
         folder: The data set; on a cluster, a folder that all machines share.
         job: What to do.
+        make_worker: Starts a worker from folder and job, in its process.
         workers: How many.
         address: A running cluster (``auto``, ``ray://host:10001``); None starts Ray on this
             machine, and ends it in `close`.
@@ -52,8 +63,9 @@ class RayPool:
     def __init__(
         self,
         folder: Path,
-        job: DataJob,
+        job: Any,
         *,
+        make_worker: Callable[[Path, Any], AnyWorker] = Worker,
         workers: int = 1,
         address: str | None = None,
         gpus: float = 0.0,
@@ -64,7 +76,7 @@ class RayPool:
         self._ray = _start(workers, address)
         # Ray's memory monitor ends workers too, and tells of it by a class of its own.
         self._dead = (self._ray.exceptions.RayActorError, self._ray.exceptions.OutOfMemoryError)
-        actor = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(Worker)
+        actor = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(make_worker)
         self._start_worker = lambda: actor.remote(folder.absolute(), job)
         self._workers: list[Any] = [self._start_worker() for _ in range(workers)]
         self._unstored: list[dict[str, int]] = [{} for _ in range(workers)]

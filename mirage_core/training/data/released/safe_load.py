@@ -132,13 +132,40 @@ def read_tensors(data: bytes) -> dict[str, Tensor]:
         if any(tensor.nbytes > len(data) for tensor in found.values()):
             raise ValueError("a tensor larger than the file")
     except Exception as error:  # torch raises whatever its readers meet
-        raise CacheFormatError(
-            "A tensor file cannot be read",
-            got=_reason(error),
-            expected="a whole file that torch.save wrote",
-            fix="Fetch the data anew: it is damaged, or made to do harm",
-        ) from error
+        raise _unreadable(error) from error
     return found
+
+
+def read_weights(data: bytes) -> dict[str, Tensor]:
+    """The tensors of a dictionary or list of weights that ``torch.save`` wrote.
+
+    Args:
+        data: The file, such as a network of torchvision's.
+
+    Returns:
+        Tensors on the CPU by name; those of a list by their number, as text.
+
+    Raises:
+        CacheFormatError: The file is damaged or compressed, or holds no tensors.
+    """
+    try:
+        if data.startswith(_ZIP):
+            _expect_archive(data)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        entries = content.items() if isinstance(content, dict) else enumerate(content)
+        found = {str(name): value.detach() for name, value in entries}
+    except Exception as error:  # torch raises whatever its readers meet
+        raise _unreadable(error) from error
+    return found
+
+
+def _unreadable(error: Exception) -> CacheFormatError:
+    return CacheFormatError(
+        "A tensor file cannot be read",
+        got=_reason(error),
+        expected="a whole file that torch.save wrote",
+        fix="Fetch the data anew: it is damaged, or made to do harm",
+    )
 
 
 def _next(stream: io.BytesIO, names: Mapping[str, object], load: Load | None = None) -> Any:

@@ -10,12 +10,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from mirage_core.errors import GeometryError, ShapeError
-from mirage_core.geometry.camera import project
-from mirage_core.geometry.trajectory import Trajectory
-from mirage_core.scenes.cast import Cameras, cast, make_rays
-from mirage_core.scenes.scene import ProceduralScene
-from mirage_core.scenes.types import Layout, Solid, Vector
+from ..errors import GeometryError, ShapeError
+from ..geometry.camera import project
+from ..geometry.trajectory import Trajectory
+from .cast import Cameras, cast, make_rays
+from .scene import ProceduralScene
+from .types import Layout, Solid, Vector
 
 CLEARANCE: Final = 0.9
 """Metres that movers keep from cameras."""

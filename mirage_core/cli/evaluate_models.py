@@ -1,0 +1,97 @@
+"""The video model that an evaluation judges, from the options of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+from ..errors import ModelMismatchError
+from ..evaluation.systems import BUNDLED, ModelSystem, NoDepth, Parts, PreviewSystem, System
+from ..rollout.models import DenoiserFactory
+from . import inputs, rollout, ways
+from .work import device_of
+
+
+def system_of(arguments: argparse.Namespace) -> System:
+    """What makes the shots.
+
+    Raises:
+        ModelMismatchError: A model lacks its VAE or its text encoder.
+        CacheFormatError: A file does not exist.
+        ValueRangeError: An option means nothing in the way that was chosen.
+    """
+    if arguments.model == "preview":
+        return PreviewSystem()
+    if arguments.model == "bundled":
+        return BUNDLED
+    given = copy.copy(arguments)
+    given.device = device_of(arguments)
+    given.transformer = inputs.parse_path(arguments.model)
+    missing = [
+        option
+        for option, there in (
+            ("--vae or --embedded-codec", given.vae or given.embedded_codec),
+            ("--text-encoder", given.text_encoder),
+        )
+        if not there
+    ]
+    if missing:
+        raise ModelMismatchError(
+            "The video model needs more files",
+            got=f"--model {given.transformer} without {' and '.join(missing)}",
+            expected="preview, bundled, or a model with its VAE and text encoder",
+        )
+    rollout.expect_files(given)
+    from . import models
+
+    way = ways.way_of(given)
+    given.guidance = way.guidance if given.guidance is None else given.guidance
+    settings, setup = rollout.settings_of(given), models.DeviceSetup.from_arguments(given)
+    about = {
+        "weights": models.describe_models(given, setup),
+        "generation": settings.describe(),
+        "chunks": ways.lengths_of(given).describe(),
+        "steps": settings.steps,
+    }
+    return ModelSystem(given.transformer.stem, partial(load_parts, given), about)
+
+
+def load_parts(arguments: argparse.Namespace, branch: Path | None = None) -> Parts:
+    """Read a video model and all that goes with it.
+
+    Args:
+        arguments: Those of the command line, with the path of the transformer.
+        branch: Another side branch than theirs.
+
+    Raises:
+        ModelMismatchError: A file is none of what it should be.
+    """
+    from . import models
+
+    given = copy.copy(arguments)
+    given.branch = branch or given.branch
+    setup = models.DeviceSetup.from_arguments(given)
+    codec = models.load_codec(given, setup)
+    known = {given.prompt: models.encode_prompts(given, setup, given.prompt)}
+    loaded = models.with_texts(given, codec, NoDepth(), setup, known[given.prompt])
+
+    def texts(prompt: str) -> DenoiserFactory:
+        wanted = prompt or given.prompt
+        if wanted not in known:
+            known[wanted] = models.encode_prompts(given, setup, wanted)
+        text, negative = known[wanted]
+        made: DenoiserFactory = dataclasses.replace(
+            loaded.denoiser, text=text, negative=negative  # type: ignore[type-var]
+        )
+        return made
+
+    return Parts(
+        loaded,
+        rollout.settings_of(given),
+        ways.lengths_of(given),
+        ways.colours_of(given),
+        texts,
+    )
