@@ -1,5 +1,6 @@
 /** What the memory shows to a camera, on the latent grid: the same z-buffer as the server's. */
 
+import { Choice, softShare } from "./best_view.mjs";
 import { rotate } from "./math.mjs";
 import { cameraAt, gridOf, STRIDE } from "./scene.mjs";
 
@@ -86,7 +87,8 @@ export function readGrid(points, camera, scene, grid) {
 /**
  * Coverage of the latent frames of a path, a few milliseconds at a time.
  *
- * `values` holds NaN where nothing is known yet. Frames far apart come first, so that a strip
+ * `values` holds the shares that are known, `soft` those that are known and soft, both NaN where
+ * that is not measured yet. Frames far apart come first, so that a strip
  * has its shape early.
  */
 export class Coverage {
@@ -94,6 +96,8 @@ export class Coverage {
   constructor(onChange) {
     this.onChange = onChange;
     this.values = new Float32Array(0);
+    this.soft = new Float32Array(0);
+    this.choice = new Choice();
     this.frames = [];
     this.job = 0;
   }
@@ -104,13 +108,18 @@ export class Coverage {
     const count = Math.min(latent, MAX_FRAMES);
     const every = count > 1 ? (latent - 1) / (count - 1) : 0;
     this.frames = Array.from({ length: count }, (_, i) => Math.round(i * every) * STRIDE);
-    const old = this.values;
+    const [old, oldSoft] = [this.values, this.soft];
     this.values = new Float32Array(count).fill(NaN);
+    this.soft = new Float32Array(count).fill(NaN);
     // Until the new values are there, the old ones are a better guess than nothing.
-    if (old.length === count) this.values.set(old);
+    if (old.length === count) {
+      this.values.set(old);
+      this.soft.set(oldSoft);
+    }
     const job = ++this.job;
     if (!points.count) {
       this.values.fill(NaN);
+      this.soft.fill(NaN);
       this.onChange(this);
       return;
     }
@@ -126,8 +135,10 @@ export class Coverage {
     const begin = performance.now();
     while (done < order.length && performance.now() - begin < 5) {
       const index = order[done++];
-      readGrid(points, cameraAt(path, this.frames[index]), scene, grid);
+      const camera = cameraAt(path, this.frames[index]);
+      readGrid(points, camera, scene, grid);
       this.values[index] = grid.coverage;
+      this.soft[index] = softShare(points, camera, scene, grid, this.choice);
     }
     this.onChange(this);
     if (done < order.length) {
