@@ -39,6 +39,7 @@ export class Lens {
     readGrid(points, camera, scene, this.grid);
     this.canvas.style.aspectRatio = `${scene.width} / ${scene.height}`;
     [this.shot, this.outside] = [shot, outside];
+    this.element.classList.toggle("mirage-outside", outside);
     this.#describe();
     this.invalidate();
   }

@@ -155,6 +155,7 @@ class TrajectoryWidget {
     const fits = this.unseen;
     this.unseen = false;
     if (fits) this.#fit();
+    if (fits && points.count && this.viewport.controls.view === "orbit" && !this.editor.drawing) this.#swap();
   }
 
   #setPoints(points) {

@@ -61,7 +61,7 @@ void main() {
     across = along * wide;
     down = vec2(-along.y, along.x) * ${LEAST_HALF_WIDTH};
   }
-  local = (vec2(gl_VertexID & 1, gl_VertexID >> 1) * 2.0 - 1.0) * ${SUPPORT};
+  local = (vec2(gl_VertexID & 1, gl_VertexID >> 1 & 1) * 2.0 - 1.0) * ${SUPPORT};
   vec2 pixel = place + depth.z + across * local.x + down * local.y;
   inverse += dot(lean, local);
   gl_Position = vec4(2.0 * pixel / size - 1.0, 1.0 - 2.0 * depth.x * inverse * depth.y, 1.0);
@@ -161,8 +161,11 @@ export class SurfelPainter {
     /** @type {WeakMap<object, WebGLTexture>} of surfels, their colours, and pictures */
     this.textures = new WeakMap();
     this.finished = new FinalizationRegistry((texture) => gl.deleteTexture(texture));
-    this.instances = gl.createBuffer();
-    this.array = gl.createVertexArray();
+    this.vertices = gl.createBuffer();
+    this.corners = gl.createBuffer();
+    /** Surfels for which there are corners. */
+    this.room = 0;
+    this.array = this.#layOut();
     this.target = gl.createFramebuffer();
     [this.width, this.height] = [0, 0];
     this.data = new ArrayBuffer(0);
@@ -195,12 +198,10 @@ export class SurfelPainter {
     gl.colorMask(true, true, true, true);
     gl.clearColor(0, 0, 0, 0);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
-    gl.bindVertexArray(this.array);
     const near = 0.3 * Math.min(choice.nearest, shot.scene.depth * 1e3);
     this.#use(this.front, set, shot, [width, height], [near, 1]);
     gl.colorMask(false, false, false, false);
-    this.#instances(0);
-    gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, choice.count);
+    gl.drawElements(gl.TRIANGLES, 6 * choice.count, gl.UNSIGNED_INT, 0);
     gl.colorMask(true, true, true, true);
     gl.depthMask(false);
     gl.enable(gl.BLEND);
@@ -240,8 +241,7 @@ export class SurfelPainter {
     gl.uniform1i(mix.at("atlas"), 2);
     gl.uniform2f(mix.at("atlasSize"), atlas?.image.width ?? 0, atlas?.image.height ?? 0);
     gl.uniform3f(mix.at("square"), atlas?.side ?? 1, atlas?.columns ?? 1, half);
-    this.#instances(first);
-    gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, count);
+    gl.drawElements(gl.TRIANGLES, 6 * count, gl.UNSIGNED_INT, 24 * first);
   }
 
   #finish(marks, stripe, width, height) {
@@ -263,7 +263,8 @@ export class SurfelPainter {
   #fill(set, choice, textured) {
     const { gl } = this;
     const { chosen, count } = choice;
-    if (this.data.byteLength < 8 * count) this.data = new ArrayBuffer(8 * count);
+    gl.bindVertexArray(this.array);
+    this.#makeRoom(count);
     const [numbers, shares] = [new Uint32Array(this.data), new Float32Array(this.data)];
     const ends = new Uint32Array(set.atlases.length + 2);
     const groupOf = (i) => (textured ? set.atlas[i] : 0);
@@ -271,27 +272,44 @@ export class SurfelPainter {
     for (let g = 1; g < ends.length; g++) ends[g] += ends[g - 1];
     const next = ends.slice();
     for (let n = 0; n < count; n++) {
-      const at = 2 * next[groupOf(chosen[n])]++;
-      numbers[at] = chosen[n];
-      shares[at + 1] = choice.share(chosen[n]);
+      const at = 8 * next[groupOf(chosen[n])]++;
+      const share = choice.share(chosen[n]);
+      for (let k = at; k < at + 8; k += 2) {
+        numbers[k] = chosen[n];
+        shares[k + 1] = share;
+      }
     }
-    gl.bindBuffer(gl.ARRAY_BUFFER, this.instances);
-    gl.bufferData(gl.ARRAY_BUFFER, numbers.subarray(0, 2 * count), gl.DYNAMIC_DRAW);
+    gl.bindBuffer(gl.ARRAY_BUFFER, this.vertices);
+    gl.bufferData(gl.ARRAY_BUFFER, numbers.subarray(0, 8 * count), gl.DYNAMIC_DRAW);
     const groups = [null, ...set.atlases];
     return groups
       .map((atlas, g) => ({ atlas, first: ends[g], count: ends[g + 1] - ends[g] }))
       .filter((group) => group.count);
   }
 
-  #instances(first) {
+  /** Four vertices for each surfel: software draws instances one by one, and slowly. */
+  #layOut() {
     const { gl } = this;
-    gl.bindBuffer(gl.ARRAY_BUFFER, this.instances);
+    const array = gl.createVertexArray();
+    gl.bindVertexArray(array);
+    gl.bindBuffer(gl.ARRAY_BUFFER, this.vertices);
     gl.enableVertexAttribArray(0);
-    gl.vertexAttribIPointer(0, 1, gl.UNSIGNED_INT, 8, 8 * first);
-    gl.vertexAttribDivisor(0, 1);
+    gl.vertexAttribIPointer(0, 1, gl.UNSIGNED_INT, 8, 0);
     gl.enableVertexAttribArray(1);
-    gl.vertexAttribPointer(1, 1, gl.FLOAT, false, 8, 8 * first + 4);
-    gl.vertexAttribDivisor(1, 1);
+    gl.vertexAttribPointer(1, 1, gl.FLOAT, false, 8, 4);
+    gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, this.corners);
+    gl.bindVertexArray(null);
+    return array;
+  }
+
+  #makeRoom(count) {
+    const { gl } = this;
+    if (count <= this.room) return;
+    this.room = 2 * count;
+    this.data = new ArrayBuffer(32 * this.room);
+    const corners = new Uint32Array(6 * this.room);
+    for (let n = 0; n < this.room; n++) corners.set([0, 1, 2, 2, 1, 3].map((k) => 4 * n + k), 6 * n);
+    gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, corners, gl.STATIC_DRAW);
   }
 
   #bind(unit, texture) {

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from ...mirage_core.cache.atlas import atlas_bytes, atlas_grid
@@ -17,8 +16,8 @@ from ...mirage_core.cache.types import CacheBlock, LatentCache
 from ...mirage_core.cache.view import shown_rows, source_cells
 from ...mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from ...mirage_core.codecs.memory_kind import MemoryKind
-from ...mirage_core.constants import SPATIAL_STRIDE
 from ...mirage_core.files import atomic_write
+from .patch_shelf import SHELF, cell_squares
 from .vae import token_colours
 
 PART = 16384
@@ -71,27 +70,23 @@ def write_patches(
     Raises:
         StorageError: The folder cannot be written.
     """
-    decoded = cache.codec == CODEC_NAME
     if MemoryKind.of(cache.codec) is MemoryKind.COLOURS or not len(block):
         return None
-    taken = None
-    if not decoded:
-        taken = picture.took(block) if picture is not None else None
-        if picture is None or taken is None or not bool(taken.any()):
-            return None
     rows = shown_rows(block)
     cells = source_cells(block, cache.convention)[rows]
-    across = int(cells[:, 0].max()) + 1 if len(rows) else 1
-    grid = atlas_grid(len(rows), across)
-    if grid is None or not len(rows):
+    grid = atlas_grid(len(rows), int(cells[:, 0].max()) + 1) if len(rows) else None
+    if grid is None:
         return None
-    suffix = f"_{picture.digest()}" if picture is not None and not decoded else ""
+    cut = None
+    suffix = ""
+    if cache.codec != CODEC_NAME:
+        cut = _Cut.of(block, cache.codec, picture, source_cells(block, cache.convention))
+        if cut is None:
+            return None
+        suffix = f"_{cut.digest}"
     name = f"patches_{cache.convention.value}_{digest}{suffix}.webp"
     if not (folder / name).exists():
-        if picture is None or taken is None:
-            parts = _decoded(block, rows)
-        else:
-            parts = _cut(block, rows, cache.codec, picture.image, cells, taken[rows])
+        parts = _decoded(block, rows) if cut is None else cut.parts(rows)
         data = atlas_bytes(parts, grid)
         with atomic_write(folder / name, "wb") as file:
             file.write(data)
@@ -105,28 +100,62 @@ def _decoded(block: CacheBlock, rows: Tensor) -> Iterator[Tensor]:
         yield codec.decode_patches(block.take(part.to(block.points.device)).values.cpu())
 
 
-def _cut(
-    block: CacheBlock, rows: Tensor, codec: str, image: Tensor, cells: Tensor, taken: Tensor
-) -> Iterator[Tensor]:
-    """(K, 16, 16, 3) of the picture; points that it does not show are of one colour."""
-    squares = rearrange(
-        image[..., :3].float().cpu(),
-        "(h a) (w b) c -> h w a b c",
-        a=SPATIAL_STRIDE,
-        b=SPATIAL_STRIDE,
-    )
-    size = torch.tensor([squares.shape[1], squares.shape[0]])
-    shown = taken & ((cells >= 0) & (cells < size)).all(dim=1)
-    places = zip(rows.split(PART), cells.split(PART), shown.split(PART), strict=True)
-    for part, at, there in places:
-        column, row = at.clamp_min(0).minimum(size - 1).unbind(1)
-        values = block.take(part.to(block.points.device)).values
-        flat = _flat(values, codec)[:, None, None, :]
-        yield torch.where(there[:, None, None, None], squares[row, column], flat)
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """Squares of points that pictures show; the others are of one colour.
+
+    Attributes:
+        block: N points.
+        codec: The memory's codec.
+        known: (N,) bool, which points have a square.
+        squares: (M, 16, 16, 3) float32 in 0..1, of those.
+        digest: Names the pictures that they come from.
+    """
+
+    block: CacheBlock
+    codec: str
+    known: Tensor
+    squares: Tensor
+    digest: str
+
+    @classmethod
+    def of(
+        cls, block: CacheBlock, codec: str, picture: SeenPicture | None, cells: Tensor
+    ) -> _Cut | None:
+        """Whatever is known of the points; None where that is nothing."""
+        # What stands for a picture that is in no memory has its colours for tokens, which tell
+        # nothing apart.
+        known, squares = SHELF.get(block)
+        if block.tokens.shape[1] == len("rgb"):
+            known = torch.zeros_like(known)
+            squares = squares[:0]
+        digest = hashlib.blake2b(known.numpy().tobytes(), digest_size=16)
+        if picture is not None:
+            shown = cell_squares(picture.image)
+            size = torch.tensor([shown.shape[1], shown.shape[0]])
+            taken = picture.took(block) & ((cells >= 0) & (cells < size)).all(dim=1) & ~known
+            both = torch.zeros(len(block), *shown.shape[2:])
+            both[known] = squares
+            column, row = cells[taken].unbind(1)
+            both[taken] = shown[row, column]
+            known = known | taken
+            squares = both[known]
+            digest.update(picture.digest().encode() if bool(taken.any()) else b"")
+        if not bool(known.any()):
+            return None
+        return cls(block, codec, known, squares, digest.hexdigest())
+
+    def parts(self, rows: Tensor) -> Iterator[Tensor]:
+        """(K, 16, 16, 3) of some points, in parts."""
+        place = self.known.long().cumsum(0) - 1
+        for part in rows.split(PART):
+            values = self.block.take(part.to(self.block.points.device)).values
+            flat = _flat(values, self.codec)[:, None, None, :]
+            squares = self.squares[place[part].clamp_min(0)]
+            yield torch.where(self.known[part][:, None, None, None], squares, flat)
 
 
 def _flat(values: Tensor, codec: str) -> Tensor:
     """(K, 3) one colour for each point; those of a picture are the values themselves."""
     is_picture = values.shape[1] == len("rgb")
     return values.float().cpu() if is_picture else token_colours(values, codec)
-

@@ -105,6 +105,36 @@ def test_other_tokens_are_seen_by_the_picture_they_come_from(
     assert "patches" not in moved["blocks"][0]
 
 
+def test_other_tokens_show_the_pictures_that_were_written(
+    pack: ModuleType, served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever becomes of the points: thinned, and in memories of another type."""
+    shelf, patches = module(pack, "nodes.comfy.patch_shelf"), module(pack, "nodes.comfy.patches")
+    mine = shelf.PatchShelf(20)
+    monkeypatch.setattr(shelf, "SHELF", mine)
+    monkeypatch.setattr(patches, "SHELF", mine)
+    cache = memory(pack, Opaque())
+    frames, poses = torch.zeros(1, dtype=torch.int64), torch.eye(4)[None]
+    elsewhere = poses + torch.eye(4)[3] * 0.5
+    assert shelf.keep_pictures(cache, picture(), elsewhere, frames) is cache
+    memory_view = module(pack, "nodes.comfy.viewer").memory_view
+    assert "patches" not in memory_view(cache)["blocks"][0], "another camera took the picture"
+    shelf.keep_pictures(cache, picture(), poses, frames)
+    # Of 24 cells there is room for 20.
+    known, _ = mine.get(cache.blocks[0])
+    assert int(known.sum()) == 20
+    mine = shelf.PatchShelf()
+    monkeypatch.setattr(shelf, "SHELF", mine)
+    monkeypatch.setattr(patches, "SHELF", mine)
+    shelf.keep_pictures(cache, picture(), poses, frames)
+    assert np.abs(atlas(served, memory_view(cache)) - picture()[0].numpy()).mean() < 0.01
+    rows = torch.tensor([5, 17, 2])
+    known, squares = mine.get(cache.blocks[0].take(rows))
+    assert bool(known.all())
+    wanted = shelf.cell_squares(picture()[0]).flatten(0, 1)[rows]
+    assert float((squares - wanted).abs().max()) <= 0.5 / 255 + 1e-6
+
+
 def test_colours_have_no_squares(pack: ModuleType, served: Path) -> None:
     codec = module(pack, "mirage_core.codecs.colours").ColourCodec(2)
     view = module(pack, "nodes.comfy.viewer").memory_view(memory(pack, codec))
