@@ -165,7 +165,7 @@ export class Timeline {
     return [values[best] ?? NaN, soft[best] ?? NaN];
   }
 
-  /** Draw the strip: of every latent frame what is known, known but soft, and never seen. */
+  /** Draw the strip: of every latent frame what was seen, seen but soft, and never seen. */
   paint() {
     const { strip, coverage } = this;
     const box = strip.getBoundingClientRect();
@@ -177,27 +177,28 @@ export class Timeline {
     const style = getComputedStyle(strip);
     const [known, soft, hole] = ["known", "soft", "hole"].map((n) => style.getPropertyValue(`--mirage-${n}`));
     const values = coverage?.values ?? [];
-    const { frames = [], soft: softs = [] } = coverage ?? {};
+    const { frames = [], seen = [], soft: softs = [] } = coverage ?? {};
     const pixel = (frame) => (frame / this.last) * strip.width;
-    let [sum, softSum, count] = [0, 0, 0];
+    let [sum, softSum, neverSum, count] = [0, 0, 0, 0];
     values.forEach((value, i) => {
       if (Number.isNaN(value)) return;
       sum += value;
       softSum += softs[i];
+      neverSum += 1 - seen[i];
       count += 1;
       const left = i ? pixel((frames[i - 1] + frames[i]) / 2) : 0;
       const right = i + 1 < frames.length ? pixel((frames[i] + frames[i + 1]) / 2) : strip.width;
       const [width, height] = [right - left + 0.5, strip.height];
-      const sharp = (value - softs[i]) * height;
+      const [never, sharp] = [(1 - seen[i]) * height, (seen[i] - softs[i]) * height];
       context.fillStyle = hole;
-      context.fillRect(left, 0, width, height * (1 - value));
+      context.fillRect(left, 0, width, never);
       context.fillStyle = soft;
-      context.fillRect(left, height * (1 - value), width, softs[i] * height);
+      context.fillRect(left, never, width, softs[i] * height);
       context.fillStyle = known;
       context.fillRect(left, height - sharp, width, sharp);
     });
-    const [mean, meanSoft] = [sum, softSum].map((total) => Math.round((100 * total) / Math.max(1, count)));
-    const label = count ? this.text("coverage", { mean, soft: meanSoft }) : this.text("noCoverage");
+    const [mean, meanSoft, never] = [sum, softSum, neverSum].map((total) => Math.round((100 * total) / Math.max(1, count)));
+    const label = count ? this.text("coverage", { mean, soft: meanSoft, never }) : this.text("noCoverage");
     strip.setAttribute("aria-label", label);
     strip.title = label;
   }

@@ -25,25 +25,21 @@ export class AtlasStore {
    * The pictures of some blocks; null where there is none, where it cannot be had, and for what
    * does not fit any more.
    *
-   * @param {unknown[]} described one for each block, as the node reported it
+   * @param {{patches: unknown, points: unknown}[]} blocks as the node reported them
    * @param {(path: string) => Promise<Response>} fetchFile
    * @returns {Promise<(Atlas | null)[]>}
    */
-  async load(described, fetchFile) {
-    let held = 0;
-    const found = [];
-    const names = new Set();
-    // One after the other: a picture's size is known when it is there.
-    for (const patches of described) {
-      const wanted = isName(patches?.filename) && isCount(patches.side, 64) && isCount(patches.columns, 4096);
-      const atlas = wanted && held < MAX_PIXELS ? await this.#one(patches, fetchFile) : null;
-      if (atlas) {
-        names.add(atlas.name);
-        held += atlas.image.width * atlas.image.height;
-      }
-      found.push(atlas);
-    }
-    this.#trim(names);
+  async load(blocks, fetchFile) {
+    let room = MAX_PIXELS;
+    const wanted = blocks.map(({ patches, points }) => {
+      const isOne = isName(patches?.filename) && isCount(patches.side, 64) && isCount(patches.columns, 4096);
+      const size = isOne && isCount(points, 1e8) ? points * patches.side ** 2 : Infinity;
+      if (size > room) return null;
+      room -= size;
+      return patches;
+    });
+    const found = await Promise.all(wanted.map((patches) => patches && this.#one(patches, fetchFile)));
+    this.#trim(new Set(found.map((atlas) => atlas?.name)));
     return found;
   }
 

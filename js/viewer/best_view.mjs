@@ -19,9 +19,6 @@ const FINER_COST = 0.125;
 const FALL = 2.5;
 const LEAST_SHARE = 0.01;
 
-/** Pixels of the picture from which on a texel of one pixel counts as soft. */
-export const SOFT = 2;
-
 /**
  * A camera on a grid.
  *
@@ -29,7 +26,7 @@ export const SOFT = 2;
  * @param {import("./scene.mjs").Scene} scene
  * @param {number} stride pixels along each side of a cell
  */
-function gridCamera(camera, scene, stride) {
+export function gridCamera(camera, scene, stride) {
   const { rotation: r, position, focal } = camera;
   const [fx, fy, cx, cy] = scene.intrinsics.map((value) => value / stride);
   const back = [r[0], r[3], r[6], r[1], r[4], r[7], r[2], r[5], r[8]];
@@ -160,52 +157,4 @@ export class Choice {
       }
     }
   }
-}
-
-/**
- * How many pixels of a camera's picture a texel of a surfel is long, in its longer direction.
- *
- * @param {import("./surfel_set.mjs").SurfelSet} set
- * @param {number} i
- * @param {ReturnType<typeof gridCamera>} view of the camera on the set's grid
- */
-function stretchOf({ position, across, down }, i, { back: m, position: eye, fx, fy }) {
-  const at = 3 * i;
-  const [x, y, z] = [position[at] - eye[0], position[at + 1] - eye[1], position[at + 2] - eye[2]];
-  const depth = m[6] * x + m[7] * y + m[8] * z;
-  const [u, v] = [(m[0] * x + m[1] * y + m[2] * z) / depth, (m[3] * x + m[4] * y + m[5] * z) / depth];
-  let longest = 0;
-  for (const edge of [across, down]) {
-    const [ex, ey, ez] = [x + edge[at], y + edge[at + 1], z + edge[at + 2]];
-    const ahead = m[6] * ex + m[7] * ey + m[8] * ez;
-    const du = ((m[0] * ex + m[1] * ey + m[2] * ez) / ahead - u) * fx;
-    const dv = ((m[3] * ex + m[4] * ey + m[5] * ez) / ahead - v) * fy;
-    longest = Math.max(longest, ahead > 0 ? Math.hypot(du, dv) : Infinity);
-  }
-  return 2 * longest;
-}
-
-/**
- * Share of a camera's cells that show something soft: whose texels are stretched more than `SOFT`.
- *
- * @param {import("./points.mjs").PointSet} points
- * @param {import("./math.mjs").Pose & {focal: number}} camera
- * @param {import("./scene.mjs").Scene} scene
- * @param {import("./zbuffer.mjs").Grid} grid what the readout shows there
- * @param {Choice} choice reused
- */
-export function softShare(points, camera, scene, grid, choice) {
-  const { surfels, size, stride } = points;
-  const view = gridCamera(camera, scene, stride);
-  let soft = 0;
-  if (surfels) {
-    choice.compete(surfels, camera, scene, 1, 0);
-    for (const i of choice.winner) if (i >= 0 && stretchOf(surfels, i, view) > SOFT) soft++;
-    return soft / Math.max(1, choice.winner.length);
-  }
-  for (let cell = 0; cell < grid.winner.length; cell++) {
-    const i = grid.winner[cell];
-    if (i >= 0 && (size[i] * view.fx) / grid.depth[cell] > SOFT) soft++;
-  }
-  return soft / Math.max(1, grid.winner.length);
 }

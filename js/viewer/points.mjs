@@ -157,7 +157,7 @@ export function extentOfPoints({ count, position }) {
 function filesOf(view) {
   const blocks = Array.isArray(view?.blocks) ? view.blocks.slice(0, 10000) : [];
   return blocks
-    .map((block) => ({ name: block?.filename, patches: block?.patches }))
+    .map((block) => ({ name: block?.filename, patches: block?.patches, points: block?.points }))
     .filter(({ name }) => typeof name === "string" && /^points_\w+\.bin$/.test(name));
 }
 
@@ -179,7 +179,7 @@ export function keepPatches(news, before) {
  */
 export async function loadPoints(view, fetchFile) {
   const files = filesOf(view);
-  const used = await atlases.load(files.map(({ patches }) => patches), fetchFile);
+  const used = await atlases.load(files, fetchFile);
   const sets = await Promise.all(files.map(({ name }, i) => loadFile(name, used[i], fetchFile)));
   trim(new Set(files.map(({ name }, i) => keyOf(name, used[i]))));
   return sets.length ? joinPoints(sets) : noPoints();

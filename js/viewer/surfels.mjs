@@ -1,6 +1,6 @@
 /** Surfels drawn by WebGL: the front surface first, then what lies on it, mixed by how well it was seen. */
 
-import { SOFT } from "./best_view.mjs";
+import { SOFT } from "./seen.mjs";
 import { maskCentre, WHOLE } from "./surfel_set.mjs";
 
 /** Surfels beside each other in a texture; each has 3 texels of geometry. */

@@ -1,8 +1,8 @@
 /** What the memory shows to a camera, on the latent grid: the same z-buffer as the server's. */
 
-import { Choice, softShare } from "./best_view.mjs";
 import { rotate } from "./math.mjs";
 import { cameraAt, gridOf, STRIDE } from "./scene.mjs";
+import { SeenShares } from "./seen.mjs";
 
 /** Latent frames that a strip of coverage holds at most; longer shots are sampled evenly. */
 const MAX_FRAMES = 600;
@@ -87,8 +87,8 @@ export function readGrid(points, camera, scene, grid) {
 /**
  * Coverage of the latent frames of a path, a few milliseconds at a time.
  *
- * `values` holds the shares that are known, `soft` those that are known and soft, both NaN where
- * that is not measured yet. Frames far apart come first, so that a strip
+ * `values` holds the shares that a readout shows, `seen` those that were ever seen, and `soft` those
+ * of these that are soft; all NaN where nothing is known yet. Frames far apart come first, so that a strip
  * has its shape early.
  */
 export class Coverage {
@@ -96,8 +96,9 @@ export class Coverage {
   constructor(onChange) {
     this.onChange = onChange;
     this.values = new Float32Array(0);
+    this.seen = new Float32Array(0);
     this.soft = new Float32Array(0);
-    this.choice = new Choice();
+    this.shares = new SeenShares();
     this.frames = [];
     this.job = 0;
   }
@@ -108,18 +109,14 @@ export class Coverage {
     const count = Math.min(latent, MAX_FRAMES);
     const every = count > 1 ? (latent - 1) / (count - 1) : 0;
     this.frames = Array.from({ length: count }, (_, i) => Math.round(i * every) * STRIDE);
-    const [old, oldSoft] = [this.values, this.soft];
-    this.values = new Float32Array(count).fill(NaN);
-    this.soft = new Float32Array(count).fill(NaN);
-    // Until the new values are there, the old ones are a better guess than nothing.
-    if (old.length === count) {
-      this.values.set(old);
-      this.soft.set(oldSoft);
-    }
     const job = ++this.job;
+    for (const name of ["values", "seen", "soft"]) {
+      const old = this[name];
+      this[name] = new Float32Array(count).fill(NaN);
+      // Until the new values are there, the old ones are a better guess than nothing.
+      if (old.length === count && points.count) this[name].set(old);
+    }
     if (!points.count) {
-      this.values.fill(NaN);
-      this.soft.fill(NaN);
       this.onChange(this);
       return;
     }
@@ -138,7 +135,9 @@ export class Coverage {
       const camera = cameraAt(path, this.frames[index]);
       readGrid(points, camera, scene, grid);
       this.values[index] = grid.coverage;
-      this.soft[index] = softShare(points, camera, scene, grid, this.choice);
+      const { seen, soft } = this.shares.measure(points, camera, scene, grid);
+      this.seen[index] = seen;
+      this.soft[index] = soft;
     }
     this.onChange(this);
     if (done < order.length) {

@@ -20,6 +20,7 @@ from mirage_core.cache.build import append_all, observe
 from mirage_core.cache.io import load_cache
 from mirage_core.cache.types import CacheBlock, LatentCache
 from mirage_core.cache.view import block_digest, shown_rows, view_bytes
+from mirage_core.codecs.colours import ColourCodec
 from mirage_core.codecs.dct import DctCodec
 from mirage_core.codecs.memory_kind import memory_drawer
 from mirage_core.geometry.camera import PixelConvention
@@ -27,6 +28,8 @@ from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid
 from mirage_core.preview.render import render_preview
+from mirage_core.rollout.memory import begin_memory
+from mirage_core.rollout.settings import MemorySettings
 from mirage_core.scenes.scene import ProceduralScene
 from mirage_core.trajectories.files import load_trajectory
 from mirage_core.trajectories.presets import preset_trajectory
@@ -77,19 +80,30 @@ UNMARKED = (32, 32, 32)
 STRIPES = ((96, 30, 84), (168, 60, 140))
 
 
-def drawn(studio: Any, frame: int, size: tuple[int, int], colouring: str = "plain") -> np.ndarray:
+def drawn(
+    studio: Any,
+    frame: int,
+    size: tuple[int, int],
+    colouring: str = "plain",
+    drawn_as: str = "surfels",
+) -> np.ndarray:
     """(H, W, 3) bytes of the picture that the shot's camera sees at a frame."""
     modules = {name: studio.import_module(f"viewer/{name}") for name in ("picture", "scene")}
     argument = {"frame": frame, "colouring": colouring, "size": size}
     kind, data = studio.widget(DRAW.format(**modules), argument)
-    assert kind == "surfels"
+    assert kind == drawn_as
     pixels = np.frombuffer(base64.b64decode(data), np.uint8).reshape(size[1], size[0], 4)
     return pixels[..., :3]
 
 
-def unknown(studio: Any, frame: int, size: tuple[int, int]) -> np.ndarray:
+def unknown(
+    studio: Any, frame: int, size: tuple[int, int], drawn_as: str = "surfels"
+) -> np.ndarray:
     """(H, W) bool, where stripes tell that nothing was ever seen."""
-    marked = drawn(studio, frame, size, "colour")
+    if drawn_as == "dots":
+        # Stripes have soft edges there; nothing else is of one grey.
+        return (drawn(studio, frame, size, "plain", drawn_as) == UNMARKED).all(-1)
+    marked = drawn(studio, frame, size, "colour", drawn_as)
     return np.any([(marked == stripe).all(-1) for stripe in STRIPES], axis=0)
 
 
@@ -98,17 +112,24 @@ def psnr(found: np.ndarray, wanted: np.ndarray, where: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / error.mean()))
 
 
-def close_to_preview(studio: Any, cache: LatentCache, path: Trajectory, frames: list[int]) -> None:
+def close_to_preview(
+    studio: Any,
+    cache: LatentCache,
+    path: Trajectory,
+    frames: list[int],
+    drawn_as: str = "surfels",
+) -> None:
     """Compare frames of the shot with those of the preview, on the pixels that both show."""
     wanted = render_preview(cache, path.select(frames), memory_drawer(cache.codec))
     size = (path.width, path.height)
     for place, frame in enumerate(frames):
-        hidden, holes = unknown(studio, frame, size), wanted.holes[place].numpy()
+        hidden, holes = unknown(studio, frame, size, drawn_as), wanted.holes[place].numpy()
         both = ~hidden & ~holes
         assert both.mean() > 0.4
         assert (hidden != holes).mean() < 0.03, "what is unknown there is unknown here"
         truth = (wanted.frames[place].clamp(0, 1) * 255).round().numpy()
-        assert psnr(drawn(studio, frame, size), truth, both) >= FLOOR
+        found = drawn(studio, frame, size, "plain", drawn_as)
+        assert psnr(found, truth, both) >= FLOOR
 
 
 @pytest.mark.parametrize("preset", ["arc", "dolly"])
@@ -229,17 +250,42 @@ def test_a_block_without_a_picture_is_flat(studio: Any, shown: Shown) -> None:
     assert kept["blocks"] == shown.view["blocks"][:1]
 
 
+def test_colours_are_dots_of_their_size(studio: Any, shown: Shown) -> None:
+    """A memory of colours, of which the widget is told as of any other."""
+    scene = ProceduralScene.from_seed(16, texture_size=128)
+    begin = invert_rigid(scene.start_camera_to_world.double())
+    pose = shown.path.world_to_camera[[16]]
+    cameras = dataclasses.replace(shown.path.select([16]), world_to_camera=pose @ begin)
+    images, depth = scene.render(cameras, device=torch.device("cpu"))
+    codec = ColourCodec(2)
+    lens = shown.path.intrinsics[16]
+    cache = begin_memory(
+        codec.encode_images(images), FrameGeometry(depth, lens[None]), codec.name,
+        MemorySettings(token_dtype=torch.uint8), world_to_camera=pose,
+    )  # fmt: skip
+    (block,) = cache.blocks
+    colours = block.values.float() / 255
+    name = f"points_paper_{block_digest(block)}.bin"
+    data = view_bytes(block, colours, colours, PixelConvention.PAPER, cache.stride)
+    (studio.server.base / "temp" / "mirage" / name).write_bytes(data)
+    view = shown.view | {"blocks": [{"filename": name, "points": len(block)}]}
+    studio.widget("async (w, view) => await w.show(view)", view)
+    assert studio.widget("(w) => w.points.surfels") is None
+    close_to_preview(studio, cache, shown.path, [12, 16, 20], "dots")
+
+
 def test_what_is_missing_is_told_in_two_kinds(studio: Any, shown: Shown) -> None:
     """Stripes where nothing was seen; a tint, and a colour of the strip, where it is soft."""
     size = (shown.path.width, shown.path.height)
     studio.widget("(w) => w.model.usePreset('zoom')")
     studio.set_value("amount", 3.0)
     # Until then there are shares of the path before.
-    studio.wait("(w) => w.coverage.soft.length === 9 && w.coverage.soft.at(-1) > 0.3")
+    grown = "soft.length === 9 && soft.at(-1) > 0.3 && soft.every((s, i) => !i || s >= soft[i - 1])"
+    studio.wait(f"({{ coverage: {{ soft }} }}) => {grown}")
     soft = studio.widget("(w) => Array.from(w.coverage.soft)")
-    known = studio.widget("(w) => Array.from(w.coverage.values)")
-    assert soft[0] == 0 and sorted(soft) == soft
-    assert all(a <= b + 1e-6 for a, b in zip(soft, known, strict=True))
+    seen = studio.widget("(w) => Array.from(w.coverage.seen)")
+    assert soft[0] == 0
+    assert all(a <= b + 1e-6 for a, b in zip(soft, seen, strict=True))
     away, near = drawn(studio, 0, size), drawn(studio, 32, size)
     hidden = unknown(studio, 0, size)
     assert (away[~hidden] == drawn(studio, 0, size, "colour")[~hidden]).all(), "nothing is soft"
@@ -251,13 +297,17 @@ def test_what_is_missing_is_told_in_two_kinds(studio: Any, shown: Shown) -> None
     assert change[2] < change[1] < change[0]
     studio.widget("(w) => w.timeline.paint()")
     label = studio.widget("(w) => w.timeline.strip.title")
-    assert f"{round(100 * float(np.mean(soft)))} % soft" in label
+    assert f"{round(100 * float(np.mean(soft)))} % is stretched" in label
+    assert abs(seen[-1] - (1 - unknown(studio, 32, size).mean())) < 0.05
+    assert abs(soft[-1] - tinted.mean()) < 0.1
     yellow = studio.widget(STRIP)
     assert yellow > 0.02
     studio.widget("(w) => w.model.usePreset('dolly')")
     studio.set_value("amount", -2.0)
-    holes = unknown(studio, 32, size)
-    assert 0.2 < holes.mean() < 0.9
+    studio.wait("(w) => w.coverage.soft.at(-1) < 0.01")
+    holes = unknown(studio, 32, size).mean()
+    assert 0.2 < holes < 0.9
+    assert abs(studio.widget("(w) => w.coverage.seen.at(-1)") - (1 - holes)) < 0.05
 
 
 def test_what_does_not_change_is_not_drawn_again(studio: Any, modern: bool) -> None:
