@@ -171,7 +171,7 @@ def measure(page: Any, count: int, runs: int) -> dict[str, Any]:
         "runs": runs,
         "size": [WIDTH, HEIGHT],
         "module": "/extensions/mirage/viewer",
-        "squares": atlas_grid(count, 80)._asdict(),
+        "squares": atlas_grid(count, 80, 16)._asdict(),
     }
     found = page.evaluate(MEASURE, options)
     parts = {name: summary(values) for name, values in found["times"].items()}

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..constants import SPATIAL_STRIDE, WHITE_8
+from ..constants import WHITE_8
 from ..validate import expect_shape
 
 ATLAS_SIDE: Final = 4096
@@ -44,14 +44,14 @@ class AtlasGrid(NamedTuple):
     rows: int
 
 
-def atlas_grid(count: int, across: int) -> AtlasGrid | None:
+def atlas_grid(count: int, across: int, side: int) -> AtlasGrid | None:
     """The grid for ``count`` squares; None where they would be less than 2 pixels wide.
 
     Args:
         count: Squares.
         across: How many lie beside each other in the pictures that they are cut from.
+        side: Pixels along each side of a square; halved until all fit.
     """
-    side = SPATIAL_STRIDE
     while side > 1:
         most = ATLAS_SIDE // side
         columns = max(1, min(across, most))

@@ -31,7 +31,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..constants import SPATIAL_STRIDE
 from ..errors import ShapeError
 from ..geometry.camera import PixelConvention, project_each
 from ..geometry.cutouts import covers_half
@@ -102,7 +101,7 @@ def view_bytes(
     colours: Tensor,
     features: Tensor,
     convention: PixelConvention,
-    stride: int = SPATIAL_STRIDE,
+    stride: int,
 ) -> bytes:
     """Encode a block; the module's text describes the layout.
 

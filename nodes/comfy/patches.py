@@ -74,7 +74,9 @@ def write_patches(
         return None
     rows = shown_rows(block)
     cells = source_cells(block, cache.convention)[rows]
-    grid = atlas_grid(len(rows), int(cells[:, 0].max()) + 1) if len(rows) else None
+    if not len(rows):
+        return None
+    grid = atlas_grid(len(rows), int(cells[:, 0].max()) + 1, cache.stride)
     if grid is None:
         return None
     cut = None

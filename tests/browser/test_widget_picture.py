@@ -211,9 +211,9 @@ def described(block: CacheBlock, folder: Path) -> dict[str, Any]:
     patches = codec.decode_patches(block.values)
     colours = patches.mean((1, 2)).clamp(0, 1)
     points = folder / f"points_paper_{name}.bin"
-    points.write_bytes(view_bytes(block, colours, 1 - colours, PixelConvention.PAPER))
+    points.write_bytes(view_bytes(block, colours, 1 - colours, PixelConvention.PAPER, 16))
     rows = shown_rows(block)
-    grid = atlas_grid(len(rows), 20)
+    grid = atlas_grid(len(rows), 20, 16)
     atlas = folder / f"patches_paper_{name}.webp"
     atlas.write_bytes(atlas_bytes([patches[rows]], grid))
     about = {"filename": atlas.name, "side": grid.side, "columns": grid.columns}
@@ -280,8 +280,10 @@ def test_what_is_missing_is_told_in_two_kinds(studio: Any, shown: Shown) -> None
     studio.widget("(w) => w.model.usePreset('zoom')")
     studio.set_value("amount", 3.0)
     # Until then there are shares of the path before.
-    grown = "soft.length === 9 && soft.at(-1) > 0.3 && soft.every((s, i) => !i || s >= soft[i - 1])"
-    studio.wait(f"({{ coverage: {{ soft }} }}) => {grown}")
+    studio.wait(
+        """({ coverage: { soft } }) => soft.length === 9 && soft.at(-1) > 0.3
+            && soft.every((share, i) => !i || share > soft[i - 1] - 0.05)"""
+    )
     soft = studio.widget("(w) => Array.from(w.coverage.soft)")
     seen = studio.widget("(w) => Array.from(w.coverage.seen)")
     assert soft[0] == 0
@@ -307,7 +309,7 @@ def test_what_is_missing_is_told_in_two_kinds(studio: Any, shown: Shown) -> None
     studio.wait("(w) => w.coverage.soft.at(-1) < 0.01")
     holes = unknown(studio, 32, size).mean()
     assert 0.2 < holes < 0.9
-    assert abs(studio.widget("(w) => w.coverage.seen.at(-1)") - (1 - holes)) < 0.05
+    assert abs(studio.widget("(w) => w.coverage.seen.at(-1)") - (1 - holes)) < 0.1
 
 
 def test_what_does_not_change_is_not_drawn_again(studio: Any, modern: bool) -> None:

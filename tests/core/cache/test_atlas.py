@@ -25,15 +25,15 @@ from mirage_core.errors import ShapeError
     ],
 )
 def test_grids_fit_in_an_atlas(count: int, across: int, wanted: AtlasGrid) -> None:
-    found = atlas_grid(count, across)
+    found = atlas_grid(count, across, 16)
     assert found == wanted
     assert max(found.columns, found.rows) * found.side <= ATLAS_SIDE
     assert found.columns * found.rows >= count
 
 
 def test_what_does_not_fit_has_no_atlas() -> None:
-    assert atlas_grid((ATLAS_SIDE // 2) ** 2, 80) == AtlasGrid(2, 2048, 2048)
-    assert atlas_grid((ATLAS_SIDE // 2) ** 2 + 1, 80) is None
+    assert atlas_grid((ATLAS_SIDE // 2) ** 2, 80, 16) == AtlasGrid(2, 2048, 2048)
+    assert atlas_grid((ATLAS_SIDE // 2) ** 2 + 1, 80, 16) is None
 
 
 def test_squares_lie_in_the_order_of_the_points() -> None:

@@ -84,7 +84,7 @@ def decode(data: bytes) -> dict[str, np.ndarray]:
 def test_points_survive_16_bits(seed: int, spread: float) -> None:
     (block,) = memory(seed, spread).blocks
     colours = torch.rand(len(block), 3, generator=torch.Generator().manual_seed(seed))
-    found = decode(view_bytes(block, colours, 1 - colours, PixelConvention.PAPER))
+    found = decode(view_bytes(block, colours, 1 - colours, PixelConvention.PAPER, 16))
     seen = torch.linalg.vector_norm(
         block.points.double() - invert_rigid(block.world_to_camera)[block.source.long(), :3, 3],
         dim=1,
@@ -101,7 +101,7 @@ def test_the_order_of_points_is_kept() -> None:
     """The newest point wins among equals, so viewers need the order."""
     (block,) = memory().blocks
     colours = torch.linspace(0, 1, len(block))[:, None].expand(-1, 3)
-    found = decode(view_bytes(block, colours, colours, PixelConvention.PAPER))
+    found = decode(view_bytes(block, colours, colours, PixelConvention.PAPER, 16))
     assert (np.diff(found["colours"][:, 1]) >= 0).all()
 
 
@@ -121,7 +121,7 @@ def test_smaller_parts_follow_the_others() -> None:
     mask[2], mask[4] = 0b111, 0b111111111111
     split = dataclasses.replace(block, mask=mask)
     colours = torch.linspace(0, 1, len(block))[:, None].expand(-1, 3)
-    found = decode(view_bytes(split, colours, colours, PixelConvention.PAPER))
+    found = decode(view_bytes(split, colours, colours, PixelConvention.PAPER, 16))
     assert int(found["whole"]) == len(block) - 1
     rows = shown_rows(split)
     assert rows[-1] == 2 and sorted(rows.tolist()) == list(range(len(block)))
@@ -140,7 +140,7 @@ def test_what_no_camera_saw_is_left_out() -> None:
         block.world_to_camera, block.intrinsics, block.frames,
     )  # fmt: skip
     colours = torch.zeros(len(block), 3)
-    found = decode(view_bytes(broken, colours, colours, PixelConvention.PAPER))
+    found = decode(view_bytes(broken, colours, colours, PixelConvention.PAPER, 16))
     assert len(found["points"]) == len(block) - 2 and np.isfinite(found["points"]).all()
 
 
@@ -149,7 +149,7 @@ def test_an_empty_block_and_the_convention(convention: PixelConvention) -> None:
     (block,) = memory().blocks
     empty = block.take(torch.zeros(0, dtype=torch.int64))
     none = torch.zeros(0, 3)
-    found = decode(view_bytes(empty, none, none, convention))
+    found = decode(view_bytes(empty, none, none, convention, 16))
     assert len(found["points"]) == 0
     assert int(found["released"]) == (convention is PixelConvention.RELEASED)
 
@@ -157,7 +157,7 @@ def test_an_empty_block_and_the_convention(convention: PixelConvention) -> None:
 def test_one_colour_for_each_point() -> None:
     (block,) = memory().blocks
     with pytest.raises(ShapeError):
-        view_bytes(block, torch.zeros(2, 3), torch.zeros(2, 3), PixelConvention.PAPER)
+        view_bytes(block, torch.zeros(2, 3), torch.zeros(2, 3), PixelConvention.PAPER, 16)
 
 
 def test_components_tell_tokens_apart_and_do_not_flip() -> None:
