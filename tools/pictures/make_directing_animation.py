@@ -24,7 +24,7 @@ from dev.frontend_page import open_frontend, run, settle
 TARGET = PACK / "docs" / "images" / "directing.webp"
 STILL = PACK / "docs" / "images" / "widget.jpg"
 WIDTH, QUALITY = 640, 45
-STILL_FRAME, STILL_QUALITY = 40, 60
+STILL_FRAME, STILL_QUALITY = 40, 58
 VIEW = (1100, 1100)
 NODE = (780, 960)
 FRAMES, ADDED_AT = 65, 40
