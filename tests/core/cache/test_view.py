@@ -91,7 +91,10 @@ def test_points_survive_16_bits(seed: int, spread: float) -> None:
     ).numpy()
     away = np.linalg.norm(found["points"] - block.points.numpy(), axis=1)
     assert (away / seen).max() < 3e-4 * max(1.0, spread)
-    assert np.abs(found["cells"] % 1 - 0.5).max() < 2e-3 * max(1.0, spread), "cell centres are kept"
+    # Points right before a camera that is not at the origin have few digits left.
+    rounding = 2e-6 * np.linalg.norm(block.points.numpy(), axis=1) / found["depth"]
+    beside = np.abs(found["cells"] % 1 - 0.5).max(axis=1)
+    assert (beside < 2e-3 + rounding).all(), "cell centres are kept"
     np.testing.assert_array_equal(found["frames"], block.frames[block.source.long()].numpy())
     np.testing.assert_allclose(found["colours"], colours.numpy(), atol=0.5 / 31 + 1e-6)
     np.testing.assert_allclose(found["features"], 1 - colours.numpy(), atol=0.5 / 31 + 1e-6)
