@@ -316,8 +316,8 @@ class TrajectoryWidget {
     const inView = event.target === this.viewport.canvas;
     if (event.key === " " && (inView || event.target === this.timeline.track)) this.#togglePlay();
     else if (event.key === "Escape" && this.editor.drawing) this.#draw();
-    // With Shift, Tab leaves the view as everywhere.
-    else if (event.key === "Tab" && inView && !event.shiftKey) this.#swap();
+    // Who came with Tab goes on with it.
+    else if (event.key === "Tab" && inView && this.viewport.pressed && !event.shiftKey) this.#swap();
     else if (!(inView && this.editor.key(event))) return;
     event.preventDefault();
     event.stopPropagation();

@@ -50,6 +50,8 @@ export class Viewport {
     this.canvas.dataset.captureWheel = "true";
     this.context = this.canvas.getContext("2d");
     this.pending = 0;
+    /** The focus came with the pointer: keys may mean more than to those who go by keys alone. */
+    this.pressed = false;
     this.#listen();
     this.sizes = new ResizeObserver(() => this.invalidate());
     this.sizes.observe(this.canvas);
@@ -111,6 +113,7 @@ export class Viewport {
   #listen() {
     const { canvas } = this;
     canvas.addEventListener("pointerdown", (event) => this.#press(event));
+    canvas.addEventListener("blur", () => (this.pressed = false));
     canvas.addEventListener("contextmenu", (event) => {
       event.preventDefault();
       event.stopPropagation();
@@ -131,6 +134,7 @@ export class Viewport {
   #press(event) {
     event.stopPropagation();
     this.canvas.focus({ preventScroll: true });
+    this.pressed = true;
     let [x, y] = this.at(event);
     const gesture = (event.button === 0 && this.grab(event, x, y)) || this.#navigate(event);
     const finish = (how) => {

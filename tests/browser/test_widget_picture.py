@@ -34,6 +34,8 @@ from mirage_core.scenes.scene import ProceduralScene
 from mirage_core.trajectories.files import load_trajectory
 from mirage_core.trajectories.presets import preset_trajectory
 
+from .hands import press
+
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
 FLOOR = 26.0
@@ -65,6 +67,11 @@ SCREEN = """(w) => {
     for (let at = 0; at < data.length; at += 8192)
         text += String.fromCharCode(...data.subarray(at, at + 8192));
     return [picture.kind, [width, height], btoa(text)];
+}"""
+
+CORNER = """(w) => {
+    const { left, bottom } = w.viewport.canvas.getBoundingClientRect();
+    return [left + 12, bottom - 12];
 }"""
 
 STRIP = """(w) => {
@@ -345,7 +352,9 @@ def test_the_first_thing_to_be_seen_is_the_picture(studio: Any) -> None:
 
 def test_tab_swaps_the_large_view_and_the_small_one(studio: Any, modern: bool) -> None:
     state = "(w) => [w.viewport.controls.view, w.lens.outside]"
-    studio.widget("(w) => { w.viewport.setView('top'); w.viewport.canvas.focus(); }")
+    studio.widget("(w) => w.viewport.setView('top')")
+    press(studio, lambda: studio.widget(CORNER))
+    studio.page.mouse.up()
     assert studio.widget(state) == ["top", False]
     studio.page.keyboard.press("Tab")
     assert studio.widget(state) == ["camera", True]
@@ -355,6 +364,12 @@ def test_tab_swaps_the_large_view_and_the_small_one(studio: Any, modern: bool) -
     assert "mirage-canvas" in studio.page.evaluate(focused)
     studio.page.keyboard.press("Shift+Tab")
     assert "mirage-canvas" not in studio.page.evaluate(focused)
+    # Who comes with the keyboard goes on with it.
+    studio.page.keyboard.press("Tab")
+    assert "mirage-canvas" in studio.page.evaluate(focused)
+    studio.page.keyboard.press("Tab")
+    assert "mirage-canvas" not in studio.page.evaluate(focused)
+    assert studio.widget(state) == ["top", False]
 
 
 def test_lost_graphics_leave_flat_cells_and_come_back(studio: Any, modern: bool) -> None:
