@@ -7,7 +7,11 @@ the speed of a machine drifts:
 - ``empty``: the widget without points: path, keyframes, floor. The baseline of the ratios.
 - ``scene``: points and path, with the view turned a little before each frame, and read back once
   so that the drawing is over.
-- ``lens``: the z-buffered readout of one camera on the latent grid, which is plain JavaScript.
+- ``same``: the same without turning the view.
+- ``picture``: what a camera of the shot sees, as textured surfels at 640 x 352, another frame each
+  time, and read back once.
+- ``choice``: the part of it that decides which surfels are drawn, which is plain JavaScript.
+- ``known``: the z-buffered readout of one camera on the latent grid, also plain JavaScript.
 - ``decode``: from the fetched file to arrays.
 
 ``python benchmarks/widget.py --help``
@@ -16,6 +20,7 @@ the speed of a machine drifts:
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import platform
@@ -28,6 +33,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mirage_core.cache.atlas import atlas_grid
+from mirage_core.cache.view import MAGIC
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 WIDTH, HEIGHT = 1280, 704
@@ -55,44 +63,71 @@ SETUP = """async () => {
     await new Promise((done) => setTimeout(done, 1000));
 }"""
 
-MEASURE = """async ({ file, runs, size, module }) => {
+MEASURE = """async ({ file, runs, size, module, squares }) => {
     const { decodePoints, noPoints } = await import(`${module}/points.mjs`);
-    const { cameraAt } = await import(`${module}/scene.mjs`);
+    const { cameraAt, gridOf } = await import(`${module}/scene.mjs`);
+    const { CameraPicture } = await import(`${module}/picture.mjs`);
+    const { Grid, readGrid } = await import(`${module}/zbuffer.mjs`);
     const binary = Uint8Array.from(atob(file), (c) => c.charCodeAt(0)).buffer;
-    const { viewport, model, lens } = window.widget;
+    const { viewport, model } = window.widget;
     const [width, height] = size;
     const start = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]];
     const focal = width / 2 / Math.tan(0.6);
     const intrinsics = [focal, focal, width / 2, height / 2];
     model.describe({ width, height, intrinsics, depth: 3, start });
-    const times = { empty: [], scene: [], lens: [], decode: [] };
+    const names = ["empty", "scene", "same", "picture", "choice", "known", "decode"];
+    const times = Object.fromEntries(names.map((name) => [name, []]));
+    const sheet = Object.assign(document.createElement("canvas"), { width: 640, height: 352 });
+    const context = sheet.getContext("2d");
+    const picture = new CameraPicture();
+    const { rows, columns } = gridOf(model.scene);
+    const grid = new Grid(rows, columns);
     const timed = (name, work) => {
         const begin = performance.now();
         work();
         times[name].push(performance.now() - begin);
     };
-    const draw = (points) => {
+    const draw = (points, turn = 2) => {
         viewport.points = points;
         viewport.colours = points.colour;
-        viewport.controls.orbit(2, 0);
+        viewport.controls.orbit(turn, 0);
         viewport.render();
         // Reading a pixel waits until everything is drawn.
         viewport.context.getImageData(0, 0, 1, 1);
     };
     const nothing = noPoints();
-    let points;
+    // A square of 16 x 16 pixels for every point, or smaller ones: as the server makes them.
+    const { side, columns: across } = squares;
+    const sheets = new OffscreenCanvas(side * across, side * squares.rows);
+    const brush = sheets.getContext("2d");
+    for (let i = 0; i < across * squares.rows; i++) {
+        brush.fillStyle = `hsl(${(i * 37) % 360} 60% 50%)`;
+        brush.fillRect(side * (i % across), side * Math.floor(i / across), side, side / 2);
+    }
+    const image = sheets.transferToImageBitmap();
+    const atlas = { name: "benchmark", image, side, columns: across };
+    const points = decodePoints(binary, atlas);
+    const see = (camera) => {
+        const shot = { points, colouring: "colour", camera, scene: model.scene };
+        picture.draw(context, [0, 0, 640, 352], shot);
+        context.getImageData(0, 0, 1, 1);
+    };
     for (let run = -2; run < runs; run++) {
-        timed("decode", () => (points = decodePoints(binary)));
+        timed("decode", () => decodePoints(binary, atlas));
         await new Promise((done) => setTimeout(done, 0));
         timed("empty", () => draw(nothing));
         draw(points);
         timed("scene", () => draw(points));
-        const camera = cameraAt(model.path, run + 2);
-        timed("lens", () => lens.show(points, points.colour, camera, model.scene));
+        timed("same", () => draw(points, 0));
+        const camera = cameraAt(model.path, 2 * run + 4);
+        timed("picture", () => see(camera));
+        timed("choice", () => picture.choice.drawn(points.surfels, camera, model.scene));
+        timed("known", () => readGrid(points, camera, model.scene, grid));
         await new Promise((done) => setTimeout(done, 0));
     }
     for (const name in times) times[name] = times[name].slice(2);
-    return { times, canvas: [viewport.canvas.width, viewport.canvas.height], held: points.count };
+    const canvas = [viewport.canvas.width, viewport.canvas.height];
+    return { times, canvas, held: points.count, shown: picture.choice.count, kind: picture.kind };
 }"""
 
 
@@ -115,7 +150,8 @@ def points_file(count: int) -> bytes:
     step = (depth.max() - depth.min()) / 65535
     planes = [u * 512, v * 512, (depth - depth.min()) / step, index // cells]
     planes += [rng.integers(0, 65536, count)] * 2
-    head = b"MIRPTS01" + struct.pack("<4I", count, cameras, 0, 0)
+    planes += [np.zeros(count), np.zeros(count), np.full(count, 65535)]
+    head = MAGIC + struct.pack("<6I", count, cameras, 0, 0, 16, 0)
     head += struct.pack("<6d", 0, 1 / 512, 0, 1 / 512, depth.min(), step)
     return head + table.tobytes() + b"".join(np.rint(p).astype("<u2").tobytes() for p in planes)
 
@@ -129,20 +165,21 @@ def summary(values: list[float]) -> dict[str, float]:
 
 
 def measure(page: Any, count: int, runs: int) -> dict[str, Any]:
-    import base64
-
     data = points_file(count)
     options = {
         "file": base64.b64encode(data).decode(),
         "runs": runs,
         "size": [WIDTH, HEIGHT],
-        "module": "/extensions/mirage/widget",
+        "module": "/extensions/mirage/viewer",
+        "squares": atlas_grid(count, 80, 16)._asdict(),
     }
     found = page.evaluate(MEASURE, options)
     parts = {name: summary(values) for name, values in found["times"].items()}
     empty = parts["empty"]["median_ms"]
     return {
         "points": found["held"],
+        "surfels_drawn": found["shown"],
+        "drawn_as": found["kind"],
         "file_bytes": len(data),
         "canvas": found["canvas"],
         **parts,

@@ -28,6 +28,7 @@ from ..mirage_core.validate import expect_frame_size
 from ..mirage_core.writing.consistency import ConsistencyConfig
 from ..mirage_core.writing.policy import WRITE_POLICIES, WriteLimits, WriteRules
 from .comfy import viewer
+from .comfy.patch_shelf import keep_pictures
 from .comfy.ui import progress
 from .comfy.vae import (
     Latent,
@@ -159,6 +160,9 @@ class MirageCacheInit(io.ComfyNode):
             colours = ColourCodec(colour_step)
             held, name = colours.encode_images(image[:views, :, :, :3]), colours.name
         cache = begin_memory(held, seen, name, settings)
+        poses = seen.world_to_camera
+        poses = torch.eye(4).expand(views, 4, 4) if poses is None else poses
+        keep_pictures(cache, image[:views], poses, torch.zeros(views, dtype=torch.int64))
         return io.NodeOutput(cache, make_latent(tokens[:, :1]))
 
 
@@ -287,6 +291,9 @@ class MirageCacheUpdate(io.ComfyNode):
             on_frame=lambda done, total: steps(1 + done / total, STAGES),
         )
         report = _report(state, written, hold_back)
+        made = written.prepared.observation
+        first = (made.frames - state.chunk.first_frame).tolist()
+        keep_pictures(written.cache, images[first], made.world_to_camera, made.frames)
         after = commit(
             state,
             latents=chunk_tokens,

@@ -100,8 +100,9 @@ export class Timeline {
     const { model, text } = this;
     this.playhead.style.left = `${(100 * model.frame) / this.last}%`;
     this.track.setAttribute("aria-valuenow", String(model.frame));
-    const known = this.knownAt(model.frame);
-    const values = { frame: model.frame, last: this.last, known: Math.round(100 * known) };
+    const [known, soft] = this.knownAt(model.frame);
+    const shares = { known: Math.round(100 * known), soft: Math.round(100 * soft) };
+    const values = { frame: model.frame, last: this.last, ...shares };
     const label = text(Number.isNaN(known) ? "frameOf" : "frameKnown", values);
     this.track.setAttribute("aria-valuetext", label);
     [...this.keys.children].forEach((button, index) => {
@@ -154,17 +155,17 @@ export class Timeline {
     (this.keys.children[this.model.selected] ?? this.track).focus({ preventScroll: true });
   }
 
-  /** Share of cells known at a frame; NaN while it is not. */
+  /** Shares of cells known at a frame, and of those known but soft; NaN while they are not. */
   knownAt(frame) {
-    const { values = [], frames = [] } = this.coverage ?? {};
+    const { values = [], soft = [], frames = [] } = this.coverage ?? {};
     let best = 0;
     for (let i = 1; i < frames.length; i++) {
       if (Math.abs(frames[i] - frame) < Math.abs(frames[best] - frame)) best = i;
     }
-    return values[best] ?? NaN;
+    return [values[best] ?? NaN, soft[best] ?? NaN];
   }
 
-  /** Draw the strip: height and colour tell how much of a latent frame is known. */
+  /** Draw the strip: of every latent frame what was seen, seen but soft, and never seen. */
   paint() {
     const { strip, coverage } = this;
     const box = strip.getBoundingClientRect();
@@ -174,26 +175,30 @@ export class Timeline {
     strip.height = Math.round(box.height * ratio);
     const context = strip.getContext("2d");
     const style = getComputedStyle(strip);
-    const [known, hole] = ["--mirage-known", "--mirage-hole"].map((n) => style.getPropertyValue(n));
+    const [known, soft, hole] = ["known", "soft", "hole"].map((n) => style.getPropertyValue(`--mirage-${n}`));
     const values = coverage?.values ?? [];
-    const { frames = [] } = coverage ?? {};
+    const { frames = [], seen = [], soft: softs = [] } = coverage ?? {};
     const pixel = (frame) => (frame / this.last) * strip.width;
-    let sum = 0;
-    let count = 0;
+    let [sum, softSum, neverSum, count] = [0, 0, 0, 0];
     values.forEach((value, i) => {
       if (Number.isNaN(value)) return;
       sum += value;
+      softSum += softs[i];
+      neverSum += 1 - seen[i];
       count += 1;
       const left = i ? pixel((frames[i - 1] + frames[i]) / 2) : 0;
       const right = i + 1 < frames.length ? pixel((frames[i] + frames[i + 1]) / 2) : strip.width;
-      const height = value * strip.height;
+      const [width, height] = [right - left + 0.5, strip.height];
+      const [never, sharp] = [(1 - seen[i]) * height, (seen[i] - softs[i]) * height];
       context.fillStyle = hole;
-      context.fillRect(left, 0, right - left + 0.5, strip.height - height);
+      context.fillRect(left, 0, width, never);
+      context.fillStyle = soft;
+      context.fillRect(left, never, width, softs[i] * height);
       context.fillStyle = known;
-      context.fillRect(left, strip.height - height, right - left + 0.5, height);
+      context.fillRect(left, height - sharp, width, sharp);
     });
-    const mean = Math.round((100 * sum) / Math.max(1, count));
-    const label = count ? this.text("coverage", { mean }) : this.text("noCoverage");
+    const [mean, meanSoft, never] = [sum, softSum, neverSum].map((total) => Math.round((100 * total) / Math.max(1, count)));
+    const label = count ? this.text("coverage", { mean, soft: meanSoft, never }) : this.text("noCoverage");
     strip.setAttribute("aria-label", label);
     strip.title = label;
   }

@@ -6,14 +6,16 @@ import { EASINGS } from "./keyframes.mjs";
 import { Lens } from "./lens.mjs";
 import { TrajectoryModel } from "./model.mjs";
 import { extentOf, themeOf } from "../viewer/paint.mjs";
-import { loadPoints, noPoints } from "../viewer/points.mjs";
+import { keepPatches, loadPoints, noPoints } from "../viewer/points.mjs";
+import { kindOf } from "../viewer/picture.mjs";
+import { onGraphics } from "../viewer/renderer.mjs";
 import { PRESETS } from "./presets.mjs";
 import { Coverage } from "../viewer/zbuffer.mjs";
 import { cameraAt } from "../viewer/scene.mjs";
 import { followNode, lastReport, recall, remember, settleIn, useStyle } from "../page/bridge.mjs";
 import { Timeline } from "./timeline.mjs";
-import { Viewport } from "../viewer/viewport.mjs";
-import { VIEWS } from "../viewer/controls.mjs";
+import { DotLayer, Viewport } from "../viewer/viewport.mjs";
+import { OrbitControls, VIEWS } from "../viewer/controls.mjs";
 import { WalkMode } from "./walkmode.mjs";
 
 /**
@@ -32,6 +34,9 @@ export function attach(container, node, bridge, text) {
   return widget;
 }
 
+/** Texts of what the points show: colours with and without marks, components of the tokens. */
+const COLOURINGS = { colour: "trueColours", plain: "plainColours", feature: "tokenColours" };
+
 class TrajectoryWidget {
   constructor(container, node, bridge, text) {
     Object.assign(this, { container, node, bridge, text });
@@ -49,8 +54,13 @@ class TrajectoryWidget {
       paint: (context, controls, ratio) => this.#paint(context, controls, ratio),
       grab: (event, x, y) => this.editor.grab(event, x, y, this.viewport.controls, this.viewport.ratio),
       onView: () => this.#viewChanged(),
+      shot: () => this.#shot(),
     });
-    this.lens = new Lens(text);
+    /** The view from outside that the shot's camera takes turns with. */
+    this.outsideView = "orbit";
+    this.outside = new OrbitControls();
+    this.dots = new DotLayer();
+    this.lens = new Lens(text, (context, ratio) => this.#overview(context, ratio));
     this.timeline = new Timeline(this.model, text);
     this.coverage = new Coverage((coverage) => {
       this.timeline.coverage = coverage;
@@ -69,6 +79,7 @@ class TrajectoryWidget {
       onFinished: (prompt) => this.view ?? this.#recover(prompt),
       onRemoved: () => this.dispose(),
     });
+    this.ungraphics = onGraphics(() => this.#scrubbed());
     this.#restore();
     this.model.read();
   }
@@ -83,7 +94,7 @@ class TrajectoryWidget {
       if (this.viewport.controls.orthographic) this.#fit();
     });
     this.colours = select(
-      text("colouring"), [["colour", text("trueColours")], ["feature", text("tokenColours")]],
+      text("colouring"), ["colour", "plain", "feature"].map((name) => [name, text(COLOURINGS[name])]),
       (choice) => this.#recolour(choice),
     );
     this.drawButton = iconButton("draw", text("draw"), () => this.#draw());
@@ -144,6 +155,7 @@ class TrajectoryWidget {
     const fits = this.unseen;
     this.unseen = false;
     if (fits) this.#fit();
+    if (fits && points.count && this.viewport.controls.view === "orbit" && !this.editor.drawing) this.#swap();
   }
 
   #setPoints(points) {
@@ -156,12 +168,12 @@ class TrajectoryWidget {
   /** A rollout along this node's path has finished a chunk. */
   #onChunk(news) {
     const ours = this.view?.trajectory && this.view.trajectory === news?.trajectory;
-    if (ours) this.show({ ...this.view, ...news }, { fit: false });
+    if (ours) this.show({ ...this.view, ...keepPatches(news, this.view) }, { fit: false });
   }
 
   #recolour(choice) {
     this.colouring = choice;
-    this.viewport.colours = this.points[choice];
+    this.viewport.colours = choice === "feature" ? this.points.feature : this.points.colour;
     this.#showLens();
     this.viewport.invalidate();
     this.#keep();
@@ -202,6 +214,7 @@ class TrajectoryWidget {
     else if (model.linked) note = text("linked");
     else if (model.problem) note = text(`problem_${model.problem}`);
     else if (!model.scene.known) note = text("noScene");
+    else if (this.points.count && kindOf(this.points) === "cells") note = text("lensCells");
     if (this.note.textContent !== note) this.note.textContent = note;
     this.note.classList.toggle("mirage-warning", Boolean(model.problem));
   }
@@ -210,7 +223,28 @@ class TrajectoryWidget {
     this.lens.element.classList.toggle("mirage-off", !this.lensShown);
     this.lensButton.setAttribute("aria-pressed", String(this.lensShown));
     if (!this.lensShown) return;
-    this.lens.show(this.points, this.points[this.colouring], this.#camera(), this.model.scene);
+    this.lens.show(this.#shot(), this.viewport.controls.view === "camera");
+  }
+
+  /** What the shot's camera looks at, and how. */
+  #shot() {
+    const { points, colouring, model } = this;
+    return { points, colouring, camera: this.#camera(), scene: model.scene };
+  }
+
+  /** The scene from outside, as it was last looked at. */
+  #overview(context, ratio) {
+    const { yaw, pitch, target, distance } = this.viewport.controls;
+    Object.assign(this.outside, { yaw, pitch, target, distance, view: this.outsideView });
+    this.outside.resize(context.canvas.width, context.canvas.height);
+    this.dots.draw(context, this.points, this.viewport.colours, this.outside, ratio);
+    this.editor.paint(context, this.outside, themeOf(this.container), ratio, !this.points.count);
+  }
+
+  /** Let the shot's camera and the view from outside change places. */
+  #swap() {
+    const { view } = this.viewport.controls;
+    this.viewport.setView(view === "camera" ? this.outsideView : "camera");
   }
 
   #toggleLens() {
@@ -220,7 +254,10 @@ class TrajectoryWidget {
   }
 
   #viewChanged() {
-    this.views.show(this.viewport.controls.view);
+    const { view } = this.viewport.controls;
+    if (view !== "camera") this.outsideView = view;
+    this.views.show(view);
+    this.#showLens();
     this.#keep();
   }
 
@@ -279,6 +316,8 @@ class TrajectoryWidget {
     const inView = event.target === this.viewport.canvas;
     if (event.key === " " && (inView || event.target === this.timeline.track)) this.#togglePlay();
     else if (event.key === "Escape" && this.editor.drawing) this.#draw();
+    // Who came with Tab goes on with it.
+    else if (event.key === "Tab" && inView && this.viewport.pressed && !event.shiftKey) this.#swap();
     else if (!(inView && this.editor.key(event))) return;
     event.preventDefault();
     event.stopPropagation();
@@ -324,7 +363,9 @@ class TrajectoryWidget {
     this.walk.stop(false);
     this.coverage.stop();
     this.timeline.dispose();
+    this.lens.dispose();
     this.viewport.dispose();
+    this.ungraphics();
     this.unfollow();
     this.leave();
   }

@@ -1,4 +1,6 @@
-/** Points drawn by WebGL: one context for all widgets of a page. */
+/** Points and surfels drawn by WebGL: one context for all widgets of a page. */
+
+import { SurfelPainter } from "./surfels.mjs";
 
 const VERTEX = `#version 300 es
 layout(location = 0) in vec3 position;
@@ -22,6 +24,9 @@ void main() { pixel = vec4(shade, 1.0); }`;
 /** @type {Renderer | null | undefined} undefined until the first use, null without WebGL2 */
 let shared;
 
+/** Called when the context was lost, and when it is back. */
+const changes = new EventTarget();
+
 /** The page's renderer; null where the browser has no WebGL2. */
 export function sharedRenderer() {
   if (shared === undefined) {
@@ -32,6 +37,16 @@ export function sharedRenderer() {
   return shared;
 }
 
+/**
+ * Call back when what was drawn has to be drawn again, since the graphics went or came back.
+ *
+ * @returns {() => void} stops it
+ */
+export function onGraphics(listener) {
+  changes.addEventListener("change", listener);
+  return () => changes.removeEventListener("change", listener);
+}
+
 class Renderer {
   constructor(canvas, gl) {
     this.canvas = canvas;
@@ -39,16 +54,63 @@ class Renderer {
     /** @type {WeakMap<Uint8Array, {array: WebGLVertexArrayObject, buffers: WebGLBuffer[]}>} */
     this.uploads = new WeakMap();
     this.program = null;
+    /** @type {SurfelPainter | null | undefined} undefined until the first use */
+    this.surfels = undefined;
+    /** Counts losses of the context: what was drawn before one is another drawing. */
+    this.age = 0;
     canvas.addEventListener("webglcontextlost", (event) => {
       event.preventDefault();
-      this.uploads = new WeakMap();
-      this.program = null;
+      this.#forget();
     });
+    canvas.addEventListener("webglcontextrestored", () => this.#forget());
     // Buffers are freed when no widget references their colours any more.
     this.finished = new FinalizationRegistry(({ array, buffers }) => {
       gl.deleteVertexArray(array);
       for (const buffer of buffers) gl.deleteBuffer(buffer);
     });
+  }
+
+  #forget() {
+    this.uploads = new WeakMap();
+    this.program = null;
+    this.surfels = undefined;
+    this.age += 1;
+    changes.dispatchEvent(new Event("change"));
+  }
+
+  /** Whether surfels can be drawn now. */
+  get drawsSurfels() {
+    if (this.gl.isContextLost()) return false;
+    this.surfels ??= this.surfels === undefined ? SurfelPainter.on(this.gl) : null;
+    return this.surfels !== null;
+  }
+
+  /**
+   * Draw surfels and copy the picture to a canvas, over all of it; see `SurfelPainter.draw`.
+   *
+   * @param {CanvasRenderingContext2D} context where to
+   * @param {import("./surfel_set.mjs").SurfelSet} set
+   * @param {import("./best_view.mjs").Choice} choice
+   * @param {object} shot
+   */
+  drawSurfels(context, set, choice, shot) {
+    const { width, height } = context.canvas;
+    this.#hold(width, height);
+    this.surfels.draw(set, choice, shot, [width, height]);
+    this.#copy(context, width, height);
+  }
+
+  /** Make the canvas large enough: it only grows, since widgets of different sizes take turns. */
+  #hold(width, height) {
+    const { canvas } = this;
+    if (canvas.width < width) canvas.width = width;
+    if (canvas.height < height) canvas.height = height;
+  }
+
+  /** Copy the lower left corner of the canvas. */
+  #copy(context, width, height) {
+    const { canvas } = this;
+    context.drawImage(canvas, 0, canvas.height - height, width, height, 0, 0, width, height);
   }
 
   /**
@@ -60,13 +122,10 @@ class Renderer {
    * @param {{matrix: Float32Array, size: number, least: number}} view
    */
   draw(context, points, colours, { matrix, size, least }) {
-    const { gl, canvas } = this;
+    const { gl } = this;
     const { width, height } = context.canvas;
     if (gl.isContextLost() || !width || !height) return;
-    if (canvas.width !== width || canvas.height !== height) {
-      canvas.width = width;
-      canvas.height = height;
-    }
+    this.#hold(width, height);
     this.program ??= this.#link();
     gl.viewport(0, 0, width, height);
     gl.clearColor(0, 0, 0, 0);
@@ -78,7 +137,7 @@ class Renderer {
     gl.bindVertexArray(this.#upload(points, colours));
     gl.drawArrays(gl.POINTS, 0, points.count);
     gl.bindVertexArray(null);
-    context.drawImage(canvas, 0, 0);
+    this.#copy(context, width, height);
   }
 
   #link() {

@@ -3,7 +3,8 @@
 import { follow } from "../page/gesture.mjs";
 import { OrbitControls } from "./controls.mjs";
 import { noPoints } from "./points.mjs";
-import { sharedRenderer } from "./renderer.mjs";
+import { CameraPicture } from "./picture.mjs";
+import { onGraphics, sharedRenderer } from "./renderer.mjs";
 
 /** Canvas pixels on each side at most; the rest is scaled up by the browser. */
 const MAX_PIXELS = 1600;
@@ -27,12 +28,16 @@ export class Viewport {
    * @param {(event: PointerEvent, x: number, y: number) => Gesture | null} [options.grab] what is
    *   under the pointer
    * @param {() => void} [options.onView] called when the view changed
+   * @param {() => import("./picture.mjs").Shot} [options.shot] what the shot's camera sees
    */
-  constructor({ paint, aim = () => {}, grab = () => null, onView = () => {} }) {
+  constructor({ paint, aim = () => {}, grab = () => null, onView = () => {}, shot = () => null }) {
     this.paint = paint;
     this.aim = aim;
     this.grab = grab;
     this.onView = onView;
+    this.shot = shot;
+    this.picture = new CameraPicture();
+    this.dots = new DotLayer();
     this.controls = new OrbitControls();
     this.points = noPoints();
     /** @type {Uint8Array} */
@@ -45,9 +50,12 @@ export class Viewport {
     this.canvas.dataset.captureWheel = "true";
     this.context = this.canvas.getContext("2d");
     this.pending = 0;
+    /** The focus came with the pointer: keys may mean more than to those who go by keys alone. */
+    this.pressed = false;
     this.#listen();
     this.sizes = new ResizeObserver(() => this.invalidate());
     this.sizes.observe(this.canvas);
+    this.unfollow = onGraphics(() => this.invalidate());
   }
 
   /** Draw in the next animation frame; several calls draw once. */
@@ -66,14 +74,9 @@ export class Viewport {
     this.aim(controls);
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, canvas.width, canvas.height);
-    if (this.points.count) {
-      const view = controls.matrix();
-      sharedRenderer()?.draw(context, this.points, this.colours, {
-        matrix: view.matrix,
-        size: view.size,
-        least: this.ratio,
-      });
-    }
+    const shot = controls.view === "camera" ? this.shot() : null;
+    if (shot?.points.count) this.picture.draw(context, controls.picture, shot, this.ratio);
+    else this.dots.draw(context, this.points, this.colours, controls, this.ratio);
     this.paint(context, controls, this.ratio);
   }
 
@@ -110,6 +113,7 @@ export class Viewport {
   #listen() {
     const { canvas } = this;
     canvas.addEventListener("pointerdown", (event) => this.#press(event));
+    canvas.addEventListener("blur", () => (this.pressed = false));
     canvas.addEventListener("contextmenu", (event) => {
       event.preventDefault();
       event.stopPropagation();
@@ -130,6 +134,7 @@ export class Viewport {
   #press(event) {
     event.stopPropagation();
     this.canvas.focus({ preventScroll: true });
+    this.pressed = true;
     let [x, y] = this.at(event);
     const gesture = (event.button === 0 && this.grab(event, x, y)) || this.#navigate(event);
     const finish = (how) => {
@@ -188,5 +193,43 @@ export class Viewport {
   dispose() {
     cancelAnimationFrame(this.pending);
     this.sizes.disconnect();
+    this.unfollow();
+  }
+}
+
+/** Points seen from outside; drawn again only when the view of them changed. */
+export class DotLayer {
+  constructor() {
+    this.layer = document.createElement("canvas");
+    this.context = this.layer.getContext("2d");
+    this.key = "";
+    this.colours = null;
+    /** How often something was drawn. */
+    this.drawings = 0;
+  }
+
+  /**
+   * @param {CanvasRenderingContext2D} context where to, over all of it
+   * @param {import("./points.mjs").PointSet} points
+   * @param {Uint8Array} colours 4 per point
+   * @param {OrbitControls} controls that know the size
+   * @param {number} ratio canvas pixels per CSS pixel
+   */
+  draw(context, points, colours, controls, ratio) {
+    const renderer = sharedRenderer();
+    if (!points.count || !renderer) return;
+    const { layer } = this;
+    const { width, height } = context.canvas;
+    const { matrix, size } = controls.matrix();
+    const key = [renderer.age, width, height, size, ratio, ...matrix].join();
+    if (key !== this.key || colours !== this.colours) {
+      [this.key, this.colours] = [key, colours];
+      this.drawings += 1;
+      if (layer.width !== width) layer.width = width;
+      if (layer.height !== height) layer.height = height;
+      this.context.clearRect(0, 0, width, height);
+      renderer.draw(this.context, points, colours, { matrix, size, least: ratio });
+    }
+    context.drawImage(layer, 0, 0);
   }
 }

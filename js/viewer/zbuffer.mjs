@@ -2,6 +2,7 @@
 
 import { rotate } from "./math.mjs";
 import { cameraAt, gridOf, STRIDE } from "./scene.mjs";
+import { SeenShares } from "./seen.mjs";
 
 /** Latent frames that a strip of coverage holds at most; longer shots are sampled evenly. */
 const MAX_FRAMES = 600;
@@ -86,7 +87,8 @@ export function readGrid(points, camera, scene, grid) {
 /**
  * Coverage of the latent frames of a path, a few milliseconds at a time.
  *
- * `values` holds NaN where nothing is known yet. Frames far apart come first, so that a strip
+ * `values` holds the shares that a readout shows, `seen` those that were ever seen, and `soft` those
+ * of these that are soft; all NaN where nothing is known yet. Frames far apart come first, so that a strip
  * has its shape early.
  */
 export class Coverage {
@@ -94,6 +96,9 @@ export class Coverage {
   constructor(onChange) {
     this.onChange = onChange;
     this.values = new Float32Array(0);
+    this.seen = new Float32Array(0);
+    this.soft = new Float32Array(0);
+    this.shares = new SeenShares();
     this.frames = [];
     this.job = 0;
   }
@@ -104,13 +109,14 @@ export class Coverage {
     const count = Math.min(latent, MAX_FRAMES);
     const every = count > 1 ? (latent - 1) / (count - 1) : 0;
     this.frames = Array.from({ length: count }, (_, i) => Math.round(i * every) * STRIDE);
-    const old = this.values;
-    this.values = new Float32Array(count).fill(NaN);
-    // Until the new values are there, the old ones are a better guess than nothing.
-    if (old.length === count) this.values.set(old);
     const job = ++this.job;
+    for (const name of ["values", "seen", "soft"]) {
+      const old = this[name];
+      this[name] = new Float32Array(count).fill(NaN);
+      // Until the new values are there, the old ones are a better guess than nothing.
+      if (old.length === count && points.count) this[name].set(old);
+    }
     if (!points.count) {
-      this.values.fill(NaN);
       this.onChange(this);
       return;
     }
@@ -126,8 +132,12 @@ export class Coverage {
     const begin = performance.now();
     while (done < order.length && performance.now() - begin < 5) {
       const index = order[done++];
-      readGrid(points, cameraAt(path, this.frames[index]), scene, grid);
+      const camera = cameraAt(path, this.frames[index]);
+      readGrid(points, camera, scene, grid);
       this.values[index] = grid.coverage;
+      const { seen, soft } = this.shares.measure(points, camera, scene, grid);
+      this.seen[index] = seen;
+      this.soft[index] = soft;
     }
     this.onChange(this);
     if (done < order.length) {

@@ -6,11 +6,16 @@ are then kept almost exactly, and the distance is kept with the same relative er
 Layout, little-endian:
 
 - ``MIRPTS`` and two digits of version, 8 bytes
-- 4 uint32: points N, cameras S, pixel convention (0 paper, 1 released), 0
+- 6 uint32: points N, cameras S, pixel convention (0 paper, 1 released), smaller parts M, pixels
+  along each side of what a point stands for, 0
 - 6 float64: first u and its step, first v and its step, logarithm of the first depth and its step
 - S x 13 float64: ``R^-1 K^-1`` row by row, the camera's centre, the pixel frame it stands for
-- 6 planes of N uint16: u, v, depth, camera, colour, feature; the last two as 5-6-5 bits of red,
-  green, blue
+- 9 planes of N + M uint16: u, v, depth, camera; colour and feature as 5-6-5 bits of red, green,
+  blue; how the surface leans to the right and downwards as int16, in units of 1 / `LEAN_UNIT`;
+  mask, see `mirage_core.geometry.cutouts`
+
+Of a split cell the larger part is among the N points, as `mirage_core.readout.readout.read` counts,
+and the smaller one among the M that follow: only what draws patches asks for those.
 """
 
 from __future__ import annotations
@@ -33,7 +38,8 @@ from ..geometry.transform import invert_rigid
 from ..validate import expect_shape
 from .types import CacheBlock, LatentCache
 
-MAGIC: Final = b"MIRPTS01"
+MAGIC: Final = b"MIRPTS02"
+LEAN_UNIT: Final = 1 << 14
 LEVELS: Final = 65535
 SPREAD: Final = 2.0
 """Standard deviations of a principal component that reach from middle grey to full colour."""
@@ -91,19 +97,20 @@ def block_digest(block: CacheBlock) -> str:
 
 
 def view_bytes(
-    block: CacheBlock, colours: Tensor, features: Tensor, convention: PixelConvention
+    block: CacheBlock,
+    colours: Tensor,
+    features: Tensor,
+    convention: PixelConvention,
+    stride: int,
 ) -> bytes:
     """Encode a block; the module's text describes the layout.
-
-    Points that are not in front of the camera that saw them, or not finite, are left out: no
-    camera of the memory's own can show them. So are smaller parts of split cells: viewers show
-    whole cells, as `mirage_core.readout.readout.read` does.
 
     Args:
         block: N points.
         colours: (N, 3) in 0..1.
         features: (N, 3) in 0..1, a second set of colours.
         convention: The memory's pixel convention.
+        stride: Pixels along each side of what a point stands for.
 
     Raises:
         ShapeError: There is not one colour for each point, or there are more cameras than
@@ -117,22 +124,55 @@ def view_bytes(
             got=len(block.frames),
             expected=f"at most {LEVELS}",
         )
-    u, v, z = _seen(block)
-    kept = np.isfinite(u) & np.isfinite(v) & np.isfinite(z) & (z > 0)
-    kept &= covers_half(block.masks).cpu().numpy()
-    u, v, depth = u[kept], v[kept], np.log(z[kept])
-    axes = [_cells(u), _cells(v), _levels(depth)]
+    whole, parts = _shown(block)
+    rows = np.concatenate([whole, parts])
+    u, v, z = (values[rows] for values in _seen(block))
+    axes = [_cells(u), _cells(v), _levels(np.log(z))]
     header = MAGIC + struct.pack(
-        "<4I", len(u), len(block.frames), int(convention is PixelConvention.RELEASED), 0
+        "<6I",
+        len(whole),
+        len(block.frames),
+        int(convention is PixelConvention.RELEASED),
+        len(parts),
+        stride,
+        0,
     )
     ranges = [number for first, step, _ in axes for number in (first, step)]
     planes = [values for _, _, values in axes]
-    planes.append(block.source.cpu().numpy()[kept].astype("<u2"))
-    planes += [_packed(part)[kept] for part in (colours, features)]
+    planes.append(block.source.cpu().numpy()[rows])
+    planes += [_packed(part)[rows] for part in (colours, features)]
+    planes += list(_leans(block)[rows].T)
+    planes.append(block.masks.cpu().numpy().view(np.uint16)[rows])
     return b"".join(
         [header, struct.pack("<6d", *ranges), _cameras(block).tobytes()]
         + [plane.astype("<u2").tobytes() for plane in planes]
     )
+
+
+def shown_rows(block: CacheBlock) -> Tensor:
+    """(K,) int64: the points that a file for viewers holds, in its order.
+
+    Points that are not in front of the camera that saw them, or not finite, are left out: no
+    camera of the memory's own can show them. The smaller parts of split cells come last.
+    """
+    return torch.from_numpy(np.concatenate(_shown(block)))
+
+
+def source_cells(block: CacheBlock, convention: PixelConvention) -> Tensor:
+    """(N, 2) int64 column and row of every point's cell in the camera that saw it.
+
+    -1 where there is none, as for points that are not finite.
+    """
+    u, v, _ = (torch.from_numpy(values) for values in _seen(block))
+    return convention.cells(torch.stack([u, v], dim=1)).nan_to_num(-1, -1, -1).clamp_min(-1).long()
+
+
+def _shown(block: CacheBlock) -> tuple[NDArray, NDArray]:
+    """Rows of whole cells and larger parts, and rows of smaller parts."""
+    u, v, z = _seen(block)
+    kept = np.isfinite(u) & np.isfinite(v) & np.isfinite(z) & (z > 0)
+    large = covers_half(block.masks).cpu().numpy()
+    return np.flatnonzero(kept & large), np.flatnonzero(kept & ~large)
 
 
 def _seen(block: CacheBlock) -> tuple[NDArray, NDArray, NDArray]:
@@ -160,6 +200,12 @@ def _levels(values: NDArray) -> tuple[float, float, NDArray]:
     first = float(values.min())
     step = float(values.max() - first) / LEVELS or 1.0
     return first, step, np.rint((values - first) / step)
+
+
+def _leans(block: CacheBlock) -> NDArray:
+    """(N, 2) uint16 bits of int16 slopes."""
+    units = (block.slope.cpu().float() * LEAN_UNIT).nan_to_num(0).round()
+    return units.clamp(-LEVELS // 2, LEVELS // 2).to(torch.int16).numpy().view(np.uint16)
 
 
 def _cameras(block: CacheBlock) -> NDArray:

@@ -16,9 +16,11 @@ from ...mirage_core.constants import SPATIAL_STRIDE
 from ...mirage_core.files import atomic_write
 from ...mirage_core.geometry.frame_geometry import FrameGeometry
 from ...mirage_core.geometry.trajectory import Trajectory
+from ...mirage_core.geometry.transform import invert_rigid
 from ...mirage_core.rollout.memory import begin_memory
 from ...mirage_core.rollout.settings import MemorySettings
 from ...mirage_core.rollout.state import RolloutState
+from .patches import SeenPicture, write_patches
 from .vae import token_colours
 
 SUBFOLDER = "mirage"
@@ -33,12 +35,16 @@ PICTURE = "picture"
 View = dict[str, Any]
 
 
-def memory_view(cache: LatentCache) -> View:
+def memory_view(cache: LatentCache, picture: SeenPicture | None = None) -> View:
     """Write the points of a memory for viewers, and describe them.
 
     Each block is a file of its own that is named by its content, so that only blocks which no
     viewer has seen before are written, and fetched. Principal components are those of the first
     block as it was when a file was written.
+
+    Args:
+        cache: The memory.
+        picture: Shows what tokens look like that cannot be drawn one by one.
 
     Raises:
         StorageError: The temporary folder cannot be written.
@@ -47,7 +53,7 @@ def memory_view(cache: LatentCache) -> View:
     basis = feature_basis(cache)
     blocks = []
     if basis is not None:
-        blocks = [_block_view(block, cache, basis, folder) for block in cache.blocks]
+        blocks = [_block_view(block, cache, basis, picture, folder) for block in cache.blocks]
     return {
         "blocks": blocks,
         "subfolder": SUBFOLDER,
@@ -59,19 +65,26 @@ def memory_view(cache: LatentCache) -> View:
 
 
 def _block_view(
-    block: CacheBlock, cache: LatentCache, basis: FeatureBasis, folder: Path
+    block: CacheBlock,
+    cache: LatentCache,
+    basis: FeatureBasis,
+    picture: SeenPicture | None,
+    folder: Path,
 ) -> dict[str, Any]:
-    """Write the points of one block unless its file is there, and describe it."""
-    name = f"points_{cache.convention.value}_{block_digest(block)}.bin"
+    """Write the points of one block unless its files are there, and describe it."""
+    digest = block_digest(block)
+    name = f"points_{cache.convention.value}_{digest}.bin"
     if not (folder / name).exists():
         tokens = block.values
         plain = tokens[:, :3] if cache.codec == PICTURE else None
         colours = token_colours(tokens, cache.codec) if plain is None else plain
         features = basis.colours(tokens) if plain is None else plain
-        data = view_bytes(block, colours, features, cache.convention)
+        data = view_bytes(block, colours, features, cache.convention, cache.stride)
         with atomic_write(folder / name, "wb") as file:
             file.write(data)
-    return {"filename": name, "points": len(block), "bytes": block.nbytes}
+    patches = write_patches(block, digest, cache, picture, folder)
+    described = {"filename": name, "points": len(block), "bytes": block.nbytes}
+    return described if patches is None else described | {"patches": patches}
 
 
 def picture_memory(image: Tensor, geometry: FrameGeometry) -> LatentCache:
@@ -104,7 +117,10 @@ def trajectory_view(
         cache: The memory; None takes the picture's own depth.
     """
     intrinsics = geometry.intrinsics_for((path.height, path.width))[0]
-    view = memory_view(picture_memory(image, geometry) if cache is None else cache)
+    pose = torch.eye(4) if start is None else invert_rigid(start.double())
+    grid = (path.height // SPATIAL_STRIDE, path.width // SPATIAL_STRIDE)
+    seen = SeenPicture(image[0], pose.double(), geometry.intrinsics_for(grid)[0])
+    view = memory_view(picture_memory(image, geometry) if cache is None else cache, seen)
     return view | {
         "width": int(path.width),
         "height": int(path.height),

@@ -218,10 +218,11 @@ class Studio:
         return kind, detail
 
     def see(self) -> None:
-        """Run, and wait until the points are there."""
+        """Run, and wait until the points are there; look at them from outside."""
         kind, detail = self.run()
         assert kind == "execution_success", detail
         self.wait("(w) => w.points.count > 0")
+        self.widget("(w) => w.viewport.controls.view === 'camera' && w.viewport.setView('orbit')")
 
     def setting(self, name: str, value: Any) -> None:
         self.page.evaluate(SETTING, [name, value])

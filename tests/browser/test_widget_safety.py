@@ -121,7 +121,7 @@ def test_a_damaged_file_of_points_is_refused(built: Any) -> None:
     code = f"""async () => {{
         const {{ decodePoints }} = {built.import_module("viewer/points")};
         const bytes = new Uint8Array(200);
-        bytes.set([..."MIRPTS01"].map((c) => c.charCodeAt(0)));
+        bytes.set([..."MIRPTS02"].map((c) => c.charCodeAt(0)));
         new DataView(bytes.buffer).setUint32(8, 0xffffffff, true);
         const refused = [];
         for (const buffer of [new ArrayBuffer(0), new ArrayBuffer(500), bytes.buffer]) {{

@@ -1,4 +1,6 @@
-"""Make the animation of the trajectory widget: a keyframe is dragged, then the path is played.
+"""Make the pictures of the trajectory widget: an animation, and one through the lens.
+
+In the animation a keyframe is dragged, then the path is played.
 
 Run it with ``python tools pictures.make_directing_animation`` after a change of the widget's
 look. Every frame is a screenshot of the widget in ComfyUI's own frontend; only the pointer is
@@ -20,7 +22,9 @@ from dev.comfy_server import PACK, ComfyServer
 from dev.frontend_page import open_frontend, run, settle
 
 TARGET = PACK / "docs" / "images" / "directing.webp"
+STILL = PACK / "docs" / "images" / "widget.jpg"
 WIDTH, QUALITY = 640, 45
+STILL_FRAME, STILL_QUALITY = 40, 58
 VIEW = (1100, 1100)
 NODE = (780, 960)
 FRAMES, ADDED_AT = 65, 40
@@ -130,8 +134,20 @@ def direct(page: Page) -> Film:
     return film
 
 
+def save_still(page: Page) -> None:
+    """The shot's camera in the large view, with the scene from outside beside it."""
+    page.evaluate(f"() => {{ {WIDGET}.viewport.setView('camera'); }}")
+    page.evaluate(f"() => {WIDGET}.model.scrub({STILL_FRAME})")
+    film = Film(page)
+    film.take()
+    film.pictures[0].save(STILL, quality=STILL_QUALITY, optimize=True)
+    print(f"wrote {STILL} ({STILL.stat().st_size // 1024} KiB)")
+
+
 def main() -> None:
-    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--still", action="store_true", help="only the picture through the lens")
+    options = parser.parse_args()
     content = json.loads((PACK / "workflows" / "mirage_first_shot.json").read_text("utf-8"))
     with (
         tempfile.TemporaryDirectory(prefix="mirage-docs-") as base,
@@ -142,6 +158,10 @@ def main() -> None:
         page.wait_for_function(f"() => {WIDGET}?.model")
         run(page)
         page.wait_for_function(f"() => {WIDGET}.points.count > 0")
+        save_still(page)
+        if options.still:
+            return
+        page.evaluate(f"() => {{ {WIDGET}.viewport.setView('orbit'); }}")
         film = direct(page)
     first, *rest = film.pictures
     first.save(

@@ -265,5 +265,5 @@ def test_whole_cells_show_the_larger_part(make, seen: Observation, cut: LatentCa
 def test_viewers_get_what_whole_cells_show(cut: LatentCache) -> None:
     block = cut.blocks[0]
     colours = torch.zeros(len(block), 3)
-    data = view_bytes(block, colours, colours, PixelConvention.PAPER)
+    data = view_bytes(block, colours, colours, PixelConvention.PAPER, 16)
     assert int.from_bytes(data[8:12], "little") == int(covers_half(block.masks).sum())
