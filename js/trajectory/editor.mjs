@@ -84,16 +84,21 @@ export class Editor {
   #move(index, controls) {
     const { model } = this;
     const key = model.keyframes[index];
-    const origin = [...key.position];
+    const origins = model.keyframes.map((each) => [...each.position]);
+    const origin = origins[index];
+    const weights = softWeights(model.keyframes, index, model.path.length);
     const [fromX, fromY] = controls.project(origin);
     let [dx, dy] = [0, 0];
     return {
       ...model.begin(),
-      move: (x, y, sx, sy) => {
+      move: (x, y, sx, sy, event) => {
         dx += sx;
         dy += sy;
-        const to = controls.unproject(fromX + dx, fromY + dy, origin);
-        model.edit(() => (key.position = to));
+        const by = subtract(controls.unproject(fromX + dx, fromY + dy, origin), origin);
+        model.edit((keyframes) => keyframes.forEach((each, i) => {
+          const share = i === index ? 1 : event?.altKey ? weights[i] : 0;
+          each.position = share ? add(origins[i], scale(by, share)) : origins[i];
+        }));
         model.scrub(key.frame);
       },
     };
@@ -224,6 +229,18 @@ export class Editor {
     const [x, y, z] = controls.project(aim);
     if (z > 0) paintHandle(context, x, y, 5, theme.outline, theme.selected, ratio);
   }
+}
+
+/**
+ * How much of one keyframe's move its neighbours in time make with it: less the further they are,
+ * and nothing beyond a quarter of the shot, or beyond the second neighbour where keys are few.
+ */
+function softWeights(keyframes, index, frames) {
+  const { frame } = keyframes[index];
+  const away = keyframes.map((key) => Math.abs(key.frame - frame));
+  const second = [...away].sort((a, b) => a - b)[Math.min(3, away.length - 1)];
+  const reach = Math.max(frames / 4, 1.25 * second);
+  return away.map((distance) => Math.max(0, 1 - (distance / reach) ** 2) ** 2);
 }
 
 /** Keyframes along a drawn line: the start camera, then points that keep the line's shape. */

@@ -1,5 +1,6 @@
 /** Keyframes: the document that the node stores, and the path through them. */
 
+import { TANGENTS, aligned, hermite, progressOf, slopesOf } from "./curves.mjs";
 import {
   add, multiply, quaternionOf, rotate, rotationOf, scale, slerp, subtract, unitQuaternion, unrotate,
 } from "../viewer/math.mjs";
@@ -14,6 +15,8 @@ import { emptyPath, setCamera } from "../viewer/scene.mjs";
  * @property {number[]} quaternion camera to world, (x, y, z, w)
  * @property {number | null} fov_x degrees; null is the lens of the picture
  * @property {string} easing timing between this keyframe and the next
+ * @property {number[]} [speed] handles of a curve of one's own in its place: x1, y1, x2, y2
+ * @property {string} [tangent] how the path goes through it, `monotone` if none
  */
 
 const MAX_KEYFRAMES = 10000;
@@ -21,6 +24,8 @@ const MAX_KEYFRAMES = 10000;
 export const MAX_TEXT = 4 << 20;
 const MAX_FRAME = 1000000;
 const FORMAT = "mirage-keyframes";
+/** 2 where anything is used that the first did not have. */
+const VERSIONS = [1, 2];
 
 /** Progress in 0..1 of time in 0..1. */
 export const EASINGS = Object.freeze({
@@ -43,15 +48,21 @@ const isNumbers = (values, count) =>
 
 function readKeyframe(item) {
   const { frame, position, quaternion, fov_x = null, easing = "smooth" } = item ?? {};
+  const { speed = null, tangent = "monotone" } = item ?? {};
   const fits =
     Number.isInteger(frame) && frame >= 0 && frame < MAX_FRAME &&
     isNumbers(position, 3) &&
     isNumbers(quaternion, 4) &&
     Math.max(...quaternion.map(Math.abs)) >= 1e-6 &&
     (fov_x === null || (Number.isFinite(fov_x) && fov_x >= 1 && fov_x <= 170)) &&
-    Object.hasOwn(EASINGS, easing);
+    Object.hasOwn(EASINGS, easing) &&
+    (speed === null || (isNumbers(speed, 4) && speed.every((part) => part >= 0 && part <= 1))) &&
+    TANGENTS.includes(tangent);
   if (!fits) throw new DocumentError("badKeyframe");
-  return { frame, position: [...position], quaternion: unitQuaternion(quaternion), fov_x, easing };
+  const key = { frame, position: [...position], quaternion: unitQuaternion(quaternion), fov_x, easing };
+  if (speed) key.speed = [...speed];
+  if (tangent !== "monotone") key.tangent = tangent;
+  return key;
 }
 
 /**
@@ -72,7 +83,7 @@ export function parseKeyframes(text, scene) {
   }
   const { axes, matrix, space = "world" } = data?.convention ?? {};
   const ours =
-    data?.format === FORMAT && data.version === 1 &&
+    data?.format === FORMAT && VERSIONS.includes(data.version) &&
     axes === "opencv" && matrix === "camera_to_world" &&
     (space === "world" || space === "start_camera") &&
     Array.isArray(data.keyframes);
@@ -116,46 +127,19 @@ const short = (value) => Number(value.toPrecision(9));
 export function writeKeyframes(keyframes, scene, space = "start_camera") {
   const items = keyframes.map((key) => {
     const given = space === "world" ? key : toStartCamera(key, scene);
-    const { frame, position, quaternion, fov_x, easing } = given;
+    const { frame, position, quaternion, fov_x, easing, speed, tangent } = given;
     const item = { frame, position: position.map(short), quaternion: quaternion.map(short), easing };
-    return fov_x === null ? item : { ...item, fov_x: short(fov_x) };
+    if (fov_x !== null) item.fov_x = short(fov_x);
+    if (speed) item.speed = speed.map(short);
+    if ((tangent ?? "monotone") !== "monotone") item.tangent = tangent;
+    return item;
   });
   return JSON.stringify({
     format: FORMAT,
-    version: 1,
+    version: items.some((item) => item.speed || item.tangent) ? 2 : 1,
     convention: { axes: "opencv", matrix: "camera_to_world", space },
     keyframes: items,
   });
-}
-
-/**
- * Slopes of the monotone cubic (PCHIP, after Fritsch and Carlson) through one coordinate.
- *
- * @param {number[]} knots increasing
- * @param {number[]} values
- */
-function slopes(knots, values) {
-  const last = knots.length - 1;
-  const step = knots.slice(1).map((knot, i) => knot - knots[i]);
-  const rise = step.map((width, i) => (values[i + 1] - values[i]) / width);
-  if (last === 1) return [rise[0], rise[0]];
-  const found = new Array(last + 1).fill(0);
-  for (let i = 1; i < last; i++) {
-    if (rise[i - 1] * rise[i] <= 0) continue;
-    const before = 2 * step[i] + step[i - 1];
-    const after = step[i] + 2 * step[i - 1];
-    found[i] = (before + after) / (before / rise[i - 1] + after / rise[i]);
-  }
-  found[0] = endSlope(step[0], step[1], rise[0], rise[1]);
-  found[last] = endSlope(step[last - 1], step[last - 2], rise[last - 1], rise[last - 2]);
-  return found;
-}
-
-function endSlope(step, nextStep, rise, nextRise) {
-  const slope = ((2 * step + nextStep) * rise - step * nextRise) / (step + nextStep);
-  if (Math.sign(slope) !== Math.sign(rise)) return 0;
-  const turns = Math.sign(rise) !== Math.sign(nextRise);
-  return turns && Math.abs(slope) > 3 * Math.abs(rise) ? 3 * rise : slope;
 }
 
 /** The factor of the focal length that a keyframe's field of view stands for. */
@@ -170,11 +154,15 @@ export function fovOf(factor, scene) {
   return (360 / Math.PI) * Math.atan(scene.width / 2 / (scene.intrinsics[0] * factor));
 }
 
+/** Progress between a keyframe and the next at time t in 0..1. */
+export const progressAt = (key, t) => (key.speed ? progressOf(key.speed, t) : EASINGS[key.easing](t));
+
 /**
  * The path through keyframes, as the server makes it.
  *
- * Positions and the logarithm of the focal length follow a monotone cubic, rotations the shortest
- * way; an easing remaps the time until the next keyframe.
+ * Positions and the logarithm of the focal length follow a cubic with the slopes of the keys'
+ * tangents; rotations the shortest way where both keys are `monotone`, else the same cubic. An
+ * easing or a speed curve remaps the time until the next keyframe.
  *
  * @param {Keyframe[]} keyframes by frame
  * @param {number} frames length of the shot
@@ -184,10 +172,13 @@ export function fovOf(factor, scene) {
 export function keyframePath(keyframes, frames, scene) {
   const path = emptyPath(frames);
   const knots = keyframes.map((key) => key.frame);
-  const rows = keyframes.map((k) => [...k.position, Math.log(focalFactor(k.fov_x, scene))]);
-  const curves = [0, 1, 2, 3].map((axis) => rows.map((row) => row[axis]));
-  const tangents = knots.length > 1 ? curves.map((values) => slopes(knots, values)) : [];
+  const tangents = keyframes.map((key) => key.tangent ?? "monotone");
+  const turns = aligned(keyframes.map((key) => unitQuaternion(key.quaternion)));
+  const rows = keyframes.map((k, i) => [...k.position, Math.log(focalFactor(k.fov_x, scene)), ...turns[i]]);
   const last = knots.length - 1;
+  const slopes = rows[0].map((_, axis) =>
+    last ? slopesOf(knots, rows.map((row) => row[axis]), tangents) : null,
+  );
   for (let frame = 0, i = 0; frame < frames; frame++) {
     while (i < last && frame >= knots[i + 1]) i++;
     if (frame <= knots[0] || i === last) {
@@ -197,17 +188,13 @@ export function keyframePath(keyframes, frames, scene) {
       continue;
     }
     const span = knots[i + 1] - knots[i];
-    const t = EASINGS[keyframes[i].easing]((frame - knots[i]) / span);
-    const value = curves.map((values, axis) =>
-      hermite(t, span, values[i], values[i + 1], tangents[axis][i], tangents[axis][i + 1]),
+    const t = progressAt(keyframes[i], (frame - knots[i]) / span);
+    const plain = tangents[i] === "monotone" && tangents[i + 1] === "monotone";
+    const value = slopes.slice(0, plain ? 4 : 8).map(({ from, into }, axis) =>
+      hermite(t, span, rows[i][axis], rows[i + 1][axis], from[i], into[i + 1]),
     );
-    const turned = slerp(keyframes[i].quaternion, keyframes[i + 1].quaternion, t);
+    const turned = plain ? slerp(turns[i], turns[i + 1], t) : value.slice(4);
     setCamera(path, frame, rotationOf(turned), value.slice(0, 3), Math.exp(value[3]));
   }
   return path;
-}
-
-function hermite(t, span, from, to, slopeFrom, slopeTo) {
-  const [a, b] = [t * t * (3 - 2 * t), t * (1 - t)];
-  return from + (to - from) * a + span * b * (slopeFrom * (1 - t) - slopeTo * t);
 }

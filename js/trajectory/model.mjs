@@ -1,7 +1,7 @@
 /** The camera move of one node: read from the node's own inputs, and written back to them. */
 
 import { DocumentError, keyframePath, parseKeyframes, writeKeyframes } from "./keyframes.mjs";
-import { fitKeyframes, keyframeOn, presetPath } from "./presets.mjs";
+import { fitKeyframes, keyframeOn, presetPath, withKeyframe } from "./presets.mjs";
 import { guessedScene, MAX_FRAMES, MIN_FRAMES, sceneOf } from "../viewer/scene.mjs";
 import { walkPath } from "./walk.mjs";
 
@@ -226,10 +226,9 @@ export class TrajectoryModel extends EventTarget {
       this.select(there);
       return;
     }
-    const before = this.keyframes.findLast((key) => key.frame < frame);
-    const added = { ...camera, easing: before?.easing ?? "smooth" };
-    this.edit((keyframes) => keyframes.push(added));
-    this.select(this.keyframes.indexOf(added));
+    const path = keyframePath(this.keyframes, this.frames, this.scene);
+    this.edit((keys) => keys.splice(0, keys.length, ...withKeyframe(keys, camera, path, this.scene)));
+    this.select(this.keyframes.indexOf(camera));
   }
 
   /** Delete a keyframe; the last one stays. */

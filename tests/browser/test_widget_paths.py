@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import math
 from typing import Any
@@ -16,6 +18,7 @@ from mirage_core.geometry.cutouts import covers_half
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import rigid, rotation_about
 from mirage_core.readout.readout import read
+from mirage_core.trajectories.curves import TANGENTS
 from mirage_core.trajectories.files import load_trajectory
 from mirage_core.trajectories.keyboard import keyboard_trajectory
 from mirage_core.trajectories.keyframes import (
@@ -172,23 +175,77 @@ def test_keys_that_the_server_refuses_are_no_walk(studio: Any, keys: str) -> Non
     assert drawn(studio, imports, "walkPath(argument, scene)", None, keys) is None
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_tangents_and_speeds_are_those_of_the_server(studio: Any, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    keys = [
+        dataclasses.replace(
+            key,
+            tangent=str(rng.choice(TANGENTS)),
+            speed=tuple(rng.uniform(size=4)) if rng.random() < 0.5 else None,
+        )
+        for key in random_keyframes(seed)
+    ]
+    imports = "const {{ parseKeyframes, keyframePath, writeKeyframes }} = {keyframes};"
+    imports += "const {{ keyframes }} = parseKeyframes(argument, scene);"
+    text = "writeKeyframes(keyframes, scene)"
+    path = f"keyframePath(parseKeyframes({text}, scene).keyframes, 97, scene)"
+    found = drawn(studio, imports, path, start_camera(), keyframes_to_json(keys))
+    expect_same(found, keyframe_trajectory(keys, 97, **LENS))
+
+
+MOVES = [(True, 1.0), (False, 1.0), (True, -0.5), (False, 2.0)]
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_become_few_keyframes_that_follow_them(studio: Any, preset: str) -> None:
-    move = {"preset": preset, "amount": 1.0, "easing": "smooth", "thereAndBack": True}
     imports = """const {{ presetPath, fitKeyframes }} = {presets};
         const {{ keyframePath }} = {keyframes};
-        const wanted = presetPath(argument, 97, scene);
-        const keys = fitKeyframes(wanted, scene, {{ turning: [48] }});"""
+        const turning = argument.thereAndBack ? [48] : [];
+        const hints = {{ easing: argument.easing, turning }};
+        const keys = fitKeyframes(presetPath(argument, 97, scene), scene, hints);"""
+    most = {"spiral": 29, "lemniscate": 17, "dolly": 6, "dolly_zoom": 6, "orbit": 7, "arc": 6}
+    for (back, amount), easing in itertools.product(MOVES, EASINGS):
+        move = {"preset": preset, "amount": amount, "easing": easing, "thereAndBack": back}
+        path = "{ ...keyframePath(keys, 97, scene), length: keys.length }"
+        count, *found = drawn(studio, imports, path, None, move)
+        wanted = preset_trajectory(
+            preset, 97, scene_depth=DEPTH, amount=amount, there_and_back=back,
+            easing=easing, **LENS,
+        )  # fmt: skip
+        expect_close([97, *found], wanted)
+        ways = 2 if back else 1
+        assert count <= ways * most.get(preset, 2) * max(1, abs(amount)) + 1, (back, easing)
+
+
+def expect_close(found: Any, wanted: Trajectory) -> None:
+    """The same to 0.5 % of the distance of the scene, of a radian and of the focal length."""
+    _, position, rotation, focal = found
+    made = wanted.camera_to_world
+    away = np.reshape(position, (-1, 3)) - made[:, :3, 3].numpy()
+    assert np.linalg.norm(away, axis=1).max() < 0.005 * DEPTH
+    turned = np.reshape(rotation, (-1, 3, 3)) - made[:, :3, :3].numpy()
+    assert np.linalg.norm(turned, axis=(1, 2)).max() / math.sqrt(2) < 0.005
+    lens = wanted.intrinsics[:, 0, 0] / LENS["intrinsics"][0, 0]
+    assert np.abs(np.log(np.array(focal) / lens.numpy())).max() < 0.005
+
+
+@pytest.mark.parametrize("easing", EASINGS)
+@pytest.mark.parametrize("preset", ["truck", "orbit", "pan", "spiral"])
+def test_a_keyframe_that_is_added_hardly_changes_the_path(
+    studio: Any, preset: str, easing: str
+) -> None:
+    imports = """const {{ presetPath, fitKeyframes, keyframeOn, withKeyframe }} = {presets};
+        const {{ keyframePath }} = {keyframes};
+        const before = fitKeyframes(presetPath(argument, 97, scene), scene, argument);
+        const was = keyframePath(before, 97, scene);
+        const keys = withKeyframe(before, keyframeOn(was, 33, scene), was, scene);
+        if (keys.length !== before.length + 1) throw new Error("none was added");"""
+    move = {"preset": preset, "amount": 1.0, "easing": easing, "thereAndBack": False}
     found = drawn(studio, imports, "keyframePath(keys, 97, scene)", None, move)
-    wanted = preset_trajectory(preset, 97, scene_depth=DEPTH, there_and_back=True, **LENS)
-    away = np.reshape(found[1], (97, 3)) - wanted.positions.numpy()
-    assert np.linalg.norm(away, axis=1).max() < 0.013 * DEPTH
-    code = imports.format(**{n: studio.import_module(f"trajectory/{n}") for n in MODULES})
-    count = studio.page.evaluate(
-        f"async ({{ scene, argument }}) => {{ {code} return keys.length }}",
-        {"scene": scene(), "argument": move},
-    )
-    assert count <= (40 if preset in ("spiral", "lemniscate") else 12)
+    old = drawn(studio, imports, "was", None, move)
+    for now, then, most in zip(found[1:], old[1:], (0.015 * DEPTH, 0.015, 0.01), strict=True):
+        assert np.abs(np.subtract(now, then)).max() < most
 
 
 def test_the_lens_shows_what_the_server_reads(studio: Any) -> None:
