@@ -66,14 +66,13 @@ function readKeyframe(item) {
 }
 
 /**
- * Read the node's text.
+ * Read the frame of a document.
  *
  * @param {string} text
- * @param {import("../viewer/scene.mjs").Scene} scene
- * @returns {{keyframes: Keyframe[], space: string}} keyframes in world coordinates, by frame
+ * @returns {{data: object, space: string}} what is in it, and what its positions are relative to
  * @throws {DocumentError}
  */
-export function parseKeyframes(text, scene) {
+export function readDocument(text) {
   if (text.length > MAX_TEXT) throw new DocumentError("tooLong");
   let data;
   try {
@@ -85,47 +84,67 @@ export function parseKeyframes(text, scene) {
   const ours =
     data?.format === FORMAT && VERSIONS.includes(data.version) &&
     axes === "opencv" && matrix === "camera_to_world" &&
-    (space === "world" || space === "start_camera") &&
-    Array.isArray(data.keyframes);
+    (space === "world" || space === "start_camera");
   if (!ours) throw new DocumentError("foreign");
-  if (data.keyframes.length > MAX_KEYFRAMES) throw new DocumentError("tooLong");
-  const keyframes = data.keyframes.map(readKeyframe).sort((a, b) => a.frame - b.frame);
+  return { data, space };
+}
+
+/**
+ * Read the keyframes of a document.
+ *
+ * @param {unknown} items
+ * @param {string} space what their positions are relative to
+ * @param {import("../viewer/scene.mjs").Scene} scene
+ * @returns {Keyframe[]} in world coordinates, by frame
+ * @throws {DocumentError}
+ */
+export function readKeyframes(items, space, scene) {
+  if (!Array.isArray(items)) throw new DocumentError("foreign");
+  if (items.length > MAX_KEYFRAMES) throw new DocumentError("tooLong");
+  const keyframes = items.map(readKeyframe).sort((a, b) => a.frame - b.frame);
   if (!keyframes.length) throw new DocumentError("noKeyframes");
   if (keyframes.some((key, i) => i && key.frame === keyframes[i - 1].frame)) {
     throw new DocumentError("sameFrame");
   }
-  const world = space === "world" ? keyframes : keyframes.map((key) => toWorld(key, scene));
-  return { keyframes: world, space };
+  return space === "world" ? keyframes : keyframes.map((key) => toWorld(key, scene));
 }
 
-function toWorld(key, { start, depth }) {
+/** A point in world coordinates, of one in scene depths and in the axes of the start camera. */
+export const pointFromStart = (point, { start, depth }) =>
+  add(rotate(start.rotation, scale(point, depth)), start.position);
+
+/** The way back. */
+export const pointToStart = (point, { start, depth }) =>
+  scale(unrotate(start.rotation, subtract(point, start.position)), 1 / depth);
+
+function toWorld(key, scene) {
   return {
     ...key,
-    position: add(rotate(start.rotation, scale(key.position, depth)), start.position),
-    quaternion: quaternionOf(multiply(start.rotation, rotationOf(key.quaternion))),
+    position: pointFromStart(key.position, scene),
+    quaternion: quaternionOf(multiply(scene.start.rotation, rotationOf(key.quaternion))),
   };
 }
 
-function toStartCamera(key, { start, depth }) {
-  const back = [0, 3, 6, 1, 4, 7, 2, 5, 8].map((i) => start.rotation[i]);
+function toStartCamera(key, scene) {
+  const back = [0, 3, 6, 1, 4, 7, 2, 5, 8].map((i) => scene.start.rotation[i]);
   return {
     ...key,
-    position: scale(unrotate(start.rotation, subtract(key.position, start.position)), 1 / depth),
+    position: pointToStart(key.position, scene),
     quaternion: quaternionOf(multiply(back, rotationOf(key.quaternion))),
   };
 }
 
-const short = (value) => Number(value.toPrecision(9));
+export const short = (value) => Number(value.toPrecision(9));
 
 /**
- * The text that the node stores.
+ * Keyframes as a document holds them.
  *
  * @param {Keyframe[]} keyframes in world coordinates
- * @param {import("../viewer/scene.mjs").Scene} scene
  * @param {string} space `world`, or `start_camera` for a path that fits other pictures too
+ * @param {import("../viewer/scene.mjs").Scene} scene
  */
-export function writeKeyframes(keyframes, scene, space = "start_camera") {
-  const items = keyframes.map((key) => {
+export function keyframeItems(keyframes, space, scene) {
+  return keyframes.map((key) => {
     const given = space === "world" ? key : toStartCamera(key, scene);
     const { frame, position, quaternion, fov_x, easing, speed, tangent } = given;
     const item = { frame, position: position.map(short), quaternion: quaternion.map(short), easing };
@@ -134,11 +153,17 @@ export function writeKeyframes(keyframes, scene, space = "start_camera") {
     if ((tangent ?? "monotone") !== "monotone") item.tangent = tangent;
     return item;
   });
+}
+
+/** The text of a document, of the first version if it holds what that has. */
+export function writeDocument(part, space) {
+  const plain =
+    Object.keys(part).length === 1 && !part.keyframes.some((item) => item.speed || item.tangent);
   return JSON.stringify({
     format: FORMAT,
-    version: items.some((item) => item.speed || item.tangent) ? 2 : 1,
+    version: plain ? 1 : 2,
     convention: { axes: "opencv", matrix: "camera_to_world", space },
-    keyframes: items,
+    ...part,
   });
 }
 

@@ -1,7 +1,8 @@
 /** The camera move of one node: read from the node's own inputs, and written back to them. */
 
-import { DocumentError, keyframePath, parseKeyframes, writeKeyframes } from "./keyframes.mjs";
+import { DocumentError, keyframePath } from "./keyframes.mjs";
 import { fitKeyframes, keyframeOn, presetPath, withKeyframe } from "./presets.mjs";
+import { holdsSubject, parseShot, plainShot, shotPath, writeShot } from "./shot.mjs";
 import { guessedScene, MAX_FRAMES, MIN_FRAMES, sceneOf } from "../viewer/scene.mjs";
 import { walkPath } from "./walk.mjs";
 
@@ -27,8 +28,12 @@ export class TrajectoryModel extends EventTarget {
     this.scene = guessedScene();
     /** @type {"preset" | "keys" | "keyframes"} what the path comes from */
     this.source = "preset";
-    /** @type {import("./keyframes.mjs").Keyframe[]} */
-    this.keyframes = [];
+    /** @type {import("./shot.mjs").Shot} */
+    this.shot = plainShot();
+    /** Index of the camera whose keyframes are edited. */
+    this.camera = 0;
+    /** @type {import("../viewer/scene.mjs").Path | null} the path before the last edit */
+    this.ghost = null;
     /** Name of a locale text that says what is wrong with the node's value; null when nothing. */
     this.problem = null;
     this.space = "start_camera";
@@ -38,6 +43,15 @@ export class TrajectoryModel extends EventTarget {
      *   while keyframes are dragged: what is to be written, and then read, when that ends */
     this.held = null;
     this.read();
+  }
+
+  /** @returns {import("./keyframes.mjs").Keyframe[]} of the camera that is edited */
+  get keyframes() {
+    return this.shot.cameras[this.camera].keyframes;
+  }
+
+  set keyframes(keyframes) {
+    this.shot.cameras[this.camera].keyframes = keyframes;
   }
 
   /** The node's input of a name, whatever a shared workflow put into it. */
@@ -91,7 +105,7 @@ export class TrajectoryModel extends EventTarget {
     const text = String(this.value("keyframes") ?? "").trim();
     const keys = String(this.value("keys") ?? "").trim();
     this.problem = null;
-    this.keyframes = [];
+    this.shot = plainShot();
     this.source = text ? "keyframes" : keys ? "keys" : "preset";
     if (text) this.#readKeyframes(text);
     if (this.source === "keys") this.path = walkPath(keys, this.scene) ?? this.#failed("badKeys");
@@ -101,19 +115,29 @@ export class TrajectoryModel extends EventTarget {
 
   #readKeyframes(text) {
     try {
-      const { keyframes, space } = parseKeyframes(text, this.scene);
-      this.keyframes = keyframes;
+      const { shot, space } = parseShot(text, this.scene);
+      this.shot = shot;
       this.space = space;
-      this.path = keyframePath(keyframes, this.frames, this.scene);
-      if (keyframes.at(-1).frame >= this.frames) this.problem = "afterEnd";
+      this.#follow();
     } catch (error) {
       if (!(error instanceof DocumentError)) throw error;
       this.path = this.#failed(error.code);
     }
   }
 
+  /** Make the path of the shot, and say what the server would refuse. */
+  #follow() {
+    const { shot, frames, scene } = this;
+    this.camera = Math.min(this.camera, shot.cameras.length - 1);
+    this.path = shotPath(shot, frames, scene, this.fps);
+    const late = shot.cameras.some(({ keyframes }) => keyframes.at(-1).frame >= frames);
+    const lost = shot.subject && !holdsSubject(shot, frames, scene);
+    this.problem = late || shot.cuts.at(-1)?.frame >= frames ? "afterEnd" : lost ? "lostSubject" : null;
+  }
+
   #failed(problem) {
     this.problem = problem;
+    this.camera = 0;
     return presetPath({ ...this.move, preset: "static" }, this.frames, this.scene);
   }
 
@@ -153,7 +177,8 @@ export class TrajectoryModel extends EventTarget {
     if (this.source === "preset" && thereAndBack) hints.turning = [(this.path.length - 1) / 2];
     this.frame = Math.min(this.frame, this.path.length - 1);
     this.#set("frames", this.path.length);
-    this.keyframes = fitKeyframes(this.path, this.scene, hints);
+    this.camera = 0;
+    this.shot = plainShot(fitKeyframes(this.path, this.scene, hints));
     this.space = "start_camera";
     this.source = "keyframes";
     this.problem = null;
@@ -163,18 +188,18 @@ export class TrajectoryModel extends EventTarget {
    * Change keyframes. The path follows at once; the node's value, and undo, at the end of a
    * gesture if there is one.
    *
-   * @param {(keyframes: import("./keyframes.mjs").Keyframe[]) => void} change edits the list, or a
-   *   keyframe in it
+   * @param {(keyframes: import("./keyframes.mjs").Keyframe[], shot: import("./shot.mjs").Shot) => void}
+   *   change edits the list, a keyframe in it, or the shot
    */
   edit(change) {
     if (!this.editable) return;
+    if (!this.held?.changed) this.ghost = this.path;
     this.bake();
     const chosen = this.keyframes[this.selected];
-    change(this.keyframes);
+    change(this.keyframes, this.shot);
     this.keyframes.sort((a, b) => a.frame - b.frame);
     if (chosen) this.selected = this.keyframes.indexOf(chosen);
-    this.problem = this.keyframes.at(-1).frame >= this.frames ? "afterEnd" : null;
-    this.path = keyframePath(this.keyframes, this.frames, this.scene);
+    this.#follow();
     this.#changed();
     if (this.held) this.held.changed = true;
     else this.commit();
@@ -210,14 +235,16 @@ export class TrajectoryModel extends EventTarget {
   /** Write keyframes to the node's value. */
   commit() {
     if (this.source !== "keyframes") return;
-    this.#set("keyframes", writeKeyframes(this.keyframes, this.scene, this.space));
+    this.#set("keyframes", writeShot(this.shot, this.scene, this.space));
     this.bridge.capture();
   }
 
   /** A keyframe where the path is at a frame; the one that is there already is selected. */
   addKeyframe(frame = this.frame) {
     if (!this.editable) return;
-    const camera = keyframeOn(this.path, frame, this.scene);
+    // Its own path: what is shown may be shaken, or of another camera.
+    const own = this.keyframes.length ? keyframePath(this.keyframes, this.frames, this.scene) : this.path;
+    const camera = keyframeOn(own, frame, this.scene);
     this.bake();
     const there = this.keyframes.findIndex((key) => key.frame === frame);
     if (there >= 0) {
@@ -289,9 +316,11 @@ export class TrajectoryModel extends EventTarget {
   useKeyframes(keyframes, { commit = true } = {}) {
     if (this.linked) return;
     this.#set("frames", this.path.length);
-    Object.assign(this, { keyframes, source: "keyframes", space: "start_camera", problem: null });
+    this.ghost = this.path;
+    this.camera = 0;
+    Object.assign(this, { shot: plainShot(keyframes), source: "keyframes", space: "start_camera" });
     this.selected = -1;
-    this.path = keyframePath(keyframes, this.frames, this.scene);
+    this.#follow();
     this.#changed();
     if (commit) this.commit();
   }

@@ -28,10 +28,12 @@ from mirage_core.trajectories.keyframes import (
     keyframes_to_json,
 )
 from mirage_core.trajectories.presets import EASINGS, PRESETS, preset_trajectory
+from mirage_core.trajectories.shake import noise
+from mirage_core.trajectories.shot import shot_from_json, shot_trajectory
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
-MODULES = ("keyframes", "presets", "walk")
+MODULES = ("keyframes", "presets", "shot", "shake", "walk")
 WIDTH, HEIGHT, FOV, DEPTH = 832, 480, 64.0, 2.7
 LENS = {"intrinsics": intrinsics_from_fov(WIDTH, HEIGHT, FOV), "width": WIDTH, "height": HEIGHT}
 
@@ -105,8 +107,8 @@ def random_keyframes(seed: int) -> list[Keyframe]:
 @pytest.mark.parametrize("seed", range(12))
 def test_keyframes_are_interpolated_as_on_the_server(studio: Any, seed: int) -> None:
     keys = random_keyframes(seed)
-    imports = "const {{ parseKeyframes, keyframePath }} = {keyframes};"
-    path = "keyframePath(parseKeyframes(argument, scene).keyframes, 97, scene)"
+    imports = "const {{ parseShot, shotPath }} = {shot};"
+    path = "shotPath(parseShot(argument, scene).shot, 97, scene, 24)"
     found = drawn(studio, imports, path, None, keyframes_to_json(keys))
     expect_same(found, keyframe_trajectory(keys, 97, **LENS))
 
@@ -118,8 +120,8 @@ def test_monotone_and_turning_values(studio: Any) -> None:
         Keyframe(f, (x, -x, x * x), (0, math.sin(x), 0, math.cos(x)), easing="linear")
         for f, x in zip([0, 1, 9, 10, 40, 41, 60, 95, 96], xs, strict=True)
     ]
-    imports = "const {{ parseKeyframes, keyframePath }} = {keyframes};"
-    path = "keyframePath(parseKeyframes(argument, scene).keyframes, 97, scene)"
+    imports = "const {{ parseShot, shotPath }} = {shot};"
+    path = "shotPath(parseShot(argument, scene).shot, 97, scene, 24)"
     found = drawn(studio, imports, path, None, keyframes_to_json(keys))
     expect_same(found, keyframe_trajectory(keys, 97, **LENS))
 
@@ -127,16 +129,14 @@ def test_monotone_and_turning_values(studio: Any) -> None:
 @pytest.mark.parametrize("space", ["world", "start_camera"])
 def test_what_the_widget_writes_means_the_same_on_the_server(studio: Any, space: str) -> None:
     keys, start = random_keyframes(3), start_camera()
-    imports = "const {{ parseKeyframes, keyframePath, writeKeyframes }} = {keyframes};"
-    imports += "const {{ keyframes }} = parseKeyframes(argument.text, scene);"
+    imports = "const {{ parseShot, shotPath }} = {shot};"
+    imports += "const {{ shot }} = parseShot(argument.text, scene);"
     argument = {"text": keyframes_to_json(keys), "space": space}
-    found = drawn(studio, imports, "keyframePath(keyframes, 97, scene)", start, argument)
+    found = drawn(studio, imports, "shotPath(shot, 97, scene, 24)", start, argument)
     text = studio.page.evaluate(
         f"""async ([scene, argument]) => {{
-            const {{ parseKeyframes, writeKeyframes }} =
-                {studio.import_module("trajectory/keyframes")};
-            const {{ keyframes }} = parseKeyframes(argument.text, scene);
-            return writeKeyframes(keyframes, scene, argument.space);
+            const {{ parseShot, writeShot }} = {studio.import_module("trajectory/shot")};
+            return writeShot(parseShot(argument.text, scene).shot, scene, argument.space);
         }}""",
         [scene(start), argument],
     )
@@ -186,12 +186,60 @@ def test_tangents_and_speeds_are_those_of_the_server(studio: Any, seed: int) -> 
         )
         for key in random_keyframes(seed)
     ]
-    imports = "const {{ parseKeyframes, keyframePath, writeKeyframes }} = {keyframes};"
-    imports += "const {{ keyframes }} = parseKeyframes(argument, scene);"
-    text = "writeKeyframes(keyframes, scene)"
-    path = f"keyframePath(parseKeyframes({text}, scene).keyframes, 97, scene)"
+    imports = "const {{ parseShot, shotPath, writeShot }} = {shot};"
+    imports += "const text = writeShot(parseShot(argument, scene).shot, scene);"
+    path = "shotPath(parseShot(text, scene).shot, 97, scene, 24)"
     found = drawn(studio, imports, path, start_camera(), keyframes_to_json(keys))
     expect_same(found, keyframe_trajectory(keys, 97, **LENS))
+
+
+def shot_document(seed: int, space: str = "start_camera") -> dict[str, Any]:
+    """Two cameras with cuts between them, shaken."""
+    document = json.loads(keyframes_to_json(random_keyframes(seed)))
+    document["convention"]["space"] = space
+    other = json.loads(keyframes_to_json(random_keyframes(seed + 100)))["keyframes"]
+    cuts = [{"frame": 60, "camera": "A"}, {"frame": 24, "camera": "wide"}]
+    shake = {"seed": 4_000_000_000 + seed, "degrees": 3.0, "distance": 0.05, "hz": 2.5}
+    more = {"cameras": [{"name": "wide", "keyframes": other}], "cuts": cuts, "shake": shake}
+    return document | more | {"version": 2}
+
+
+@pytest.mark.parametrize("space", ["world", "start_camera"])
+@pytest.mark.parametrize("seed", range(3))
+def test_cuts_and_shake_are_those_of_the_server(studio: Any, seed: int, space: str) -> None:
+    text = json.dumps(shot_document(seed, space))
+    imports = """const {{ parseShot, shotPath, writeShot }} = {shot};
+        const {{ shot, space }} = parseShot(argument, scene);
+        const text = writeShot(shot, scene, space);"""
+    path = "shotPath(parseShot(text, scene).shot, 97, scene, 30)"
+    found = drawn(studio, imports, path, start_camera(), text)
+    shot = shot_from_json(text, scene_depth=DEPTH, start=start_camera())
+    expect_same(found, shot_trajectory(shot, 97, fps=30, **LENS))
+
+
+def test_a_held_subject_keeps_its_size_as_on_the_server(studio: Any) -> None:
+    keys = [Keyframe(0, (0, 0, 0), (0, 0, 0, 1)), Keyframe(96, (0.1, 0, 0.7), (0, 0.05, 0, 1), 50)]
+    document = json.loads(keyframes_to_json(keys)) | {"subject": [0.1, 0, 1.2], "version": 2}
+    document["convention"]["space"] = "start_camera"
+    imports = "const {{ parseShot, shotPath }} = {shot};"
+    path = "shotPath(parseShot(argument, scene).shot, 97, scene, 24)"
+    found = drawn(studio, imports, path, start_camera(), json.dumps(document))
+    shot = shot_from_json(json.dumps(document), scene_depth=DEPTH, start=start_camera())
+    expect_same(found, shot_trajectory(shot, 97, **LENS))
+
+
+def test_noise_is_that_of_the_server_to_the_last_digits(studio: Any) -> None:
+    rng = np.random.default_rng(0)
+    places = [[int(rng.integers(2**32)), int(rng.integers(6)), float(rng.uniform(0, 900))]
+              for _ in range(500)]  # fmt: skip
+    found = studio.page.evaluate(
+        f"""async (places) => {{
+            const {{ noise }} = {studio.import_module("trajectory/shake")};
+            return places.map((place) => noise(...place));
+        }}""",
+        places,
+    )
+    np.testing.assert_allclose(found, [noise(*place) for place in places], rtol=0, atol=1e-12)
 
 
 MOVES = [(True, 1.0), (False, 1.0), (True, -0.5), (False, 2.0)]
