@@ -38,20 +38,32 @@ export class TrajectoryModel extends EventTarget {
     this.problem = null;
     this.space = "start_camera";
     this.selected = -1;
+    /** @type {Set<object>} keyframes that are chosen beside the selected one */
+    this.beside = new Set();
     this.frame = 0;
-    /** @type {{scene: import("../viewer/scene.mjs").Scene, changed: boolean, stale: boolean} | null}
+    /** @type {{scene: import("../viewer/scene.mjs").Scene, changed: boolean, stale: boolean,
+     *   finish: () => void} | null}
      *   while keyframes are dragged: what is to be written, and then read, when that ends */
     this.held = null;
     this.read();
   }
 
-  /** @returns {import("./keyframes.mjs").Keyframe[]} of the camera that is edited */
-  get keyframes() {
-    return this.shot.cameras[this.camera].keyframes;
+  /** The selected keyframe and those that were chosen with it. */
+  get chosen() {
+    return this.keyframes.filter((key, i) => i === this.selected || this.beside.has(key));
   }
 
-  set keyframes(keyframes) {
-    this.shot.cameras[this.camera].keyframes = keyframes;
+  /** Choose several keyframes; the last of them is selected. */
+  choose(keyframes) {
+    this.beside = new Set(keyframes);
+    this.selected = this.keyframes.indexOf(keyframes.at(-1));
+    this.refresh();
+  }
+
+  /** @returns {import("./keyframes.mjs").Keyframe[]} of the camera that is edited */
+  get keyframes() {
+    const { cameras } = this.shot;
+    return cameras[Math.min(this.camera, cameras.length - 1)].keyframes;
   }
 
   /** The node's input of a name, whatever a shared workflow put into it. */
@@ -151,9 +163,15 @@ export class TrajectoryModel extends EventTarget {
     };
   }
 
+  /** Tell that something else is chosen or edited now. */
+  refresh() {
+    this.#changed();
+  }
+
   #changed() {
     this.frame = Math.min(this.frame, this.path.length - 1);
     if (this.selected >= this.keyframes.length) this.selected = -1;
+    for (const key of this.beside) if (!this.keyframes.includes(key)) this.beside.delete(key);
     this.dispatchEvent(new Event("change"));
   }
 
@@ -163,7 +181,16 @@ export class TrajectoryModel extends EventTarget {
     this.dispatchEvent(new Event("scrub"));
   }
 
-  select(index) {
+  /** Select a keyframe; with `also`, beside those that are chosen, or no more if it is one. */
+  select(index, also = false) {
+    const key = this.keyframes[index];
+    if (also && this.beside.has(key)) {
+      this.beside.delete(key);
+      this.dispatchEvent(new Event("scrub"));
+      return;
+    }
+    if (also) for (const each of [...this.chosen, key]) this.beside.add(each);
+    else if (!this.beside.has(key)) this.beside.clear();
     this.selected = index;
     if (index >= 0) this.scrub(this.keyframes[index].frame);
     else this.dispatchEvent(new Event("scrub"));
@@ -212,16 +239,20 @@ export class TrajectoryModel extends EventTarget {
    * @returns {{end: () => void, cancel: () => void}} one of them is to be called
    */
   begin() {
+    // Turns of the wheel are a gesture whose end is only known by what comes next.
+    this.held?.finish();
     const { frame, selected } = this;
     const held = { scene: this.scene, changed: false, stale: false };
     this.held = held;
     const finish = () => {
+      if (this.held !== held) return;
       this.held = null;
       // Keyframes in the world belong to the scene that they were dragged in.
       if (held.changed) this.commit();
       this.scene = held.scene;
       if (held.stale) this.read();
     };
+    held.finish = finish;
     const cancel = () => {
       held.stale ||= held.changed;
       held.changed = false;
@@ -258,10 +289,15 @@ export class TrajectoryModel extends EventTarget {
     this.select(this.keyframes.indexOf(camera));
   }
 
-  /** Delete a keyframe; the last one stays. */
+  /** Delete a keyframe, and those that are chosen with it; the last one stays. */
   removeKeyframe(index = this.selected) {
-    if (this.keyframes.length < 2 || !this.keyframes[index]) return;
-    this.edit((keyframes) => keyframes.splice(index, 1));
+    const key = this.keyframes[index];
+    const gone = new Set(this.beside.has(key) ? this.chosen : [key]);
+    if (!key || this.keyframes.length <= gone.size) return;
+    this.edit((keyframes) => {
+      const kept = keyframes.filter((each) => !gone.has(each));
+      keyframes.splice(0, keyframes.length, ...kept);
+    });
     this.select(Math.min(index, this.keyframes.length - 1));
   }
 
@@ -277,9 +313,23 @@ export class TrajectoryModel extends EventTarget {
     this.selected = index;
     const key = this.keyframes[index];
     const wish = Math.min(this.frames - 1, Math.max(0, Math.round(frame)));
+    if (this.beside.has(key)) {
+      this.#retimeAll(wish - key.frame);
+      return;
+    }
     const to = this.#freeFrame(key, wish, wish < from ? -1 : 1);
     this.edit(() => (key.frame = to));
     this.scrub(to);
+  }
+
+  /** Move all chosen keyframes in time, if they find frames that no other has. */
+  #retimeAll(by) {
+    const { chosen } = this;
+    const taken = new Set(this.keyframes.filter((k) => !chosen.includes(k)).map(({ frame }) => frame));
+    const fits = ({ frame }) => frame + by >= 0 && frame + by < this.frames && !taken.has(frame + by);
+    if (!by || !chosen.every(fits)) return;
+    this.edit(() => chosen.forEach((each) => (each.frame += by)));
+    this.scrub(this.keyframes[this.selected].frame);
   }
 
   /** The frame nearest to a wish that no other keyframe has, on one side of it if on both. */
