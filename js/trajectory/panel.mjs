@@ -47,7 +47,8 @@ export class Panel {
   #button(key, hint, onclick) {
     const { text } = this;
     return element("button", {
-      type: "button", class: "mirage-text-button", text: text(key), title: text(hint), onclick,
+      type: "button", class: "mirage-text-button", text: text(key), "aria-label": text(key),
+      title: text(hint), onclick,
     });
   }
 

@@ -208,10 +208,10 @@ def test_the_ghost_is_the_path_before_the_last_edit(studio: Any, modern: bool) -
 
 
 def test_several_keyframes_are_chosen_moved_copied_and_deleted(panel: Any) -> None:
-    panel.widget("(w) => w.model.addKeyframe(20)")
+    panel.widget("(w) => w.model.addKeyframe(18)")
     keys = panel.page.locator(".mirage-key")
     frames = [key["frame"] for key in stored(panel)]
-    first, second = frames.index(16), frames.index(20)
+    first, second = frames.index(16), frames.index(18)
     keys.nth(first).click()
     keys.nth(second).click(modifiers=["Shift"])
     pressed = [key.get_attribute("aria-pressed") for key in keys.all()]
@@ -221,12 +221,12 @@ def test_several_keyframes_are_chosen_moved_copied_and_deleted(panel: Any) -> No
     drag(panel, at(panel, panel.widget(KEYFRAMES)[second]["position"]), (14, -10))
     moved = {key["frame"]: np.subtract(key["position"], before[key["frame"]])
              for key in stored(panel)}  # fmt: skip
-    np.testing.assert_allclose(moved[16], moved[20], atol=1e-6)
+    np.testing.assert_allclose(moved[16], moved[18], atol=1e-6)
     assert np.linalg.norm(moved[16]) > 0.01 and np.linalg.norm(moved[0]) < 1e-9
 
     keys.nth(second).focus()
     panel.page.keyboard.press("ArrowRight")
-    assert {17, 21} <= {key["frame"] for key in stored(panel)}
+    assert {17, 19} <= {key["frame"] for key in stored(panel)}
 
     count = len(stored(panel))
     panel.widget(FOCUS)
@@ -236,7 +236,7 @@ def test_several_keyframes_are_chosen_moved_copied_and_deleted(panel: Any) -> No
     pasted = {key["frame"]: key["position"] for key in stored(panel)}
     assert len(pasted) == count + 2
     np.testing.assert_allclose(pasted[25], pasted[17], atol=1e-6)
-    np.testing.assert_allclose(pasted[29], pasted[21], atol=1e-6)
+    np.testing.assert_allclose(pasted[27], pasted[19], atol=1e-6)
     panel.page.keyboard.press("Delete")
     assert len(stored(panel)) == count
 
