@@ -1,10 +1,15 @@
 /** A film of what the shot's camera shows, recorded by the browser in real time. */
 
-const TYPES = ["video/webm;codecs=vp9", "video/webm;codecs=vp8", "video/webm"];
+/** The first is the quickest to encode: the film is made while it plays. */
+const TYPES = ["video/webm;codecs=vp8", "video/webm;codecs=vp9", "video/webm"];
 const MAX_WIDTH = 1280;
+/** Milliseconds between parts of the film, and for which a slow encoder is waited for. */
+const PART_MS = 100;
+const PATIENCE_MS = 10000;
 
 /** Whether this browser records films. */
-export const canRecord = () => typeof MediaRecorder !== "undefined" && TYPES.some((type) => MediaRecorder.isTypeSupported(type));
+export const canRecord = () =>
+  typeof MediaRecorder !== "undefined" && TYPES.some((type) => MediaRecorder.isTypeSupported(type));
 
 /**
  * Record frames of a canvas, one after the other at the shot's rate.
@@ -15,7 +20,7 @@ export const canRecord = () => typeof MediaRecorder !== "undefined" && TYPES.som
  * @param {number} options.aspect width in heights
  * @param {(frame: number, context: CanvasRenderingContext2D) => void} options.draw
  * @param {AbortSignal} options.signal stops it early
- * @returns {Promise<Blob>} WebM
+ * @returns {Promise<Blob>} WebM; empty where the encoder gave nothing
  */
 export async function recordFilm({ frames, fps, aspect, draw, signal }) {
   const canvas = document.createElement("canvas");
@@ -33,7 +38,7 @@ export async function recordFilm({ frames, fps, aspect, draw, signal }) {
     recorder.onstop = resolve;
     recorder.onerror = ({ error }) => reject(error);
   });
-  recorder.start();
+  recorder.start(PART_MS);
   const begin = performance.now();
   await new Promise((resolve) => {
     let shown = 0;
@@ -47,6 +52,10 @@ export async function recordFilm({ frames, fps, aspect, draw, signal }) {
     };
     requestAnimationFrame(tick);
   });
+  for (let waited = 0; !parts.length && waited < PATIENCE_MS && !signal.aborted; waited += PART_MS) {
+    draw(frames - 1, context);
+    await new Promise((resolve) => setTimeout(resolve, PART_MS));
+  }
   recorder.stop();
   await stopped;
   for (const track of stream.getTracks()) track.stop();
@@ -81,8 +90,11 @@ export class Playblast {
       this.stop();
       return;
     }
-    if (!canRecord()) return;
-    const { viewport, model, panel } = this.widget;
+    const { viewport, model, panel, note, text } = this.widget;
+    if (!canRecord()) {
+      note.textContent = text("noFilm");
+      return;
+    }
     const { view } = viewport.controls;
     const [before, { width, height }] = [model.frame, model.scene];
     this.recording = new AbortController();
@@ -97,16 +109,18 @@ export class Playblast {
       context.fillRect(0, 0, canvas.width, canvas.height);
       context.drawImage(viewport.canvas, ...viewport.controls.picture, 0, 0, canvas.width, canvas.height);
     };
+    let film = null;
     try {
-      const film = await recordFilm({
+      film = await recordFilm({
         frames: model.path.length, fps: model.fps, aspect: width / height, draw, signal,
       });
-      if (!signal.aborted) download(film, "mirage_playblast.webm");
+      if (!signal.aborted && film.size) download(film, "mirage_playblast.webm");
     } finally {
       this.recording = null;
       panel.record.setAttribute("aria-pressed", "false");
       viewport.setView(view);
       model.scrub(before);
+      if (!signal.aborted && !film?.size) note.textContent = text("noFilm");
     }
   }
 }
