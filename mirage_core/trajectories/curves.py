@@ -21,6 +21,7 @@ _HALVINGS: Final = 54
 """They leave nothing of an interval of length 1 in double precision."""
 
 Array = NDArray[np.float64]
+Places = NDArray[np.int64]
 
 
 def _bezier(s: Tensor, a: float, b: float) -> Tensor:
@@ -96,7 +97,7 @@ def slopes(knots: Array, values: Array, tangents: list[str]) -> tuple[Array, Arr
 
 
 def cubic(
-    knots: Array, values: Array, ends: tuple[Array, Array], segment: Array, t: Array
+    knots: Array, values: Array, ends: tuple[Array, Array], segment: Places, t: Array
 ) -> Array:
     """Values of a cubic with given slopes.
 

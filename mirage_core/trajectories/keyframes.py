@@ -17,7 +17,7 @@ from ..errors import CacheFormatError, GeometryError, MirageError, TrajectoryErr
 from ..geometry.trajectory import Trajectory, intrinsics_from_fov
 from ..geometry.transform import invert_rigid, rigid
 from ..validate import expect_frame_count, expect_range
-from .curves import TANGENTS, Array, Speed, aligned, cubic, progress, slopes
+from .curves import TANGENTS, Array, Places, Speed, aligned, cubic, progress, slopes
 from .files import MAX_FRAMES, describe, expect_document, expect_numbers, expect_tag, parse_json
 from .presets import (
     EASINGS,
@@ -175,7 +175,9 @@ def _curves(keys: list[Keyframe], values: Tensor, times: Tensor) -> tuple[Tensor
     return torch.from_numpy(curve), torch.from_numpy(matrices)
 
 
-def _bent(knots: Array, values: Array, tangents: list[str], times: Array) -> tuple[Array, ...]:
+def _bent(
+    knots: Array, values: Array, tangents: list[str], times: Array
+) -> tuple[Places, Places, Array]:
     """Frames between the keys, the key that each comes after, and values (N, D) there."""
     import numpy as np
 
