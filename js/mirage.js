@@ -40,6 +40,11 @@ async function fill(container, node, path) {
 app.registerExtension({
   name: "Mirage",
 
+  async beforeConfigureGraph(workflow) {
+    const { markOpened } = await import("./page/bridge.mjs");
+    markOpened(workflow, bridge);
+  },
+
   nodeCreated(node) {
     const wanted = WIDGETS[node.comfyClass];
     if (!wanted || !node.addDOMWidget) return;

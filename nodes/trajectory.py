@@ -15,9 +15,9 @@ from ..mirage_core.geometry.trajectory import Trajectory
 from ..mirage_core.geometry.transform import invert_rigid
 from ..mirage_core.trajectories.files import load_trajectory, save_trajectory
 from ..mirage_core.trajectories.keyboard import keyboard_trajectory
-from ..mirage_core.trajectories.keyframes import keyframe_trajectory, keyframes_from_json
 from ..mirage_core.trajectories.lens import LENSES, PICTURE, fit_lens
 from ..mirage_core.trajectories.presets import EASINGS, PRESETS, preset_trajectory
+from ..mirage_core.trajectories.shot import shot_from_json, shot_trajectory
 from ..mirage_core.validate import expect_frame_count, expect_frame_size, expect_range
 from .comfy import viewer
 from .comfy.files import file_stamp, list_files, next_file, resolve_file
@@ -160,8 +160,8 @@ class MirageTrajectory(io.ComfyNode):
         start = None if pose is None else invert_rigid(pose[:1])[0]
         depth = geometry.typical_depth()
         if keyframes.strip():
-            keys_at = keyframes_from_json(keyframes, scene_depth=depth, start=start)
-            path = keyframe_trajectory(keys_at, frames, **camera)
+            shot = shot_from_json(keyframes, scene_depth=depth, start=start)
+            path = shot_trajectory(shot, frames, **camera)
         elif keys.strip():
             path = keyboard_trajectory(keys, scene_depth=depth, start=start, **camera)
         else:

@@ -7,7 +7,32 @@ const CHUNK_EVENT = "mirage.chunk";
 const viewStates = new Map();
 const MAX_VIEW_STATES = 200;
 
-const keyOf = ({ graph, id }) => `${graph?.rootGraph?.id}:${graph?.id}:${id}`;
+/** Entry of a workflow's `extra` that tells apart those opened from one template. */
+const OPENED = "mirage_opened";
+
+const openedAs = (workflow) => workflow?.extra?.[OPENED];
+
+const keyOf = ({ graph, id }) =>
+  [graph?.rootGraph?.id, openedAs(graph?.rootGraph), graph?.id, id].join(":");
+
+const holdsOurs = ({ nodes = [], definitions }) =>
+  nodes.some(({ type }) => String(type).startsWith("Mirage")) ||
+  (definitions?.subgraphs ?? []).some(holdsOurs);
+
+/**
+ * Tell a workflow that is being opened from others with its id: copies of a template share that.
+ *
+ * Undo opens workflows too; one that had no mark gets none then, which would be an edit.
+ *
+ * @param {object} workflow the graph as it is saved
+ * @param {{app: object}} bridge
+ */
+export function markOpened(workflow, { app }) {
+  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+  if (openedAs(workflow) || tracker?._restoringState || !holdsOurs(workflow)) return;
+  const parts = crypto.getRandomValues(new Uint32Array(2));
+  workflow.extra = { ...workflow.extra, [OPENED]: Array.from(parts, (n) => n.toString(36)).join("") };
+}
 
 /** Keep something that belongs to the view of a node and not to its value. */
 export function remember(node, name, value) {
@@ -131,7 +156,12 @@ export async function lastReport(node, { api }, name, finished) {
   const root = node.graph?.rootGraph ?? node.graph;
   if (!root) return null;
   const prompts = await promptsWith(api, finished);
-  const own = prompts.filter(({ prompt }) => prompt?.[3]?.extra_pnginfo?.workflow?.id === root.id);
+  const own = prompts.filter(({ prompt }) => {
+    const workflow = prompt?.[3]?.extra_pnginfo?.workflow;
+    const opened = openedAs(workflow);
+    // A workflow that was begun on an empty page has no mark until it is opened again.
+    return workflow?.id === root.id && (!opened || opened === openedAs(root));
+  });
   for (const { outputs } of own) {
     const found = outputs?.[keyIn(outputs, node, root)]?.[name]?.[0];
     if (found) return found;

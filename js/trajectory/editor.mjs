@@ -5,6 +5,8 @@ import {
 } from "../viewer/math.mjs";
 import { aimPoint, paintFloor, paintFrustum, paintHandle, paintPath, polyline } from "../viewer/paint.mjs";
 import { cameraAt } from "../viewer/scene.mjs";
+import { Director, fieldOfView, millimetres } from "./director.mjs";
+import { paintGhost, paintGuides } from "./guides.mjs";
 
 /** CSS pixels within which the pointer hits a handle. */
 const REACH = 11;
@@ -12,21 +14,48 @@ const FRUSTUM = 0.16;
 /** Maximum number of keyframes of a drawn line. */
 const MAX_DRAWN = 12;
 const NUDGE = 0.02;
+/** CSS pixels of a drag that make the focal length e times as long. */
+const ZOOM = 200;
+/** Milliseconds after which another turn of the wheel is another edit. */
+const WHEEL_MS = 400;
+
+const AIDS = { g: "guides", b: "ghost", n: "snap" };
 
 export class Editor {
   /** @param {import("./model.mjs").TrajectoryModel} model */
   constructor(model) {
     this.model = model;
+    this.director = new Director(model);
+    /** True while the key is held with which a drag sets the focal length. */
+    this.zooming = false;
+    /** What is held while the wheel is turned. */
+    this.wheeled = null;
     this.drawing = false;
     /** @type {number[][] | null} the line that is being drawn */
     this.line = null;
+  }
+
+  /** Hear the wheel before the view does, and when the key of the focal length is let go. */
+  listen({ canvas, controls }) {
+    const wheel = (event) => {
+      if (!this.wheel(event, controls)) return;
+      event.preventDefault();
+      event.stopImmediatePropagation();
+    };
+    canvas.addEventListener("wheel", wheel, { capture: true, passive: false });
+    canvas.addEventListener("keyup", (event) => {
+      if (event.key.toLowerCase() === "f") this.zooming = false;
+    });
+    canvas.addEventListener("blur", () => (this.zooming = false));
   }
 
   /** What is under the pointer. @returns {import("../viewer/viewport.mjs").Gesture | null} */
   grab(event, x, y, controls, ratio) {
     const { model } = this;
     if (this.drawing) return this.#draw(x, y, controls);
-    if (!model.editable || controls.view === "camera" || event.shiftKey) return null;
+    if (!model.editable || event.shiftKey) return null;
+    if (this.zooming) return this.#zoom(ratio);
+    if (controls.view === "camera") return this.#aimThrough(controls);
     const near = (point) => {
       const [px, py, z] = controls.project(point);
       return z > 0 ? Math.hypot(px - x, py - y) / ratio : Infinity;
@@ -84,19 +113,73 @@ export class Editor {
   #move(index, controls) {
     const { model } = this;
     const key = model.keyframes[index];
-    const origin = [...key.position];
+    const origins = model.keyframes.map((each) => [...each.position]);
+    const origin = origins[index];
+    const weights = softWeights(model.keyframes, index, model.path.length);
+    const together = model.keyframes.map((each) => model.beside.has(key) && model.beside.has(each));
     const [fromX, fromY] = controls.project(origin);
     let [dx, dy] = [0, 0];
     return {
       ...model.begin(),
-      move: (x, y, sx, sy) => {
+      move: (x, y, sx, sy, event) => {
         dx += sx;
         dy += sy;
         const to = controls.unproject(fromX + dx, fromY + dy, origin);
-        model.edit(() => (key.position = to));
+        const by = subtract(this.director.snapPoint(to), origin);
+        model.edit((keyframes) => keyframes.forEach((each, i) => {
+          const share = i === index || together[i] ? 1 : event?.altKey ? weights[i] : 0;
+          each.position = share ? add(origins[i], scale(by, share)) : origins[i];
+        }));
         model.scrub(key.frame);
       },
     };
+  }
+
+  /** Set the focal length by a drag: to the right for a longer lens. */
+  #zoom(ratio) {
+    const { director, model } = this;
+    const mm = millimetres(director.fov);
+    let moved = 0;
+    return {
+      ...model.begin(),
+      move: (x, y, dx) => {
+        moved += dx;
+        director.setFov(fieldOfView(mm * Math.exp(moved / ratio / ZOOM)));
+      },
+    };
+  }
+
+  /** Aim the camera that is looked through, in the direction of the drag. */
+  #aimThrough(controls) {
+    const { director, model } = this;
+    return {
+      ...model.begin(),
+      move: (x, y, dx, dy) => {
+        const { fx, fy } = controls.lens;
+        director.aim(dx / fx, -dy / fy);
+      },
+    };
+  }
+
+  /**
+   * The wheel while the camera is looked through: it dollies. Turns that follow quickly are one
+   * edit.
+   *
+   * @returns {boolean} whether it was taken
+   */
+  wheel(event, controls) {
+    const { model } = this;
+    if (controls.view !== "camera" || !model.editable || (model.held && model.held !== this.wheeled)) {
+      return false;
+    }
+    if (!model.held) {
+      model.begin();
+      this.wheeled = model.held;
+    }
+    clearTimeout(this.wheelEnds);
+    this.wheelEnds = setTimeout(this.wheeled.finish, WHEEL_MS);
+    this.director.dolly(-Math.sign(event.deltaY) * Math.min(0.1, Math.abs(event.deltaY) / 2000));
+    return true;
   }
 
   #turn(index, controls) {
@@ -137,13 +220,16 @@ export class Editor {
   }
 
   /**
-   * Keys on the selected keyframe: arrows move it, Page Up and Down raise and lower it.
+   * Keys on the scene: the table below, and on the selected keyframe arrows, which move it, and
+   * Page Up and Down, which raise and lower it.
    *
    * @returns {boolean} whether the key was one of these
    */
   key(event) {
     const { model } = this;
     const key = model.keyframes[model.selected];
+    if (model.held === this.wheeled) this.wheeled?.finish();
+    if (this.#command(event)) return true;
     if (event.ctrlKey || event.metaKey || event.altKey) return false;
     if (event.key === "Delete" || event.key === "Backspace") {
       model.removeKeyframe();
@@ -163,12 +249,35 @@ export class Editor {
     return true;
   }
 
+  #command(event) {
+    const { model, director } = this;
+    const name = event.key.toLowerCase();
+    if ((event.ctrlKey || event.metaKey) && !event.altKey) {
+      return (name === "c" && director.copy()) || (name === "v" && model.editable && director.paste());
+    }
+    const jumps = { "[": -1, "]": 1 };
+    // Some keyboards have brackets on a third level, which counts as Ctrl and Alt.
+    if (name in jumps) director.jump(jumps[name]);
+    else if (event.altKey || event.shiftKey) return false;
+    else if (name === "k") model.addKeyframe();
+    else if (name === "f") this.zooming = true;
+    else if (name === "z") director.toggleSubject();
+    else if (name === "x") director.cut();
+    else if (name === "v") director.nextTake();
+    else if (name in AIDS) director.toggle(AIDS[name]);
+    else return false;
+    return true;
+  }
+
   /** Draw everything that can be edited. */
   paint(context, controls, theme, ratio, floor) {
     const { model } = this;
     const { path, scene, frame } = model;
+    const { aids } = this.director;
     if (floor) paintFloor(context, controls, scene, theme, ratio);
+    if (aids.ghost && model.ghost) paintGhost(context, controls, model.ghost, frame, scene, theme, ratio);
     if (controls.view === "camera") {
+      paintGuides(context, controls.picture, aids, theme, ratio);
       context.strokeStyle = theme.muted;
       context.lineWidth = ratio;
       context.strokeRect(...controls.picture);
@@ -224,6 +333,18 @@ export class Editor {
     const [x, y, z] = controls.project(aim);
     if (z > 0) paintHandle(context, x, y, 5, theme.outline, theme.selected, ratio);
   }
+}
+
+/**
+ * How much of one keyframe's move its neighbours in time make with it: less the further they are,
+ * and nothing beyond a quarter of the shot, or beyond the second neighbour where keys are few.
+ */
+function softWeights(keyframes, index, frames) {
+  const { frame } = keyframes[index];
+  const away = keyframes.map((key) => Math.abs(key.frame - frame));
+  const second = [...away].sort((a, b) => a - b)[Math.min(3, away.length - 1)];
+  const reach = Math.max(frames / 4, 1.25 * second);
+  return away.map((distance) => Math.max(0, 1 - (distance / reach) ** 2) ** 2);
 }
 
 /** Keyframes along a drawn line: the start camera, then points that keep the line's shape. */

@@ -1,5 +1,6 @@
 /** Keyframes: the document that the node stores, and the path through them. */
 
+import { TANGENTS, aligned, hermite, progressOf, slopesOf } from "./curves.mjs";
 import {
   add, multiply, quaternionOf, rotate, rotationOf, scale, slerp, subtract, unitQuaternion, unrotate,
 } from "../viewer/math.mjs";
@@ -14,6 +15,8 @@ import { emptyPath, setCamera } from "../viewer/scene.mjs";
  * @property {number[]} quaternion camera to world, (x, y, z, w)
  * @property {number | null} fov_x degrees; null is the lens of the picture
  * @property {string} easing timing between this keyframe and the next
+ * @property {number[]} [speed] handles of a curve of one's own in its place: x1, y1, x2, y2
+ * @property {string} [tangent] how the path goes through it, `monotone` if none
  */
 
 const MAX_KEYFRAMES = 10000;
@@ -21,6 +24,8 @@ const MAX_KEYFRAMES = 10000;
 export const MAX_TEXT = 4 << 20;
 const MAX_FRAME = 1000000;
 const FORMAT = "mirage-keyframes";
+/** 2 where anything is used that the first did not have. */
+const VERSIONS = [1, 2];
 
 /** Progress in 0..1 of time in 0..1. */
 export const EASINGS = Object.freeze({
@@ -43,26 +48,31 @@ const isNumbers = (values, count) =>
 
 function readKeyframe(item) {
   const { frame, position, quaternion, fov_x = null, easing = "smooth" } = item ?? {};
+  const { speed = null, tangent = "monotone" } = item ?? {};
   const fits =
     Number.isInteger(frame) && frame >= 0 && frame < MAX_FRAME &&
     isNumbers(position, 3) &&
     isNumbers(quaternion, 4) &&
     Math.max(...quaternion.map(Math.abs)) >= 1e-6 &&
     (fov_x === null || (Number.isFinite(fov_x) && fov_x >= 1 && fov_x <= 170)) &&
-    Object.hasOwn(EASINGS, easing);
+    Object.hasOwn(EASINGS, easing) &&
+    (speed === null || (isNumbers(speed, 4) && speed.every((part) => part >= 0 && part <= 1))) &&
+    TANGENTS.includes(tangent);
   if (!fits) throw new DocumentError("badKeyframe");
-  return { frame, position: [...position], quaternion: unitQuaternion(quaternion), fov_x, easing };
+  const key = { frame, position: [...position], quaternion: unitQuaternion(quaternion), fov_x, easing };
+  if (speed) key.speed = [...speed];
+  if (tangent !== "monotone") key.tangent = tangent;
+  return key;
 }
 
 /**
- * Read the node's text.
+ * Read the frame of a document.
  *
  * @param {string} text
- * @param {import("../viewer/scene.mjs").Scene} scene
- * @returns {{keyframes: Keyframe[], space: string}} keyframes in world coordinates, by frame
+ * @returns {{data: object, space: string}} what is in it, and what its positions are relative to
  * @throws {DocumentError}
  */
-export function parseKeyframes(text, scene) {
+export function readDocument(text) {
   if (text.length > MAX_TEXT) throw new DocumentError("tooLong");
   let data;
   try {
@@ -72,90 +82,89 @@ export function parseKeyframes(text, scene) {
   }
   const { axes, matrix, space = "world" } = data?.convention ?? {};
   const ours =
-    data?.format === FORMAT && data.version === 1 &&
+    data?.format === FORMAT && VERSIONS.includes(data.version) &&
     axes === "opencv" && matrix === "camera_to_world" &&
-    (space === "world" || space === "start_camera") &&
-    Array.isArray(data.keyframes);
+    (space === "world" || space === "start_camera");
   if (!ours) throw new DocumentError("foreign");
-  if (data.keyframes.length > MAX_KEYFRAMES) throw new DocumentError("tooLong");
-  const keyframes = data.keyframes.map(readKeyframe).sort((a, b) => a.frame - b.frame);
+  return { data, space };
+}
+
+/**
+ * Read the keyframes of a document.
+ *
+ * @param {unknown} items
+ * @param {string} space what their positions are relative to
+ * @param {import("../viewer/scene.mjs").Scene} scene
+ * @returns {Keyframe[]} in world coordinates, by frame
+ * @throws {DocumentError}
+ */
+export function readKeyframes(items, space, scene) {
+  if (!Array.isArray(items)) throw new DocumentError("foreign");
+  if (items.length > MAX_KEYFRAMES) throw new DocumentError("tooLong");
+  const keyframes = items.map(readKeyframe).sort((a, b) => a.frame - b.frame);
   if (!keyframes.length) throw new DocumentError("noKeyframes");
   if (keyframes.some((key, i) => i && key.frame === keyframes[i - 1].frame)) {
     throw new DocumentError("sameFrame");
   }
-  const world = space === "world" ? keyframes : keyframes.map((key) => toWorld(key, scene));
-  return { keyframes: world, space };
+  return space === "world" ? keyframes : keyframes.map((key) => toWorld(key, scene));
 }
 
-function toWorld(key, { start, depth }) {
+/** A point in world coordinates, of one in scene depths and in the axes of the start camera. */
+export const pointFromStart = (point, { start, depth }) =>
+  add(rotate(start.rotation, scale(point, depth)), start.position);
+
+/** The way back. */
+export const pointToStart = (point, { start, depth }) =>
+  scale(unrotate(start.rotation, subtract(point, start.position)), 1 / depth);
+
+function toWorld(key, scene) {
   return {
     ...key,
-    position: add(rotate(start.rotation, scale(key.position, depth)), start.position),
-    quaternion: quaternionOf(multiply(start.rotation, rotationOf(key.quaternion))),
+    position: pointFromStart(key.position, scene),
+    quaternion: quaternionOf(multiply(scene.start.rotation, rotationOf(key.quaternion))),
   };
 }
 
-function toStartCamera(key, { start, depth }) {
-  const back = [0, 3, 6, 1, 4, 7, 2, 5, 8].map((i) => start.rotation[i]);
+function toStartCamera(key, scene) {
+  const back = [0, 3, 6, 1, 4, 7, 2, 5, 8].map((i) => scene.start.rotation[i]);
   return {
     ...key,
-    position: scale(unrotate(start.rotation, subtract(key.position, start.position)), 1 / depth),
+    position: pointToStart(key.position, scene),
     quaternion: quaternionOf(multiply(back, rotationOf(key.quaternion))),
   };
 }
 
-const short = (value) => Number(value.toPrecision(9));
+export const short = (value) => Number(value.toPrecision(9));
 
 /**
- * The text that the node stores.
+ * Keyframes as a document holds them.
  *
  * @param {Keyframe[]} keyframes in world coordinates
- * @param {import("../viewer/scene.mjs").Scene} scene
  * @param {string} space `world`, or `start_camera` for a path that fits other pictures too
+ * @param {import("../viewer/scene.mjs").Scene} scene
  */
-export function writeKeyframes(keyframes, scene, space = "start_camera") {
-  const items = keyframes.map((key) => {
+export function keyframeItems(keyframes, space, scene) {
+  return keyframes.map((key) => {
     const given = space === "world" ? key : toStartCamera(key, scene);
-    const { frame, position, quaternion, fov_x, easing } = given;
+    const { frame, position, quaternion, fov_x, easing, speed, tangent } = given;
     const item = { frame, position: position.map(short), quaternion: quaternion.map(short), easing };
-    return fov_x === null ? item : { ...item, fov_x: short(fov_x) };
+    if (fov_x !== null) item.fov_x = short(fov_x);
+    if (speed) item.speed = speed.map(short);
+    if ((tangent ?? "monotone") !== "monotone") item.tangent = tangent;
+    return item;
   });
+}
+
+/** The text of a document, of the first version if it holds what that has. */
+export function writeDocument(part, space) {
+  const plain =
+    Object.keys(part).length === 1 && !part.keyframes.some((item) => item.speed || item.tangent);
   return JSON.stringify({
     format: FORMAT,
-    version: 1,
+    version: plain ? 1 : 2,
     convention: { axes: "opencv", matrix: "camera_to_world", space },
-    keyframes: items,
+    ...part,
   });
-}
-
-/**
- * Slopes of the monotone cubic (PCHIP, after Fritsch and Carlson) through one coordinate.
- *
- * @param {number[]} knots increasing
- * @param {number[]} values
- */
-function slopes(knots, values) {
-  const last = knots.length - 1;
-  const step = knots.slice(1).map((knot, i) => knot - knots[i]);
-  const rise = step.map((width, i) => (values[i + 1] - values[i]) / width);
-  if (last === 1) return [rise[0], rise[0]];
-  const found = new Array(last + 1).fill(0);
-  for (let i = 1; i < last; i++) {
-    if (rise[i - 1] * rise[i] <= 0) continue;
-    const before = 2 * step[i] + step[i - 1];
-    const after = step[i] + 2 * step[i - 1];
-    found[i] = (before + after) / (before / rise[i - 1] + after / rise[i]);
-  }
-  found[0] = endSlope(step[0], step[1], rise[0], rise[1]);
-  found[last] = endSlope(step[last - 1], step[last - 2], rise[last - 1], rise[last - 2]);
-  return found;
-}
-
-function endSlope(step, nextStep, rise, nextRise) {
-  const slope = ((2 * step + nextStep) * rise - step * nextRise) / (step + nextStep);
-  if (Math.sign(slope) !== Math.sign(rise)) return 0;
-  const turns = Math.sign(rise) !== Math.sign(nextRise);
-  return turns && Math.abs(slope) > 3 * Math.abs(rise) ? 3 * rise : slope;
 }
 
 /** The factor of the focal length that a keyframe's field of view stands for. */
@@ -170,11 +179,15 @@ export function fovOf(factor, scene) {
   return (360 / Math.PI) * Math.atan(scene.width / 2 / (scene.intrinsics[0] * factor));
 }
 
+/** Progress between a keyframe and the next at time t in 0..1. */
+export const progressAt = (key, t) => (key.speed ? progressOf(key.speed, t) : EASINGS[key.easing](t));
+
 /**
  * The path through keyframes, as the server makes it.
  *
- * Positions and the logarithm of the focal length follow a monotone cubic, rotations the shortest
- * way; an easing remaps the time until the next keyframe.
+ * Positions and the logarithm of the focal length follow a cubic with the slopes of the keys'
+ * tangents; rotations the shortest way where both keys are `monotone`, else the same cubic. An
+ * easing or a speed curve remaps the time until the next keyframe.
  *
  * @param {Keyframe[]} keyframes by frame
  * @param {number} frames length of the shot
@@ -184,10 +197,13 @@ export function fovOf(factor, scene) {
 export function keyframePath(keyframes, frames, scene) {
   const path = emptyPath(frames);
   const knots = keyframes.map((key) => key.frame);
-  const rows = keyframes.map((k) => [...k.position, Math.log(focalFactor(k.fov_x, scene))]);
-  const curves = [0, 1, 2, 3].map((axis) => rows.map((row) => row[axis]));
-  const tangents = knots.length > 1 ? curves.map((values) => slopes(knots, values)) : [];
+  const tangents = keyframes.map((key) => key.tangent ?? "monotone");
+  const turns = aligned(keyframes.map((key) => unitQuaternion(key.quaternion)));
+  const rows = keyframes.map((k, i) => [...k.position, Math.log(focalFactor(k.fov_x, scene)), ...turns[i]]);
   const last = knots.length - 1;
+  const slopes = rows[0].map((_, axis) =>
+    last ? slopesOf(knots, rows.map((row) => row[axis]), tangents) : null,
+  );
   for (let frame = 0, i = 0; frame < frames; frame++) {
     while (i < last && frame >= knots[i + 1]) i++;
     if (frame <= knots[0] || i === last) {
@@ -197,17 +213,13 @@ export function keyframePath(keyframes, frames, scene) {
       continue;
     }
     const span = knots[i + 1] - knots[i];
-    const t = EASINGS[keyframes[i].easing]((frame - knots[i]) / span);
-    const value = curves.map((values, axis) =>
-      hermite(t, span, values[i], values[i + 1], tangents[axis][i], tangents[axis][i + 1]),
+    const t = progressAt(keyframes[i], (frame - knots[i]) / span);
+    const plain = tangents[i] === "monotone" && tangents[i + 1] === "monotone";
+    const value = slopes.slice(0, plain ? 4 : 8).map(({ from, into }, axis) =>
+      hermite(t, span, rows[i][axis], rows[i + 1][axis], from[i], into[i + 1]),
     );
-    const turned = slerp(keyframes[i].quaternion, keyframes[i + 1].quaternion, t);
+    const turned = plain ? slerp(turns[i], turns[i + 1], t) : value.slice(4);
     setCamera(path, frame, rotationOf(turned), value.slice(0, 3), Math.exp(value[3]));
   }
   return path;
-}
-
-function hermite(t, span, from, to, slopeFrom, slopeTo) {
-  const [a, b] = [t * t * (3 - 2 * t), t * (1 - t)];
-  return from + (to - from) * a + span * b * (slopeFrom * (1 - t) - slopeTo * t);
 }

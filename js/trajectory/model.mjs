@@ -1,7 +1,8 @@
 /** The camera move of one node: read from the node's own inputs, and written back to them. */
 
-import { DocumentError, keyframePath, parseKeyframes, writeKeyframes } from "./keyframes.mjs";
-import { fitKeyframes, keyframeOn, presetPath } from "./presets.mjs";
+import { DocumentError, keyframePath } from "./keyframes.mjs";
+import { fitKeyframes, keyframeOn, presetPath, withKeyframe } from "./presets.mjs";
+import { holdsSubject, parseShot, plainShot, shotPath, writeShot } from "./shot.mjs";
 import { guessedScene, MAX_FRAMES, MIN_FRAMES, sceneOf } from "../viewer/scene.mjs";
 import { walkPath } from "./walk.mjs";
 
@@ -27,17 +28,42 @@ export class TrajectoryModel extends EventTarget {
     this.scene = guessedScene();
     /** @type {"preset" | "keys" | "keyframes"} what the path comes from */
     this.source = "preset";
-    /** @type {import("./keyframes.mjs").Keyframe[]} */
-    this.keyframes = [];
+    /** @type {import("./shot.mjs").Shot} */
+    this.shot = plainShot();
+    /** Index of the camera whose keyframes are edited. */
+    this.camera = 0;
+    /** @type {import("../viewer/scene.mjs").Path | null} the path before the last edit */
+    this.ghost = null;
     /** Name of a locale text that says what is wrong with the node's value; null when nothing. */
     this.problem = null;
     this.space = "start_camera";
     this.selected = -1;
+    /** @type {Set<object>} keyframes that are chosen beside the selected one */
+    this.beside = new Set();
     this.frame = 0;
-    /** @type {{scene: import("../viewer/scene.mjs").Scene, changed: boolean, stale: boolean} | null}
+    /** @type {{scene: import("../viewer/scene.mjs").Scene, changed: boolean, stale: boolean,
+     *   finish: () => void} | null}
      *   while keyframes are dragged: what is to be written, and then read, when that ends */
     this.held = null;
     this.read();
+  }
+
+  /** The selected keyframe and those that were chosen with it. */
+  get chosen() {
+    return this.keyframes.filter((key, i) => i === this.selected || this.beside.has(key));
+  }
+
+  /** Choose several keyframes; the last of them is selected. */
+  choose(keyframes) {
+    this.beside = new Set(keyframes);
+    this.selected = this.keyframes.indexOf(keyframes.at(-1));
+    this.refresh();
+  }
+
+  /** @returns {import("./keyframes.mjs").Keyframe[]} of the camera that is edited */
+  get keyframes() {
+    const { cameras } = this.shot;
+    return cameras[Math.min(this.camera, cameras.length - 1)].keyframes;
   }
 
   /** The node's input of a name, whatever a shared workflow put into it. */
@@ -91,7 +117,7 @@ export class TrajectoryModel extends EventTarget {
     const text = String(this.value("keyframes") ?? "").trim();
     const keys = String(this.value("keys") ?? "").trim();
     this.problem = null;
-    this.keyframes = [];
+    this.shot = plainShot();
     this.source = text ? "keyframes" : keys ? "keys" : "preset";
     if (text) this.#readKeyframes(text);
     if (this.source === "keys") this.path = walkPath(keys, this.scene) ?? this.#failed("badKeys");
@@ -101,19 +127,29 @@ export class TrajectoryModel extends EventTarget {
 
   #readKeyframes(text) {
     try {
-      const { keyframes, space } = parseKeyframes(text, this.scene);
-      this.keyframes = keyframes;
+      const { shot, space } = parseShot(text, this.scene);
+      this.shot = shot;
       this.space = space;
-      this.path = keyframePath(keyframes, this.frames, this.scene);
-      if (keyframes.at(-1).frame >= this.frames) this.problem = "afterEnd";
+      this.#follow();
     } catch (error) {
       if (!(error instanceof DocumentError)) throw error;
       this.path = this.#failed(error.code);
     }
   }
 
+  /** Make the path of the shot, and say what the server would refuse. */
+  #follow() {
+    const { shot, frames, scene } = this;
+    this.camera = Math.min(this.camera, shot.cameras.length - 1);
+    this.path = shotPath(shot, frames, scene, this.fps);
+    const late = shot.cameras.some(({ keyframes }) => keyframes.at(-1).frame >= frames);
+    const lost = shot.subject && !holdsSubject(shot, frames, scene);
+    this.problem = late || shot.cuts.at(-1)?.frame >= frames ? "afterEnd" : lost ? "lostSubject" : null;
+  }
+
   #failed(problem) {
     this.problem = problem;
+    this.camera = 0;
     return presetPath({ ...this.move, preset: "static" }, this.frames, this.scene);
   }
 
@@ -127,9 +163,15 @@ export class TrajectoryModel extends EventTarget {
     };
   }
 
+  /** Tell that something else is chosen or edited now. */
+  refresh() {
+    this.#changed();
+  }
+
   #changed() {
     this.frame = Math.min(this.frame, this.path.length - 1);
     if (this.selected >= this.keyframes.length) this.selected = -1;
+    for (const key of this.beside) if (!this.keyframes.includes(key)) this.beside.delete(key);
     this.dispatchEvent(new Event("change"));
   }
 
@@ -139,7 +181,16 @@ export class TrajectoryModel extends EventTarget {
     this.dispatchEvent(new Event("scrub"));
   }
 
-  select(index) {
+  /** Select a keyframe; with `also`, beside those that are chosen, or no more if it is one. */
+  select(index, also = false) {
+    const key = this.keyframes[index];
+    if (also && this.beside.has(key)) {
+      this.beside.delete(key);
+      this.dispatchEvent(new Event("scrub"));
+      return;
+    }
+    if (also) for (const each of [...this.chosen, key]) this.beside.add(each);
+    else if (!this.beside.has(key)) this.beside.clear();
     this.selected = index;
     if (index >= 0) this.scrub(this.keyframes[index].frame);
     else this.dispatchEvent(new Event("scrub"));
@@ -153,7 +204,8 @@ export class TrajectoryModel extends EventTarget {
     if (this.source === "preset" && thereAndBack) hints.turning = [(this.path.length - 1) / 2];
     this.frame = Math.min(this.frame, this.path.length - 1);
     this.#set("frames", this.path.length);
-    this.keyframes = fitKeyframes(this.path, this.scene, hints);
+    this.camera = 0;
+    this.shot = plainShot(fitKeyframes(this.path, this.scene, hints));
     this.space = "start_camera";
     this.source = "keyframes";
     this.problem = null;
@@ -163,18 +215,18 @@ export class TrajectoryModel extends EventTarget {
    * Change keyframes. The path follows at once; the node's value, and undo, at the end of a
    * gesture if there is one.
    *
-   * @param {(keyframes: import("./keyframes.mjs").Keyframe[]) => void} change edits the list, or a
-   *   keyframe in it
+   * @param {(keyframes: import("./keyframes.mjs").Keyframe[], shot: import("./shot.mjs").Shot) => void}
+   *   change edits the list, a keyframe in it, or the shot
    */
   edit(change) {
     if (!this.editable) return;
+    if (!this.held?.changed) this.ghost = this.path;
     this.bake();
     const chosen = this.keyframes[this.selected];
-    change(this.keyframes);
+    change(this.keyframes, this.shot);
     this.keyframes.sort((a, b) => a.frame - b.frame);
     if (chosen) this.selected = this.keyframes.indexOf(chosen);
-    this.problem = this.keyframes.at(-1).frame >= this.frames ? "afterEnd" : null;
-    this.path = keyframePath(this.keyframes, this.frames, this.scene);
+    this.#follow();
     this.#changed();
     if (this.held) this.held.changed = true;
     else this.commit();
@@ -187,16 +239,20 @@ export class TrajectoryModel extends EventTarget {
    * @returns {{end: () => void, cancel: () => void}} one of them is to be called
    */
   begin() {
+    // Turns of the wheel are a gesture whose end is only known by what comes next.
+    this.held?.finish();
     const { frame, selected } = this;
     const held = { scene: this.scene, changed: false, stale: false };
     this.held = held;
     const finish = () => {
+      if (this.held !== held) return;
       this.held = null;
       // Keyframes in the world belong to the scene that they were dragged in.
       if (held.changed) this.commit();
       this.scene = held.scene;
       if (held.stale) this.read();
     };
+    held.finish = finish;
     const cancel = () => {
       held.stale ||= held.changed;
       held.changed = false;
@@ -210,14 +266,16 @@ export class TrajectoryModel extends EventTarget {
   /** Write keyframes to the node's value. */
   commit() {
     if (this.source !== "keyframes") return;
-    this.#set("keyframes", writeKeyframes(this.keyframes, this.scene, this.space));
+    this.#set("keyframes", writeShot(this.shot, this.scene, this.space));
     this.bridge.capture();
   }
 
   /** A keyframe where the path is at a frame; the one that is there already is selected. */
   addKeyframe(frame = this.frame) {
     if (!this.editable) return;
-    const camera = keyframeOn(this.path, frame, this.scene);
+    // Its own path: what is shown may be shaken, or of another camera.
+    const own = this.keyframes.length ? keyframePath(this.keyframes, this.frames, this.scene) : this.path;
+    const camera = keyframeOn(own, frame, this.scene);
     this.bake();
     const there = this.keyframes.findIndex((key) => key.frame === frame);
     if (there >= 0) {
@@ -226,16 +284,20 @@ export class TrajectoryModel extends EventTarget {
       this.select(there);
       return;
     }
-    const before = this.keyframes.findLast((key) => key.frame < frame);
-    const added = { ...camera, easing: before?.easing ?? "smooth" };
-    this.edit((keyframes) => keyframes.push(added));
-    this.select(this.keyframes.indexOf(added));
+    const path = keyframePath(this.keyframes, this.frames, this.scene);
+    this.edit((keys) => keys.splice(0, keys.length, ...withKeyframe(keys, camera, path, this.scene)));
+    this.select(this.keyframes.indexOf(camera));
   }
 
-  /** Delete a keyframe; the last one stays. */
+  /** Delete a keyframe, and those that are chosen with it; the last one stays. */
   removeKeyframe(index = this.selected) {
-    if (this.keyframes.length < 2 || !this.keyframes[index]) return;
-    this.edit((keyframes) => keyframes.splice(index, 1));
+    const key = this.keyframes[index];
+    const gone = new Set(this.beside.has(key) ? this.chosen : [key]);
+    if (!key || this.keyframes.length <= gone.size) return;
+    this.edit((keyframes) => {
+      const kept = keyframes.filter((each) => !gone.has(each));
+      keyframes.splice(0, keyframes.length, ...kept);
+    });
     this.select(Math.min(index, this.keyframes.length - 1));
   }
 
@@ -251,9 +313,23 @@ export class TrajectoryModel extends EventTarget {
     this.selected = index;
     const key = this.keyframes[index];
     const wish = Math.min(this.frames - 1, Math.max(0, Math.round(frame)));
+    if (this.beside.has(key)) {
+      this.#retimeAll(wish - key.frame);
+      return;
+    }
     const to = this.#freeFrame(key, wish, wish < from ? -1 : 1);
     this.edit(() => (key.frame = to));
     this.scrub(to);
+  }
+
+  /** Move all chosen keyframes in time, if they find frames that no other has. */
+  #retimeAll(by) {
+    const { chosen } = this;
+    const taken = new Set(this.keyframes.filter((k) => !chosen.includes(k)).map(({ frame }) => frame));
+    const fits = ({ frame }) => frame + by >= 0 && frame + by < this.frames && !taken.has(frame + by);
+    if (!by || !chosen.every(fits)) return;
+    this.edit(() => chosen.forEach((each) => (each.frame += by)));
+    this.scrub(this.keyframes[this.selected].frame);
   }
 
   /** The frame nearest to a wish that no other keyframe has, on one side of it if on both. */
@@ -290,9 +366,11 @@ export class TrajectoryModel extends EventTarget {
   useKeyframes(keyframes, { commit = true } = {}) {
     if (this.linked) return;
     this.#set("frames", this.path.length);
-    Object.assign(this, { keyframes, source: "keyframes", space: "start_camera", problem: null });
+    this.ghost = this.path;
+    this.camera = 0;
+    Object.assign(this, { shot: plainShot(keyframes), source: "keyframes", space: "start_camera" });
     this.selected = -1;
-    this.path = keyframePath(keyframes, this.frames, this.scene);
+    this.#follow();
     this.#changed();
     if (commit) this.commit();
   }

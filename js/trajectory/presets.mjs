@@ -3,6 +3,7 @@
 import {
   IDENTITY, angleBetween, clamp, distance, lookAt, quaternionOf, rotationAbout, multiply,
 } from "../viewer/math.mjs";
+import { HANDLES, splitSpeed } from "./curves.mjs";
 import { EASINGS, fovOf, keyframePath } from "./keyframes.mjs";
 import { cameraAt, emptyPath, setFromStart, STRIDE } from "../viewer/scene.mjs";
 
@@ -73,12 +74,20 @@ export function presetPath(move, frames, scene) {
   return path;
 }
 
+/** Keyframes at most, evenly spread and at corners, and frames that may be computed to find them. */
+const MAX_EVEN = 80;
 const MAX_FITTED = 40;
-/** Invisible differences, tolerated for few keyframes: scene depths, radians, logarithm. */
-const CLOSE = { position: 0.012, radians: 0.014, focal: 0.012 };
+const MAX_COMPUTED = 500000;
+/** What keyframes may differ from the path that they stand for: scene depths, radians, logarithm. */
+const CLOSE = 0.005;
+/** How much further off, in units of `CLOSE`, a smooth keyframe may be than one of another kind. */
+const SOFTER = 4;
+/** Timing of the way back, of what was timed like this on the way there. */
+const BACKWARDS = { linear: "linear", smooth: "smooth", ease_in: "ease_out", ease_out: "ease_in" };
 
 /**
- * Keyframes whose path follows another path, as few as it takes.
+ * Keyframes whose path follows another path, as few as it takes: evenly spread where that is
+ * enough, for the path then bends softly when one is moved.
  *
  * @param {import("../viewer/scene.mjs").Path} path
  * @param {import("../viewer/scene.mjs").Scene} scene
@@ -87,11 +96,43 @@ const CLOSE = { position: 0.012, radians: 0.014, focal: 0.012 };
  * @returns {import("./keyframes.mjs").Keyframe[]}
  */
 export function fitKeyframes(path, scene, { easing = "linear", turning = [] } = {}) {
-  const frames = [...new Set([0, ...turning, path.length - 1])].sort((a, b) => a - b);
-  if (frames.length === 2) {
-    const two = frames.map((frame) => keyframeOn(path, frame, scene, easing));
-    if (worstFrame(path, keyframePath(two, path.length, scene), scene).error <= 1) return two;
+  const ends = [...new Set([0, ...turning, path.length - 1])].sort((a, b) => a - b);
+  const fits = (keys) => worstFrame(path, keyframePath(keys, path.length, scene), scene).error <= 1;
+  const eased = ends.map((frame, i) => ({
+    ...keyframeOn(path, frame, scene, i % 2 ? BACKWARDS[easing] : easing), tangent: "corner",
+  }));
+  if (fits(eased)) return eased;
+  const most = Math.min(MAX_EVEN / (ends.length - 1), MAX_COMPUTED / path.length);
+  for (let parts = 1; parts <= most; parts++) {
+    const keys = evenKeys(path, scene, ends, parts);
+    if (fits(keys)) return keys;
   }
+  return cornerKeys(path, scene, ends);
+}
+
+/** Keyframes evenly spread between frames at which a path begins, turns or ends. */
+function evenKeys(path, scene, ends, parts) {
+  const frames = new Map([[ends[0], endTangent(path, scene, ends[0], 1)]]);
+  for (let i = 1; i < ends.length; i++) {
+    const [from, to] = [ends[i - 1], ends[i]];
+    for (let part = 1; part < parts; part++) {
+      frames.set(from + Math.round((part / parts) * (to - from)), "smooth");
+    }
+    frames.set(to, endTangent(path, scene, to, -1));
+  }
+  return [...frames].map(([frame, tangent]) => ({ ...keyframeOn(path, frame, scene, "linear"), tangent }));
+}
+
+/** Whether a path rests at a frame, seen from one side: its speed then grows from nothing. */
+function endTangent(path, scene, frame, side) {
+  const at = [0, 1, 2].map((steps) => cameraAt(path, frame + side * steps));
+  const [first, second] = [apart(at[0], at[1], scene), apart(at[1], at[2], scene)];
+  return second >= 2 * first ? "rest" : "corner";
+}
+
+/** Keyframes where a path with many corners needs them most. */
+function cornerKeys(path, scene, ends) {
+  const frames = [...ends];
   for (;;) {
     const keys = frames.map((frame) => keyframeOn(path, frame, scene, "linear"));
     const worst = worstFrame(path, keyframePath(keys, path.length, scene), scene);
@@ -108,16 +149,59 @@ export function keyframeOn(path, frame, scene, easing = "smooth") {
   return { frame, position, quaternion: quaternionOf(rotation), fov_x: fovOf(focal, scene), easing };
 }
 
-/** The frame where two paths differ most, in units of what counts as close. */
+/** How far two cameras are apart, in units of what counts as close. */
+function apart(a, b, scene) {
+  return Math.max(
+    distance(a.position, b.position) / scene.depth,
+    angleBetween(a.rotation, b.rotation),
+    Math.abs(Math.log(a.focal / b.focal)),
+  ) / CLOSE;
+}
+
+/**
+ * Keyframes with one more between two of them, of the kind that changes their path least.
+ *
+ * @param {import("./keyframes.mjs").Keyframe[]} keyframes by frame
+ * @param {import("./keyframes.mjs").Keyframe} added
+ * @param {import("../viewer/scene.mjs").Path} path through the keyframes as they are
+ * @param {import("../viewer/scene.mjs").Scene} scene
+ * @returns {import("./keyframes.mjs").Keyframe[]} other objects for its neighbours, and `added` itself
+ */
+export function withKeyframe(keyframes, added, path, scene) {
+  const after = keyframes.findIndex((key) => key.frame > added.frame);
+  if (after < 1) return [...keyframes, added].sort((a, b) => a.frame - b.frame);
+  const [before, next] = [keyframes[after - 1], keyframes[after]];
+  const share = (added.frame - before.frame) / (next.frame - before.frame);
+  const handles = before.speed ?? HANDLES[before.easing];
+  const [first, second] = splitSpeed(handles, share);
+  const plain = { easing: "linear", speed: undefined };
+  const rests = [handles[1] === 0, handles[3] === 1].map((rest) => (rest ? { tangent: "rest" } : {}));
+  const ways = [
+    [plain, plain, {}],
+    [{ ...plain, ...rests[0] }, plain, rests[1]],
+    [{ ...plain, speed: first }, { ...plain, speed: second }, {}],
+  ];
+  let best = { error: Infinity };
+  for (const [early, late, end] of ways) {
+    for (const tangent of ["smooth", "monotone", "corner"]) {
+      const change = { ...late, tangent };
+      const three = [{ ...before, ...early }, { ...added, ...change }, { ...next, ...end }];
+      const keys = keyframes.toSpliced(after - 1, 2, ...three);
+      const worst = worstFrame(path, keyframePath(keys, path.length, scene), scene).error;
+      // A smooth one bends softly when it is moved.
+      const error = tangent === "smooth" ? worst - SOFTER : worst;
+      if (error < best.error - 1e-6) best = { error, keys, change };
+    }
+  }
+  best.keys[after] = Object.assign(added, best.change);
+  return best.keys;
+}
+
+/** The frame where two paths differ most. */
 function worstFrame(path, other, scene) {
   let worst = { frame: 0, error: 0 };
   for (let frame = 0; frame < path.length; frame++) {
-    const [a, b] = [cameraAt(path, frame), cameraAt(other, frame)];
-    const error = Math.max(
-      distance(a.position, b.position) / scene.depth / CLOSE.position,
-      angleBetween(a.rotation, b.rotation) / CLOSE.radians,
-      Math.abs(Math.log(a.focal / b.focal)) / CLOSE.focal,
-    );
+    const error = apart(cameraAt(path, frame), cameraAt(other, frame), scene);
     if (error > worst.error) worst = { frame, error };
   }
   return worst;

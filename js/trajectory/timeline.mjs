@@ -17,6 +17,8 @@ export class Timeline {
     this.text = text;
     /** @type {import("../viewer/zbuffer.mjs").Coverage | null} */
     this.coverage = null;
+    /** @type {(frame: number) => number} where a dragged keyframe may go */
+    this.snap = (frame) => frame;
     this.strip = element("canvas", { class: "mirage-strip", role: "img" });
     this.playhead = element("div", { class: "mirage-playhead", "aria-hidden": "true" });
     this.keys = element("div", { class: "mirage-keys" });
@@ -84,7 +86,6 @@ export class Timeline {
     shown.forEach((key, index) => {
       const button = this.keys.children[index];
       button.style.left = `${(100 * key.frame) / this.last}%`;
-      button.setAttribute("aria-pressed", String(index === model.selected));
       const label = text("keyframeAt", { number: index + 1, frame: key.frame });
       button.setAttribute("aria-label", label);
       button.title = label;
@@ -106,7 +107,8 @@ export class Timeline {
     const label = text(Number.isNaN(known) ? "frameOf" : "frameKnown", values);
     this.track.setAttribute("aria-valuetext", label);
     [...this.keys.children].forEach((button, index) => {
-      button.setAttribute("aria-pressed", String(index === model.selected));
+      const chosen = index === model.selected || model.beside.has(model.keyframes[index]);
+      button.setAttribute("aria-pressed", String(chosen));
     });
   }
 
@@ -117,7 +119,7 @@ export class Timeline {
       if (event.button !== 0) return;
       event.stopPropagation();
       button.focus({ preventScroll: true });
-      this.model.select(index());
+      this.model.select(index(), event.shiftKey);
       const from = this.model.frame;
       const gesture = this.model.begin();
       const finish = (how) => {
@@ -125,7 +127,7 @@ export class Timeline {
         this.#focusSelected();
       };
       follow(button, event, {
-        move: (at) => this.model.retime(this.model.selected, this.#frameAt(at), from),
+        move: (at) => this.model.retime(this.model.selected, this.snap(this.#frameAt(at)), from),
         end: () => finish(gesture.end),
         cancel: () => finish(gesture.cancel),
       });

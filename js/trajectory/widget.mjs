@@ -4,7 +4,11 @@ import { Choice, element, iconButton, relabel, select } from "../page/dom.mjs";
 import { Editor } from "./editor.mjs";
 import { EASINGS } from "./keyframes.mjs";
 import { Lens } from "./lens.mjs";
+import { HANDLES } from "./curves.mjs";
 import { TrajectoryModel } from "./model.mjs";
+import { nearness } from "./nearness.mjs";
+import { Panel } from "./panel.mjs";
+import { Playblast } from "./playblast.mjs";
 import { extentOf, themeOf } from "../viewer/paint.mjs";
 import { keepPatches, loadPoints, noPoints } from "../viewer/points.mjs";
 import { kindOf } from "../viewer/picture.mjs";
@@ -17,6 +21,9 @@ import { Timeline } from "./timeline.mjs";
 import { DotLayer, Viewport } from "../viewer/viewport.mjs";
 import { OrbitControls, VIEWS } from "../viewer/controls.mjs";
 import { WalkMode } from "./walkmode.mjs";
+
+/** Milliseconds that a path stands still before it is looked at closely. */
+const WATCH_MS = 200;
 
 /**
  * Create the widget in a container.
@@ -68,7 +75,11 @@ class TrajectoryWidget {
       this.timeline.scrubbed();
     });
     this.walk = new WalkMode(this);
+    this.playblast = new Playblast(this);
+    this.panel = new Panel(this.editor.director, text, () => this.playblast.toggle());
     this.#build();
+    this.editor.listen(this.viewport);
+    this.timeline.snap = (frame) => this.editor.director.snapFrame(frame);
     this.model.addEventListener("change", () => this.#changed());
     this.model.addEventListener("scrub", () => this.#scrubbed());
     this.container.addEventListener("keydown", (event) => this.#key(event));
@@ -113,7 +124,7 @@ class TrajectoryWidget {
       "div", { class: "mirage-stage" }, this.viewport.canvas, this.lens.element, this.note,
     );
     this.viewport.canvas.setAttribute("aria-label", text("viewport"));
-    this.container.append(top, stage, this.timeline.element, this.#transport());
+    this.container.append(top, stage, this.timeline.element, this.#transport(), this.panel.element);
   }
 
   #presetOptions() {
@@ -128,15 +139,16 @@ class TrajectoryWidget {
     this.addButton = iconButton("add", text("addKeyframe"), () => model.addKeyframe());
     this.removeButton = iconButton("remove", text("removeKeyframe"), () => model.removeKeyframe());
     this.ease = select(
-      text("easing"), Object.keys(EASINGS).map((name) => [name, text(`easing_${name}`)]),
-      (name) => model.selected >= 0 && model.edit((keys) => (keys[model.selected].easing = name)),
+      text("easing"), [...Object.keys(EASINGS), "custom"].map((name) => [name, text(`easing_${name}`)]),
+      (name) => model.edit(() => model.chosen.forEach((key) => setTiming(key, name))),
     );
+    this.shotButton = iconButton("shot", text("shot"), () => this.#togglePanel());
     this.clock = element("span", { class: "mirage-clock" });
     return element(
       "div", { class: "mirage-bar", role: "toolbar", "aria-label": text("transport") },
       iconButton("start", text("toStart"), () => model.scrub(0)),
       this.playButton, this.clock, element("span", { class: "mirage-space" }),
-      this.addButton, this.removeButton, this.ease,
+      this.addButton, this.removeButton, this.ease, this.shotButton,
     );
   }
 
@@ -179,8 +191,20 @@ class TrajectoryWidget {
     this.#keep();
   }
 
+  /** Look again, once the path stands still, whether it comes too near to what is remembered. */
+  #watch() {
+    clearTimeout(this.watching);
+    this.near = null;
+    this.watching = setTimeout(() => {
+      const { path, scene, shot } = this.model;
+      this.near = nearness(this.points, path, scene, shot.cuts.map(({ frame }) => frame));
+      this.#updateNote();
+    }, WATCH_MS);
+  }
+
   #changed() {
     const { model } = this;
+    this.#watch();
     this.coverage.start(this.points, model.path, model.scene);
     this.timeline.update();
     this.preset.value = model.source === "preset" ? model.move.preset : "";
@@ -194,7 +218,8 @@ class TrajectoryWidget {
     const { model } = this;
     const key = model.keyframes[model.selected];
     this.ease.disabled = !key || !model.editable;
-    this.ease.value = key?.easing ?? "smooth";
+    this.ease.value = key?.speed ? "custom" : (key?.easing ?? "smooth");
+    this.panel.update();
     this.removeButton.disabled = !key || model.keyframes.length < 2 || !model.editable;
     const seconds = (model.frame / model.fps).toFixed(2);
     const values = { frame: model.frame, last: model.path.length - 1, seconds };
@@ -214,9 +239,10 @@ class TrajectoryWidget {
     else if (model.linked) note = text("linked");
     else if (model.problem) note = text(`problem_${model.problem}`);
     else if (!model.scene.known) note = text("noScene");
+    else if (this.near) note = text(`near_${this.near.kind}`, this.near);
     else if (this.points.count && kindOf(this.points) === "cells") note = text("lensCells");
     if (this.note.textContent !== note) this.note.textContent = note;
-    this.note.classList.toggle("mirage-warning", Boolean(model.problem));
+    this.note.classList.toggle("mirage-warning", Boolean(model.problem || this.near));
   }
 
   #showLens() {
@@ -250,6 +276,13 @@ class TrajectoryWidget {
   #toggleLens() {
     this.lensShown = !this.lensShown;
     this.#showLens();
+    this.#keep();
+  }
+
+  #togglePanel(shown = this.panel.element.hidden) {
+    this.panel.element.hidden = !shown;
+    this.shotButton.setAttribute("aria-pressed", String(shown));
+    this.panel.update();
     this.#keep();
   }
 
@@ -318,7 +351,8 @@ class TrajectoryWidget {
     else if (event.key === "Escape" && this.editor.drawing) this.#draw();
     // Who came with Tab goes on with it.
     else if (event.key === "Tab" && inView && this.viewport.pressed && !event.shiftKey) this.#swap();
-    else if (!(inView && this.editor.key(event))) return;
+    else if (inView && event.key.toLowerCase() === "r" && !event.ctrlKey) this.playblast.toggle();
+    else if (!(inView && !this.walk.active && this.editor.key(event))) return;
     event.preventDefault();
     event.stopPropagation();
   }
@@ -331,6 +365,7 @@ class TrajectoryWidget {
       controls: { view, yaw, pitch, target, distance },
       frame: this.model.frame, selected: this.model.selected,
       colouring: this.colouring, lensShown: this.lensShown, unseen: this.unseen,
+      camera: this.model.camera, aids: { ...this.editor.director.aids }, panel: !this.panel.element.hidden,
     });
   }
 
@@ -343,6 +378,10 @@ class TrajectoryWidget {
       this.colouring = look.colouring;
       this.colours.value = look.colouring;
       this.lensShown = look.lensShown;
+      this.model.camera = look.camera;
+      Object.assign(this.editor.director.aids, look.aids);
+      this.panel.aspect.value = look.aids.aspect;
+      this.#togglePanel(look.panel);
     } else {
       this.#fit();
     }
@@ -360,6 +399,8 @@ class TrajectoryWidget {
 
   dispose() {
     this.#pause();
+    this.playblast.stop();
+    clearTimeout(this.watching);
     this.walk.stop(false);
     this.coverage.stop();
     this.timeline.dispose();
@@ -369,4 +410,10 @@ class TrajectoryWidget {
     this.unfollow();
     this.leave();
   }
+}
+
+/** Give a keyframe a timing by its name, or the curve that it has, to be bent. */
+function setTiming(key, name) {
+  if (name === "custom") key.speed ??= [...HANDLES[key.easing]];
+  else Object.assign(key, { easing: name, speed: undefined });
 }

@@ -17,6 +17,7 @@ from ..errors import CacheFormatError, GeometryError, MirageError, TrajectoryErr
 from ..geometry.trajectory import Trajectory, intrinsics_from_fov
 from ..geometry.transform import invert_rigid, rigid
 from ..validate import expect_frame_count, expect_range
+from .curves import TANGENTS, Array, Places, Speed, aligned, cubic, progress, slopes
 from .files import MAX_FRAMES, describe, expect_document, expect_numbers, expect_tag, parse_json
 from .presets import (
     EASINGS,
@@ -28,7 +29,8 @@ from .presets import (
 )
 
 FORMAT: Final = "mirage-keyframes"
-VERSION: Final = 1
+VERSION: Final = 2
+"""2 where a document holds what the first version did not have: it would mean another path."""
 MAX_KEYFRAMES: Final = 10_000
 SPACES: Final = ("world", "start_camera")
 """What positions and rotations of a document are relative to: the world, in scene units; or the
@@ -47,12 +49,15 @@ class Keyframe:
         fov_x: Horizontal field of view in degrees, for a principal point in the middle; None
             takes the intrinsics of the shot.
         easing: How the way from this keyframe to the next is travelled, one of `EASINGS`.
+        speed: Handles of a speed curve (x1, y1, x2, y2) that takes the place of the easing.
+        tangent: How the path goes through this keyframe, one of `TANGENTS`.
 
     Raises:
         GeometryError: A number is NaN or infinite, or the quaternion is zero.
         TrajectoryError: The frame is not a whole number from 0, a vector has the wrong length,
-            or there is no easing of this name.
-        ValueRangeError: The field of view is not between 1 and 170 degrees.
+            or there is no easing or tangent of this name.
+        ValueRangeError: The field of view is not between 1 and 170 degrees, or a handle not
+            between 0 and 1.
     """
 
     frame: int
@@ -60,6 +65,8 @@ class Keyframe:
     quaternion: tuple[float, float, float, float]
     fov_x: float | None = None
     easing: str = "smooth"
+    speed: Speed | None = None
+    tangent: str = "monotone"
 
     def __post_init__(self) -> None:
         if type(self.frame) is not int or not 0 <= self.frame < MAX_FRAMES:
@@ -81,6 +88,13 @@ class Keyframe:
         if self.fov_x is not None:
             expect_range("The keyframe's field of view", self.fov_x, 1, 170)
         expect_name("easing", self.easing, EASINGS)
+        expect_name("tangent", self.tangent, TANGENTS)
+        if self.speed is not None:
+            handles = tuple(self.speed)
+            _expect_vector(f"The speed of the keyframe at frame {self.frame}", handles, 4)
+            for handle in handles:
+                expect_range("A handle of the keyframe's speed", handle, 0, 1)
+            object.__setattr__(self, "speed", tuple(float(handle) for handle in handles))
 
 
 def _expect_vector(name: str, values: tuple[float, ...], count: int) -> None:
@@ -119,7 +133,9 @@ def _eased_times(keys: Sequence[Keyframe], frames: int) -> Tensor:
     for key, following in zip(keys, keys[1:], strict=False):
         span = following.frame - key.frame
         inside = slice(key.frame, following.frame)
-        times[inside] = key.frame + span * ease(key.easing, (frame[inside] - key.frame) / span)
+        share = (frame[inside] - key.frame) / span
+        eased = ease(key.easing, share) if key.speed is None else progress(key.speed, share)
+        times[inside] = key.frame + span * eased
     return times
 
 
@@ -143,11 +159,33 @@ def _curves(keys: list[Keyframe], values: Tensor, times: Tensor) -> tuple[Tensor
         rotation = torch.from_numpy(rotations.as_matrix()).expand(len(times), 3, 3)
         return values.expand(len(times), -1), rotation
     knots = [float(key.frame) for key in keys]
+    tangents = [key.tangent for key in keys]
+    matrices = Slerp(knots, rotations)(times.numpy()).as_matrix()
     # Slopes next to zero overflow in the harmonic mean, which then is zero, as it should be.
     with np.errstate(over="ignore"):
         curve = PchipInterpolator(knots, values.numpy(), axis=0)(times.numpy())
-    matrices = Slerp(knots, rotations)(times.numpy()).as_matrix()
+    if set(tangents) != {"monotone"}:
+        turns = aligned((quaternions / quaternions.norm(dim=1, keepdim=True)).numpy())
+        columns = np.concatenate([values.numpy(), turns], axis=1)
+        at, segment, bent = _bent(np.array(knots), columns, tangents, times.numpy())
+        curve[at] = bent[:, :-4]
+        plain = np.array([tangent == "monotone" for tangent in tangents])
+        turned = ~(plain[segment] & plain[segment + 1])
+        matrices[at[turned]] = Rotation.from_quat(bent[turned, -4:]).as_matrix()
     return torch.from_numpy(curve), torch.from_numpy(matrices)
+
+
+def _bent(
+    knots: Array, values: Array, tangents: list[str], times: Array
+) -> tuple[Places, Places, Array]:
+    """Frames between the keys, the key that each comes after, and values (N, D) there."""
+    import numpy as np
+
+    at = np.flatnonzero((times > knots[0]) & (times < knots[-1]))
+    segment = np.searchsorted(knots, times[at], side="right") - 1
+    share = (times[at] - knots[segment]) / (knots[segment + 1] - knots[segment])
+    ends = slopes(knots, values, tangents)
+    return at, segment, cubic(knots, values, ends, segment, share)
 
 
 def keyframe_trajectory(
@@ -163,10 +201,12 @@ def keyframe_trajectory(
 
     Positions and the logarithm of the focal length follow a monotone cubic (PCHIP) through the
     keyframes, which never goes beyond two neighbouring keyframes along any axis; rotations
-    take the shortest way (slerp). The easing of a keyframe remaps the time until the next
-    one. With ``smooth``, the default, the camera comes to rest at the keyframe. With ``linear``
-    it passes through: the path and its speed are continuous, and only the speed of turning
-    changes at once. Before the first and after the last keyframe, the camera holds still.
+    take the shortest way (slerp). Another tangent of a keyframe gives the cubic other slopes
+    there, see `TANGENTS`; rotations beside it follow such a cubic of their quaternions. The
+    easing or the speed of a keyframe remaps the time until the next one. With ``smooth``, the
+    default, the camera comes to rest at the keyframe. With ``linear`` it passes through: the
+    path and its speed are continuous, and only the speed of turning changes at once. Before the
+    first and after the last keyframe, the camera holds still.
 
     Args:
         keyframes: In any order, at most one for each frame.
@@ -207,20 +247,23 @@ def keyframes_to_json(keyframes: Sequence[Keyframe]) -> str:
     """
     document = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": 1 if all(map(_is_plain, keyframes)) else VERSION,
         "convention": {"axes": "opencv", "matrix": "camera_to_world"},
-        "keyframes": [
-            {
-                "frame": key.frame,
-                "position": key.position,
-                "quaternion": key.quaternion,
-                "fov_x": key.fov_x,
-                "easing": key.easing,
-            }
-            for key in _ordered(keyframes)
-        ],
+        "keyframes": [_item(key) for key in _ordered(keyframes)],
     }
     return json.dumps(document, allow_nan=False)
+
+
+def _is_plain(key: Keyframe) -> bool:
+    return key.speed is None and key.tangent == "monotone"
+
+
+def _item(key: Keyframe) -> dict[str, Any]:
+    item: dict[str, Any] = {
+        "frame": key.frame, "position": key.position, "quaternion": key.quaternion,
+        "fov_x": key.fov_x, "easing": key.easing,
+    }  # fmt: skip
+    return item if _is_plain(key) else {**item, "speed": key.speed, "tangent": key.tangent}
 
 
 def keyframes_from_json(
@@ -235,8 +278,8 @@ def keyframes_from_json(
         start: (4, 4) ``camera_to_world`` of the first camera; None is the identity.
 
     Returns:
-        The keyframes in world coordinates and in order of time. ``fov_x``, ``easing`` and
-        ``space`` (``world``) may be left out of the text.
+        The keyframes in world coordinates and in order of time. ``fov_x``, ``easing``, ``speed``,
+        ``tangent`` and ``space`` (``world``) may be left out of the text.
 
     Raises:
         GeometryError: The depth or the start camera make no sense.
@@ -245,24 +288,55 @@ def keyframes_from_json(
             convention, or holds a keyframe that is none.
         TrajectoryError: There are no keyframes, or two at one frame.
     """
+    data, space = keyframe_document(text)
+    keyframes = keyframes_of(data.get("keyframes"), "the keyframe text")
+    if space == "start_camera":
+        return placed(keyframes, scene_depth, start)
+    return keyframes
+
+
+def keyframe_document(text: str) -> tuple[dict[str, Any], str]:
+    """The document in a text, and what its positions are relative to: one of `SPACES`.
+
+    Raises:
+        CacheFormatError: The text is damaged, foreign, from a newer version, or of an unstated
+            convention.
+    """
     name = "The keyframe text"
     data = expect_document(parse_json(text, name), name, FORMAT, VERSION)
     expect_tag(data, name, "axes", ("opencv",))
     expect_tag(data, name, "matrix", ("camera_to_world",))
     stated = "space" in data["convention"]
-    space = expect_tag(data, name, "space", SPACES) if stated else "world"
-    items = data.get("keyframes")
+    return data, expect_tag(data, name, "space", SPACES) if stated else "world"
+
+
+def keyframes_of(items: object, name: str) -> tuple[Keyframe, ...]:
+    """Keyframes of a list in a document, in order of time.
+
+    Raises:
+        CacheFormatError: It is no list, or holds a keyframe that is none.
+        TrajectoryError: There are no keyframes, or two at one frame.
+    """
     if not isinstance(items, list) or len(items) > MAX_KEYFRAMES:
         raise CacheFormatError(
             f'"keyframes" of {name} is malformed',
             got=describe(items),
             expected=f"a list of at most {MAX_KEYFRAMES}",
         )
-    keyframes = _ordered([_keyframe(number, item) for number, item in enumerate(items)])
-    if space == "start_camera":
-        expect_scene_depth(scene_depth)
-        keyframes = [_placed(key, scene_depth, start) for key in keyframes]
-    return tuple(keyframes)
+    return tuple(_ordered([_keyframe(number, item) for number, item in enumerate(items)]))
+
+
+def placed(
+    keyframes: Sequence[Keyframe], scene_depth: float, start: Tensor | None
+) -> tuple[Keyframe, ...]:
+    """Keyframes in world coordinates, from some in scene depths and in the axes of a camera.
+
+    Raises:
+        GeometryError: The depth or the start camera make no sense.
+        ShapeError: The start camera is not a 4x4 matrix.
+    """
+    expect_scene_depth(scene_depth)
+    return tuple(_placed(key, scene_depth, start) for key in keyframes)
 
 
 def _placed(key: Keyframe, scene_depth: float, start: Tensor | None) -> Keyframe:
@@ -292,7 +366,14 @@ def _keyframe(number: int, item: Any) -> Keyframe:
         (fov_x,) = expect_numbers([fov_x], 1, f'"fov_x" of {where}')
     if not isinstance(easing, str):
         raise CacheFormatError(f'"easing" of {where} is malformed', got=describe(easing))
+    speed, tangent = item.get("speed"), item.get("tangent", "monotone")
+    if speed is not None:
+        speed = expect_numbers(speed, 4, f'"speed" of {where}')
+    if not isinstance(tangent, str):
+        raise CacheFormatError(f'"tangent" of {where} is malformed', got=describe(tangent))
     try:
-        return Keyframe(item.get("frame"), (x, y, z), (qx, qy, qz, qw), fov_x, easing)  # type: ignore[arg-type]
+        return Keyframe(
+            item.get("frame"), (x, y, z), (qx, qy, qz, qw), fov_x, easing, speed, tangent  # type: ignore[arg-type]
+        )
     except MirageError as error:
         raise CacheFormatError(f"{where} is not a camera", got=str(error)) from error

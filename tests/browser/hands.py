@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
+
+LOG = logging.getLogger(__name__)
 
 ON_SCREEN = """(w, point) => {
     const [x, y] = w.viewport.controls.project(point);
@@ -50,11 +53,26 @@ def press(studio: Any, place: Place, button: str = "left") -> list[float]:
     return [x, y]
 
 
+READS = """(w) => {
+    const { model } = w;
+    const found = (w.reads = []);
+    model.read = () => {
+        found.push(`${model.held ? "held back" : "read"}: ${new Error().stack}`);
+        return Object.getPrototypeOf(model).read.call(model);
+    };
+}"""
+"""Notes who makes the model read the node's inputs, until `NO_READS`."""
+NO_READS = "(w) => { delete w.model.read; return w.reads; }"
+
+
 def drag(studio: Any, place: Place, by: tuple[float, float], button: str = "left") -> None:
-    """Press, move in some steps, and let go."""
+    """Press, move in some steps, and let go; what read the model meanwhile is logged."""
+    studio.widget(READS)
     x, y = press(studio, place, button)
     studio.page.mouse.move(x + by[0], y + by[1], steps=6)
     studio.page.mouse.up(button=button)
+    for read in studio.widget(NO_READS):
+        LOG.warning("During a drag the model was %s", read)
 
 
 def drag_keyframe(studio: Any, index: int, by: tuple[float, float]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from .hands import KEYFRAMES, at, button, press, stored
+from .hands import KEYFRAMES, at, button, drag_keyframe, press, stored
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
@@ -101,11 +101,11 @@ def test_a_keyframe_is_dragged_past_its_neighbour(studio: Any, key: int) -> None
     x, y = press(studio, key_button(studio, key))
     studio.page.mouse.move(x + 2 * step, y)
     assert len(set(studio.widget(KEY_FRAMES))) == len(before), "two keyframes have no frame alike"
-    studio.page.mouse.move(x + 5 * step, y, steps=4)
+    studio.page.mouse.move(x + 4 * step, y, steps=4)
     studio.page.mouse.up()
     after = stored(studio)
     assert after[key]["frame"] == 18 and after[key]["position"] == before[key + 1]["position"]
-    assert after[key + 1]["frame"] == pytest.approx(21, abs=1)
+    assert after[key + 1]["frame"] == pytest.approx(20, abs=1)
     np.testing.assert_allclose(after[key + 1]["position"], before[key]["position"], atol=1e-6)
     assert studio.widget("(w) => w.model.selected") == key + 1
     assert studio.page.evaluate("() => document.activeElement.ariaPressed") == "true"
@@ -182,3 +182,50 @@ def test_a_release_that_is_not_heard_ends_the_drag(studio: Any, key: int) -> Non
     assert stored(studio)[key]["position"] != moved
     assert studio.widget("(w) => w.model.held") is None
     studio.page.mouse.up()
+
+
+def test_who_reads_the_model_during_a_drag_is_told(
+    studio: Any, key: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    studio.widget(
+        """(w) => addEventListener("pointermove", function reportComes() {
+            w.model.read();
+        }, { once: true, capture: true })"""
+    )
+    drag_keyframe(studio, key, (24, -12))
+    assert "reportComes" in caplog.text and "model was " in caplog.text
+    assert not studio.widget("(w) => Object.hasOwn(w.model, 'read')")
+
+
+def test_with_alt_the_neighbours_come_along_softly(studio: Any, modern: bool) -> None:
+    for frame in (8, 16, 24):
+        studio.widget("(w, frame) => w.model.addKeyframe(frame)", frame)
+    before = {each["frame"]: each["position"] for each in stored(studio)}
+    index = sorted(before).index(16)
+    x, y = press(studio, at(studio, studio.widget(KEYFRAMES)[index]["position"]))
+    studio.page.keyboard.down("Alt")
+    studio.page.mouse.move(x + 30, y - 24, steps=4)
+    studio.page.mouse.up()
+    studio.page.keyboard.up("Alt")
+    moved = {
+        each["frame"]: np.subtract(each["position"], before[each["frame"]])
+        for each in stored(studio)
+    }
+    share = {frame: np.dot(by, moved[16]) / np.dot(moved[16], moved[16])
+             for frame, by in moved.items()}  # fmt: skip
+    assert 0.1 < share[8] < 0.9 and share[24] == pytest.approx(share[8], abs=1e-5)
+    assert 0 <= share[0] < share[8] and 0 <= share[32] < share[24]
+
+
+def test_a_moved_keyframe_of_a_preset_makes_no_spike(studio: Any, modern: bool) -> None:
+    """The path turns evenly through the key: no step of it turns by much."""
+    studio.widget("(w) => w.model.addKeyframe(16)")
+    index = studio.widget("(w) => w.model.selected")
+    drag_keyframe(studio, index, (0, -12))
+    steps = np.diff(
+        np.reshape(studio.widget("(w) => Array.from(w.model.path.position)"), (-1, 3)), axis=0
+    )
+    steps = steps[np.linalg.norm(steps, axis=1) > 1e-4]
+    along = steps / np.linalg.norm(steps, axis=1, keepdims=True)
+    turns = np.degrees(np.arccos(np.clip((along[1:] * along[:-1]).sum(axis=1), -1, 1)))
+    assert turns.max() < 45

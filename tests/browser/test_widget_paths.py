@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import math
 from typing import Any
@@ -16,6 +18,7 @@ from mirage_core.geometry.cutouts import covers_half
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import rigid, rotation_about
 from mirage_core.readout.readout import read
+from mirage_core.trajectories.curves import TANGENTS
 from mirage_core.trajectories.files import load_trajectory
 from mirage_core.trajectories.keyboard import keyboard_trajectory
 from mirage_core.trajectories.keyframes import (
@@ -25,10 +28,12 @@ from mirage_core.trajectories.keyframes import (
     keyframes_to_json,
 )
 from mirage_core.trajectories.presets import EASINGS, PRESETS, preset_trajectory
+from mirage_core.trajectories.shake import noise
+from mirage_core.trajectories.shot import shot_from_json, shot_trajectory
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
-MODULES = ("keyframes", "presets", "walk")
+MODULES = ("keyframes", "presets", "shot", "shake", "walk")
 WIDTH, HEIGHT, FOV, DEPTH = 832, 480, 64.0, 2.7
 LENS = {"intrinsics": intrinsics_from_fov(WIDTH, HEIGHT, FOV), "width": WIDTH, "height": HEIGHT}
 
@@ -102,8 +107,8 @@ def random_keyframes(seed: int) -> list[Keyframe]:
 @pytest.mark.parametrize("seed", range(12))
 def test_keyframes_are_interpolated_as_on_the_server(studio: Any, seed: int) -> None:
     keys = random_keyframes(seed)
-    imports = "const {{ parseKeyframes, keyframePath }} = {keyframes};"
-    path = "keyframePath(parseKeyframes(argument, scene).keyframes, 97, scene)"
+    imports = "const {{ parseShot, shotPath }} = {shot};"
+    path = "shotPath(parseShot(argument, scene).shot, 97, scene, 24)"
     found = drawn(studio, imports, path, None, keyframes_to_json(keys))
     expect_same(found, keyframe_trajectory(keys, 97, **LENS))
 
@@ -115,8 +120,8 @@ def test_monotone_and_turning_values(studio: Any) -> None:
         Keyframe(f, (x, -x, x * x), (0, math.sin(x), 0, math.cos(x)), easing="linear")
         for f, x in zip([0, 1, 9, 10, 40, 41, 60, 95, 96], xs, strict=True)
     ]
-    imports = "const {{ parseKeyframes, keyframePath }} = {keyframes};"
-    path = "keyframePath(parseKeyframes(argument, scene).keyframes, 97, scene)"
+    imports = "const {{ parseShot, shotPath }} = {shot};"
+    path = "shotPath(parseShot(argument, scene).shot, 97, scene, 24)"
     found = drawn(studio, imports, path, None, keyframes_to_json(keys))
     expect_same(found, keyframe_trajectory(keys, 97, **LENS))
 
@@ -124,16 +129,14 @@ def test_monotone_and_turning_values(studio: Any) -> None:
 @pytest.mark.parametrize("space", ["world", "start_camera"])
 def test_what_the_widget_writes_means_the_same_on_the_server(studio: Any, space: str) -> None:
     keys, start = random_keyframes(3), start_camera()
-    imports = "const {{ parseKeyframes, keyframePath, writeKeyframes }} = {keyframes};"
-    imports += "const {{ keyframes }} = parseKeyframes(argument.text, scene);"
+    imports = "const {{ parseShot, shotPath }} = {shot};"
+    imports += "const {{ shot }} = parseShot(argument.text, scene);"
     argument = {"text": keyframes_to_json(keys), "space": space}
-    found = drawn(studio, imports, "keyframePath(keyframes, 97, scene)", start, argument)
+    found = drawn(studio, imports, "shotPath(shot, 97, scene, 24)", start, argument)
     text = studio.page.evaluate(
         f"""async ([scene, argument]) => {{
-            const {{ parseKeyframes, writeKeyframes }} =
-                {studio.import_module("trajectory/keyframes")};
-            const {{ keyframes }} = parseKeyframes(argument.text, scene);
-            return writeKeyframes(keyframes, scene, argument.space);
+            const {{ parseShot, writeShot }} = {studio.import_module("trajectory/shot")};
+            return writeShot(parseShot(argument.text, scene).shot, scene, argument.space);
         }}""",
         [scene(start), argument],
     )
@@ -172,23 +175,125 @@ def test_keys_that_the_server_refuses_are_no_walk(studio: Any, keys: str) -> Non
     assert drawn(studio, imports, "walkPath(argument, scene)", None, keys) is None
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_tangents_and_speeds_are_those_of_the_server(studio: Any, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    keys = [
+        dataclasses.replace(
+            key,
+            tangent=str(rng.choice(TANGENTS)),
+            speed=tuple(rng.uniform(size=4)) if rng.random() < 0.5 else None,
+        )
+        for key in random_keyframes(seed)
+    ]
+    imports = "const {{ parseShot, shotPath, writeShot }} = {shot};"
+    imports += "const text = writeShot(parseShot(argument, scene).shot, scene);"
+    path = "shotPath(parseShot(text, scene).shot, 97, scene, 24)"
+    found = drawn(studio, imports, path, start_camera(), keyframes_to_json(keys))
+    expect_same(found, keyframe_trajectory(keys, 97, **LENS))
+
+
+def shot_document(seed: int, space: str = "start_camera") -> dict[str, Any]:
+    """Two cameras with cuts between them, shaken."""
+    document = json.loads(keyframes_to_json(random_keyframes(seed)))
+    document["convention"]["space"] = space
+    other = json.loads(keyframes_to_json(random_keyframes(seed + 100)))["keyframes"]
+    cuts = [{"frame": 60, "camera": "A"}, {"frame": 24, "camera": "wide"}]
+    shake = {"seed": 4_000_000_000 + seed, "degrees": 3.0, "distance": 0.05, "hz": 2.5}
+    more = {"cameras": [{"name": "wide", "keyframes": other}], "cuts": cuts, "shake": shake}
+    return document | more | {"version": 2}
+
+
+@pytest.mark.parametrize("space", ["world", "start_camera"])
+@pytest.mark.parametrize("seed", range(3))
+def test_cuts_and_shake_are_those_of_the_server(studio: Any, seed: int, space: str) -> None:
+    text = json.dumps(shot_document(seed, space))
+    imports = """const {{ parseShot, shotPath, writeShot }} = {shot};
+        const {{ shot, space }} = parseShot(argument, scene);
+        const text = writeShot(shot, scene, space);"""
+    path = "shotPath(parseShot(text, scene).shot, 97, scene, 30)"
+    found = drawn(studio, imports, path, start_camera(), text)
+    shot = shot_from_json(text, scene_depth=DEPTH, start=start_camera())
+    expect_same(found, shot_trajectory(shot, 97, fps=30, **LENS))
+
+
+def test_a_held_subject_keeps_its_size_as_on_the_server(studio: Any) -> None:
+    keys = [Keyframe(0, (0, 0, 0), (0, 0, 0, 1)), Keyframe(96, (0.1, 0, 0.7), (0, 0.05, 0, 1), 50)]
+    document = json.loads(keyframes_to_json(keys)) | {"subject": [0.1, 0, 1.2], "version": 2}
+    document["convention"]["space"] = "start_camera"
+    imports = "const {{ parseShot, shotPath }} = {shot};"
+    path = "shotPath(parseShot(argument, scene).shot, 97, scene, 24)"
+    found = drawn(studio, imports, path, start_camera(), json.dumps(document))
+    shot = shot_from_json(json.dumps(document), scene_depth=DEPTH, start=start_camera())
+    expect_same(found, shot_trajectory(shot, 97, **LENS))
+
+
+def test_noise_is_that_of_the_server_to_the_last_digits(studio: Any) -> None:
+    rng = np.random.default_rng(0)
+    places = [[int(rng.integers(2**32)), int(rng.integers(6)), float(rng.uniform(0, 900))]
+              for _ in range(500)]  # fmt: skip
+    found = studio.page.evaluate(
+        f"""async (places) => {{
+            const {{ noise }} = {studio.import_module("trajectory/shake")};
+            return places.map((place) => noise(...place));
+        }}""",
+        places,
+    )
+    np.testing.assert_allclose(found, [noise(*place) for place in places], rtol=0, atol=1e-12)
+
+
+MOVES = [(True, 1.0), (False, 1.0), (True, -0.5), (False, 2.0)]
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_become_few_keyframes_that_follow_them(studio: Any, preset: str) -> None:
-    move = {"preset": preset, "amount": 1.0, "easing": "smooth", "thereAndBack": True}
     imports = """const {{ presetPath, fitKeyframes }} = {presets};
         const {{ keyframePath }} = {keyframes};
-        const wanted = presetPath(argument, 97, scene);
-        const keys = fitKeyframes(wanted, scene, {{ turning: [48] }});"""
+        const turning = argument.thereAndBack ? [48] : [];
+        const hints = {{ easing: argument.easing, turning }};
+        const keys = fitKeyframes(presetPath(argument, 97, scene), scene, hints);"""
+    most = {"spiral": 29, "lemniscate": 17, "dolly": 6, "dolly_zoom": 6, "orbit": 7, "arc": 6}
+    for (back, amount), easing in itertools.product(MOVES, EASINGS):
+        move = {"preset": preset, "amount": amount, "easing": easing, "thereAndBack": back}
+        path = "{ ...keyframePath(keys, 97, scene), length: keys.length }"
+        count, *found = drawn(studio, imports, path, None, move)
+        wanted = preset_trajectory(
+            preset, 97, scene_depth=DEPTH, amount=amount, there_and_back=back,
+            easing=easing, **LENS,
+        )  # fmt: skip
+        expect_close([97, *found], wanted)
+        ways = 2 if back else 1
+        assert count <= ways * most.get(preset, 2) * max(1, abs(amount)) + 1, (back, easing)
+
+
+def expect_close(found: Any, wanted: Trajectory) -> None:
+    """The same to 0.5 % of the distance of the scene, of a radian and of the focal length."""
+    _, position, rotation, focal = found
+    made = wanted.camera_to_world
+    away = np.reshape(position, (-1, 3)) - made[:, :3, 3].numpy()
+    assert np.linalg.norm(away, axis=1).max() < 0.005 * DEPTH
+    turned = np.reshape(rotation, (-1, 3, 3)) - made[:, :3, :3].numpy()
+    assert np.linalg.norm(turned, axis=(1, 2)).max() / math.sqrt(2) < 0.005
+    lens = wanted.intrinsics[:, 0, 0] / LENS["intrinsics"][0, 0]
+    assert np.abs(np.log(np.array(focal) / lens.numpy())).max() < 0.005
+
+
+@pytest.mark.parametrize("easing", EASINGS)
+@pytest.mark.parametrize("preset", ["truck", "orbit", "pan", "spiral"])
+def test_a_keyframe_that_is_added_hardly_changes_the_path(
+    studio: Any, preset: str, easing: str
+) -> None:
+    imports = """const {{ presetPath, fitKeyframes, keyframeOn, withKeyframe }} = {presets};
+        const {{ keyframePath }} = {keyframes};
+        const before = fitKeyframes(presetPath(argument, 97, scene), scene, argument);
+        const was = keyframePath(before, 97, scene);
+        const keys = withKeyframe(before, keyframeOn(was, 33, scene), was, scene);
+        if (keys.length !== before.length + 1) throw new Error("none was added");"""
+    move = {"preset": preset, "amount": 1.0, "easing": easing, "thereAndBack": False}
     found = drawn(studio, imports, "keyframePath(keys, 97, scene)", None, move)
-    wanted = preset_trajectory(preset, 97, scene_depth=DEPTH, there_and_back=True, **LENS)
-    away = np.reshape(found[1], (97, 3)) - wanted.positions.numpy()
-    assert np.linalg.norm(away, axis=1).max() < 0.013 * DEPTH
-    code = imports.format(**{n: studio.import_module(f"trajectory/{n}") for n in MODULES})
-    count = studio.page.evaluate(
-        f"async ({{ scene, argument }}) => {{ {code} return keys.length }}",
-        {"scene": scene(), "argument": move},
-    )
-    assert count <= (40 if preset in ("spiral", "lemniscate") else 12)
+    old = drawn(studio, imports, "was", None, move)
+    for now, then, most in zip(found[1:], old[1:], (0.015 * DEPTH, 0.015, 0.01), strict=True):
+        assert np.abs(np.subtract(now, then)).max() < most
 
 
 def test_the_lens_shows_what_the_server_reads(studio: Any) -> None:

@@ -58,3 +58,32 @@ def test_the_shots_camera_shows_the_frame_that_is_scrubbed_to(studio: Any, moder
     assert studio.widget(PICTURE) == first
     studio.widget("(w) => w.model.scrub(2)")
     assert studio.widget(PICTURE) != first
+
+
+def test_two_graphs_opened_from_one_template_share_no_view(studio: Any, modern: bool) -> None:
+    """They share the template's id, but neither the way they are looked at nor what one ran."""
+    template = studio.page.evaluate("() => app.graph.serialize()")
+    del template["extra"]["mirage_opened"]
+
+    def open_as(name: str, graph: Any) -> None:
+        before = studio.page.evaluate("() => (window.looked = app.graph.nodes[0]).id")
+        studio.page.evaluate(
+            "async ([w, name]) => await app.loadGraphData(w, true, true, name)", [graph, name]
+        )
+        studio.page.wait_for_function(
+            "id => app.graph.nodes.length && app.graph.nodes[0] !== window.looked", arg=before
+        )
+        studio.wait("(w) => w?.model")
+
+    open_as("one", template)
+    studio.see()
+    studio.widget("(w) => { w.viewport.controls.yaw = 1.25; w.model.scrub(7); }")
+    one = studio.page.evaluate("() => app.graph.serialize()")
+    open_as("two", template)
+    studio.settle()
+    assert studio.widget("(w) => [w.model.frame, w.points.count]") == [0, 0]
+    assert studio.widget("(w) => w.viewport.controls.yaw") != 1.25
+    open_as("one", one)
+    studio.wait("(w) => w.points.count > 0")
+    assert studio.widget("(w) => [w.model.frame, w.viewport.controls.yaw]") == [7, 1.25]
+    studio.shows = None

@@ -234,7 +234,7 @@ def test_json_says_its_convention():
     ("changes", "message"),
     [
         ({"format": "other"}, "mirage-keyframes"),
-        ({"version": 2}, "Update Mirage"),
+        ({"version": 3}, "Update Mirage"),
         ({"version": "1"}, "version"),
         ({"convention": None}, '"axes": "opencv"'),
         ({"convention": {"axes": "opengl", "matrix": "camera_to_world"}}, "axes"),
