@@ -161,19 +161,19 @@ EMBEDDED_MODEL: dict[int, Node] = {
     10: Node("PreviewAny", (750, 810), {"source": Out(9, 4)}, (310, 190)),
     11: Node(
         "SaveVideo",
-        (1100, 170),
+        (1100, 300),
         {"video": Out(9), "filename_prefix": "mirage/embedded_model"},
         (350, 360),
     ),
     12: Node(
         "SaveImage",
-        (1100, 610),
+        (1100, 740),
         {"images": Out(9, 3), "filename_prefix": "mirage/embedded_model_sheet"},
         (350, 250),
     ),
     13: Node(
         "MirageCacheSave",
-        (1100, 940),
+        (1100, 160),
         {"cache": Out(9, 2), "filename_prefix": "embedded_model_memory"},
         (350, 60),
     ),
