@@ -6,6 +6,8 @@ On a real server, for the graph of the bundled model and for its preview: chunks
 - ``first_frame_s``: from the POST of the prompt to the new points in the hands of the client, which
   are the chunk's new frames in the memory. They are announced once a chunk is saved, and fetched.
 - ``chunk_s``: from the POST to the end of the prompt, when the next one may be queued.
+- ``cpu_s``: seconds of CPU that the server took until then. Unlike those of the clock they do not
+  count what else the machine does.
 
 Only the shot's result is asked for, as the widget does while one walks. ``--all`` asks for every
 output of the graph. ``python benchmarks/walk.py --help``
@@ -25,6 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
@@ -52,12 +55,19 @@ class Walker:
 
     Args:
         client: Of a running server.
+        server: The server's process.
         prompt: The graph.
         everything: Ask for all outputs, not for the shot's result alone.
     """
 
-    def __init__(self, client: ComfyClient, prompt: dict[str, Any], everything: bool) -> None:
-        self.client, self.prompt = client, prompt
+    def __init__(
+        self,
+        client: ComfyClient,
+        server: psutil.Process,
+        prompt: dict[str, Any],
+        everything: bool,
+    ) -> None:
+        self.client, self.server, self.prompt = client, server, prompt
         self.move = _of_kind(prompt, "MirageTrajectory")
         self.targets = None if everything else [_of_kind(prompt, "MirageRolloutResult")]
         self.fetched: set[str] = set()
@@ -76,12 +86,16 @@ class Walker:
                 found["known"] = statistics.mean(data["coverage"])
                 found["points"] = data["points"]
 
-        begun = time.perf_counter()
+        begun, busy = time.perf_counter(), self._busy()
         result = self.client.run(
             self.prompt, timeout=300, targets=self.targets, on_message=listen
         )
-        # The same clock as above, without the look into the history afterwards.
-        return found | {"chunk_s": result.seconds, "report": self._report(result.outputs)}
+        found |= {"chunk_s": result.seconds, "cpu_s": self._busy() - busy}
+        return found | {"report": self._report(result.outputs)}
+
+    def _busy(self) -> float:
+        times = self.server.cpu_times()
+        return float(times.user + times.system)
 
     def _fetch(self, news: dict[str, Any]) -> None:
         """Blocks of points that are new, as the page fetches them."""
@@ -119,28 +133,34 @@ def there_and_back(chunks: int) -> list[str]:
     return out + [key.translate(BACK) for key in reversed(out)]
 
 
-def walk(client: ComfyClient, name: str, chunks: int, everything: bool) -> dict[str, Any]:
-    walker = Walker(client, graph(client, name), everything)
+def walk(
+    client: ComfyClient, server: psutil.Process, name: str, chunks: int, everything: bool
+) -> dict[str, Any]:
+    """One walk, a queue for each chunk; the first, which loads models, is told apart."""
+    walker = Walker(client, server, graph(client, name), everything)
     keys = there_and_back(chunks)
     found = [walker.queue(keys[: number + 1]) for number in range(len(keys))]
     if any(one["chunks"] != 1 for one in found):
         raise SystemExit(f"{name}: a queue made another number of chunks than one")
     first = [one["first_frame_s"] for one in found]
     whole = [one["chunk_s"] for one in found]
-    # The first loads the model.
+    busy = [one["cpu_s"] for one in found]
     loop = [line for line in found[-1]["report"].splitlines() if "closed loop" in line]
     return {
         "chunks": len(found),
         "first_frame_s": _summary(first[1:]),
         "chunk_s": _summary(whole[1:]),
+        "cpu_s": _summary(busy[1:]),
         "new_frames_per_second": round(STEPS * (len(whole) - 1) / sum(whole[1:]), 2),
         "first_frame_s_of_the_first": round(first[0], 3),
         "growth": _growth(whole),
+        "cpu_growth": _growth(busy),
         "points": found[-1]["points"],
         "known_of_the_last": round(found[-1]["known"], 3),
         "report": loop,
         "first_frames_s": [round(value, 3) for value in first],
         "chunks_s": [round(value, 3) for value in whole],
+        "cpus_s": [round(value, 3) for value in busy],
     }
 
 
@@ -165,9 +185,11 @@ def main() -> None:
     names = {options.only: GRAPHS[options.only]} if options.only else GRAPHS
     with tempfile.TemporaryDirectory() as base, ComfyServer(base) as server:
         client = ComfyClient(server.url)
+        process = psutil.Process(server.pid)
         load = os.getloadavg()
         found = {
-            label: walk(client, name, options.chunks, options.all) for label, name in names.items()
+            label: walk(client, process, name, options.chunks, options.all)
+            for label, name in names.items()
         }
     report = {
         "benchmark": "walk",
