@@ -18,9 +18,9 @@ SHOT = PACK / "workflows" / "mirage_first_shot.json"
 WALK = "Walk with W A S D and the arrow keys, and record it"
 PAINT = "Queue the next chunks while walking"
 
-SMALL = """() => {
+SMALL = """(name) => {
     const small = {
-        width: 192, height: 128, name: "live_walk", first_chunk_frames: 9, chunk_frames: 9,
+        width: 192, height: 128, name, first_chunk_frames: 9, chunk_frames: 9,
     };
     for (const node of app.graph.nodes) for (const w of node.widgets ?? [])
         if (w.name in small) w.value = small[w.name];
@@ -28,22 +28,27 @@ SMALL = """() => {
     const move = app.graph.nodes.find((n) => n.type === "MirageTrajectory");
     app.canvas.ds.offset = [60 - move.pos[0], 60 - move.pos[1]];
     app.canvas.setDirty(true, true);
+    // The page stays for several tests.
+    if (!window.chunks) {
+        const hear = (name, heard) => comfyAPI.api.api.addEventListener(name, heard);
+        hear("mirage.chunk", (e) => window.chunks.push(e.detail));
+        hear("status", (e) => window.depths.push(e.detail?.exec_info?.queue_remaining ?? 0));
+    }
     [window.runs, window.chunks, window.depths] = [[], [], []];
-    comfyAPI.api.api.addEventListener("mirage.chunk", (e) => window.chunks.push(e.detail));
-    comfyAPI.api.api.addEventListener("status", (e) =>
-        window.depths.push(e.detail?.exec_info?.queue_remaining ?? 0));
 }"""
 
 STEPS = "(w) => w.walk.recorder.steps"
 
 
 @pytest.fixture
-def shot(studio: Any) -> Any:
-    """The first shot, small, in chunks of 9 frames, seen once by its preset."""
+def shot(studio: Any, renderer: bool) -> Any:
+    """The first shot, small, in chunks of 9 frames, and under a name of its own."""
     content = json.loads(SHOT.read_text())
     studio.page.evaluate("async c => await app.loadGraphData(c, true, true, 'walk')", content)
-    studio.page.evaluate(SMALL)
+    studio.page.evaluate(SMALL, f"live_walk_{renderer}")
     studio.wait("(w) => w?.model?.source === 'preset'")
+    studio.renderer(renderer)
+    studio.settle()
     studio.shows = None
     return studio
 
