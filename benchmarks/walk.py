@@ -44,8 +44,8 @@ CHUNK_FRAMES = 9
 STEPS = CHUNK_FRAMES - 1
 """Steps of a walk that fill a chunk: it shares its first frame with the one before."""
 
-OUT = ("w", "wl", "l", "wj", "j", "d", "wl")
-"""Keys of the chunks on the way out, over and over."""
+OUT = ("w", "l", "l", "s", "d", "j", "a", "wl", "sl")
+"""Keys of the chunks on the way out, over and over: they stay in the room, and turn in it."""
 
 BACK = str.maketrans("wsadjl", "swdalj")
 

@@ -125,7 +125,7 @@ export class LiveWalk {
     this.#queue();
   }
 
-  /** What the note adds to that of the walk; null for nothing. */
+  /** What the note says in place of how one walks; null for nothing. */
   get note() {
     const { text } = this.widget;
     if (this.full) return text("paintingWaits");

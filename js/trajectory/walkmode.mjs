@@ -102,14 +102,13 @@ export class WalkMode {
     viewport.invalidate();
     if (this.steps % 4 === 0) {
       this.live.moved();
-      model.dispatchEvent(new Event("scrub"));
+      model.scrub(this.steps);
     }
   }
 
   /** What the view says while somebody walks. */
   get note() {
-    const { live } = this;
-    return [live.note, this.widget.text("walking", { frame: this.steps })].filter(Boolean).join(" ");
+    return this.live.note ?? this.widget.text("walking", { frame: this.steps });
   }
 
   /** Show the note, and whether a chunk is being made. */
@@ -130,7 +129,7 @@ export class WalkMode {
     this.look = [0, 0];
     this.live.undone(this.steps);
     this.#moved();
-    this.widget.model.dispatchEvent(new Event("scrub"));
+    this.widget.model.scrub(this.steps);
   }
 
   /** Mouse look: a pointer that goes down in the view turns the walker. */
