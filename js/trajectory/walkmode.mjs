@@ -77,7 +77,7 @@ export class WalkMode {
     addEventListener("blur", this.blur);
     addEventListener("keyup", this.keyup, true);
     this.timer = setInterval(() => this.#step(), 1000 / model.fps);
-    model.scrub(model.path.length - 1);
+    model.scrub(this.steps);
   }
 
   /** One frame: only while a key is held or the mouse looks, so that thinking takes no time. */
