@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import torch
 from comfy_api.latest import io
 from typing_extensions import override
 
@@ -13,7 +12,7 @@ from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.trajectory import Trajectory
 from ..mirage_core.geometry.transform import invert_rigid
 from ..mirage_core.models.bundled import branch_path, empty_text, model_path
-from ..mirage_core.scenes.scene import ProceduralScene
+from ..mirage_core.scenes.shots import shot_renderer
 from ..mirage_core.validate import expect_frame_size
 from .comfy.model import branch_from_file, embedded_video_model
 from .comfy.ui import progress
@@ -130,7 +129,7 @@ class MirageEmbeddedScene(io.ComfyNode):
     @override
     def execute(cls, seed: int, width: int, height: int, fov: float) -> io.NodeOutput:
         expect_frame_size(width, height)
-        scene = ProceduralScene.from_seed(seed)
+        scene = shot_renderer(seed).scene
         image, geometry = scene.picture(width, height, fov, on_frame=progress(1))
         return io.NodeOutput(image[None], geometry)
 
@@ -172,13 +171,11 @@ class MirageEmbeddedShot(io.ComfyNode):
     @classmethod
     @override
     def execute(cls, seed: int, trajectory: Trajectory) -> io.NodeOutput:
-        scene = ProceduralScene.from_seed(seed)
-        start = invert_rigid(scene.start_camera_to_world.double())
+        renderer = shot_renderer(seed)
+        start = invert_rigid(renderer.scene.start_camera_to_world.double())
         poses = trajectory.world_to_camera @ start
         cameras = dataclasses.replace(trajectory, world_to_camera=poses)
-        images, depth = scene.render(
-            cameras, device=torch.device("cpu"), on_frame=progress(len(cameras))
-        )
+        images, depth = renderer.render(cameras, on_frame=progress(len(cameras)))
         return io.NodeOutput(
             images,
             FrameGeometry(

@@ -354,12 +354,12 @@ export class TrajectoryModel extends EventTarget {
   }
 
   /** Use a recorded walk. */
-  useKeys(text) {
+  useKeys(text, { capture = true } = {}) {
     this.#set("keyframes", "");
     this.#set("keys", text);
     this.selected = -1;
     this.read();
-    this.bridge.capture();
+    if (capture) this.bridge.capture();
   }
 
   /** Use keyframes that were drawn. */

@@ -107,13 +107,36 @@ export function walkPath(text, scene) {
   return path;
 }
 
+const textOf = (tokens) =>
+  tokens.map(({ keys, count }) => (count > 1 ? `${keys}*${count}` : keys)).join(" ");
+
 /** Records a walk. */
 export class Recorder {
   constructor() {
+    this.#replay([]);
+  }
+
+  /** Goes on with a walk in the node's language; one that is malformed or empty begins anew. */
+  static from(text) {
+    const recorder = new Recorder();
+    recorder.#replay(parseKeys(text) ?? []);
+    return recorder;
+  }
+
+  #replay(tokens) {
     this.walker = new Walker();
     /** @type {{keys: string, count: number}[]} */
-    this.tokens = [];
+    this.tokens = tokens;
     this.steps = 0;
+    for (const { keys, count } of tokens) {
+      for (let i = 0; i < count; i++) this.walker.step(keys);
+      this.steps += count;
+    }
+  }
+
+  /** Take back the last keys that were held together. */
+  undo() {
+    this.#replay(this.tokens.slice(0, -1));
   }
 
   /**
@@ -136,6 +159,16 @@ export class Recorder {
 
   /** The walk in the node's language. */
   get text() {
-    return this.tokens.map(({ keys, count }) => (count > 1 ? `${keys}*${count}` : keys)).join(" ");
+    return textOf(this.tokens);
+  }
+
+  /** The first steps of it. */
+  textOf(steps) {
+    const tokens = [];
+    for (const { keys, count } of this.tokens) {
+      if (steps > 0) tokens.push({ keys, count: Math.min(count, steps) });
+      steps -= count;
+    }
+    return textOf(tokens);
   }
 }

@@ -59,7 +59,8 @@ class TrajectoryWidget {
     this.viewport = new Viewport({
       aim: (controls) => Object.assign(controls, { camera: this.#camera(), scene: this.model.scene }),
       paint: (context, controls, ratio) => this.#paint(context, controls, ratio),
-      grab: (event, x, y) => this.editor.grab(event, x, y, this.viewport.controls, this.viewport.ratio),
+      grab: (event, x, y) => this.walk.grab()
+        ?? this.editor.grab(event, x, y, this.viewport.controls, this.viewport.ratio),
       onView: () => this.#viewChanged(),
       shot: () => this.#shot(),
     });
@@ -114,7 +115,8 @@ class TrajectoryWidget {
     const fit = iconButton("fit", text("fit"), () => this.#fit());
     const top = element(
       "div", { class: "mirage-bar", role: "toolbar", "aria-label": text("tools") },
-      this.preset, this.views.element, this.colours, element("span", { class: "mirage-space" }),
+      this.preset, this.views.element, this.colours, this.walk.choice,
+      element("span", { class: "mirage-space" }),
       element(
         "div", { class: "mirage-group" }, this.drawButton, this.walkButton, this.lensButton, fit,
       ),
@@ -164,10 +166,10 @@ class TrajectoryWidget {
     // A newer report has arrived meanwhile.
     if (this.view !== view) return;
     this.#setPoints(points);
-    const fits = this.unseen;
+    if (!this.unseen || this.walk.active) return;
     this.unseen = false;
-    if (fits) this.#fit();
-    if (fits && points.count && this.viewport.controls.view === "orbit" && !this.editor.drawing) this.#swap();
+    this.#fit();
+    if (points.count && this.viewport.controls.view === "orbit" && !this.editor.drawing) this.#swap();
   }
 
   #setPoints(points) {
@@ -234,7 +236,7 @@ class TrajectoryWidget {
   #updateNote() {
     const { model, text } = this;
     let note = "";
-    if (this.walk.active) note = text("walking", { frame: model.frame });
+    if (this.walk.active) note = this.walk.note;
     else if (this.editor.drawing) note = text("drawing");
     else if (model.linked) note = text("linked");
     else if (model.problem) note = text(`problem_${model.problem}`);
@@ -401,7 +403,7 @@ class TrajectoryWidget {
     this.#pause();
     this.playblast.stop();
     clearTimeout(this.watching);
-    this.walk.stop(false);
+    this.walk.dispose();
     this.coverage.stop();
     this.timeline.dispose();
     this.lens.dispose();

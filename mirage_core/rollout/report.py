@@ -12,7 +12,7 @@ from ..constants import WHITE_8
 from ..metrics import psnr, returns_to_start
 from .contact_sheet import contact_sheet, sheet_frames
 from .state import RolloutState
-from .video import read_frames
+from .video import pick_frames
 
 OnFrame = Callable[[int, int], None]
 """Called with (done, total) for each frame read; may raise to cancel."""
@@ -104,5 +104,4 @@ def _ends(state: RolloutState) -> set[int]:
 def _read(
     state: RolloutState, video: Path, wanted: set[int], on_frame: OnFrame | None
 ) -> dict[int, Tensor]:
-    frames = read_frames(video, on_frame, len(state.trajectory))
-    return {number: frame for number, frame in enumerate(frames) if number in wanted}
+    return pick_frames(video, wanted, on_frame, len(state.trajectory))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -193,11 +193,44 @@ def read_frames(
     Raises:
         CacheFormatError: The file is missing or damaged.
     """
+    for _, pixels in _pixels(path, None, on_frame, total):
+        yield pixels
+
+
+def pick_frames(
+    path: Path,
+    wanted: Collection[int],
+    on_frame: Callable[[int, int], None] | None = None,
+    total: int = 0,
+) -> dict[int, Tensor]:
+    """Frames of a video by number, from 0, as (H, W, 3) uint8; those beyond its end are not there.
+
+    All are decoded, which is a fifth of the work: only the wanted ones are converted.
+
+    Args:
+        path: The video file.
+        wanted: Numbers of the frames.
+        on_frame: Called with (done, total) for each frame decoded; may raise to cancel.
+        total: Frames that are expected, for ``on_frame``.
+
+    Raises:
+        CacheFormatError: The file is missing or damaged.
+    """
+    return dict(_pixels(path, wanted, on_frame, total))
+
+
+def _pixels(
+    path: Path,
+    wanted: Collection[int] | None,
+    on_frame: Callable[[int, int], None] | None,
+    total: int,
+) -> Iterator[tuple[int, Tensor]]:
     with open_video(path) as (source, stream):
-        for number, frame in enumerate(source.decode(stream), start=1):
+        for number, frame in enumerate(source.decode(stream)):
             if on_frame is not None:
-                on_frame(number, max(number, total))
-            yield torch.from_numpy(frame.to_ndarray(format="rgb24"))
+                on_frame(number + 1, max(number + 1, total))
+            if wanted is None or number in wanted:
+                yield number, torch.from_numpy(frame.to_ndarray(format="rgb24"))
 
 
 @contextmanager

@@ -76,3 +76,16 @@ def test_off_makes_all_anew(comfy_client: ComfyClient) -> None:
 def test_another_name_is_another_place(comfy_client: ComfyClient) -> None:
     comfy_client.run(walk("w*32", name="here"), timeout=120)
     assert body_runs(comfy_client.run(walk("w*64", name="there"), timeout=120)) == every(2)
+
+
+def test_a_walk_makes_one_chunk_for_each_queue(comfy_client: ComfyClient) -> None:
+    """Queued again and again with a path that is a short chunk longer, the shot alone wanted."""
+    lengths = {"first_chunk_frames": 9, "chunk_frames": 9}
+    path: list[str] = []
+    for key in ("w", "wl", "d", "sa"):
+        path.append(f"{key}*8")
+        prompt = walk(" ".join(path), name="walked", **lengths)
+        result = comfy_client.run(prompt, timeout=120, targets=["result"])
+        assert body_runs(result) == every(1), path
+        news = [data for kind, data in result.messages if kind == "mirage.chunk"]
+        assert [(one["done"], one["chunks"]) for one in news] == [(len(path), len(path))]

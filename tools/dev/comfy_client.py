@@ -9,7 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,13 +165,25 @@ class ComfyClient:
         """The server's record of a finished prompt, or None."""
         return self.get_json(f"/history/{prompt_id}").get(prompt_id)
 
-    def submit(self, prompt: Mapping[str, Any], extra_data: Mapping[str, Any] | None = None) -> str:
+    def submit(
+        self,
+        prompt: Mapping[str, Any],
+        extra_data: Mapping[str, Any] | None = None,
+        targets: Sequence[str] | None = None,
+    ) -> str:
         """Queue a prompt in API format and return its id.
+
+        Args:
+            prompt: The graph.
+            extra_data: Passed on with the prompt.
+            targets: Ids of the output nodes that are wanted; None wants all.
 
         Raises:
             ComfyValidationError: The server refuses the prompt, or would drop a part of it.
         """
         body = {"prompt": prompt, "client_id": self.client_id, "extra_data": dict(extra_data or {})}
+        if targets is not None:
+            body["partial_execution_targets"] = list(targets)
         reply = self.post_json("/prompt", body)
         prompt_id = str(reply["prompt_id"])
         if reply.get("node_errors"):
@@ -216,6 +228,8 @@ class ComfyClient:
         on_progress: Callable[[Progress], None] | None = None,
         timeout: float = 600.0,
         extra_data: Mapping[str, Any] | None = None,
+        targets: Sequence[str] | None = None,
+        on_message: Callable[[str, dict[str, Any]], None] | None = None,
     ) -> RunResult:
         """Submit a prompt and follow it to its end.
 
@@ -224,6 +238,8 @@ class ComfyClient:
             on_progress: Called for every progress report of a running node.
             timeout: Seconds until the prompt is interrupted.
             extra_data: Passed on with the prompt, such as {"extra_pnginfo": {...}}.
+            targets: Ids of the output nodes that are wanted; None wants all.
+            on_message: Called with type and data of every message, as it arrives.
 
         Returns:
             The result; its status is "interrupted" if somebody interrupted the prompt.
@@ -237,9 +253,11 @@ class ComfyClient:
         socket = self._connect()
         try:
             started = time.monotonic()
-            result = RunResult(self.submit(prompt, extra_data))
+            result = RunResult(self.submit(prompt, extra_data, targets))
             final: dict[str, Any] = {}
             for kind, data in self._messages(socket, result, started + timeout):
+                if on_message is not None:
+                    on_message(kind, data)
                 if kind in FINAL:
                     result.status, final = FINAL[kind], data
                     break

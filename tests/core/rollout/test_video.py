@@ -15,6 +15,7 @@ from mirage_core.rollout.video import (
     exact_rate,
     expect_clip,
     join_clips,
+    pick_frames,
     read_frames,
     to_bytes,
     write_clip,
@@ -41,6 +42,16 @@ def test_frames_survive_nearly_unchanged(make, tmp_path: Path) -> None:
     assert found.dtype == torch.uint8
     error = (found.float() / 255 - frames).square().mean()
     assert float(-10 * error.log10()) > 35
+
+
+def test_some_frames_are_those_of_the_video(make, tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mp4", clip(make, 7), 24)
+    seen: list[tuple[int, int]] = []
+    found = pick_frames(tmp_path / "a.mp4", {0, 3, 6, 9}, lambda *step: seen.append(step), 7)
+    whole = frames_of(tmp_path / "a.mp4")
+    assert list(found) == [0, 3, 6]
+    assert all(torch.equal(frame, whole[number]) for number, frame in found.items())
+    assert seen == [(number, 7) for number in range(1, 8)]
 
 
 def test_the_same_bytes_every_time(make, tmp_path: Path) -> None:

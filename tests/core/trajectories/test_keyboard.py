@@ -208,3 +208,14 @@ def test_limits():
             make("w", **options)
     with pytest.raises(ShapeError):
         make("w", intrinsics=LENS[:2])
+
+
+def test_a_walk_that_goes_on_keeps_its_cameras() -> None:
+    """To the last bit, whatever comes after: by them its chunks are taken over."""
+    tokens = ["w*8", "wl*8", "il*8", "d*8", "skj*8"] * 10
+    whole = make(" ".join(tokens))
+    for count in range(1, len(tokens)):
+        part = make(" ".join(tokens[:count]))
+        begun = whole.select(slice(0, len(part)))
+        assert torch.equal(part.world_to_camera, begun.world_to_camera), count
+        assert part.fingerprint() == begun.fingerprint(), count
