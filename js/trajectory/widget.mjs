@@ -1,6 +1,6 @@
 /** The widget on Mirage Trajectory: the scene, the path, the timeline and the lens. */
 
-import { Choice, element, iconButton, relabel, select } from "../page/dom.mjs";
+import { Choice, element, iconButton, select } from "../page/dom.mjs";
 import { Editor } from "./editor.mjs";
 import { EASINGS } from "./keyframes.mjs";
 import { Lens } from "./lens.mjs";
@@ -9,6 +9,7 @@ import { TrajectoryModel } from "./model.mjs";
 import { nearness } from "./nearness.mjs";
 import { Panel } from "./panel.mjs";
 import { Playblast } from "./playblast.mjs";
+import { Player } from "./player.mjs";
 import { extentOf, themeOf } from "../viewer/paint.mjs";
 import { keepPatches, loadPoints, noPoints } from "../viewer/points.mjs";
 import { kindOf } from "../viewer/picture.mjs";
@@ -52,7 +53,6 @@ class TrajectoryWidget {
     this.editor = new Editor(this.model);
     this.points = noPoints();
     this.colouring = "colour";
-    this.playing = 0;
     /** The scene is new: fit the view to it when its points are loaded. */
     this.unseen = false;
     this.lensShown = true;
@@ -137,7 +137,8 @@ class TrajectoryWidget {
 
   #transport() {
     const { text, model } = this;
-    this.playButton = iconButton("play", text("play"), () => this.#togglePlay());
+    const play = iconButton("play", text("play"), () => this.player.toggle());
+    this.player = new Player(model, play, text);
     this.addButton = iconButton("add", text("addKeyframe"), () => model.addKeyframe());
     this.removeButton = iconButton("remove", text("removeKeyframe"), () => model.removeKeyframe());
     this.ease = select(
@@ -149,7 +150,7 @@ class TrajectoryWidget {
     return element(
       "div", { class: "mirage-bar", role: "toolbar", "aria-label": text("transport") },
       iconButton("start", text("toStart"), () => model.scrub(0)),
-      this.playButton, this.clock, element("span", { class: "mirage-space" }),
+      play, this.clock, element("span", { class: "mirage-space" }),
       this.addButton, this.removeButton, this.ease, this.shotButton,
     );
   }
@@ -324,32 +325,10 @@ class TrajectoryWidget {
     return this.walk.camera ?? cameraAt(this.model.path, this.model.frame);
   }
 
-  #togglePlay() {
-    if (this.playing) {
-      this.#pause();
-      return;
-    }
-    const { model } = this;
-    const [begin, from] = [performance.now(), model.frame >= model.path.length - 1 ? 0 : model.frame];
-    const tick = (now) => {
-      const frame = from + Math.floor(((now - begin) / 1000) * model.fps);
-      model.scrub(frame % model.path.length);
-      this.playing = requestAnimationFrame(tick);
-    };
-    this.playing = requestAnimationFrame(tick);
-    relabel(this.playButton, "pause", this.text("pause"));
-  }
-
-  #pause() {
-    cancelAnimationFrame(this.playing);
-    this.playing = 0;
-    relabel(this.playButton, "play", this.text("play"));
-  }
-
   #key(event) {
     if (this.walk.key(event)) return;
     const inView = event.target === this.viewport.canvas;
-    if (event.key === " " && (inView || event.target === this.timeline.track)) this.#togglePlay();
+    if (event.key === " " && (inView || event.target === this.timeline.track)) this.player.toggle();
     else if (event.key === "Escape" && this.editor.drawing) this.#draw();
     // Who came with Tab goes on with it.
     else if (event.key === "Tab" && inView && this.viewport.pressed && !event.shiftKey) this.#swap();
@@ -400,7 +379,7 @@ class TrajectoryWidget {
   }
 
   dispose() {
-    this.#pause();
+    this.player.pause();
     this.playblast.stop();
     clearTimeout(this.watching);
     this.walk.dispose();
