@@ -43,9 +43,9 @@ LABEL_HEIGHT = 44
 BACKGROUND, INK = (24, 24, 24), (235, 235, 230)
 QUALITY = 86
 SCENE_FOV = 70.0
-GRAPH_VIEW = (1880, 960)
-GRAPH_SCALE = 0.78
-GRAPH_CLIP = {"x": 76, "y": 100, "width": 1790, "height": 768}
+GRAPH_VIEW = (1560, 1040)
+GRAPH_SCALE = 0.75
+GRAPH_CLIP = {"x": 76, "y": 100, "width": 1430, "height": 890}
 READY = "window.LiteGraph && Object.keys(LiteGraph.registered_node_types).length > 100"
 SHOW_GRAPH = """
 async ([workflow, scale, left, top]) => {
@@ -169,7 +169,11 @@ def workflow_in_browser(browser: str) -> Image.Image:
         page.goto(server.url)
         page.wait_for_function(READY, timeout=60_000)
         page.wait_for_timeout(4000)
-        offset = [(GRAPH_CLIP["x"] + 16) / GRAPH_SCALE, (GRAPH_CLIP["y"] + 50) / GRAPH_SCALE]
+        left, top = (min(node["pos"][axis] for node in workflow["nodes"]) for axis in (0, 1))
+        offset = [
+            (GRAPH_CLIP["x"] + 16) / GRAPH_SCALE - left,
+            (GRAPH_CLIP["y"] + 50) / GRAPH_SCALE - top,
+        ]
         page.evaluate(SHOW_GRAPH, [workflow, GRAPH_SCALE, *offset])
         page.keyboard.press("Escape")
         page.wait_for_timeout(2000)
