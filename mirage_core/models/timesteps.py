@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import override
 
 from ..errors import ShapeError
 
@@ -30,7 +29,6 @@ class DoubleTimesteps(nn.Module):
             )
         self.channels = channels
 
-    @override
     def forward(self, timesteps: Tensor) -> Tensor:
         """Sinusoids (N, channels) float32 of timesteps (N,), on their device."""
         # Metal has no numbers of 64 bits; there are only a few timesteps to carry over.
