@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -64,7 +65,7 @@ class CentredCrop:
         intrinsics = geometry.intrinsics.clone()
         intrinsics[:, 0, 2] -= self.columns[0]
         intrinsics[:, 1, 2] -= self.rows[0]
-        maps = {
+        maps: dict[str, Any] = {
             name: self.of(value)
             for name in ("depth", "exclude", "confidence")
             if (value := getattr(geometry, name)) is not None
