@@ -9,6 +9,7 @@ from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 from typing_extensions import override
 
+from ..mirage_core.errors import ShapeError
 from ..mirage_core.geometry.crop import CentredCrop, nearest_frame_size
 from ..mirage_core.geometry.depth_picture import DepthReading, geometry_from_picture
 from ..mirage_core.geometry.depth_view import depth_view
@@ -100,8 +101,8 @@ class MiragePictureGeometry(io.ComfyNode):
         fov: float,
         depth: Tensor | None = None,
     ) -> io.NodeOutput:
-        sizes = expect_shape("The picture", image, "F H W C")
-        size = (sizes["H"], sizes["W"])
+        image = _colours(image)
+        size = (int(image.shape[1]), int(image.shape[2]))
         width, height = nearest_frame_size(size[1], size[0], megapixels * MILLION)
         crop = CentredCrop.to_shape(size, (height, width))
         if depth is not None:
@@ -110,15 +111,30 @@ class MiragePictureGeometry(io.ComfyNode):
             part = CentredCrop.to_shape(geometry.size, (height, width))
             geometry = part.of_geometry(geometry)
             report = describe_geometry(geometry)
-            frame = scaled_frames(crop.of(image[..., :3]), width, height)
+            frame = scaled_frames(crop.of(image), width, height)
             return io.NodeOutput(frame, geometry, report, ui={"text": (report,)})
         model = find_depth_model(depth_model)
-        frame = scaled_frames(crop.of(image[..., :3]), width, height)
+        frame = scaled_frames(crop.of(image), width, height)
         graph = GraphBuilder()
         seen = crop.field_of_view(fov, size[1]) if fov else 0.0
         found, report = estimation(graph, model, frame, seen)
         taken = f"{model.kind.value}: {model.name}"
         return io.NodeOutput(frame, found, report, expand=graph.finalize(), ui={"text": (taken,)})
+
+
+def _colours(image: Tensor) -> Tensor:
+    """(F, H, W, 3) of pictures with or without alpha, grey ones as colours."""
+    sizes = expect_shape("The picture", image, "F H W C")
+    if not image.numel():
+        raise ShapeError(
+            "There is no picture",
+            got=f"{sizes['F']} pictures of {sizes['W']} x {sizes['H']}",
+            expected="at least one, with pixels",
+            fix="Check what is connected to image",
+        )
+    # Two channels are grey and alpha, four are colours and alpha.
+    grey = sizes["C"] <= 2  # noqa: PLR2004
+    return image[..., :1].expand(-1, -1, -1, 3) if grey else image[..., :3]
 
 
 class MirageGeometryView(io.ComfyNode):

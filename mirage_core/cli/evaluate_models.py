@@ -7,12 +7,17 @@ import copy
 import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import Final
 
-from ..errors import ModelMismatchError
+from ..errors import ModelMismatchError, ValueRangeError
 from ..evaluation.systems import BUNDLED, ModelSystem, NoDepth, Parts, PreviewSystem, System
 from ..rollout.models import DenoiserFactory
 from . import inputs, rollout, ways
 from .work import device_of
+
+USED_BY_ALL: Final = ("depth_model", "depth_kind", "device", "prompt", "vae")
+"""Options of models that mean something whichever the model is: of depth, of metrics, the caption
+of footage without one, and the codec that `efficiency` measures."""
 
 
 def system_of(arguments: argparse.Namespace) -> System:
@@ -21,12 +26,11 @@ def system_of(arguments: argparse.Namespace) -> System:
     Raises:
         ModelMismatchError: A model lacks its VAE or its text encoder.
         CacheFormatError: A file does not exist.
-        ValueRangeError: An option means nothing in the way that was chosen.
+        ValueRangeError: An option means nothing for this model, or in the way that was chosen.
     """
-    if arguments.model == "preview":
-        return PreviewSystem()
-    if arguments.model == "bundled":
-        return BUNDLED
+    if arguments.model in ("preview", "bundled"):
+        _expect_own_settings(arguments)
+        return PreviewSystem() if arguments.model == "preview" else BUNDLED
     given = copy.copy(arguments)
     given.device = device_of(arguments)
     given.transformer = inputs.parse_path(arguments.model)
@@ -57,6 +61,27 @@ def system_of(arguments: argparse.Namespace) -> System:
         "steps": settings.steps,
     }
     return ModelSystem(given.transformer.stem, partial(load_parts, given), about)
+
+
+def _expect_own_settings(arguments: argparse.Namespace) -> None:
+    """Refuse options that a model with settings of its own would not look at."""
+    parser = argparse.ArgumentParser()
+    rollout.add_models(parser, required=False)
+    ways.add_lengths(parser)
+    rollout.add_settings(parser)
+    plain = vars(parser.parse_args([]))
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, default in plain.items()
+        if name not in USED_BY_ALL and getattr(arguments, name) != default
+    ]
+    if given:
+        raise ValueRangeError(
+            f"--model {arguments.model} is made with settings of its own",
+            got=", ".join(given),
+            expected="options of the data and of the metrics, or --depth-model",
+            fix="Leave them out, or name the path of a video model with --model",
+        )
 
 
 def load_parts(arguments: argparse.Namespace, branch: Path | None = None) -> Parts:

@@ -13,6 +13,7 @@ from ..evaluation.ablation import Ablation
 from ..evaluation.captures import Captures
 from ..evaluation.depth_study import TINY, DepthMaker, DepthStudy, StandIn
 from ..evaluation.efficiency import Efficiency
+from ..evaluation.estimators import DepthByEstimator, EstimatorFolder
 from ..evaluation.holes import Holes
 from ..evaluation.novel_views import NovelViews
 from ..evaluation.quality import Quality
@@ -27,8 +28,6 @@ from ..evaluation.variations import (
     read_variations,
 )
 from ..evaluation.worldscore import LAYOUT, PreparedFolder, RoomInstances, WorldScore
-from ..models.geometry_estimators import load_estimator
-from ..rollout.depth_source import DepthSource, EstimatedDepth
 from ..training.data.footage import FootageSource
 from .evaluate_models import system_of
 from .evaluate_options import (
@@ -61,10 +60,7 @@ def shots_of(arguments: argparse.Namespace, movers: int | None = None) -> Shots:
     root = expect_data(arguments, FOOTAGE)
     estimator = None
     if arguments.depth_model is not None:
-        estimator = partial(
-            load_estimator, arguments.depth_kind, arguments.depth_model.absolute(),
-            device=device_of(arguments),
-        )  # fmt: skip
+        estimator = _estimator(arguments)
     width, height = arguments.size or WHOLE
     source = FootageSource(
         root, width, height,
@@ -100,16 +96,27 @@ def _quality(arguments: argparse.Namespace) -> Quality:
     return Quality(_absolute(arguments.lpips), device_of(arguments))
 
 
-def _estimated(kind: str, folder: Path, device: str) -> DepthSource:
-    return EstimatedDepth(load_estimator(kind, folder, device=device))
+def _estimator(arguments: argparse.Namespace) -> EstimatorFolder:
+    """The one of ``--depth-model``.
+
+    Raises:
+        CacheFormatError: There is no such folder.
+    """
+    folder: Path = arguments.depth_model.absolute()
+    if not folder.is_dir():
+        raise CacheFormatError(
+            "The depth model does not exist",
+            got=folder,
+            expected="a folder on this machine; nothing is downloaded",
+            fix="Check the path of --depth-model",
+        )
+    return EstimatorFolder(arguments.depth_kind, folder, device_of(arguments))
 
 
 def _novel_views(arguments: argparse.Namespace, movers: int | None = None) -> NovelViews:
     depth = None
     if arguments.depth_model is not None:
-        depth = partial(
-            _estimated, arguments.depth_kind, arguments.depth_model.absolute(), device_of(arguments)
-        )
+        depth = DepthByEstimator(_estimator(arguments))
     shots = shots_of(arguments, movers)
     return NovelViews(shots, system_of(arguments), _quality(arguments), depth)
 
@@ -156,7 +163,7 @@ def _depth(arguments: argparse.Namespace) -> DepthStudy:
     made: dict[str, DepthMaker | StandIn] = {}
     for text in arguments.estimator:
         name, kind, folder = parse_estimator(text)
-        made[name] = partial(_estimated, kind, folder.absolute(), device)
+        made[name] = DepthByEstimator(EstimatorFolder(kind, folder.absolute(), device))
     if arguments.tiny and not made:
         made = dict(TINY)
     return DepthStudy(shots_of(arguments), system_of(arguments), made, _quality(arguments))
@@ -193,10 +200,7 @@ def _worldscore(arguments: argparse.Namespace) -> WorldScore:
             expected="the folder of a geometry estimator",
             fix="Set --depth-model and --depth-kind",
         )
-    estimate = partial(
-        load_estimator, arguments.depth_kind, arguments.depth_model.absolute(),
-        device=device_of(arguments),
-    )  # fmt: skip
+    estimate = _estimator(arguments)
     width, height = arguments.size or WHOLE
     worlds = PreparedFolder(root, width, height, estimate)
     return WorldScore(worlds, system_of(arguments), videos)

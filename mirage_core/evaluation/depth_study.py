@@ -18,6 +18,7 @@ from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.trajectory import Trajectory
 from ..rollout.depth_source import DepthSource
 from ..training.data.build_clip import DepthNoise, Shot
+from .estimators import described
 from .novel_views import LOOP_PROTOCOL, SHOT_PROTOCOL, judge
 from .quality import PROTOCOL, Quality
 from .shots import Shots, first_shot
@@ -158,7 +159,9 @@ class DepthStudy:
     def settings(self) -> dict[str, Any]:
         """What results depend on."""
         named = {
-            name: dataclasses.asdict(made) if isinstance(made, StandIn) else "a network"
+            name: dataclasses.asdict(made)
+            if isinstance(made, StandIn)
+            else described(made, "a network")
             for name, made in self.estimators.items()
         }
         own = {**self.shots.settings(), **self.system.settings(), "estimators": named}

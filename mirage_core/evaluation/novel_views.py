@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..rollout.depth_source import DepthSource
 from ..training.data.build_clip import Shot
+from .estimators import described
 from .quality import PROTOCOL, Quality
 from .shots import Shots, along, first_shot, still_pixels, there_and_back
 from .systems import System
@@ -125,7 +126,8 @@ def shared_settings(
     shots: Shots, system: System, quality: Quality, depth: DepthFactory | None
 ) -> dict[str, Any]:
     """What results of made shots depend on."""
-    estimated = {"depth": "of the footage" if depth is None else "estimated"}
+    source = "of the footage" if depth is None else described(depth, "estimated")
+    estimated = {"depth": source}
     return {**shots.settings(), **system.settings(), **estimated, **quality.settings()}
 
 

@@ -18,6 +18,7 @@ from ..rollout.depth_source import DepthSource
 from ..training.data.build_clip import Shot
 from ..training.data.footage import FootageSource
 from ..training.data.pipeline import BadShot, UnusedFrames
+from .estimators import described
 from .systems import Request
 
 
@@ -47,12 +48,15 @@ class FootageShots:
     def settings(self) -> dict[str, Any]:
         """What results depend on."""
         source = self.source
+        places = {"cameras": source.cameras, "geometry": source.geometry}
         return {
             "data": source.root.name,
             "size": [source.width, source.height],
             "frames": source.shot_frames,
             "stride": source.stride,
             "exact depth": source.exact_depth,
+            **{name: place.name for name, place in places.items() if place is not None},
+            **depth_by(source.estimator),
         }
 
     def items(self) -> tuple[str, ...]:
@@ -66,6 +70,11 @@ class FootageShots:
     def load(self, item: str) -> Iterable[Shot | BadShot | UnusedFrames]:
         """The shots of one piece of footage."""
         return self.source.load(item)
+
+
+def depth_by(estimator: object | None) -> dict[str, str]:
+    """The setting of what estimates depth where files have none; nothing where nothing does."""
+    return {} if estimator is None else {"depth where none is": described(estimator, "estimated")}
 
 
 def first_shot(shots: Shots, item: str) -> Shot:

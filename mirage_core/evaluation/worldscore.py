@@ -27,7 +27,7 @@ from ..training.data.fit import Fit
 from ..trajectories.rotations import nearest_rigid
 from .novel_views import strip
 from .rooms import CAPTION, Rooms
-from .shots import ShotDepth
+from .shots import ShotDepth, depth_by
 from .systems import Request, System
 from .task import Choice, Column, Outcome
 
@@ -118,7 +118,8 @@ class PreparedFolder:
 
     def settings(self) -> dict[str, Any]:
         """What results depend on."""
-        return {"data": self.root.name, "size": [self.width, self.height]}
+        size = {"data": self.root.name, "size": [self.width, self.height]}
+        return {**size, **depth_by(self.estimate)}
 
     def items(self) -> tuple[str, ...]:
         """Folders of the worlds.

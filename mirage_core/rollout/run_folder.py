@@ -291,18 +291,22 @@ def _claim(folder: Path, state: RolloutState, anew: bool) -> Manifest:
                 fix=f"Choose another name. If the chunks are of this shot, remove {MANIFEST} "
                 "alone: they are compared with the shot before it goes on",
             )
-        if found.run_id == state.run_id:
+        ours = found.run_id == state.run_id
+        # Without chains, as in an earlier version, the rollout's id says all.
+        unchanged = not found.chains or not state.chains or found.chains == state.chains
+        if ours and unchanged:
             return found
+        begun = dataclasses.replace(begun, anew=anew or (ours and found.anew))
         # What stopped before its first chunk has nothing to lose.
         if has_chunks(folder) or (folder / VIDEO).exists():
             shared = found.shared_with(state)
-            if not shared:
+            if not shared and not ours:
                 raise _of_another(folder, found, state)
             take = keep_take(folder)
             remove_all_but(folder, shared)
             logger.info("The shot that was in %s goes on in %s", folder, take)
             begun = dataclasses.replace(begun, kept=take)
-    write_manifest(path, state, anew=anew)
+    write_manifest(path, state, anew=begun.anew)
     return begun
 
 

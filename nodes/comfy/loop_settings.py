@@ -16,6 +16,7 @@ from ...mirage_core.rollout.plan import ChunkLengths
 from ...mirage_core.rollout.state import RolloutState
 from ...mirage_core.trajectories.lens import PICTURE
 from .loop_body import Boxed, Node, ancestors, close_of, descendants
+from .named_files import named_files
 
 _LENGTHS = ChunkLengths()
 _PLAIN: dict[str, dict[str, Any]] = {
@@ -75,7 +76,8 @@ def settings_digest(
         open_id: The Loop Open.
         start_id: The Rollout Start.
         by_value: Leave out what counts only as a value that the Rollout Start is given: two shots
-            with other cameras are then described alike, and their cameras tell them apart.
+            with other cameras are then described alike, and their cameras tell them apart. Files
+            that the loop reads by name count by their content as well.
         as_given: The shot's cameras are those that the Rollout Start was given, unchanged. Nodes
             that look at each of them by itself then count ``by_value`` as well.
     """
@@ -86,10 +88,13 @@ def settings_digest(
         nodes[start_id] = nodes[start_id] | {"inputs": {}}
     close_id = close_of(nodes, open_id)
     ends = descendants(nodes, open_id) if close_id is None else {close_id}
-    described = []
-    for node_id in sorted((ancestors(nodes, *ends) | ends) - {start_id}):
-        node = nodes[node_id]
-        described.append((node_id, node["class_type"], sorted(node["inputs"].items())))
+    counted = {n: nodes[n] for n in sorted((ancestors(nodes, *ends) | ends) - {start_id})}
+    described: list[tuple[Any, ...]] = [
+        (node_id, node["class_type"], sorted(node["inputs"].items()))
+        for node_id, node in counted.items()
+    ]
+    if by_value:
+        described += named_files(counted.values())
     return hashlib.sha256(json.dumps(described, default=_by_value).encode()).hexdigest()
 
 

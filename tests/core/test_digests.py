@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from mirage_core.digests import DIGEST, PREFIX, file_digest, is_whole, sealed, tensors_digest
+from mirage_core.digests import (
+    DIGEST,
+    PREFIX,
+    SMALL,
+    file_digest,
+    is_whole,
+    sampled_digest,
+    sealed,
+    tensors_digest,
+)
 
 TENSORS = {
     "b": torch.arange(6, dtype=torch.float32).view(2, 3),
@@ -77,3 +86,16 @@ def test_what_counts_as_whole() -> None:
     lost = dict(whole)
     lost["dig3st"] = lost.pop(DIGEST)
     assert not is_whole(lost, "content")
+
+
+@pytest.mark.parametrize("size", [0, 1000, SMALL, SMALL + 1, 3 * SMALL])
+def test_a_sampled_file_is_told_from_others(tmp_path: Path, size: int) -> None:
+    """By its size, its ends and all that is spread over it; and it is the same when copied."""
+    content = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(content)
+    other.write_bytes(content)
+    assert sampled_digest(one) == sampled_digest(other)
+    for changed in (content + b"1", content[:-1] + b"x", b"x" + content[1:], content[::-1]):
+        other.write_bytes(changed)
+        assert (sampled_digest(other) == sampled_digest(one)) is (changed == content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -488,6 +489,66 @@ def test_depth_of_each_camera_counts_as_a_value(
         digest(loops, prompt(frames), by_value=True, as_given=as_given) for frames in (65, 97)
     )
     assert (one != other) is differs
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """ComfyUI's folders, empty."""
+    import folder_paths
+
+    kinds = ("input", "output", "loras", "geometry_estimation")
+    for kind in kinds:
+        (tmp_path / kind).mkdir()
+    for kind in kinds[:2]:
+        monkeypatch.setattr(folder_paths, f"get_{kind}_directory", lambda k=kind: str(tmp_path / k))
+    places = {kind: ([str(tmp_path / kind)], {".safetensors"}) for kind in kinds[2:]}
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", places)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("input/photo.png", "photo.png"),
+        ("output/mirage/depth_00001_.safetensors", "mirage/depth_00001_.safetensors [output]"),
+        ("input/render.0002.exr", "render.####.exr"),
+        ("loras/style.safetensors", "style.safetensors"),
+        ("geometry_estimation/unidepth/model.safetensors", "unidepth"),
+        ("elsewhere/path.mp4", "{folder}/elsewhere/path.mp4"),
+    ],
+    ids=["picture", "output", "numbered", "model", "folder", "path"],
+)
+def test_files_that_the_body_reads_count_by_content(
+    loops: ModuleType, folders: Path, written: str, name: str
+) -> None:
+    """Another picture or model under the same name is another shot, a copy of it the same."""
+    path = folders / written
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (path.parent / "config.json").write_text("{}")
+    inputs = {"file": name.format(folder=folders), "text": "/ .. a house #2, #3"}
+
+    def told() -> str:
+        prompt = graph() | {"given": node("Given", **inputs)}
+        prompt["update"]["inputs"]["given"] = ["given", 0]
+        return digest(loops, dynamic(prompt), by_value=True)
+
+    path.write_bytes(b"one")
+    before = told()
+    path.write_bytes(b"two")
+    assert told() != before
+    path.unlink()
+    path.write_bytes(b"one")
+    assert told() == before
+
+
+def test_files_beside_the_loop_do_not_count(loops: ModuleType, folders: Path) -> None:
+    prompt = graph() | {"given": node("LoadImage", image="photo.png")}
+    prompt["start"]["inputs"]["cache"] = ["given", 0]
+    told = []
+    for content in (b"one", b"two"):
+        (folders / "input/photo.png").write_bytes(content)
+        told.append(digest(loops, dynamic(prompt), by_value=True))
+    assert told[0] == told[1]
 
 
 def test_a_body_without_an_end_depends_on_all_that_it_does(loops: ModuleType) -> None:

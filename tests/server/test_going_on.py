@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from PIL import Image
 
 from dev.comfy_client import ComfyClient
 from dev.comfy_server import ComfyServer
 
-from .prompts import BODY, Prompt, body_runs, contents, folders, loop, memory, move, scene
+from .prompts import BODY, Prompt, body_runs, contents, folders, loop, memory, move, node, scene
 
 pytestmark = pytest.mark.server
 
@@ -65,6 +66,29 @@ def test_a_setting_of_the_loop_takes_nothing_over(comfy_client: ComfyClient) -> 
         result = comfy_client.run(walk("w*64", name="set", **changes), timeout=120)
         assert body_runs(result) == every(2), changes
     assert body_runs(comfy_client.run(walk("w*64", name="set"), timeout=120)) == every(1)
+
+
+def test_another_file_under_the_same_name_makes_all_anew(
+    comfy_server: ComfyServer, comfy_client: ComfyClient
+) -> None:
+    """A mask that the loop reads by its name; the shot with the old one is kept and found again."""
+    mask = comfy_server.input / "left_out.png"
+
+    def run(level: int) -> int:
+        Image.new("RGB", (64, 64), (level, 0, 0)).save(mask)
+        with_mask = walk("w*32", name="files")
+        with_mask["mask"] = node("LoadImageMask", image=mask.name, channel="red")
+        with_mask["update"]["inputs"]["exclude"] = ["mask", 0]
+        return body_runs(comfy_client.run(with_mask, timeout=120))["update"]
+
+    assert run(0) == 1
+    (folder,) = folders(comfy_server.output, "files")
+    before = contents(folder)
+    assert run(1) == 1
+    assert contents(folder.with_name(f"{folder.name}.take-1")) == before
+    assert run(1) == 0
+    assert run(0) == 0
+    assert contents(folder) == before
 
 
 def test_off_makes_all_anew(comfy_client: ComfyClient) -> None:

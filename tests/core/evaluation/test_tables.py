@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from mirage_core.cache.build import append_all, observe
 from mirage_core.cache.types import LatentCache
 from mirage_core.cli.evaluate_tasks import MAKERS
-from mirage_core.cli.main import main
+from mirage_core.cli.main import main, make_parser
 from mirage_core.codecs.colours import ColourCodec
 from mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from mirage_core.errors import CacheFormatError, ModelMismatchError, ValueRangeError
@@ -446,6 +447,65 @@ def test_every_table_at_tiny_size(task, tmp_path, capsys) -> None:
         ways = ["--way", report.ways[0], "--to", report.ways[1]]
         assert main(["evaluate", "compare", str(out), str(out), *ways]) == 0
         assert f"{report.ways[0]} to {report.ways[1]}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("bundled", ("--side-scale", "0")),
+        ("bundled", ("--steps", "4", "--reencode")),
+        ("preview", ("--seed", "3")),
+        ("preview", ("--chunk-frames", "17")),
+    ],
+    ids=["side scale", "two", "seed", "lengths"],
+)
+def test_options_that_a_model_does_not_look_at_are_refused(
+    tmp_path, capsys, model: str, options: tuple[str, ...]
+) -> None:
+    """Else a run without the memory would be the run with it, under another command."""
+    words = ["evaluate", "re10k", "--tiny", "--model", model, "--out", str(tmp_path / "run")]
+    assert main([*words, *options]) == 2
+    told = capsys.readouterr().err
+    assert "settings of its own" in told and all(o in told for o in options if o[:2] == "--")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("task", ["re10k", "depth", "holes", "worldscore"])
+@pytest.mark.parametrize("change", ["weights", "kind", "copy"])
+def test_another_estimator_makes_other_results(tmp_path, task: str, change: str) -> None:
+    """They may not stand in one folder as if one had made them."""
+    data, model = tmp_path / "data", tmp_path / "one" / "model"
+    data.mkdir()
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(b"weights")
+
+    def settings(folder: Path, kind: str) -> str:
+        options = ["--data", str(data), "--out", str(tmp_path / "run")]
+        options += [] if task == "holes" else ["--model", "preview"]
+        named = ["--depth-model", str(folder), "--depth-kind", kind]
+        options += ["--estimator", f"A={kind}:{folder}"] if task == "depth" else named
+        found = make_parser().parse_args(["evaluate", task, *options])
+        return json.dumps(MAKERS[task](found).settings())
+
+    before, other, kind = settings(model, "transformers"), model, "transformers"
+    if change == "weights":
+        (model / "model.safetensors").write_bytes(b"WEIGHTS")
+    elif change == "kind":
+        kind = "MapAnything"
+    else:
+        other = tmp_path / "model"
+        shutil.copytree(model, other)
+    assert (settings(other, kind) == before) is (change == "copy")
+
+
+@pytest.mark.parametrize("place", ["cameras", "geometry"])
+def test_other_cameras_or_depth_make_other_results(tmp_path, place: str) -> None:
+    def settings(*options: str) -> dict[str, Any]:
+        words = ["evaluate", "holes", "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+        return MAKERS["holes"](make_parser().parse_args([*words, *options])).settings()
+
+    one, other = (settings(f"--{place}", str(tmp_path / name)) for name in ("one", "other"))
+    assert one != other != settings()
 
 
 def test_missing_footage_is_named_with_layout_and_source(tmp_path, capsys) -> None:

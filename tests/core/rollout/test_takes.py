@@ -381,6 +381,29 @@ def test_a_shot_that_begins_otherwise_takes_nothing_over(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fork", "shot"]
 
 
+def test_a_shot_of_the_same_name_with_other_files_keeps_what_it_was(
+    shot, begin, made, tmp_path: Path
+) -> None:
+    """Its id is the same, what its chunks are made of is not; and the way back costs nothing."""
+    old = begin(tmp_path / "shot")
+    made(old)
+    before = contents(tmp_path / "shot")
+    start = shot_start(old.cache, old.first_latent, old.seed, "another model under that name")
+    new = dataclasses.replace(old, start=start)
+    state = open_folder(new)
+    assert (state.done, state.taken_over) == (0, None)
+    assert contents(tmp_path / "shot.take-1") == before
+    finish(shot.advance(state))
+    made_anew = contents(tmp_path / "shot")
+    assert open_folder(new).complete
+    assert contents(tmp_path / "shot") == made_anew
+    back = open_folder(old)
+    assert back.complete and back.taken_over.folders == ("shot.take-1",)
+    finish(back)
+    assert contents(tmp_path / "shot") == before
+    assert contents(tmp_path / "shot.take-2") == made_anew
+
+
 @pytest.mark.parametrize("lengths", [SHARING, ChunkLengths(17, 13, 5)], ids=["9", "5"])
 def test_chunks_that_share_several_frames(
     shot, begin, made, tmp_path: Path, lengths: ChunkLengths
