@@ -1,18 +1,23 @@
-/** A film of what the shot's camera shows, recorded by the browser in real time. */
+/** A film of what the shot's camera shows, recorded by the browser. */
 
 /** The first is the quickest to encode: the film is made while it plays. */
 const TYPES = ["video/webm;codecs=vp8", "video/webm;codecs=vp9", "video/webm"];
 const MAX_WIDTH = 1280;
 /** Milliseconds between parts of the film, and for which a slow encoder is waited for. */
-const PART_MS = 100;
-const PATIENCE_MS = 10000;
-
+const PART_MS = 10;
+const PATIENCE_MS = 2000;
 /** Whether this browser records films. */
 export const canRecord = () =>
   typeof MediaRecorder !== "undefined" && TYPES.some((type) => MediaRecorder.isTypeSupported(type));
 
+/** Let pass so many milliseconds, and what the page has to draw. */
+const pass = (milliseconds) =>
+  new Promise((resolve) => setTimeout(() => requestAnimationFrame(resolve), milliseconds));
+
 /**
- * Record frames of a canvas, one after the other at the shot's rate.
+ * Record frames of a canvas, one after the other, each for its time.
+ *
+ * The recorder rests while a frame is drawn: a slow machine takes longer, and the film is the same.
  *
  * @param {object} options
  * @param {number} options.frames
@@ -29,36 +34,36 @@ export async function recordFilm({ frames, fps, aspect, draw, signal }) {
   canvas.height = 2 * Math.round(MAX_WIDTH / aspect / 2);
   const context = canvas.getContext("2d");
   draw(0, context);
-  const stream = canvas.captureStream(fps);
+  const stream = canvas.captureStream(0);
+  const [track] = stream.getVideoTracks();
   const mimeType = TYPES.find((type) => MediaRecorder.isTypeSupported(type));
   const recorder = new MediaRecorder(stream, { mimeType, videoBitsPerSecond: 8e6 });
   const parts = [];
-  recorder.ondataavailable = ({ data }) => data.size && parts.push(data);
+  let encoded = () => {};
+  recorder.ondataavailable = ({ data }) => {
+    if (!data.size) return;
+    parts.push(data);
+    encoded();
+  };
   const stopped = new Promise((resolve, reject) => {
     recorder.onstop = resolve;
     recorder.onerror = ({ error }) => reject(error);
   });
   recorder.start(PART_MS);
-  const begin = performance.now();
-  await new Promise((resolve) => {
-    let shown = 0;
-    const tick = (now) => {
-      const frame = Math.floor(((now - begin) / 1000) * fps);
-      if (signal.aborted || frame > frames) return resolve();
-      const wanted = Math.min(frames - 1, Math.max(0, frame));
-      if (wanted !== shown) draw(wanted, context);
-      shown = wanted;
-      return requestAnimationFrame(tick);
-    };
-    requestAnimationFrame(tick);
-  });
-  for (let waited = 0; !parts.length && waited < PATIENCE_MS && !signal.aborted; waited += PART_MS) {
-    draw(frames - 1, context);
-    await new Promise((resolve) => setTimeout(resolve, PART_MS));
+  for (let frame = 0; frame < frames && !signal.aborted; frame++) {
+    if (frame) {
+      recorder.pause();
+      draw(frame, context);
+      recorder.resume();
+    }
+    // What is still on its way when the recorder rests is lost.
+    const arrived = new Promise((resolve) => (encoded = resolve));
+    track.requestFrame();
+    await Promise.all([pass(1000 / fps), Promise.race([arrived, pass(PATIENCE_MS)])]);
   }
   recorder.stop();
   await stopped;
-  for (const track of stream.getTracks()) track.stop();
+  track.stop();
   return new Blob(parts, { type: "video/webm" });
 }
 
