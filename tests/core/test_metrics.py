@@ -16,7 +16,7 @@ from mirage_core.rollout.progress import seconds_left, time_left
 from mirage_core.rollout.report import closed_loop_psnr, report, review
 from mirage_core.rollout.run_folder import chunk_path, finish
 from mirage_core.rollout.state import RolloutState
-from mirage_core.rollout.video import read_frames
+from mirage_core.rollout.video import pick_frames, read_frames
 
 
 def test_psnr_by_the_formula(make) -> None:
@@ -81,9 +81,9 @@ def test_a_review_reads_the_video_once(finished: RolloutState, monkeypatch) -> N
 
     def counted(*given):
         passes.append(given)
-        return read_frames(*given)
+        return pick_frames(*given)
 
-    monkeypatch.setattr(mirage_core.rollout.report, "read_frames", counted)
+    monkeypatch.setattr(mirage_core.rollout.report, "pick_frames", counted)
     seen = review(finished, video)
     assert len(passes) == 1
     assert seen.report == report(finished, video)
