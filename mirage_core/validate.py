@@ -96,19 +96,21 @@ def expect_rigid(name: str, poses: Tensor) -> None:
         )
 
 
+def nearest_side(size: float) -> int:
+    """The multiple of 32 nearest to a side of a picture in pixels; 32 at least."""
+    return max(SIZE_MULTIPLE, round(size / SIZE_MULTIPLE) * SIZE_MULTIPLE)
+
+
 def expect_frame_size(width: int, height: int) -> None:
     """Raise `ShapeError` unless both sizes are positive multiples of 32."""
     if width > 0 and height > 0 and width % SIZE_MULTIPLE == 0 and height % SIZE_MULTIPLE == 0:
         return
 
-    def nearest(size: int) -> int:
-        return max(SIZE_MULTIPLE, round(size / SIZE_MULTIPLE) * SIZE_MULTIPLE)
-
     raise ShapeError(
         "The picture size does not fit the video model's grid",
         got=f"{width} x {height}",
         expected=f"width and height divisible by {SIZE_MULTIPLE}",
-        fix=f"Resize or crop the picture to {nearest(width)} x {nearest(height)}",
+        fix=f"Resize or crop the picture to {nearest_side(width)} x {nearest_side(height)}",
     )
 
 

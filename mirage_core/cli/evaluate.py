@@ -176,5 +176,3 @@ def run_compare(arguments: argparse.Namespace) -> int:
             file.write(text)
     sys.stdout.write(text)
     return 0
-
-

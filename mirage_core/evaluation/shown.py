@@ -27,8 +27,16 @@ from ..writing.policy import WriteRules, write
 from .variations import Variation
 
 
+class _OfTokens:
+    """What is shown in place of a memory of tokens."""
+
+    def expect_fitting(self, state: RolloutState, codec: LatentCodec) -> None:
+        """Raise `ModelMismatchError` unless the shot's own memory holds this codec's tokens."""
+        TokenConditions().expect_fitting(state, codec)
+
+
 @dataclass(eq=False)
-class Beside:
+class Beside(_OfTokens):
     """A memory with a point per pixel beside that of the shot, which the model is shown instead.
 
     Attributes:
@@ -76,10 +84,6 @@ class Beside:
         )  # fmt: skip
         self.memory = self.memory.holding(write(self.memory.cache, observation, self.rules))
 
-    def expect_fitting(self, state: RolloutState, codec: LatentCodec) -> None:
-        """Raise `ModelMismatchError` unless the shot's own memory holds this codec's tokens."""
-        TokenConditions().expect_fitting(state, codec)
-
     def __call__(
         self,
         state: RolloutState,
@@ -104,7 +108,7 @@ class Beside:
 
 
 @dataclass(eq=False)
-class Anew:
+class Anew(_OfTokens):
     """Conditions from a memory that begins anew with every chunk, from the chunk's first frame.
 
     The shot's own memory is written all the same, so that nothing else changes.
@@ -140,10 +144,6 @@ class Anew:
             self.codec.encode_images(frames[-1:]), last, self.codec.name, self.settings,
             world_to_camera=cameras.world_to_camera[-1:], allow_empty=True,
         )  # fmt: skip
-
-    def expect_fitting(self, state: RolloutState, codec: LatentCodec) -> None:
-        """Raise `ModelMismatchError` unless the shot's own memory holds this codec's tokens."""
-        TokenConditions().expect_fitting(state, codec)
 
     def __call__(
         self,

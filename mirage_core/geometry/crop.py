@@ -9,16 +9,14 @@ from typing import Any
 
 import torch
 
-from ..constants import SIZE_MULTIPLE
-from ..validate import expect_range
+from ..validate import expect_range, nearest_side
 from .frame_geometry import FrameGeometry
 
 
 def nearest_frame_size(width: int, height: int, pixels: float) -> tuple[int, int]:
     """(width, height), multiples of 32, about as large as asked and of about the same shape.
 
-    Of the sizes around the wish it is the one that crops least, with pictures of other shapes
-    than multiples of 32 have in mind: 1920 x 1080 at 0.9 million pixels is 1280 x 704.
+    Each side is rounded by itself: 1920 x 1080 at 0.9 million pixels is 1280 x 704.
 
     Args:
         width: Of the picture in pixels.
@@ -26,11 +24,7 @@ def nearest_frame_size(width: int, height: int, pixels: float) -> tuple[int, int
         pixels: Wished number of pixels.
     """
     scale = math.sqrt(pixels / (width * height))
-    return _multiple(width * scale), _multiple(height * scale)
-
-
-def _multiple(size: float) -> int:
-    return max(SIZE_MULTIPLE, round(size / SIZE_MULTIPLE) * SIZE_MULTIPLE)
+    return nearest_side(width * scale), nearest_side(height * scale)
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,7 @@ def begin(
         TrajectoryError: The trajectory is too short.
     """
     expect_frame_size(trajectory.width, trajectory.height)
-    expect_shape(
-        "The picture", picture, "H W 3", H=trajectory.height, W=trajectory.width
-    )  # fmt: skip
+    expect_shape("The picture", picture, "H W 3", H=trajectory.height, W=trajectory.width)
     geometry.expect_aspect(trajectory.width, trajectory.height)
     tokens = codec.encode_images(picture[None].float())
     held, name = tokens, codec.name

@@ -13,6 +13,7 @@ from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 
 from ...mirage_core.errors import ModelMismatchError
+from ...mirage_core.geometry.sources import SKY_THRESHOLD
 from ...mirage_core.tensor_files import read_header
 from .estimator import FOLDER
 
@@ -25,7 +26,6 @@ DEFAULT_FOV = 60.0
 _MOGE_PARTS = ("points_head.", "head.upsample_blocks.")
 _DA3_PART = "backbone.embeddings.patch_embeddings.projection.weight"
 _DA3_CAMERAS = "cam_dec."
-_SPELLINGS = {"moge": "MOGE", "depth_anything": "DA3", "depth-anything": "DA3", "da3": "DA3"}
 
 
 class Kind(Enum):
@@ -33,6 +33,11 @@ class Kind(Enum):
 
     MOGE = "MoGe"
     DA3 = "Depth Anything 3"
+
+
+_SPELLINGS = {
+    "moge": Kind.MOGE, "depth_anything": Kind.DA3, "depth-anything": Kind.DA3, "da3": Kind.DA3,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ def _kind_of(parts: tuple[str, ...]) -> Kind | None:
 
 
 def _kind_by_name(name: str) -> Kind | None:
-    return next((Kind[kind] for spelt, kind in _SPELLINGS.items() if spelt in name.lower()), None)
+    return next((kind for spelt, kind in _SPELLINGS.items() if spelt in name.lower()), None)
 
 
 def estimation(
@@ -162,7 +167,7 @@ def estimation(
     )  # fmt: skip
     taken = graph.node(
         "MirageGeometryDA3", da3_geometry=run.out(0), fov=fov or DEFAULT_FOV, metric=model.metric,
-        sky_threshold=0.5, least_confidence=0.0,
+        sky_threshold=SKY_THRESHOLD, least_confidence=0.0,
     )  # fmt: skip
     return taken.out(0), taken.out(1)
 

@@ -245,6 +245,19 @@ class Studio:
 
 
 @pytest.fixture(scope="module")
+def console() -> list[str]:
+    """Warnings and errors of the page."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def page(chromium: str, server: ComfyServer, console: list[str]) -> Iterator[Page]:
+    """A page of the module's own server."""
+    with open_page(chromium, server.url, console) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
 def studio(chromium: str, comfy_server: ComfyServer) -> Iterator[Studio]:
     """A page of its own for a module of tests; `living` replaces it when it can't be used."""
     # Without this the frontend greets a new user with a dialog.

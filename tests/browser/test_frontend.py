@@ -60,12 +60,6 @@ def object_info(comfy_server: ComfyServer) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def console() -> list[str]:
-    """Warnings and errors of the page."""
-    return []
-
-
-@pytest.fixture(scope="module")
 def page(chromium: str, comfy_server: ComfyServer, console: list[str]) -> Iterator[Page]:
     # Without this the frontend greets a new user with a dialog.
     ComfyClient(comfy_server.url).post_json("/settings/Comfy.TutorialCompleted", True)

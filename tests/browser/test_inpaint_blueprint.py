@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from dev.comfy_client import ComfyClient
 from dev.comfy_server import PACK, ComfyServer
-from dev.frontend_page import READY, open_page
+from dev.frontend_page import READY
 from tiny_install import install, sampling_server
 from workflows.flatten import flatten
 from workflows.inpaint import FILES, INPAINT_LOOP
@@ -35,12 +35,6 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with sampling_server(base, comfyui_path) as running:
         ComfyClient(running.url).post_json("/settings/Comfy.TutorialCompleted", True)
         yield running
-
-
-@pytest.fixture(scope="module")
-def page(chromium: str, server: ComfyServer) -> Iterator[Page]:
-    with open_page(chromium, server.url) as page:
-        yield page
 
 
 def test_the_browser_makes_the_same_prompt(page: Page, server: ComfyServer) -> None:

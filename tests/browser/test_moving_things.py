@@ -16,7 +16,7 @@ from playwright.sync_api import Page, expect
 
 from dev.comfy_client import ComfyClient
 from dev.comfy_server import PACK, ComfyServer
-from dev.frontend_page import READY, TIMEOUT, open_page
+from dev.frontend_page import READY, TIMEOUT
 from workflows.dynamics import FILES, MOVING_THINGS
 
 from .test_frontend import LISTEN, load, screenshot
@@ -59,12 +59,6 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with ComfyServer(base, comfyui=comfyui_path, extra_args=options) as running:
         ComfyClient(running.url).post_json("/settings/Comfy.TutorialCompleted", True)
         yield running
-
-
-@pytest.fixture(scope="module")
-def page(chromium: str, server: ComfyServer) -> Iterator[Page]:
-    with open_page(chromium, server.url) as page:
-        yield page
 
 
 def test_the_blueprint_runs_with_native_estimators(page: Page) -> None:

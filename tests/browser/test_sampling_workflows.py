@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from dev.comfy_client import ComfyClient
 from dev.comfy_server import PACK, ComfyServer
-from dev.frontend_page import READY, TIMEOUT, open_page
+from dev.frontend_page import READY, TIMEOUT
 from tiny_install import install, sampling_server
 from workflows.flatten import flatten
 from workflows.inpaint import FILES as INPAINT_FILES
@@ -75,18 +75,6 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         # Without this the frontend greets a new user with a dialog.
         ComfyClient(running.url).post_json("/settings/Comfy.TutorialCompleted", True)
         yield running
-
-
-@pytest.fixture(scope="module")
-def console() -> list[str]:
-    """Warnings and errors of the page."""
-    return []
-
-
-@pytest.fixture(scope="module")
-def page(chromium: str, server: ComfyServer, console: list[str]) -> Iterator[Page]:
-    with open_page(chromium, server.url, console) as page:
-        yield page
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
