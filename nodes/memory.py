@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from ..mirage_core.cache.build import WriteConfig
 from ..mirage_core.codecs.base import expect_same_codec
-from ..mirage_core.codecs.colours import COLOUR_NAMES, ColourCodec
+from ..mirage_core.codecs.colours import COARSEST_FOR_SHOTS, ColourCodec
 from ..mirage_core.codecs.memory_kind import MemoryKind
 from ..mirage_core.geometry.camera import PixelConvention
 from ..mirage_core.geometry.depth import DEPTH_MODES
@@ -112,7 +112,7 @@ class MirageCacheInit(io.ComfyNode):
                     "times larger.",
                 ),
                 io.Int.Input(
-                    "colour_step", default=1, min=1, max=max(COLOUR_NAMES.values()),
+                    "colour_step", default=1, min=1, max=COARSEST_FOR_SHOTS,
                     optional=True, advanced=True,
                     tooltip="With colours: one point for every pixel, or for every second one "
                     "along each side.",

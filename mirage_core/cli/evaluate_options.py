@@ -94,6 +94,11 @@ def _add_footage(parser: Any) -> None:
     group.add_argument(
         "--movers", type=int, default=0, help="with --tiny: things that move in each room"
     )
+    group.add_argument(
+        "--depth-noise", type=float, nargs=2, metavar=("SMOOTH", "WHITE"),
+        help="with --tiny: largest relative errors of depth, those that change slowly over the "
+        "picture and those from cell to cell (default: 0.02 0.01)",
+    )  # fmt: skip
 
 
 def _add_depth(parser: Any) -> None:

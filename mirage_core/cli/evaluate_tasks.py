@@ -19,7 +19,7 @@ from ..evaluation.novel_views import NovelViews
 from ..evaluation.quality import Quality
 from ..evaluation.rgbd import Recordings
 from ..evaluation.rgbd_layouts import LAYOUTS, RecordingFolder
-from ..evaluation.rooms import Rooms
+from ..evaluation.rooms import NOISE, Rooms
 from ..evaluation.shots import FootageShots, Shots
 from ..evaluation.task import Task
 from ..evaluation.variations import (
@@ -28,6 +28,7 @@ from ..evaluation.variations import (
     read_variations,
 )
 from ..evaluation.worldscore import LAYOUT, PreparedFolder, RoomInstances, WorldScore
+from ..training.data.build_clip import DepthNoise
 from ..training.data.footage import FootageSource
 from .evaluate_models import system_of
 from .evaluate_options import (
@@ -56,7 +57,8 @@ def shots_of(arguments: argparse.Namespace, movers: int | None = None) -> Shots:
         frames = arguments.frames or TINY_FRAMES
         count = arguments.movers if movers is None else movers
         width, height = arguments.size or TINY_SIZE
-        return Rooms(arguments.rooms, frames, width, height, movers=count)
+        noise = NOISE if arguments.depth_noise is None else DepthNoise(*arguments.depth_noise)
+        return Rooms(arguments.rooms, frames, width, height, movers=count, noise=noise)
     root = expect_data(arguments, FOOTAGE)
     estimator = None
     if arguments.depth_model is not None:

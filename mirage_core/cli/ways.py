@@ -6,13 +6,14 @@ import argparse
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ..codecs.colours import ColourCodec
+from ..codecs.colours import COARSEST_FOR_SHOTS, ColourCodec
 from ..errors import TrajectoryError, ValueRangeError
 from ..geometry.trajectory import Trajectory
 from ..readout.shared_points import SHARED_REFERENCES
 from ..rollout.plan import ChunkLengths
 from ..rollout.settings import GenerationSettings
 from ..rollout.spatia import FRAMES_PER_SECOND
+from ..validate import expect_range
 
 RATE_TOLERANCE: Final = 0.05
 """Frames per second by which a rate may differ from a model's own: 23.976 is as good as 24."""
@@ -149,4 +150,6 @@ def colours_of(arguments: argparse.Namespace) -> ColourCodec | None:
     """
     if not find_way(arguments.way).colours:
         return None
-    return ColourCodec(1 if arguments.colour_step is None else arguments.colour_step)
+    step = 1 if arguments.colour_step is None else arguments.colour_step
+    expect_range("The pixels along each side of a point", step, 1, COARSEST_FOR_SHOTS)
+    return ColourCodec(step)

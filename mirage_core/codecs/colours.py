@@ -14,13 +14,17 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from ..constants import WHITE_8
-from ..errors import ModelMismatchError
-from ..validate import expect_range, expect_shape
+from ..errors import ModelMismatchError, ValueRangeError
+from ..validate import expect_shape
 
 COLOUR_CHANNELS: Final = 3
 
-COLOUR_NAMES: Final = {"rgb": 1, "rgb-2": 2}
+COLOUR_NAMES: Final = {"rgb": 1, "rgb-2": 2, "rgb-4": 4, "rgb-16": 16}
 """Codec names of memories of colours, and how many pixels lie along each side of a point."""
+
+COARSEST_FOR_SHOTS: Final = 2
+"""Pixels along each side of the coarsest points that shots are offered. Coarser ones hold as many
+numbers for a cell as tokens do (4), or as many points (16): they are there to be compared with."""
 
 
 class ColourCodec:
@@ -30,13 +34,18 @@ class ColourCodec:
         step: Pixels along each side of a point.
 
     Raises:
-        ValueRangeError: The step is neither 1 nor 2.
+        ValueRangeError: No memory has such a step.
     """
 
     channels: Final = COLOUR_CHANNELS
 
     def __init__(self, step: int = 1) -> None:
-        expect_range("The pixels along each side of a point", step, 1, max(COLOUR_NAMES.values()))
+        if step not in COLOUR_NAMES.values():
+            raise ValueRangeError(
+                "The pixels along each side of a point are none that a memory has",
+                got=step,
+                expected=", ".join(map(str, COLOUR_NAMES.values())),
+            )
         self.step = step
 
     @classmethod

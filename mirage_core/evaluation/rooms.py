@@ -39,6 +39,7 @@ class Rooms:
         height: Picture height.
         first: Number of the first room.
         movers: Things that move in each; geometry excludes them where they are.
+        noise: Errors of depth.
 
     Raises:
         ShapeError: The picture size is not a multiple of 32.
@@ -51,6 +52,7 @@ class Rooms:
     height: int
     first: int = FIRST_ROOM
     movers: int = 0
+    noise: DepthNoise = NOISE
 
     def __post_init__(self) -> None:
         latent_size(self.width, self.height)
@@ -65,7 +67,7 @@ class Rooms:
             "size": [self.width, self.height],
             "frames": self.frames,
             "movers": self.movers,
-            "depth noise": [NOISE.smooth, NOISE.white],
+            "depth noise": [self.noise.smooth, self.noise.white],
         }
 
     def items(self) -> tuple[str, ...]:
@@ -88,7 +90,7 @@ class Rooms:
             frames, depth = scene.render(cameras)
         grid = latent_size(self.width, self.height)
         geometry = FrameGeometry(
-            NOISE.apply(depth, grid, seed), cameras.intrinsics, cameras.world_to_camera,
+            self.noise.apply(depth, grid, seed), cameras.intrinsics, cameras.world_to_camera,
             exclude=moving, metric=True,
         )  # fmt: skip
         return Views(frames, geometry, cameras)

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..cache.build import observe
 from ..cache.types import LatentCache
-from ..codecs.base import LatentCodec, is_drawable
+from ..codecs.base import LatentCodec, PatchCodec, is_drawable
+from ..codecs.colours import ColourCodec
 from ..conditioning.condition import Condition
 from ..constants import TEMPORAL_STRIDE
 from ..errors import ModelMismatchError
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.trajectory import Trajectory
 from ..preview.fill import fill_holes
+from ..preview.render import drawn_tokens
 from ..readout.pixel_memory import FeatureCache, PixelCache, RgbCache
 from ..readout.readout import Readout, read
 from ..rollout.conditions import OnPart, ProjectionSource, TokenConditions
@@ -105,6 +108,81 @@ class Beside(_OfTokens):
         tokens = fill_holes(shown.tokens, shown.visible)
         tokens = torch.cat([tokens[:, :1], codec.static_tokens(tokens[:, 1:])], dim=1)
         return dataclasses.replace(condition, projection=tokens, visible=shown.visible)
+
+
+@dataclass(eq=False)
+class Drawn(_OfTokens):
+    """Colours beside the shot's memory that are drawn as its tokens are, in their place.
+
+    Nothing but what a point carries and how many there are differs from a memory of tokens whose
+    patches are drawn: the cells that count as seen are those of the shot's own memory.
+
+    Attributes:
+        cache: What is remembered.
+        colours: What makes the colours.
+        codec: Of the shot's latents; encodes the drawings.
+        settings: How the memory is written.
+    """
+
+    cache: LatentCache
+    colours: ColourCodec
+    codec: PatchCodec
+    settings: MemorySettings
+
+    @classmethod
+    def begun(
+        cls, variation: Variation, codec: LatentCodec, settings: MemorySettings, picture: Tensor,
+        first: FrameGeometry, cameras: Trajectory,
+    ) -> Drawn:  # fmt: skip
+        """The memory of a picture (H, W, 3), with its depth and the shot's cameras.
+
+        Raises:
+            ModelMismatchError: The model does not take drawings.
+        """
+        if not is_drawable(codec):
+            raise ModelMismatchError(
+                f"The variation {variation.name} needs a model that takes drawings",
+                got=f"tokens of {codec.name!r}",
+                expected="the embedded codec, whose tokens can be drawn",
+                fix="Leave step out, or use --model bundled",
+            )
+        colours = ColourCodec(variation.step or 1)
+        cache = begin_memory(
+            colours.encode_images(picture[None]),
+            dataclasses.replace(first.select([0]), world_to_camera=None),
+            colours.name,
+            settings,
+            world_to_camera=cameras.world_to_camera[:1],
+        )
+        return cls(cache, colours, codec, settings)
+
+    def learn(
+        self, frames: Tensor, geometry: FrameGeometry, cameras: Trajectory, numbers: Sequence[int]
+    ) -> None:
+        """Remember the latent frames (T, H, W, 3) of a chunk, but for the first: it is known."""
+        new = list(range(1, len(frames)))
+        observation = observe(
+            self.colours.encode_images(frames[new]),
+            geometry.select(new),
+            world_to_camera=cameras.world_to_camera[new],
+            frames=torch.tensor([numbers[n] for n in new]),
+            convention=self.settings.convention,
+            config=self.settings.write,
+            allow_empty=True,
+        )
+        self.cache = write(self.cache, observation, self.settings.rules)
+
+    def __call__(
+        self,
+        state: RolloutState,
+        readout: Readout,
+        settings: GenerationSettings,
+        on_part: OnPart | None = None,
+    ) -> Condition:
+        """The condition of the next chunk, of this memory's drawings."""
+        condition = TokenConditions()(state, readout, settings, on_part)
+        tokens = drawn_tokens(self.cache, readout.trajectory, self.colours, self.codec)
+        return dataclasses.replace(condition, projection=tokens)
 
 
 @dataclass(eq=False)

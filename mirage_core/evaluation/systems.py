@@ -34,7 +34,7 @@ from ..rollout.progress import Progress
 from ..rollout.run_folder import commit, load_record, open_folder
 from ..rollout.settings import GenerationSettings
 from ..rollout.state import RolloutState
-from .shown import Anew, Beside, expect_scene_units
+from .shown import Anew, Beside, Drawn, expect_scene_units
 from .variations import PIXEL_MEMORIES, Variation
 from .witness import Witness
 
@@ -133,7 +133,8 @@ class PreviewSystem:
                 fix="Use --model bundled, or another video model",
             )
         codec, loop = DctCodec(), variation.applied(GenerationSettings(references=0))
-        colours = ColourCodec(PREVIEW_STEP) if variation.memory == "colours" else None
+        step = variation.step or PREVIEW_STEP
+        colours = ColourCodec(step) if variation.memory == "colours" else None
         witness = Witness(request.depth, filtered=variation.filtered)
         known = []
         with tempfile.TemporaryDirectory(prefix="mirage-evaluation-") as folder:
@@ -274,8 +275,11 @@ class ModelSystem:
             )
         expect_scene_units(variation, witness.scaled)
         start = request.picture, request.geometry, request.cameras
-        shown: Beside | Anew
-        if variation.memory in PIXEL_MEMORIES:
+        shown: Beside | Drawn | Anew
+        if variation.step is not None:
+            memory = variation.applied(parts.settings).memory
+            shown = Drawn.begun(variation, models.codec, memory, *start)
+        elif variation.memory in PIXEL_MEMORIES:
             shown = Beside.begun(variation, models.codec, *start)
         else:
             memory = variation.applied(parts.settings).memory

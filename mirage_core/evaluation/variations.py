@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from ..codecs.colours import ColourCodec
 from ..errors import CacheFormatError, ValueRangeError
 from ..geometry.depth import DEPTH_MODES
 from ..ops.best_view import BestView
@@ -35,9 +36,11 @@ class Variation:
         filtered: Keep out what the geometry's exclusion mask says: what moves, and the sky.
         depth_mode: How depth comes to the latent grid; the system's own when None.
         branch: Another side branch, such as one of a single stage.
+        step: For colours: they have so many pixels along each side, and are drawn as tokens are,
+            patch by patch. By default there is one for each pixel, read pixel by pixel.
 
     Raises:
-        ValueRangeError: A word is unknown.
+        ValueRangeError: A word is unknown, or a step is given of what holds no colours.
     """
 
     name: str
@@ -47,8 +50,17 @@ class Variation:
     filtered: bool = True
     depth_mode: str | None = None
     branch: Path | None = None
+    step: int | None = None
 
     def __post_init__(self) -> None:
+        if self.step is not None:
+            ColourCodec(self.step)
+            if self.memory != "colours":
+                raise ValueRangeError(
+                    f"The variation {self.name} has a step, and no colours",
+                    got=f"step {self.step} of the memory {self.memory!r}",
+                    fix="Leave step out, or set memory to colours",
+                )
         for what, value, known in (
             ("memory", self.memory, MEMORIES),
             ("policy", self.policy, (None, *WRITE_POLICIES)),
@@ -113,7 +125,7 @@ def read_variations(path: Path) -> tuple[Variation, ...]:
 
     Raises:
         CacheFormatError: The file is missing or malformed.
-        ValueRangeError: A word is unknown.
+        ValueRangeError: A word or a step is unknown.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

@@ -149,10 +149,34 @@ def drawn_latents(readout: Readout, codec: PatchCodec) -> Tensor:
             expected=f"one of {codec.name!r}",
             fix="Use the embedded codec for picture and memory, or another side branch",
         )
-    middle = torch.arange(len(readout.visible)) * TEMPORAL_STRIDE - 1
-    cameras = readout.trajectory.select(middle.clamp_min(0).tolist())
-    tokens = codec.encode_images(render_preview(readout.cache, cameras, codec, view=None).frames)
+    return drawn_tokens(readout.cache, readout.trajectory, codec, codec)
+
+
+def drawn_tokens(
+    cache: LatentCache, trajectory: Trajectory, drawer: Drawer, codec: PatchCodec
+) -> Tensor:
+    """Tokens of a memory's drawings, for branches that take these: see `drawn_latents`.
+
+    Args:
+        cache: The memory, of tokens or of colours.
+        trajectory: Cameras of 4T - 3 pixel frames.
+        drawer: Draws the memory's points.
+        codec: Encodes the drawings.
+
+    Returns:
+        (C, T, h, w) float32 model-space latents.
+
+    Raises:
+        ModelMismatchError: The memory's points are not for this drawer.
+    """
+    cameras = trajectory.select(middle_frames(len(trajectory)))
+    tokens = codec.encode_images(render_preview(cache, cameras, drawer, view=None).frames)
     return torch.cat([tokens[:, :1], codec.static_tokens(tokens[:, 1:])], dim=1)
+
+
+def middle_frames(count: int) -> list[int]:
+    """Of 4T - 3 pixel frames, the one near the middle of what each of T latents stands for."""
+    return [max(0, number - 1) for number in range(0, count, TEMPORAL_STRIDE)]
 
 
 def _render_frames(

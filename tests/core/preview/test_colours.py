@@ -18,7 +18,7 @@ from mirage_core.cache.build import make_block, observe
 from mirage_core.cache.io import load_cache, save_cache
 from mirage_core.cache.thin import thin
 from mirage_core.cache.types import LatentCache
-from mirage_core.codecs.colours import COLOUR_NAMES, ColourCodec
+from mirage_core.codecs.colours import COARSEST_FOR_SHOTS, COLOUR_NAMES, ColourCodec
 from mirage_core.codecs.dct import DctCodec
 from mirage_core.codecs.memory_kind import (
     MemoryKind,
@@ -45,7 +45,7 @@ from mirage_core.writing.policy import WriteLimits, WriteRules
 
 WIDTH, HEIGHT = 96, 64
 DISTANCE = 2.0
-STEPS = sorted(COLOUR_NAMES.values())
+STEPS = list(range(1, COARSEST_FOR_SHOTS + 1))
 
 
 def camera(width: int = WIDTH, height: int = HEIGHT, fov: float = 60) -> Trajectory:
