@@ -10,26 +10,43 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import ModelMismatchError, ValueRangeError
+from ..evaluation.elsewhere import Elsewhere
+from ..evaluation.novel_views import NovelViews
 from ..evaluation.systems import BUNDLED, ModelSystem, NoDepth, Parts, PreviewSystem, System
 from ..rollout.models import DenoiserFactory
 from . import inputs, rollout, ways
 from .work import device_of
+
+VIDEOS: Final = "videos"
+"""Of ``--model``: another program makes the shots."""
 
 USED_BY_ALL: Final = ("depth_model", "depth_kind", "device", "prompt", "vae")
 """Options of models that mean something whichever the model is: of depth, of metrics, the caption
 of footage without one, and the codec that `efficiency` measures."""
 
 
-def system_of(arguments: argparse.Namespace) -> System:
+def system_of(arguments: argparse.Namespace, *, videos: bool = False) -> System:
     """What makes the shots.
+
+    Args:
+        arguments: Of the command line.
+        videos: Whether the task can measure shots that another program makes.
 
     Raises:
         ModelMismatchError: A model lacks its VAE or its text encoder.
         CacheFormatError: A file does not exist.
         ValueRangeError: An option means nothing for this model, or in the way that was chosen.
     """
-    if arguments.model in ("preview", "bundled"):
+    if arguments.videos is not None and arguments.model != VIDEOS:
+        raise ValueRangeError(
+            "--videos is where another program puts its videos",
+            got=f"--model {arguments.model}",
+            fix=f"Use --model {VIDEOS}, or leave --videos out",
+        )
+    if arguments.model in ("preview", "bundled", VIDEOS):
         _expect_own_settings(arguments)
+        if arguments.model == VIDEOS:
+            return _elsewhere(arguments, videos)
         return PreviewSystem() if arguments.model == "preview" else BUNDLED
     given = copy.copy(arguments)
     given.device = device_of(arguments)
@@ -61,6 +78,23 @@ def system_of(arguments: argparse.Namespace) -> System:
         "steps": settings.steps,
     }
     return ModelSystem(given.transformer.stem, partial(load_parts, given), about)
+
+
+def _elsewhere(arguments: argparse.Namespace, possible: bool) -> Elsewhere:
+    if not possible:
+        raise ValueRangeError(
+            "This table makes its shots itself",
+            got=f"--model {VIDEOS}",
+            expected="preview, bundled, or the path of a video model",
+            fix=f"Shots of other programs are measured by mirage evaluate {NovelViews.name}",
+        )
+    if arguments.videos is None:
+        raise ValueRangeError(
+            f"--model {VIDEOS} needs a folder for the videos",
+            fix="Name one with --videos; what to make is written there",
+        )
+    folder = arguments.videos.absolute()
+    return Elsewhere(folder, folder.name)
 
 
 def _expect_own_settings(arguments: argparse.Namespace) -> None:

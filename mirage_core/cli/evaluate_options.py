@@ -66,9 +66,15 @@ def add_model(parser: Any) -> None:
     group.add_argument(
         "--model", default="bundled", metavar="MODEL",
         help="what makes the shots: preview (no network), bundled (the small model that ships, the "
-        "default), or the path of Wan2.2-TI2V-5B with the options below, as for mirage rollout. "
-        "With --side-scale 0 the model is not shown the memory",
+        "default), videos (another program, see --videos), or the path of Wan2.2-TI2V-5B with the "
+        "options below, as for mirage rollout. With --side-scale 0 the model is not shown the "
+        "memory",
     )  # fmt: skip
+    group.add_argument(
+        "--videos", type=parse_path,
+        help="with --model videos: folder in which the shots are asked for, and where another "
+        "program, such as a graph of ComfyUI, puts its videos; it names them in results",
+    )
     rollout.add_models(group, required=False)
     ways.add_lengths(parser.add_argument_group("chunks"))
     rollout.add_settings(parser.add_argument_group("generation"))

@@ -115,12 +115,15 @@ def _estimator(arguments: argparse.Namespace) -> EstimatorFolder:
     return EstimatorFolder(arguments.depth_kind, folder, device_of(arguments))
 
 
-def _novel_views(arguments: argparse.Namespace, movers: int | None = None) -> NovelViews:
+def _novel_views(
+    arguments: argparse.Namespace, movers: int | None = None, *, videos: bool = False
+) -> NovelViews:
     depth = None
     if arguments.depth_model is not None:
         depth = DepthByEstimator(_estimator(arguments))
     shots = shots_of(arguments, movers)
-    return NovelViews(shots, system_of(arguments), _quality(arguments), depth)
+    system = system_of(arguments, videos=videos)
+    return NovelViews(shots, system, _quality(arguments), depth)
 
 
 def _captures(arguments: argparse.Namespace) -> Captures:
@@ -209,7 +212,7 @@ def _worldscore(arguments: argparse.Namespace) -> WorldScore:
 
 
 MAKERS: Final[dict[str, Callable[[argparse.Namespace], Task]]] = {
-    "re10k": _novel_views,
+    "re10k": partial(_novel_views, videos=True),
     "ablation": _ablation,
     "depth": _depth,
     "holes": lambda arguments: Holes(shots_of(arguments)),

@@ -218,7 +218,8 @@ class Efficiency:
         }
         if steps and "sampling" in seconds:
             found["step_s"] = seconds["sampling"] / steps
-        cost = {"mebibytes": made.memory_bytes / 2**20, "points": float(made.points)}
+        held = made.memory_bytes
+        cost = {"mebibytes": None if held is None else held / 2**20, "points": made.points}
         return {**found, **cost, "chunk_s": sum(seconds.values())}
 
 

@@ -22,6 +22,8 @@ from .variations import Variation
 DepthFactory = Callable[[], DepthSource]
 """Loads what estimates depth; is sent to the workers."""
 
+LOOP: Final = "there_and_back"
+
 SHOWN: Final = 5
 """Frames on the pictures."""
 
@@ -144,15 +146,17 @@ def judge(
         Measurements by column, and strips of frames by what they show.
     """
     path = list(range((len(shot.frames) - 1) // 4 * 4 + 1))
-    made = system.shoot(along(shot, path, depth), variation)
+    turned = there_and_back(len(path))
+    there, loop_request = along(shot, path, depth), along(shot, turned, depth, LOOP)
+    system.announce((there, loop_request))
+    made = system.shoot(there, variation)
     still = still_pixels(shot, path)
     values = quality(
         made.frames[1:], shot.frames[path[1:]], None if still is None else still[1:]
     )
-    turned = there_and_back(len(path))
-    loop = system.shoot(along(shot, turned, depth), variation)
+    loop = system.shoot(loop_request, variation)
     values |= quality(loop.frames[-1:], shot.frames[:1], suffix="_c")
-    values |= {"known": float(made.known[1:].float().mean()), "points": float(made.points)}
+    values |= made.remembered()
     truth, name = strip(shot.frames[path]), system.name if variation is None else variation.name
     return values, {"truth": truth, name: strip(made.frames), f"{name} C": strip(loop.frames)}
 

@@ -124,13 +124,16 @@ class ShotDepth:
         return self.geometry.select(chosen)
 
 
-def along(shot: Shot, path: Sequence[int], depth: DepthSource | None = None) -> Request:
+def along(
+    shot: Shot, path: Sequence[int], depth: DepthSource | None = None, what: str = ""
+) -> Request:
     """The request to make some frames of a shot, one after the other.
 
     Args:
         shot: Footage with cameras and depth.
         path: Numbers of its frames.
         depth: Where the depth of made frames comes from; the shot's own when None.
+        what: Tells this request from others of the same shot, in its name.
     """
     step = 1 if len(shot.geometry) == len(shot.frames) else TEMPORAL_STRIDE
     order = tuple(number // step if number % step == 0 else -1 for number in path)
@@ -138,7 +141,7 @@ def along(shot: Shot, path: Sequence[int], depth: DepthSource | None = None) -> 
     first = dataclasses.replace(shot.geometry.select([path[0] // step]), world_to_camera=None)
     return Request(
         shot.frames[path[0]], first, shot.cameras.select(list(path)), depth or own,
-        shot.seed() % (1 << 31), shot.caption,
+        shot.seed() % (1 << 31), shot.caption, f"{shot.key}_{what}" if what else shot.key,
     )  # fmt: skip
 
 

@@ -53,6 +53,7 @@ class Request:
         depth: Where the depth of new frames comes from.
         seed: Of the noise.
         prompt: What it shows, for models that read it.
+        name: Of the shot, for shots that are asked for by name.
     """
 
     picture: Tensor
@@ -61,6 +62,7 @@ class Request:
     depth: DepthSource
     seed: int = 0
     prompt: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +71,8 @@ class Made:
 
     Attributes:
         frames: (F, H, W, 3) in 0..1.
-        known: (T, h, w) bool, latent cells that the memory showed when they were made.
+        known: (T, h, w) bool, latent cells that the memory showed when they were made; None
+            where another program made the shot, as with the two below.
         points: Of the memory at the end.
         memory_bytes: Of the memory at the end.
         seconds: By stage, of all chunks together.
@@ -77,11 +80,16 @@ class Made:
     """
 
     frames: Tensor
-    known: Tensor
-    points: int
-    memory_bytes: int
+    known: Tensor | None
+    points: int | None
+    memory_bytes: int | None
     seconds: dict[str, float]
     geometry: Sequence[FrameGeometry]
+
+    def remembered(self) -> dict[str, float | None]:
+        """Share of the cells that the memory showed after the given picture, and its points."""
+        known = None if self.known is None else float(self.known[1:].float().mean())
+        return {"known": known, "points": None if self.points is None else float(self.points)}
 
 
 class System(Protocol):
@@ -96,6 +104,9 @@ class System(Protocol):
 
     def prepare(self) -> None:
         """Load its models."""
+
+    def announce(self, requests: Sequence[Request]) -> None:
+        """Told of all shots of an item, before the first of them is made."""
 
     def shoot(self, request: Request, variation: Variation | None = None) -> Made:
         """Make a whole shot.
@@ -117,6 +128,9 @@ class PreviewSystem:
 
     def prepare(self) -> None:
         """There is nothing to load."""
+
+    def announce(self, requests: Sequence[Request]) -> None:
+        """Shots are made one by one."""
 
     def shoot(self, request: Request, variation: Variation | None = None) -> Made:
         """Make a whole shot.
@@ -216,6 +230,9 @@ class ModelSystem:
     def prepare(self) -> None:
         """Load the model with its own branch."""
         self._parts(None)
+
+    def announce(self, requests: Sequence[Request]) -> None:
+        """Shots are made one by one."""
 
     def _parts(self, branch: Path | None) -> Parts:
         loaded: dict[Path | None, Parts] = self.__dict__.setdefault("_loaded", {})

@@ -333,8 +333,7 @@ class WorldScore:
         values = {
             "frames": float(count),
             "seconds": sum(made.seconds.values()),
-            "known": float(made.known[1:].float().mean()),
-            "points": float(made.points),
+            **made.remembered(),
         }
         return Outcome({self.system.name: values}, {"made": strip(frames)})
 
