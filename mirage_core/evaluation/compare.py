@@ -32,7 +32,7 @@ class Comparison:
         rows = [
             [
                 mine if mine == theirs else f"{mine} to {theirs}",
-                *(cell(found.get(c.name), c.digits, sign=True) for c in self.columns),
+                *(cell(found.get(c.name), c.digits, self.items, sign=True) for c in self.columns),
             ]
             for (mine, theirs), found in self.pairs.items()
         ]

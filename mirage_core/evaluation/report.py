@@ -195,15 +195,15 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in cells])
 
 
-def cell(found: Estimate | None, digits: int, *, sign: bool = False) -> str:
-    """An estimate with its interval, or a dash."""
+def cell(found: Estimate | None, digits: int, items: int, *, sign: bool = False) -> str:
+    """An estimate with its interval, and of how many items where not of all; or a dash."""
     if found is None:
         return "–"
     form = f"{'+' if sign else ''}.{digits}f"
     text = format(found.mean, form)
-    if found.low is None or found.high is None:
-        return text
-    return f"{text} [{found.low:{form}}, {found.high:{form}}]"
+    if found.low is not None and found.high is not None:
+        text += f" [{found.low:{form}}, {found.high:{form}}]"
+    return text if found.count == items else f"{text} ({found.count} of {items})"
 
 
 def headings(columns: Sequence[Column]) -> list[str]:
@@ -213,12 +213,11 @@ def headings(columns: Sequence[Column]) -> list[str]:
 
 
 def _means(report: Report) -> str:
-    summary = report.summary()
+    summary, count = report.summary(), len(report.items)
     rows = [
-        [way, *(cell(summary[way].get(column.name), column.digits) for column in report.columns)]
+        [way, *(cell(summary[way].get(c.name), c.digits, count) for c in report.columns)]
         for way in report.ways
     ]
-    count = len(report.items)
     line = f"Mean over {count} item{'s' * (count > 1)}, with its 95 % bootstrap interval."
     return "\n\n".join([line, table(["", *headings(report.columns)], rows)]) if rows else ""
 
@@ -237,7 +236,8 @@ def _differences(report: Report) -> str:
         for column in report.columns:
             one, other = report.values(way, column.name), report.values(first, column.name)
             pairs = [one[item] - other[item] for item in one if item in other]
-            row.append(cell(estimate(pairs) if pairs else None, column.digits, sign=True))
+            found = estimate(pairs) if pairs else None
+            row.append(cell(found, column.digits, len(report.items), sign=True))
         rows.append(row)
     line = f"Differences to *{first}*, paired by item."
     return "\n\n".join([line, table(["", *headings(report.columns)], rows)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from PIL import Image
 
 from mirage_core.errors import CacheFormatError, ResumeError, StorageError, ValueRangeError
 from mirage_core.evaluation.compare import compare
-from mirage_core.evaluation.report import PAGE, RESULTS, read_report
+from mirage_core.evaluation.report import PAGE, RESULTS, page, read_report
 from mirage_core.evaluation.results import MANIFEST, item_path, picture_path
 from mirage_core.evaluation.statistics import estimate
 from mirage_core.evaluation.work import EvaluationWorker, evaluate
@@ -105,15 +106,15 @@ def test_a_worker_that_dies_is_replaced(tmp_path, monkeypatch) -> None:
 def test_the_page_has_means_differences_items_protocol_and_pictures(task, tmp_path) -> None:
     folder = tmp_path / "run"
     evaluate(folder, task, command="mirage evaluate counting")
-    page = (folder / PAGE).read_text()
-    assert f"| plain | {7 / 3:.1f} [" in page
-    assert f"| double | +{7 / 3:.1f} [" in page
-    assert "| a/4 | double | 8.0 | 64.0 | – |" in page
-    assert "| what | a\\|b | here |" in page
-    assert "absent is not measured: there is none" in page
-    assert "mirage evaluate counting" in page
+    written = (folder / PAGE).read_text()
+    assert f"| plain | {7 / 3:.1f} [" in written
+    assert f"| double | +{7 / 3:.1f} [" in written
+    assert "| a/4 | double | 8.0 | 64.0 | – |" in written
+    assert "| what | a\\|b | here |" in written
+    assert "absent is not measured: there is none" in written
+    assert "mirage evaluate counting" in written
     picture = picture_path(folder, "a/1")
-    assert picture.relative_to(folder).as_posix() in page
+    assert picture.relative_to(folder).as_posix() in written
     assert np.asarray(Image.open(picture)).shape == (8, 16, 3)
     document = json.loads((folder / RESULTS).read_text())
     assert document["summary"]["double"]["square"]["mean"] == pytest.approx((4 + 16 + 64) / 3)
@@ -144,6 +145,19 @@ def test_two_runs_are_compared_item_by_item(task, tmp_path) -> None:
         compare(one, other, "triple")
     with pytest.raises(ValueRangeError, match="no item"):
         compare(one, evaluate(tmp_path / "third", Counting(("a/9",), task.log)))
+
+
+def test_columns_of_fewer_items_say_so(task, tmp_path) -> None:
+    report = evaluate(tmp_path / "run", task)
+    items = {item: {way: dict(found) for way, found in ways.items()} for item, ways in
+             report.items.items()}  # fmt: skip
+    items["a/2"]["plain"]["square"] = None
+    fewer = dataclasses.replace(report, items=items)
+    (row,) = (x for x in page(fewer).splitlines() if x.startswith("| plain |"))
+    assert row.count("(2 of 3)") == 1
+    found = compare(report, fewer).page("one", "other").splitlines()
+    assert [x.count("(2 of 3)") for x in found if x.startswith("| plain |")] == [1]
+    assert not any("of 3)" in x for x in found if x.startswith("| double |"))
 
 
 def test_intervals_against_a_plain_bootstrap() -> None:
