@@ -47,8 +47,10 @@ LISTEN = """() => {
     for (const kind of ["execution_success", "execution_error", "execution_interrupted"])
         comfyAPI.api.api.addEventListener(kind, e => window.events.push([kind, e.detail]));
 }"""
-CENTRE = "kind => app.canvas.centerOnNode(app.graph.nodes.find(n => n.type === kind))"
-"""What is off the screen may wait for its picture for ever."""
+VIDEO = """([width, height]) => [...document.querySelectorAll("video")].some((video) =>
+    video.readyState >= 1 && video.videoWidth === width && video.videoHeight === height)"""
+GROWN = "() => app.graph.nodes.find(n => n.type === 'SaveVideo').size[1] > 200"
+"""The node grows when its video is there."""
 
 BOXES = """graph => (graph ? app.graph.nodes.find(n => n.subgraph).subgraph : app.graph).nodes
     .map(n => [n.title, ...n.pos, ...n.size, ...n.computeSize()])"""
@@ -72,6 +74,19 @@ def load(page: Page, path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding="utf-8"))
     page.evaluate(LOAD, [content, path.stem])
     return content
+
+
+def look_until(page: Page, kind: str, condition: str, argument: Any = None) -> None:
+    """Keep a node in the middle of the view until something is so.
+
+    What is off the screen may wait for its picture for ever, and the frontend brings a workflow
+    that was just opened into its own view a moment later.
+    """
+    code = f"""([kind, argument]) => {{
+        app.canvas.centerOnNode(app.graph.nodes.find((node) => node.type === kind));
+        return ({condition})(argument);
+    }}"""
+    page.wait_for_function(code, arg=[kind, argument], polling=100)
 
 
 def screenshot(page: Page, name: str) -> None:
@@ -145,21 +160,10 @@ def test_workflow_runs_and_shows_its_results(
     assert kind == "execution_success", detail
 
     # The video plays on Save Video, the contact sheet stands on Save Image.
-    page.evaluate(CENTRE, "SaveVideo")
-    page.wait_for_function(
-        "() => [...document.querySelectorAll('video')].some(v => v.readyState >= 1)"
-    )
-    size = page.evaluate(
-        "() => [...document.querySelectorAll('video')].map(v => [v.videoWidth, v.videoHeight])"
-    )
-    assert [SMALL["width"], SMALL["height"]] in size
-    page.evaluate(CENTRE, "SaveImage")
-    page.wait_for_function(
-        "() => app.graph.nodes.find(n => n.type === 'SaveImage').imgs?.[0]?.naturalWidth > 0"
-    )
-    # The node grows when its video is there.
-    page.evaluate(CENTRE, "SaveVideo")
-    page.wait_for_function("() => app.graph.nodes.find(n => n.type === 'SaveVideo').size[1] > 200")
+    look_until(page, "SaveVideo", VIDEO, [SMALL["width"], SMALL["height"]])
+    shown = "app.graph.nodes.find(n => n.type === 'SaveImage').imgs?.[0]?.naturalWidth > 0"
+    look_until(page, "SaveImage", f"() => {shown}")
+    look_until(page, "SaveVideo", GROWN)
     report = page.evaluate(
         "() => app.graph.nodes.find(n => n.type === 'PreviewAny').widgets[0].value"
     )
@@ -199,8 +203,11 @@ def test_template_opens_from_the_browser(page: Page, path: Path) -> None:
     dialog.get_by_placeholder("Search").fill("mirage")
     card = dialog.get_by_test_id(f"template-workflow-{path.stem}")
     card.wait_for()
-    thumbnail = card.locator("img").first
-    page.wait_for_function("image => image.naturalWidth > 0", arg=thumbnail.element_handle())
+    # Not by a handle: the list is made anew when the search takes hold.
+    page.wait_for_function(
+        "id => document.querySelector(`[data-testid='${id}'] img`)?.naturalWidth > 0",
+        arg=f"template-workflow-{path.stem}",
+    )
     SCREENS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=str(SCREENS / "templates.png"))
     card.click()

@@ -249,9 +249,14 @@ def test_keyframes_snap_to_frames_and_to_a_grid(panel: Any) -> None:
     drag_keyframe(panel, index, (17, -11))
     position = np.array(selected(panel)["position"])
     np.testing.assert_allclose(position / 0.05, np.round(position / 0.05), atol=1e-5)
-    box = panel.page.locator(".mirage-key").nth(index).bounding_box()
+    panel.settle()
     step = panel.page.get_by_role("slider", name="Timeline").bounding_box()["width"] / 32
-    drag(panel, lambda: [box["x"] + 6, box["y"] + 6], (3 * step, 0))
+
+    def dot() -> list[float]:
+        box = panel.page.locator(".mirage-key").nth(index).bounding_box()
+        return [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
+
+    drag(panel, dot, (3 * step, 0))
     assert selected(panel)["frame"] % 4 == 0
     button(panel, "Snap").click()
 
