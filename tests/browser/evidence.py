@@ -20,6 +20,7 @@ LINES = 15
 STATE = """() => {
     const { ds, graph } = app.canvas;
     const round = (values) => Array.from(values, (v) => Math.round(v * 1000) / 1000);
+    const look = ({ yaw, pitch, distance }) => round([yaw, pitch, distance]);
     const widget = (node) => {
         const w = node.widgets?.find((one) => one.name === "mirage_view")?.element?.mirage;
         if (!w) return null;
@@ -35,7 +36,8 @@ STATE = """() => {
         return {
             ...found, source, problem, frame, selected, camera,
             known: scene.known, depth: scene.depth,
-            held: Boolean(model.held), frames: model.path.length, note: w.note?.textContent,
+            held: Boolean(model.held), zooming: w.editor?.zooming,
+            frames: model.path.length, note: w.note?.textContent, look: look(w.viewport.controls),
             keys: model.keyframes.map((key) => key.frame),
             shares: round(w.coverage?.values ?? []),
             walk: w.walk?.active ? w.walk.steps : null, painting: w.walk?.live.painting,
