@@ -53,7 +53,8 @@ GROWN = "() => app.graph.nodes.find(n => n.type === 'SaveVideo').size[1] > 200"
 """The node grows when its video is there."""
 
 BOXES = """graph => (graph ? app.graph.nodes.find(n => n.subgraph).subgraph : app.graph).nodes
-    .map(n => [n.title, ...n.pos, ...n.size, ...n.computeSize()])"""
+    .map(n => [n.title, ...n.pos, ...(n.flags.collapsed
+        ? [n._collapsed_width ?? 160, 0, 0, 0] : [...n.size, ...n.computeSize()])])"""
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,65 @@ def test_no_seed_changes_by_itself(page: Page, path: Path) -> None:
     load(page, path)
     controls = page.evaluate(CONTROLS)
     assert len(controls) >= 1 and set(controls) == {"fixed"}
+
+
+OPENED = """() => {
+    const { scale, offset } = app.canvas.ds;
+    const { changeTracker } = app.extensionManager.workflow.activeWorkflow;
+    const now = JSON.stringify([scale, ...offset]);
+    const still = !changeTracker.constructor.isLoadingGraph && window.seenFrom === now;
+    window.seenFrom = now;
+    return still;
+}"""
+BEHIND = """() => {
+    const move = app.graph.nodes.find((n) => n.type === "MirageTrajectory");
+    const [left, top] = move.pos;
+    const [right, bottom] = [left + move.size[0], top + move.size[1]];
+    const found = [];
+    for (const link of app.graph.links.values()) {
+        const [from, to] = [link.origin_id, link.target_id].map((id) => app.graph.getNodeById(id));
+        if (from === move || to === move) continue;
+        const a = from.getConnectionPos(false, link.origin_slot);
+        const b = to.getConnectionPos(true, link.target_slot);
+        // As the frontend draws it: a curve that leaves to the right and arrives from the left.
+        const away = 0.25 * Math.hypot(a[0] - b[0], a[1] - b[1]);
+        const [p, q] = [[a[0] + away, a[1]], [b[0] - away, b[1]]];
+        for (let t = 0; t <= 1; t += 0.01) {
+            const [u, v] = [1 - t, t];
+            const [x, y] = [0, 1].map((i) => u ** 3 * a[i] + 3 * u * u * v * p[i]
+                + 3 * u * v * v * q[i] + v ** 3 * b[i]);
+            if (x > left && x < right && y > top && y < bottom) {
+                found.push(`${from.title} to ${to.title}`);
+                break;
+            }
+        }
+    }
+    return found;
+}"""
+
+
+def open_template(page: Page, path: Path, width: int, height: int) -> float:
+    """Open a workflow as a template on a page of a size; how large it is drawn then."""
+    page.set_viewport_size({"width": width, "height": height})
+    page.evaluate("() => { window.seenFrom = null; }")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    page.evaluate(
+        """async ([content, name]) => await app.loadGraphData(
+            content, true, true, name, { openSource: "template" })""",
+        [content, path.stem],
+    )
+    # It is brought into view a moment after it is there.
+    page.wait_for_function(OPENED, polling=400)
+    return float(page.evaluate("() => app.canvas.ds.scale"))
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_a_template_opens_so_large_that_titles_can_be_read(page: Page, path: Path) -> None:
+    scale = open_template(page, path, 1440, 900)
+    screenshot(page, f"{path.stem}_opened")
+    assert scale >= 0.6
+    assert len(page.evaluate(BEHIND)) < 2, "wires run behind Mirage Trajectory"
+    page.set_viewport_size({"width": 1920, "height": 1080})
 
 
 def overlapping(boxes: list[list[Any]]) -> list[tuple[str, str]]:
