@@ -144,3 +144,9 @@ export function splitSpeed([x1, y1, x2, y2], t) {
   const [xs, ys] = [cut(x1, x2), cut(y1, y2)];
   return [0, 1].map((part) => [xs[part][0], ys[part][0], xs[part][1], ys[part][1]]);
 }
+
+/** Give a keyframe a timing by its name, or the curve that it has, to be bent. */
+export function setTiming(key, name) {
+  if (name === "custom") key.speed ??= [...HANDLES[key.easing]];
+  else Object.assign(key, { easing: name, speed: undefined });
+}

@@ -2,8 +2,11 @@
 
 import { add, forwardOf, multiply, rotate, rotationAbout, rotationOf, quaternionOf, scale } from "../viewer/math.mjs";
 import { cameraAt, STRIDE } from "../viewer/scene.mjs";
+import { ASPECTS } from "./guides.mjs";
 import { fovOf } from "./keyframes.mjs";
+import { resize, sizeOf, sizingNode } from "./output.mjs";
 import { freeName, MAX_CAMERAS, withTake } from "./shot.mjs";
+import { Comparison } from "./takes.mjs";
 
 /** Width in millimetres of the picture whose focal lengths people know. */
 const FULL_FRAME = 36;
@@ -27,6 +30,9 @@ export class Director {
     this.aids = { guides: false, ghost: false, snap: false, aspect: "" };
     /** @type {object[]} copied keyframes, the earliest at frame 0 */
     this.copied = [];
+    this.comparison = new Comparison(model);
+    /** The next click picks what keeps its size. */
+    this.picking = false;
   }
 
   /** Horizontal field of view in degrees of the shown frame. */
@@ -91,6 +97,18 @@ export class Director {
     });
   }
 
+  /** Hold the size of what is at a point in world coordinates. */
+  holdSize(point) {
+    this.picking = false;
+    this.model.edit((keyframes, shot) => (shot.subject = point));
+  }
+
+  /** Let the next click pick what keeps its size; again, not to. */
+  pick() {
+    this.picking = !this.picking && this.model.editable;
+    this.model.dispatchEvent(new Event("scrub"));
+  }
+
   /** Change numbers of the shake; one without amplitude is none. */
   setShake(part) {
     this.model.edit((keyframes, shot) => {
@@ -128,6 +146,20 @@ export class Director {
     model.refresh();
   }
 
+  /** Delete the edited camera, and the cuts to it; the first one stays. */
+  removeCamera() {
+    const { model } = this;
+    const { camera } = model;
+    if (!camera) return;
+    const { name } = model.shot.cameras[camera];
+    model.selected = -1;
+    model.edit((keyframes, shot) => {
+      shot.cameras.splice(camera, 1);
+      shot.cuts = shot.cuts.filter((cut) => cut.camera !== name);
+      model.camera = camera - 1;
+    });
+  }
+
   /** Name of the camera that is shown at a frame. */
   shownAt(frame) {
     const { cameras, cuts } = this.model.shot;
@@ -152,7 +184,58 @@ export class Director {
     const { model } = this;
     if (!model.editable || name === model.shot.take) return;
     model.selected = -1;
+    this.comparison.changed(model.shot.take, name);
     model.edit((keyframes, shot) => Object.assign(shot, withTake(shot, name, model.scene, model.space)));
+  }
+
+  /** Delete the edited take; the last one stays. */
+  removeTake() {
+    const { model } = this;
+    const { take, takes } = model.shot;
+    if (!takes.length) return;
+    model.selected = -1;
+    model.edit((keyframes, shot) => {
+      Object.assign(shot, withTake(shot, takes.at(-1).name, model.scene, model.space));
+      shot.takes = shot.takes.filter(({ name }) => name !== take);
+    });
+  }
+
+  /** Look at another take beside the edited one, or at the edited one alone. */
+  compare() {
+    const { comparison, model } = this;
+    if (comparison.on) comparison.choose("");
+    else if (model.shot.takes.length) comparison.choose(comparison.wish || model.shot.takes[0].name);
+  }
+
+  /** Mask the next aspect ratio. */
+  nextAspect() {
+    const names = ["", ...Object.keys(ASPECTS)];
+    this.mask(names[(names.indexOf(this.aids.aspect) + 1) % names.length]);
+  }
+
+  /** Mask an aspect ratio; none with an empty name. */
+  mask(name) {
+    this.aids.aspect = name;
+    this.model.dispatchEvent(new Event("scrub"));
+  }
+
+  /** The node that sets the picture's size, and the nearest size of the masked aspect ratio. */
+  get output() {
+    const found = this.aids.aspect in ASPECTS ? sizingNode(this.model.node) : null;
+    if (!found) return null;
+    const [width, height] = found.sides.map(({ value }) => value);
+    const { scene } = this.model;
+    const pixels = width * height || scene.width * scene.height;
+    return { ...found, size: sizeOf(ASPECTS[this.aids.aspect], pixels) };
+  }
+
+  /** Give the picture the masked aspect ratio, as one step of undo. */
+  setOutput() {
+    const { output, model } = this;
+    if (!output) return;
+    resize(output, output.size);
+    model.bridge.capture();
+    model.dispatchEvent(new Event("scrub"));
   }
 
   /** The next take; with one only, a second. */

@@ -1,18 +1,19 @@
 /** Keyframes under the pointer: move, aim, add, and draw a whole path. */
 
 import {
-  add, distance, forwardOf, lookAt, quaternionOf, rotate, rotationOf, scale, subtract,
+  add, distance, lookAt, quaternionOf, rotate, rotationOf, scale, subtract,
 } from "../viewer/math.mjs";
 import { aimPoint, paintFloor, paintFrustum, paintHandle, paintPath, polyline } from "../viewer/paint.mjs";
 import { cameraAt } from "../viewer/scene.mjs";
+import { noPoints } from "../viewer/points.mjs";
 import { Director, fieldOfView, millimetres } from "./director.mjs";
+import { drawnKeyframes } from "./drawing.mjs";
 import { paintGhost, paintGuides } from "./guides.mjs";
+import { paintSubject, surfaceUnder } from "./subject.mjs";
 
 /** CSS pixels within which the pointer hits a handle. */
 const REACH = 11;
 const FRUSTUM = 0.16;
-/** Maximum number of keyframes of a drawn line. */
-const MAX_DRAWN = 12;
 const NUDGE = 0.02;
 /** CSS pixels of a drag that make the focal length e times as long. */
 const ZOOM = 200;
@@ -20,6 +21,10 @@ const ZOOM = 200;
 const WHEEL_MS = 400;
 
 const AIDS = { g: "guides", b: "ghost", n: "snap" };
+/** Keys of what is done with the whole shot. */
+const COMMANDS = {
+  z: "toggleSubject", x: "cut", v: "nextTake", c: "compare", a: "nextAspect", o: "setOutput", t: "pick",
+};
 
 export class Editor {
   /** @param {import("./model.mjs").TrajectoryModel} model */
@@ -33,9 +38,11 @@ export class Editor {
     this.drawing = false;
     /** @type {number[][] | null} the line that is being drawn */
     this.line = null;
+    /** What is remembered, of which a subject may be picked. */
+    this.points = noPoints();
   }
 
-  /** Hear the wheel before the view does, and when the key of the focal length is let go. */
+  /** Hear the wheel before the view does. */
   listen({ canvas, controls }) {
     const wheel = (event) => {
       if (!this.wheel(event, controls)) return;
@@ -43,16 +50,28 @@ export class Editor {
       event.stopImmediatePropagation();
     };
     canvas.addEventListener("wheel", wheel, { capture: true, passive: false });
-    canvas.addEventListener("keyup", (event) => {
-      if (event.key.toLowerCase() === "f") this.zooming = false;
-    });
-    canvas.addEventListener("blur", () => (this.zooming = false));
+  }
+
+  /** A drag sets the focal length until the key is let go, wherever the focus is then. */
+  #zoomWhileHeld() {
+    if (this.zooming) return;
+    this.zooming = true;
+    const held = new AbortController();
+    const listen = (name, heard) =>
+      window.addEventListener(name, heard, { capture: true, signal: held.signal });
+    const ends = () => {
+      this.zooming = false;
+      held.abort();
+    };
+    listen("keyup", (event) => event.key.toLowerCase() === "f" && ends());
+    listen("blur", (event) => event.target === window && ends());
   }
 
   /** What is under the pointer. @returns {import("../viewer/viewport.mjs").Gesture | null} */
   grab(event, x, y, controls, ratio) {
     const { model } = this;
     if (this.drawing) return this.#draw(x, y, controls);
+    if (this.director.picking) return this.#pick(x, y, controls, ratio);
     if (!model.editable || event.shiftKey) return null;
     if (this.zooming) return this.#zoom(ratio);
     if (controls.view === "camera") return this.#aimThrough(controls);
@@ -133,6 +152,13 @@ export class Editor {
         model.scrub(key.frame);
       },
     };
+  }
+
+  /** Hold the size of the surface under the pointer. */
+  #pick(x, y, controls, ratio) {
+    const point = surfaceUnder(this.points, x, y, controls, ratio);
+    if (point) this.director.holdSize(point);
+    return { move: () => {} };
   }
 
   /** Set the focal length by a drag: to the right for a longer lens. */
@@ -260,10 +286,8 @@ export class Editor {
     if (name in jumps) director.jump(jumps[name]);
     else if (event.altKey || event.shiftKey) return false;
     else if (name === "k") model.addKeyframe();
-    else if (name === "f") this.zooming = true;
-    else if (name === "z") director.toggleSubject();
-    else if (name === "x") director.cut();
-    else if (name === "v") director.nextTake();
+    else if (name === "f") this.#zoomWhileHeld();
+    else if (name in COMMANDS) director[COMMANDS[name]]();
     else if (name in AIDS) director.toggle(AIDS[name]);
     else return false;
     return true;
@@ -273,16 +297,21 @@ export class Editor {
   paint(context, controls, theme, ratio, floor) {
     const { model } = this;
     const { path, scene, frame } = model;
-    const { aids } = this.director;
+    const { aids, comparison } = this.director;
     if (floor) paintFloor(context, controls, scene, theme, ratio);
     if (aids.ghost && model.ghost) paintGhost(context, controls, model.ghost, frame, scene, theme, ratio);
     if (controls.view === "camera") {
-      paintGuides(context, controls.picture, aids, theme, ratio);
-      context.strokeStyle = theme.muted;
-      context.lineWidth = ratio;
-      context.strokeRect(...controls.picture);
+      for (const picture of controls.pictures) {
+        paintGuides(context, picture, aids, theme, ratio);
+        context.strokeStyle = theme.muted;
+        context.lineWidth = ratio;
+        context.strokeRect(...picture);
+      }
+      paintSubject(context, controls, model.shot.subject, theme, ratio);
       return;
     }
+    const { path: other } = comparison;
+    if (other) paintGhost(context, controls, other, frame, scene, theme, ratio);
     paintPath(context, controls, path, frame, theme, ratio);
     const reach = FRUSTUM * scene.depth;
     model.keyframes.forEach((key, index) => {
@@ -299,6 +328,7 @@ export class Editor {
     context.lineWidth = 2 * ratio;
     paintFrustum(context, controls, cameraAt(path, frame), scene, reach);
     this.#paintHandles(context, controls, theme, ratio);
+    paintSubject(context, controls, model.shot.subject, theme, ratio);
     if (this.line) {
       context.strokeStyle = theme.selected;
       context.lineWidth = 3 * ratio;
@@ -345,52 +375,4 @@ function softWeights(keyframes, index, frames) {
   const second = [...away].sort((a, b) => a - b)[Math.min(3, away.length - 1)];
   const reach = Math.max(frames / 4, 1.25 * second);
   return away.map((distance) => Math.max(0, 1 - (distance / reach) ** 2) ** 2);
-}
-
-/** Keyframes along a drawn line: the start camera, then points that keep the line's shape. */
-function drawnKeyframes(line, model) {
-  const { scene, path } = model;
-  const target = add(scene.start.position, scale(forwardOf(scene.start.rotation), scene.depth));
-  const corners = simplify([scene.start.position, ...line], MAX_DRAWN);
-  const length = [0];
-  for (let i = 1; i < corners.length; i++) length.push(length[i - 1] + distance(corners[i - 1], corners[i]));
-  const last = path.length - 1;
-  let previous = -1;
-  return corners.map((position, i) => {
-    const left = corners.length - 1 - i;
-    const wish = Math.round((length[i] / length.at(-1)) * last);
-    const frame = Math.min(last - left, Math.max(previous + 1, wish));
-    previous = frame;
-    const away = distance(position, target) > 0.05 * scene.depth;
-    const facing = i && away ? lookAt(position, target) : scene.start.rotation;
-    const easing = i === 0 ? "ease_in" : i === corners.length - 2 ? "ease_out" : "linear";
-    return { frame, position: [...position], quaternion: quaternionOf(facing), fov_x: null, easing };
-  });
-}
-
-/** The corners of a line that shape it most (after Ramer, Douglas and Peucker). */
-function simplify(points, most) {
-  const kept = new Set([0, points.length - 1]);
-  while (kept.size < Math.min(most, points.length)) {
-    const order = [...kept].sort((a, b) => a - b);
-    let worst = { index: -1, away: 0 };
-    for (let part = 0; part + 1 < order.length; part++) {
-      for (let i = order[part] + 1; i < order[part + 1]; i++) {
-        const away = fromSegment(points[i], points[order[part]], points[order[part + 1]]);
-        if (away > worst.away) worst = { index: i, away };
-      }
-    }
-    const size = distance(points[0], points.at(-1)) || 1;
-    if (worst.index < 0 || worst.away < 0.01 * size) break;
-    kept.add(worst.index);
-  }
-  return [...kept].sort((a, b) => a - b).map((index) => points[index]);
-}
-
-function fromSegment(point, from, to) {
-  const along = subtract(to, from);
-  const squared = along[0] ** 2 + along[1] ** 2 + along[2] ** 2;
-  const offset = subtract(point, from);
-  const t = squared ? (offset[0] * along[0] + offset[1] * along[1] + offset[2] * along[2]) / squared : 0;
-  return distance(point, add(from, scale(along, Math.min(1, Math.max(0, t)))));
 }

@@ -1,6 +1,6 @@
 /** Lines over the scene that help to frame and to compare. */
 
-import { paintFrustum, polyline } from "../viewer/paint.mjs";
+import { paintFrustum, polyline, wayOf } from "../viewer/paint.mjs";
 import { cameraAt } from "../viewer/scene.mjs";
 
 /** Aspect ratios that can be masked, by their names. */
@@ -54,11 +54,10 @@ export function paintGuides(context, picture, { guides, aspect }, theme, ratio) 
 
 /** The path as it was before the last edit, and its camera. */
 export function paintGhost(context, controls, ghost, frame, scene, theme, ratio) {
-  const line = Array.from({ length: ghost.length }, (_, i) => ghost.position.subarray(3 * i, 3 * i + 3));
   context.strokeStyle = theme.muted;
   context.lineWidth = 2 * ratio;
   context.setLineDash([6 * ratio, 5 * ratio]);
-  polyline(context, controls, line);
+  polyline(context, controls, wayOf(ghost));
   paintFrustum(context, controls, cameraAt(ghost, frame), scene, 0.12 * scene.depth);
   context.setLineDash([]);
 }

@@ -168,7 +168,7 @@ export function writeDocument(part, space) {
 }
 
 /** The factor of the focal length that a keyframe's field of view stands for. */
-function focalFactor(fov, scene) {
+export function focalFactor(fov, scene) {
   if (fov === null) return 1;
   return scene.width / 2 / Math.tan((fov * Math.PI) / 360) / scene.intrinsics[0];
 }
@@ -222,4 +222,23 @@ export function keyframePath(keyframes, frames, scene) {
     setCamera(path, frame, rotationOf(turned), value.slice(0, 3), Math.exp(value[3]));
   }
   return path;
+}
+
+/**
+ * The frame nearest to a wish that no other keyframe has, on one side of it if on both.
+ *
+ * @param {Keyframe[]} keyframes
+ * @param {Keyframe} key
+ * @param {number} wish
+ * @param {-1 | 1} side
+ * @param {number} frames length of the shot
+ */
+export function freeFrame(keyframes, key, wish, side, frames) {
+  const taken = new Set(keyframes.filter((other) => other !== key).map(({ frame }) => frame));
+  for (let away = 0; away < frames; away++) {
+    for (const frame of [wish + side * away, wish - side * away]) {
+      if (frame >= 0 && frame < frames && !taken.has(frame)) return frame;
+    }
+  }
+  return key.frame;
 }

@@ -1,8 +1,8 @@
 /** The camera move of one node: read from the node's own inputs, and written back to them. */
 
-import { DocumentError, keyframePath } from "./keyframes.mjs";
-import { fitKeyframes, keyframeOn, presetPath, withKeyframe } from "./presets.mjs";
-import { holdsSubject, parseShot, plainShot, shotPath, writeShot } from "./shot.mjs";
+import { DocumentError, freeFrame, keyframePath } from "./keyframes.mjs";
+import { fitKeyframes, hintsOf, keyframeOn, presetKeyframes, presetPath, withKeyframe } from "./presets.mjs";
+import { holdsSubject, isPlain, parseShot, plainShot, shotPath, writeShot } from "./shot.mjs";
 import { guessedScene, MAX_FRAMES, MIN_FRAMES, sceneOf } from "../viewer/scene.mjs";
 import { walkPath } from "./walk.mjs";
 
@@ -199,9 +199,7 @@ export class TrajectoryModel extends EventTarget {
   /** Convert a preset or a walk to keyframes, so that it can be edited. */
   bake() {
     if (this.source === "keyframes" && this.keyframes.length) return;
-    const { thereAndBack, easing } = this.move;
-    const hints = this.source === "preset" && !thereAndBack ? { easing } : {};
-    if (this.source === "preset" && thereAndBack) hints.turning = [(this.path.length - 1) / 2];
+    const hints = this.source === "preset" ? hintsOf(this.move, this.path.length) : {};
     this.frame = Math.min(this.frame, this.path.length - 1);
     this.#set("frames", this.path.length);
     this.camera = 0;
@@ -317,7 +315,7 @@ export class TrajectoryModel extends EventTarget {
       this.#retimeAll(wish - key.frame);
       return;
     }
-    const to = this.#freeFrame(key, wish, wish < from ? -1 : 1);
+    const to = freeFrame(this.keyframes, key, wish, wish < from ? -1 : 1, this.frames);
     this.edit(() => (key.frame = to));
     this.scrub(to);
   }
@@ -332,25 +330,29 @@ export class TrajectoryModel extends EventTarget {
     this.scrub(this.keyframes[this.selected].frame);
   }
 
-  /** The frame nearest to a wish that no other keyframe has, on one side of it if on both. */
-  #freeFrame(key, wish, side) {
-    const taken = new Set(this.keyframes.filter((other) => other !== key).map(({ frame }) => frame));
-    for (let away = 0; away < this.frames; away++) {
-      for (const frame of [wish + side * away, wish - side * away]) {
-        if (frame >= 0 && frame < this.frames && !taken.has(frame)) return frame;
-      }
-    }
-    return key.frame;
-  }
-
-  /** Use a preset; keyframes and keys are cleared. */
+  /**
+   * Use a preset in the place of the edited camera's path. A shot that is more than that path
+   * keeps what it has: the preset then becomes keyframes. Others than the first camera begin where
+   * they are.
+   */
   usePreset(preset) {
+    this.held?.finish();
     this.#set("preset", preset);
-    this.#set("keyframes", "");
-    this.#set("keys", "");
     this.selected = -1;
-    this.read();
-    this.bridge.capture();
+    if (isPlain(this.shot)) {
+      this.#set("keyframes", "");
+      this.#set("keys", "");
+      this.read();
+      this.bridge.capture();
+      return;
+    }
+    const edited = this.shot.cameras[this.camera];
+    const begin = this.camera ? edited.keyframes[0] : null;
+    this.ghost = this.path;
+    edited.keyframes = presetKeyframes(this.move, this.frames, this.scene, begin);
+    this.#follow();
+    this.#changed();
+    this.commit();
   }
 
   /** Use a recorded walk. */

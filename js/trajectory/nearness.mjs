@@ -11,6 +11,8 @@ const STRETCHED = 4;
 const MANY = 8;
 /** Part of the width of its cell within which a path goes through a point. */
 const THROUGH = 0.75;
+/** Milliseconds that a path stands still before it is looked at closely. */
+const WATCH_MS = 200;
 
 /** Distance of a point from the way between two others, squared. */
 function fromWay([px, py, pz], [ax, ay, az], [bx, by, bz]) {
@@ -21,17 +23,40 @@ function fromWay([px, py, pz], [ax, ay, az], [bx, by, bz]) {
   return (px - ax - t * dx) ** 2 + (py - ay - t * dy) ** 2 + (pz - az - t * dz) ** 2;
 }
 
+/** Looks again, once a path stands still, whether it comes too near to what is remembered. */
+export class Nearness {
+  /** @param {() => void} tell called when it is known */
+  constructor(tell) {
+    this.tell = tell;
+    /** @type {{frame: number, kind: "through" | "near"} | null} */
+    this.found = null;
+  }
+
+  watch(points, path, scene) {
+    this.stop();
+    this.found = null;
+    this.timer = setTimeout(() => {
+      this.found = nearness(points, path, scene);
+      this.tell();
+    }, WATCH_MS);
+  }
+
+  stop() {
+    clearTimeout(this.timer);
+  }
+}
+
 /**
  * The first camera of a path that is too near to the memory.
  *
  * @param {import("../viewer/points.mjs").PointSet} points
  * @param {import("../viewer/scene.mjs").Path} path
  * @param {import("../viewer/scene.mjs").Scene} scene
- * @param {number[]} cuts frames at which the path goes on elsewhere
  * @returns {{frame: number, kind: "through" | "near"} | null} `through` a remembered surface, or
  *   `near`: so that remembered cells are drawn much larger than they were seen
  */
-export function nearness(points, path, scene, cuts = []) {
+function nearness(points, path, scene) {
+  const cuts = path.cuts ?? [];
   const every = Math.max(STRIDE, Math.ceil(path.length / MAX_CAMERAS));
   const stride = Math.max(1, Math.ceil(points.count / MAX_POINTS));
   const { columns } = gridOf(scene);

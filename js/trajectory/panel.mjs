@@ -58,8 +58,9 @@ export class Panel {
     this.mm = this.#number(text("focalLength"), limits, (mm) => director.setFov(fieldOfView(mm)));
     this.degrees = element("span", { class: "mirage-clock" });
     this.subject = this.#button("subject", "subjectHint", () => director.toggleSubject());
+    this.pick = this.#button("pick", "pickHint", () => director.pick());
     return element(
-      "div", { class: "mirage-group" }, this.tangent, this.mm, this.degrees, this.subject,
+      "div", { class: "mirage-group" }, this.tangent, this.mm, this.degrees, this.subject, this.pick,
     );
   }
 
@@ -79,10 +80,14 @@ export class Panel {
     const { text, director } = this;
     this.camera = select(text("camera"), [], (index) => director.choose(Number(index)));
     this.addCamera = iconButton("add", text("addCamera"), () => director.addCamera());
+    this.removeCamera = iconButton("remove", text("removeCamera"), () => director.removeCamera());
     this.cut = this.#button("cut", "cutHint", () => director.cut());
     this.take = select(text("take"), [], (name) => director.useTake(name));
+    this.removeTake = iconButton("remove", text("removeTake"), () => director.removeTake());
+    this.beside = select(text("beside"), [], (name) => director.comparison.choose(name));
     return element(
-      "div", { class: "mirage-group" }, this.camera, this.addCamera, this.cut, this.take,
+      "div", { class: "mirage-group" },
+      this.camera, this.addCamera, this.removeCamera, this.cut, this.take, this.removeTake, this.beside,
     );
   }
 
@@ -94,13 +99,13 @@ export class Panel {
       ]),
     );
     const aspects = Object.keys(ASPECTS).map((name) => [name, name]);
-    this.aspect = select(text("aspect"), [["", text("aspect_picture")], ...aspects], (name) => {
-      director.aids.aspect = name;
-      this.model.dispatchEvent(new Event("scrub"));
+    this.aspect = select(text("aspect"), [["", text("aspect_picture")], ...aspects], (name) => director.mask(name));
+    this.output = element("button", {
+      type: "button", class: "mirage-text-button", onclick: () => director.setOutput(),
     });
     this.record = iconButton("record", text("playblast"), record);
     return element(
-      "div", { class: "mirage-group" }, ...Object.values(this.aids), this.aspect, this.record,
+      "div", { class: "mirage-group" }, ...Object.values(this.aids), this.aspect, this.output, this.record,
     );
   }
 
@@ -117,6 +122,7 @@ export class Panel {
     show(this.mm, millimetres(fov).toFixed(1));
     this.degrees.textContent = text("degrees", { degrees: fov.toFixed(1) });
     this.subject.setAttribute("aria-pressed", String(Boolean(shot.subject)));
+    this.pick.setAttribute("aria-pressed", String(director.picking));
     for (const [name, input] of Object.entries(this.shake)) {
       show(input, String(Number((director.shake[name] / SHAKE[name][3]).toPrecision(6))));
     }
@@ -127,13 +133,39 @@ export class Panel {
     const takes = names.map((name) => [name, text("takeName", { name })]);
     offer(this.take, free ? [...takes, [free, text("newTake", { name: free })]] : takes);
     this.take.value = shot.take;
+    this.#updateBeside();
+    this.#updateOutput();
+    this.removeCamera.disabled = !model.editable || !model.camera;
+    this.removeTake.disabled = !model.editable || !shot.takes.length;
     this.cut.disabled = !model.editable || shot.cameras.length < 2 || model.frame < 1;
     this.cut.setAttribute("aria-pressed", String(shot.cuts.some(({ frame }) => frame === model.frame)));
     for (const [name, button] of Object.entries(this.aids)) {
       button.setAttribute("aria-pressed", String(director.aids[name]));
     }
-    const inputs = [this.mm, this.subject, ...Object.values(this.shake), this.addCamera, this.take];
+    const inputs = [this.mm, this.subject, this.pick, ...Object.values(this.shake), this.addCamera, this.take];
     for (const input of inputs) input.disabled = !model.editable;
+  }
+
+  #updateBeside() {
+    const { director, text } = this;
+    const names = this.model.shot.takes.map(({ name }) => name).sort();
+    offer(this.beside, [["", text("besideNone")], ...names.map((name) => [name, text("besideTake", { name })])]);
+    this.beside.value = director.comparison.name ?? "";
+    this.beside.disabled = !names.length;
+  }
+
+  /** Offer the size of the masked aspect ratio. */
+  #updateOutput() {
+    const { director, text, output } = this;
+    const { aids, output: found } = director;
+    this.aspect.value = aids.aspect;
+    const [width, height] = found?.size ?? [];
+    const label = found ? text("outputSize", { width, height }) : text("output");
+    const hint = found ? text("outputHint", { width, height, node: found.node.title }) : text("outputNone");
+    if (output.textContent !== label) output.textContent = label;
+    output.title = hint;
+    output.setAttribute("aria-label", hint);
+    output.disabled = !found || found.sides.every(({ value }, i) => value === found.size[i]);
   }
 }
 

@@ -1,10 +1,10 @@
 /** The node's presets, drawn as the server makes them, and keyframes that stand for them. */
 
 import {
-  IDENTITY, angleBetween, clamp, distance, lookAt, quaternionOf, rotationAbout, multiply,
+  IDENTITY, angleBetween, clamp, distance, lookAt, quaternionOf, rotationAbout, rotationOf, multiply,
 } from "../viewer/math.mjs";
 import { HANDLES, splitSpeed } from "./curves.mjs";
-import { EASINGS, fovOf, keyframePath } from "./keyframes.mjs";
+import { EASINGS, focalFactor, fovOf, keyframePath } from "./keyframes.mjs";
 import { cameraAt, emptyPath, setFromStart, STRIDE } from "../viewer/scene.mjs";
 
 const TARGET = [0, 0, 1];
@@ -108,6 +108,28 @@ export function fitKeyframes(path, scene, { easing = "linear", turning = [] } = 
     if (fits(keys)) return keys;
   }
   return cornerKeys(path, scene, ends);
+}
+
+/** What the fit of a preset's path may know of it. */
+export const hintsOf = ({ easing, thereAndBack }, frames) =>
+  thereAndBack ? { turning: [(frames - 1) / 2] } : { easing };
+
+/**
+ * Keyframes of a preset.
+ *
+ * @param {{preset: string, amount: number, easing: string, thereAndBack: boolean}} move
+ * @param {number} frames
+ * @param {import("../viewer/scene.mjs").Scene} scene
+ * @param {import("./keyframes.mjs").Keyframe | null} begin where it begins, and with which lens;
+ *   null for the start camera
+ */
+export function presetKeyframes(move, frames, scene, begin = null) {
+  const start = begin
+    ? { rotation: rotationOf(begin.quaternion), position: begin.position } : scene.start;
+  const path = presetPath(move, frames, { ...scene, start });
+  const lens = focalFactor(begin?.fov_x ?? null, scene);
+  path.focal.forEach((focal, frame) => (path.focal[frame] = focal * lens));
+  return fitKeyframes(path, scene, hintsOf(move, frames));
 }
 
 /** Keyframes evenly spread between frames at which a path begins, turns or ends. */

@@ -38,6 +38,10 @@ export const plainShot = (keyframes = []) => ({
   take: MAIN, cameras: [{ name: MAIN, keyframes }], cuts: [], subject: null, shake: null, takes: [],
 });
 
+/** Whether a shot is no more than the keyframes of one camera. */
+export const isPlain = ({ cameras, cuts, subject, shake, takes }) =>
+  cameras.length === 1 && !cuts.length && !subject && !shake && !takes.length;
+
 /** The first letter that none of some names is. */
 export const freeName = (names) =>
   Array.from({ length: MAX_CAMERAS }, (_, i) => String.fromCharCode(65 + i)).find((n) => !names.includes(n));
@@ -155,6 +159,7 @@ export function shotPath(shot, frames, scene, fps) {
   const paths = shot.cameras.map(({ keyframes }) => keyframePath(keyframes, frames, scene));
   if (shot.subject) paths.forEach((path) => holdSubject(path, shot.subject));
   const [path] = paths;
+  path.cuts = shot.cuts.map(({ frame }) => frame);
   const ends = [...shot.cuts.slice(1).map(({ frame }) => frame), frames];
   shot.cuts.forEach(({ frame, camera }, i) => {
     const from = paths[shot.cameras.findIndex(({ name }) => name === camera)];

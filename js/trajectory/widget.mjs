@@ -4,9 +4,10 @@ import { Choice, element, iconButton, select } from "../page/dom.mjs";
 import { Editor } from "./editor.mjs";
 import { EASINGS } from "./keyframes.mjs";
 import { Lens } from "./lens.mjs";
-import { HANDLES } from "./curves.mjs";
+import { lookAgain, lookOf } from "./look.mjs";
+import { setTiming } from "./curves.mjs";
 import { TrajectoryModel } from "./model.mjs";
-import { nearness } from "./nearness.mjs";
+import { Nearness } from "./nearness.mjs";
 import { Panel } from "./panel.mjs";
 import { Playblast } from "./playblast.mjs";
 import { Player } from "./player.mjs";
@@ -22,9 +23,6 @@ import { Timeline } from "./timeline.mjs";
 import { DotLayer, Viewport } from "../viewer/viewport.mjs";
 import { OrbitControls, VIEWS } from "../viewer/controls.mjs";
 import { WalkMode } from "./walkmode.mjs";
-
-/** Milliseconds that a path stands still before it is looked at closely. */
-const WATCH_MS = 200;
 
 /**
  * Create the widget in a container.
@@ -56,18 +54,21 @@ class TrajectoryWidget {
     /** The scene is new: fit the view to it when its points are loaded. */
     this.unseen = false;
     this.lensShown = true;
+    this.nearness = new Nearness(() => this.#updateNote());
     this.viewport = new Viewport({
-      aim: (controls) => Object.assign(controls, { camera: this.#camera(), scene: this.model.scene }),
+      aim: (controls) => this.#aim(controls),
       paint: (context, controls, ratio) => this.#paint(context, controls, ratio),
       grab: (event, x, y) => this.walk.grab()
         ?? this.editor.grab(event, x, y, this.viewport.controls, this.viewport.ratio),
       onView: () => this.#viewChanged(),
       shot: () => this.#shot(),
+      beside: () => this.#shot(cameraAt(this.comparison.path, this.model.frame)),
     });
     /** The view from outside that the shot's camera takes turns with. */
     this.outsideView = "orbit";
     this.outside = new OrbitControls();
     this.dots = new DotLayer();
+    this.comparison.begins = () => this.viewport.setView("camera");
     this.lens = new Lens(text, (context, ratio) => this.#overview(context, ratio));
     this.timeline = new Timeline(this.model, text);
     this.coverage = new Coverage((coverage) => {
@@ -112,13 +113,13 @@ class TrajectoryWidget {
     this.drawButton = iconButton("draw", text("draw"), () => this.#draw());
     this.walkButton = iconButton("walk", text("walk"), () => this.walk.toggle());
     this.lensButton = iconButton("lens", text("lens"), () => this.#toggleLens());
-    const fit = iconButton("fit", text("fit"), () => this.#fit());
     const top = element(
       "div", { class: "mirage-bar", role: "toolbar", "aria-label": text("tools") },
       this.preset, this.views.element, this.colours, this.walk.choice,
       element("span", { class: "mirage-space" }),
       element(
-        "div", { class: "mirage-group" }, this.drawButton, this.walkButton, this.lensButton, fit,
+        "div", { class: "mirage-group" }, this.drawButton, this.walkButton, this.lensButton,
+        iconButton("fit", text("fit"), () => this.#fit()),
       ),
     );
     this.note = element("div", { class: "mirage-note", role: "status" });
@@ -176,6 +177,7 @@ class TrajectoryWidget {
   #setPoints(points) {
     this.points = points;
     this.viewport.points = points;
+    this.editor.points = points;
     this.#recolour(this.colouring);
     this.#changed();
   }
@@ -194,20 +196,17 @@ class TrajectoryWidget {
     this.#keep();
   }
 
-  /** Look again, once the path stands still, whether it comes too near to what is remembered. */
-  #watch() {
-    clearTimeout(this.watching);
-    this.near = null;
-    this.watching = setTimeout(() => {
-      const { path, scene, shot } = this.model;
-      this.near = nearness(this.points, path, scene, shot.cuts.map(({ frame }) => frame));
-      this.#updateNote();
-    }, WATCH_MS);
+  get near() {
+    return this.nearness.found;
+  }
+
+  get comparison() {
+    return this.editor.director.comparison;
   }
 
   #changed() {
     const { model } = this;
-    this.#watch();
+    this.nearness.watch(this.points, model.path, model.scene);
     this.coverage.start(this.points, model.path, model.scene);
     this.timeline.update();
     this.preset.value = model.source === "preset" ? model.move.preset : "";
@@ -224,9 +223,9 @@ class TrajectoryWidget {
     this.ease.value = key?.speed ? "custom" : (key?.easing ?? "smooth");
     this.panel.update();
     this.removeButton.disabled = !key || model.keyframes.length < 2 || !model.editable;
-    const seconds = (model.frame / model.fps).toFixed(2);
-    const values = { frame: model.frame, last: model.path.length - 1, seconds };
-    this.clock.textContent = this.text("clock", values);
+    this.clock.textContent = this.text("clock", {
+      frame: model.frame, last: model.path.length - 1, seconds: (model.frame / model.fps).toFixed(2),
+    });
     this.timeline.scrubbed();
     this.#updateNote();
     this.#showLens();
@@ -239,6 +238,7 @@ class TrajectoryWidget {
     let note = "";
     if (this.walk.active) note = this.walk.note;
     else if (this.editor.drawing) note = text("drawing");
+    else if (this.editor.director.picking) note = text("picking");
     else if (model.linked) note = text("linked");
     else if (model.problem) note = text(`problem_${model.problem}`);
     else if (!model.scene.known) note = text("noScene");
@@ -256,9 +256,9 @@ class TrajectoryWidget {
   }
 
   /** What the shot's camera looks at, and how. */
-  #shot() {
+  #shot(camera = this.#camera()) {
     const { points, colouring, model } = this;
-    return { points, colouring, camera: this.#camera(), scene: model.scene };
+    return { points, colouring, camera, scene: model.scene };
   }
 
   /** The scene from outside, as it was last looked at. */
@@ -318,7 +318,17 @@ class TrajectoryWidget {
 
   #paint(context, controls, ratio) {
     this.drawButton.setAttribute("aria-pressed", String(this.editor.drawing));
-    this.editor.paint(context, controls, themeOf(this.container), ratio, !this.points.count);
+    const theme = themeOf(this.container);
+    this.editor.paint(context, controls, theme, ratio, !this.points.count);
+    if (controls.view === "camera" && controls.side !== null) {
+      this.comparison.paint(context, controls, this.text, theme, ratio);
+    }
+  }
+
+  #aim(controls) {
+    const alone = this.walk.active || this.playblast.recording;
+    const side = alone ? null : this.comparison.side;
+    Object.assign(controls, { camera: this.#camera(), scene: this.model.scene, side });
   }
 
   #camera() {
@@ -330,6 +340,7 @@ class TrajectoryWidget {
     const inView = event.target === this.viewport.canvas;
     if (event.key === " " && (inView || event.target === this.timeline.track)) this.player.toggle();
     else if (event.key === "Escape" && this.editor.drawing) this.#draw();
+    else if (event.key === "Escape" && this.editor.director.picking) this.editor.director.pick();
     // Who came with Tab goes on with it.
     else if (event.key === "Tab" && inView && this.viewport.pressed && !event.shiftKey) this.#swap();
     else if (inView && event.key.toLowerCase() === "r" && !event.ctrlKey) this.playblast.toggle();
@@ -340,28 +351,13 @@ class TrajectoryWidget {
 
   /** Undo creates the node again: keep the view state apart from the node's values. */
   #keep() {
-    const { controls } = this.viewport;
-    const { view, yaw, pitch, target, distance } = controls;
-    remember(this.node, "look", {
-      controls: { view, yaw, pitch, target, distance },
-      frame: this.model.frame, selected: this.model.selected,
-      colouring: this.colouring, lensShown: this.lensShown, unseen: this.unseen,
-      camera: this.model.camera, aids: { ...this.editor.director.aids }, panel: !this.panel.element.hidden,
-    });
+    remember(this.node, "look", lookOf(this));
   }
 
   #restore() {
     const { look, view } = recall(this.node);
     if (look) {
-      Object.assign(this.viewport.controls, structuredClone(look.controls));
-      this.model.frame = look.frame;
-      this.model.selected = look.selected;
-      this.colouring = look.colouring;
-      this.colours.value = look.colouring;
-      this.lensShown = look.lensShown;
-      this.model.camera = look.camera;
-      Object.assign(this.editor.director.aids, look.aids);
-      this.panel.aspect.value = look.aids.aspect;
+      lookAgain(this, look);
       this.#togglePanel(look.panel);
     } else {
       this.#fit();
@@ -381,7 +377,7 @@ class TrajectoryWidget {
   dispose() {
     this.player.pause();
     this.playblast.stop();
-    clearTimeout(this.watching);
+    this.nearness.stop();
     this.walk.dispose();
     this.coverage.stop();
     this.timeline.dispose();
@@ -391,10 +387,4 @@ class TrajectoryWidget {
     this.unfollow();
     this.leave();
   }
-}
-
-/** Give a keyframe a timing by its name, or the curve that it has, to be bent. */
-function setTiming(key, name) {
-  if (name === "custom") key.speed ??= [...HANDLES[key.easing]];
-  else Object.assign(key, { easing: name, speed: undefined });
 }

@@ -23,6 +23,8 @@ export class OrbitControls {
     /** @type {{rotation: number[], position: number[], focal: number} | null} the shot's camera */
     this.camera = null;
     this.scene = null;
+    /** @type {0 | 1 | null} the half of the view that the shot's picture is in; null for all of it */
+    this.side = null;
   }
 
   resize(width, height) {
@@ -55,10 +57,9 @@ export class OrbitControls {
   /** Focal lengths and centre of the view in pixels; the shot's picture is fitted into it. */
   get lens() {
     if (this.view === "camera" && this.camera && this.scene) {
-      const { width, height, intrinsics } = this.scene;
-      const fit = Math.min(this.width / width, this.height / height);
-      const [left, top] = [(this.width - width * fit) / 2, (this.height - height * fit) / 2];
-      const [fx, fy, cx, cy] = intrinsics;
+      const [left, top, width] = this.picture;
+      const fit = width / this.scene.width;
+      const [fx, fy, cx, cy] = this.scene.intrinsics;
       const focal = this.camera.focal * fit;
       return { fx: fx * focal, fy: fy * focal, cx: left + cx * fit, cy: top + cy * fit };
     }
@@ -68,9 +69,20 @@ export class OrbitControls {
 
   /** Rectangle of the shot's picture in the view, in camera view. */
   get picture() {
+    return this.#pictureOn(this.side);
+  }
+
+  /** Rectangles of all pictures in camera view, from left to right. */
+  get pictures() {
+    return this.side === null ? [this.picture] : [this.#pictureOn(0), this.#pictureOn(1)];
+  }
+
+  #pictureOn(side) {
     const { width, height } = this.scene;
-    const fit = Math.min(this.width / width, this.height / height);
-    return [(this.width - width * fit) / 2, (this.height - height * fit) / 2, width * fit, height * fit];
+    const room = side === null ? this.width : this.width / 2;
+    const fit = Math.min(room / width, this.height / height);
+    const left = (side ?? 0) * room + (room - width * fit) / 2;
+    return [left, (this.height - height * fit) / 2, width * fit, height * fit];
   }
 
   /** Pixels per scene unit at the target; the scale of the whole view when orthographic. */

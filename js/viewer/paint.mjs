@@ -15,12 +15,12 @@ export function themeOf(element) {
   return Object.fromEntries(names.map((n) => [n, style.getPropertyValue(`--mirage-${n}`).trim()]));
 }
 
-/** Draw a line through world points; parts behind the camera are skipped. */
+/** Draw a line through world points; parts behind the camera are skipped, and null is a gap. */
 export function polyline(context, controls, points) {
   context.beginPath();
   let drawing = false;
   for (const point of points) {
-    const [x, y, z] = controls.project(point);
+    const [x, y, z] = point ? controls.project(point) : [0, 0, 0];
     if (!(z > 1e-4) || Math.abs(x) > 1e5 || Math.abs(y) > 1e5) drawing = false;
     else if (drawing) context.lineTo(x, y);
     else {
@@ -77,14 +77,24 @@ export function paintFrustum(context, controls, camera, scene, reach) {
   polyline(context, controls, [left, add(middle, up), right]);
 }
 
+/** Points of a path up to one of its frames, with a gap where another camera takes over. */
+export function wayOf(path, last = path.length - 1) {
+  const every = Math.max(1, Math.floor(path.length / 2000));
+  const cuts = path.cuts ?? [];
+  const way = [];
+  let [before, next] = [0, 0];
+  for (let frame = 0; ; frame = Math.min(last, frame + every)) {
+    while (cuts[next] <= before) next++;
+    if (cuts[next] <= frame) way.push(null);
+    way.push(path.position.subarray(3 * frame, 3 * frame + 3));
+    before = frame;
+    if (frame >= last) return way;
+  }
+}
+
 /** The path: travelled, and still to come. */
 export function paintPath(context, controls, path, frame, theme, ratio) {
-  const every = Math.max(1, Math.floor(path.length / 2000));
-  const points = [];
-  for (let i = 0; i < path.length; i += every) points.push(i);
-  if (points.at(-1) !== path.length - 1) points.push(path.length - 1);
-  const at = (i) => [path.position[3 * i], path.position[3 * i + 1], path.position[3 * i + 2]];
-  const line = points.map(at);
+  const line = wayOf(path);
   context.lineJoin = "round";
   // A dark rim keeps the line readable on points of any colour.
   for (const [style, width] of [[theme.outline, 5], [theme.path, 2.5]]) {
@@ -94,7 +104,7 @@ export function paintPath(context, controls, path, frame, theme, ratio) {
   }
   context.strokeStyle = theme.past;
   context.lineWidth = 2.5 * ratio;
-  polyline(context, controls, points.filter((i) => i <= frame).map(at).concat([at(frame)]));
+  polyline(context, controls, wayOf(path, frame));
 }
 
 /** A handle on the screen. */

@@ -20,6 +20,7 @@ import { IDENTITY, rotate, multiply, scale, add } from "./math.mjs";
  * @property {Float64Array} position 3 per frame, world coordinates
  * @property {Float64Array} rotation 9 per frame, camera to world
  * @property {Float64Array} focal factor of the focal lengths, 1 per frame
+ * @property {number[]} [cuts] frames, in order, from which another camera is shown
  */
 
 export const MIN_FRAMES = 5;

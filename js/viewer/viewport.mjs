@@ -29,14 +29,14 @@ export class Viewport {
    *   under the pointer
    * @param {() => void} [options.onView] called when the view changed
    * @param {() => import("./picture.mjs").Shot} [options.shot] what the shot's camera sees
+   * @param {() => import("./picture.mjs").Shot} [options.beside] what is seen on the other side
    */
-  constructor({ paint, aim = () => {}, grab = () => null, onView = () => {}, shot = () => null }) {
-    this.paint = paint;
-    this.aim = aim;
-    this.grab = grab;
-    this.onView = onView;
-    this.shot = shot;
+  constructor({
+    paint, aim = () => {}, grab = () => null, onView = () => {}, shot = () => null, beside = () => null,
+  }) {
+    Object.assign(this, { paint, aim, grab, onView, shot, beside });
     this.picture = new CameraPicture();
+    this.other = new CameraPicture();
     this.dots = new DotLayer();
     this.controls = new OrbitControls();
     this.points = noPoints();
@@ -75,8 +75,11 @@ export class Viewport {
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, canvas.width, canvas.height);
     const shot = controls.view === "camera" ? this.shot() : null;
-    if (shot?.points.count) this.picture.draw(context, controls.picture, shot, this.ratio);
-    else this.dots.draw(context, this.points, this.colours, controls, this.ratio);
+    if (shot?.points.count) {
+      const { picture, pictures, side } = controls;
+      this.picture.draw(context, picture, shot, this.ratio);
+      if (side !== null) this.other.draw(context, pictures[1 - side], this.beside(), this.ratio);
+    } else this.dots.draw(context, this.points, this.colours, controls, this.ratio);
     this.paint(context, controls, this.ratio);
   }
 

@@ -17,6 +17,8 @@ from dev.comfy_client import ComfyClient
 from dev.comfy_server import ComfyServer
 from dev.frontend_page import READY, SOFTWARE_GRAPHICS, TIMEOUT, open_page
 
+from .evidence import attach
+
 BUILD = """async ({ id, width, height, values }) => {
     const empty = { id, last_node_id: 0, last_link_id: 0, nodes: [], links: [], version: 0.4 };
     await app.loadGraphData(empty, true, true, "studio");
@@ -100,7 +102,7 @@ WIDGET = """type => {
 }"""
 
 RESET = """() => {
-    const wanted = { frames: 33, amount: 0.5, there_and_back: false, easing: "smooth" };
+    const wanted = { frames: 33, amount: 0.5, there_and_back: false, easing: "smooth", fps: 24 };
     const node = app.graph.nodes.find((n) => n.type === "MirageTrajectory");
     for (const w of node.widgets) if (w.name in wanted) w.value = wanted[w.name];
     node.setSize([480, 760]);
@@ -279,9 +281,11 @@ def studio(chromium: str, comfy_server: ComfyServer) -> Iterator[Studio]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Note for `living` that a test failed."""
+    """Note for `living` that a test failed, and tell in the report what the page showed then."""
     report = yield
     item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    if report.failed and report.when == "call":
+        attach(report, getattr(item, "funcargs", {}))
     return report
 
 
@@ -335,9 +339,15 @@ def modern(renderer: bool, studio: Studio) -> bool:
     studio.page.evaluate(RESET)
     studio.widget(
         """(w) => {
+            for (const name of ["keyframes", "keys"])
+                w.node.widgets.find((one) => one.name === name).value = "";
             w.model.usePreset("orbit");
             w.model.scrub(0);
+            const { controls } = w.viewport;
+            Object.assign(controls, new controls.constructor());
+            Object.assign(w.editor.director.aids, { guides: false, ghost: false, snap: false });
             w.viewport.setView("orbit");
+            w.container.querySelector('[aria-label="Show everything"]').click();
         }"""
     )
     studio.settle()

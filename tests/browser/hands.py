@@ -17,6 +17,11 @@ ON_SCREEN = """(w, point) => {
         throw new Error(`${point} is at ${x}, ${y}, outside the view`);
     return [box.left + (x / canvas.width) * box.width, box.top + (y / canvas.height) * box.height];
 }"""
+FOCUS = """(w) => {
+    const { canvas } = w.viewport;
+    if (document.activeElement !== canvas) canvas.focus();
+    return document.activeElement === canvas;
+}"""
 KEYFRAMES = "(w) => w.model.keyframes.map((key) => structuredClone(key))"
 UNCOVERED = "([x, y]) => document.elementFromPoint(x, y)?.closest('.mirage-widget') != null"
 """Nothing of ComfyUI's own lies over this place of the page, such as a message that goes by."""
@@ -26,6 +31,11 @@ def button(studio: Any, name: str) -> Any:
     """A control of the trajectory widget by its accessible name."""
     place = studio.page.locator(".mirage-widget", has=studio.page.locator(".mirage-timeline"))
     return place.get_by_label(name, exact=True).first
+
+
+def focus(studio: Any) -> None:
+    """Give the view the keys; an element that is not displayed at the moment takes no focus."""
+    studio.wait(FOCUS)
 
 
 Place = Callable[[], list[float]]

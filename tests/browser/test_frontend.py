@@ -47,11 +47,14 @@ LISTEN = """() => {
     for (const kind of ["execution_success", "execution_error", "execution_interrupted"])
         comfyAPI.api.api.addEventListener(kind, e => window.events.push([kind, e.detail]));
 }"""
-CENTRE = "kind => app.canvas.centerOnNode(app.graph.nodes.find(n => n.type === kind))"
-"""What is off the screen may wait for its picture for ever."""
+VIDEO = """([width, height]) => [...document.querySelectorAll("video")].some((video) =>
+    video.readyState >= 1 && video.videoWidth === width && video.videoHeight === height)"""
+GROWN = "() => app.graph.nodes.find(n => n.type === 'SaveVideo').size[1] > 200"
+"""The node grows when its video is there."""
 
 BOXES = """graph => (graph ? app.graph.nodes.find(n => n.subgraph).subgraph : app.graph).nodes
-    .map(n => [n.title, ...n.pos, ...n.size, ...n.computeSize()])"""
+    .map(n => [n.title, ...n.pos, ...(n.flags.collapsed
+        ? [n._collapsed_width ?? 160, 0, 0, 0] : [...n.size, ...n.computeSize()])])"""
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,19 @@ def load(page: Page, path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding="utf-8"))
     page.evaluate(LOAD, [content, path.stem])
     return content
+
+
+def look_until(page: Page, kind: str, condition: str, argument: Any = None) -> None:
+    """Keep a node in the middle of the view until something is so.
+
+    What is off the screen may wait for its picture for ever, and the frontend brings a workflow
+    that was just opened into its own view a moment later.
+    """
+    code = f"""([kind, argument]) => {{
+        app.canvas.centerOnNode(app.graph.nodes.find((node) => node.type === kind));
+        return ({condition})(argument);
+    }}"""
+    page.wait_for_function(code, arg=[kind, argument], polling=100)
 
 
 def screenshot(page: Page, name: str) -> None:
@@ -106,6 +122,65 @@ def test_no_seed_changes_by_itself(page: Page, path: Path) -> None:
     load(page, path)
     controls = page.evaluate(CONTROLS)
     assert len(controls) >= 1 and set(controls) == {"fixed"}
+
+
+OPENED = """() => {
+    const { scale, offset } = app.canvas.ds;
+    const { changeTracker } = app.extensionManager.workflow.activeWorkflow;
+    const now = JSON.stringify([scale, ...offset]);
+    const still = !changeTracker.constructor.isLoadingGraph && window.seenFrom === now;
+    window.seenFrom = now;
+    return still;
+}"""
+BEHIND = """() => {
+    const move = app.graph.nodes.find((n) => n.type === "MirageTrajectory");
+    const [left, top] = move.pos;
+    const [right, bottom] = [left + move.size[0], top + move.size[1]];
+    const found = [];
+    for (const link of app.graph.links.values()) {
+        const [from, to] = [link.origin_id, link.target_id].map((id) => app.graph.getNodeById(id));
+        if (from === move || to === move) continue;
+        const a = from.getConnectionPos(false, link.origin_slot);
+        const b = to.getConnectionPos(true, link.target_slot);
+        // As the frontend draws it: a curve that leaves to the right and arrives from the left.
+        const away = 0.25 * Math.hypot(a[0] - b[0], a[1] - b[1]);
+        const [p, q] = [[a[0] + away, a[1]], [b[0] - away, b[1]]];
+        for (let t = 0; t <= 1; t += 0.01) {
+            const [u, v] = [1 - t, t];
+            const [x, y] = [0, 1].map((i) => u ** 3 * a[i] + 3 * u * u * v * p[i]
+                + 3 * u * v * v * q[i] + v ** 3 * b[i]);
+            if (x > left && x < right && y > top && y < bottom) {
+                found.push(`${from.title} to ${to.title}`);
+                break;
+            }
+        }
+    }
+    return found;
+}"""
+
+
+def open_template(page: Page, path: Path, width: int, height: int) -> float:
+    """Open a workflow as a template on a page of a size; how large it is drawn then."""
+    page.set_viewport_size({"width": width, "height": height})
+    page.evaluate("() => { window.seenFrom = null; }")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    page.evaluate(
+        """async ([content, name]) => await app.loadGraphData(
+            content, true, true, name, { openSource: "template" })""",
+        [content, path.stem],
+    )
+    # It is brought into view a moment after it is there.
+    page.wait_for_function(OPENED, polling=400)
+    return float(page.evaluate("() => app.canvas.ds.scale"))
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_a_template_opens_so_large_that_titles_can_be_read(page: Page, path: Path) -> None:
+    scale = open_template(page, path, 1440, 900)
+    screenshot(page, f"{path.stem}_opened")
+    assert scale >= 0.6
+    assert len(page.evaluate(BEHIND)) < 2, "wires run behind Mirage Trajectory"
+    page.set_viewport_size({"width": 1920, "height": 1080})
 
 
 def overlapping(boxes: list[list[Any]]) -> list[tuple[str, str]]:
@@ -145,21 +220,10 @@ def test_workflow_runs_and_shows_its_results(
     assert kind == "execution_success", detail
 
     # The video plays on Save Video, the contact sheet stands on Save Image.
-    page.evaluate(CENTRE, "SaveVideo")
-    page.wait_for_function(
-        "() => [...document.querySelectorAll('video')].some(v => v.readyState >= 1)"
-    )
-    size = page.evaluate(
-        "() => [...document.querySelectorAll('video')].map(v => [v.videoWidth, v.videoHeight])"
-    )
-    assert [SMALL["width"], SMALL["height"]] in size
-    page.evaluate(CENTRE, "SaveImage")
-    page.wait_for_function(
-        "() => app.graph.nodes.find(n => n.type === 'SaveImage').imgs?.[0]?.naturalWidth > 0"
-    )
-    # The node grows when its video is there.
-    page.evaluate(CENTRE, "SaveVideo")
-    page.wait_for_function("() => app.graph.nodes.find(n => n.type === 'SaveVideo').size[1] > 200")
+    look_until(page, "SaveVideo", VIDEO, [SMALL["width"], SMALL["height"]])
+    shown = "app.graph.nodes.find(n => n.type === 'SaveImage').imgs?.[0]?.naturalWidth > 0"
+    look_until(page, "SaveImage", f"() => {shown}")
+    look_until(page, "SaveVideo", GROWN)
     report = page.evaluate(
         "() => app.graph.nodes.find(n => n.type === 'PreviewAny').widgets[0].value"
     )
@@ -199,8 +263,11 @@ def test_template_opens_from_the_browser(page: Page, path: Path) -> None:
     dialog.get_by_placeholder("Search").fill("mirage")
     card = dialog.get_by_test_id(f"template-workflow-{path.stem}")
     card.wait_for()
-    thumbnail = card.locator("img").first
-    page.wait_for_function("image => image.naturalWidth > 0", arg=thumbnail.element_handle())
+    # Not by a handle: the list is made anew when the search takes hold.
+    page.wait_for_function(
+        "id => document.querySelector(`[data-testid='${id}'] img`)?.naturalWidth > 0",
+        arg=f"template-workflow-{path.stem}",
+    )
     SCREENS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=str(SCREENS / "templates.png"))
     card.click()

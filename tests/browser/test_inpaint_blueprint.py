@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from dev.comfy_client import ComfyClient
 from dev.comfy_server import PACK, ComfyServer
-from dev.frontend_page import READY
+from dev.frontend_page import READY, TIMEOUT
 from tiny_install import install, sampling_server
 from workflows.flatten import flatten
 from workflows.inpaint import FILES, INPAINT_LOOP
@@ -73,4 +73,4 @@ def test_missing_files_are_offered(page: Page, comfy_server: ComfyServer) -> Non
     page.get_by_text("View details").first.click()
     for file in FILES:
         page.get_by_text(file.name, exact=True).first.wait_for()
-    expect(page.get_by_text("Download", exact=True)).to_have_count(len(FILES))
+    expect(page.get_by_text("Download", exact=True)).to_have_count(len(FILES), timeout=TIMEOUT)

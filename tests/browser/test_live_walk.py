@@ -44,6 +44,22 @@ SLOWLY = """() => {
 
 STEPS = "(w) => w.walk.recorder.steps"
 
+LET_GO = """(w, steps) => {
+    const { recorder, held } = w.walk;
+    recorder.step = (keys) => {
+        Object.getPrototypeOf(recorder).step.call(recorder, keys);
+        if (recorder.steps < steps) return;
+        delete recorder.step;
+        held.clear();
+        // A key that is held repeats, and would be held again.
+        const until = new AbortController();
+        const listen = (name, heard) =>
+            addEventListener(name, heard, { capture: true, signal: until.signal });
+        listen("keydown", (event) => event.repeat && event.stopImmediatePropagation());
+        listen("keyup", () => until.abort());
+    };
+}"""
+
 
 @pytest.fixture
 def shot(studio: Any, renderer: bool) -> Any:
@@ -59,6 +75,8 @@ def shot(studio: Any, renderer: bool) -> Any:
 
 
 def walk_to(studio: Any, steps: int, key: str = "w") -> None:
+    """Hold a key until so many steps were made, and not one more: the page itself lets go."""
+    studio.widget(LET_GO, steps)
     studio.page.keyboard.down(key)
     studio.wait("(w, steps) => w.walk.recorder.steps >= steps", steps)
     studio.page.keyboard.up(key)
@@ -78,6 +96,7 @@ def test_a_walk_is_painted_ahead(shot: Any) -> None:
     shot.wait("(w) => w.walk.active")
     button(shot, PAINT).select_option("101")
     walk_to(shot, 8)
+    assert shot.widget(STEPS) == 8
     finished(shot, 1)
     assert shot.value("keys") == "w*8"
     shot.wait("(w) => w.points.count > 0")

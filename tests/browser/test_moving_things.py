@@ -93,4 +93,5 @@ def test_missing_files_are_offered(page: Page, comfy_server: ComfyServer) -> Non
     page.get_by_text("View details").first.click()
     for file in FILES:
         page.get_by_text(file.name, exact=True).first.wait_for()
-    expect(page.get_by_text("Download", exact=True)).to_have_count(len(FILES))
+    offered = page.get_by_text("Download", exact=True)
+    expect(offered).to_have_count(len(FILES), timeout=TIMEOUT)

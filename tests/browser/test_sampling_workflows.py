@@ -23,11 +23,13 @@ from workflows.vace import FILES as VACE_FILES
 
 from .test_frontend import (
     BOXES,
-    CENTRE,
+    GROWN,
     LISTEN,
     PROMPT,
     SCREENS,
+    VIDEO,
     load,
+    look_until,
     overlapping,
     plain,
     screenshot,
@@ -114,17 +116,12 @@ def test_workflow_runs_and_shows_its_video(page: Page, path: Path) -> None:
     page.wait_for_function("() => window.events.length > 0", timeout=2 * TIMEOUT)
     kind, detail = page.evaluate("() => window.events.at(-1)")
     assert kind == "execution_success", detail
-    page.evaluate(CENTRE, "SaveVideo")
-    page.wait_for_function(
-        """([width, height]) => [...document.querySelectorAll('video')].some(video =>
-            video.readyState >= 1 && video.videoWidth === width && video.videoHeight === height)""",
-        arg=[SMALL["width"], SMALL["height"]],
-    )
+    look_until(page, "SaveVideo", VIDEO, [SMALL["width"], SMALL["height"]])
     report = page.evaluate(
         "() => app.graph.nodes.find(n => n.type === 'PreviewAny').widgets[0].value"
     )
     assert "37 frames of 96 x 64 in 2 chunks" in report
-    page.wait_for_function("() => app.graph.nodes.find(n => n.type === 'SaveVideo').size[1] > 200")
+    look_until(page, "SaveVideo", GROWN)
     screenshot(page, f"{path.stem}_done")
     assert overlapping(page.evaluate(BOXES, False)) == [], "results cover other nodes"
 
@@ -149,6 +146,7 @@ def test_missing_files_are_offered(page: Page, comfy_server: ComfyServer, path: 
     files = MODELS[path.stem]
     for file in files:
         page.get_by_text(file.name, exact=True).first.wait_for()
-    expect(page.get_by_text("Download", exact=True)).to_have_count(len(files))
+    offered = page.get_by_text("Download", exact=True)
+    expect(offered).to_have_count(len(files), timeout=TIMEOUT)
     SCREENS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=str(SCREENS / f"{path.stem}_missing.png"))

@@ -86,8 +86,12 @@ def test_escape_puts_the_view_and_the_time_back(studio: Any, modern: bool) -> No
     assert studio.widget(LOOK) == before
 
     studio.widget("(w) => w.model.scrub(5)")
-    box = studio.page.get_by_role("slider", name="Timeline").bounding_box()
-    press(studio, lambda: [box["x"] + box["width"] / 2, box["y"] + box["height"] - 3])
+
+    def halfway() -> list[float]:
+        box = studio.page.get_by_role("slider", name="Timeline").bounding_box()
+        return [box["x"] + box["width"] / 2, box["y"] + box["height"] - 3]
+
+    press(studio, halfway)
     assert studio.widget("(w) => w.model.frame") == pytest.approx(16, abs=1)
     studio.page.keyboard.press("Escape")
     studio.page.mouse.up()

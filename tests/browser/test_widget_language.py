@@ -20,14 +20,17 @@ LANGUAGE = "fr"
 def french(studio: Any, reload_page: Callable[[Any], None]) -> Iterator[dict[str, Any]]:
     client = ComfyClient(studio.server.url)
     client.post_json("/settings/Comfy.Locale", LANGUAGE)
-    reload_page(studio)
-    studio.build()
-    folder = PACK / "locales" / LANGUAGE
-    yield {
-        name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("main", "nodeDefs")
-    }
-    client.post_json("/settings/Comfy.Locale", "en")
+    try:
+        reload_page(studio)
+        studio.build()
+        folder = PACK / "locales" / LANGUAGE
+        yield {
+            name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+            for name in ("main", "nodeDefs")
+        }
+    finally:
+        # Other files of tests share the server.
+        client.post_json("/settings/Comfy.Locale", "en")
 
 
 def test_controls_and_nodes_are_translated(studio: Any, french: dict[str, Any]) -> None:

@@ -17,10 +17,11 @@ from workflows.flatten import flatten
 
 from .test_frontend import (
     BOXES,
-    CENTRE,
     LISTEN,
     PROMPT,
+    VIDEO,
     load,
+    look_until,
     overlapping,
     plain,
     screenshot,
@@ -69,18 +70,13 @@ def test_it_runs_and_shows_depth_scene_and_video(page: Page) -> None:
     page.wait_for_function("() => window.events.length > 0", timeout=2 * TIMEOUT)
     kind, detail = page.evaluate("() => window.events.at(-1)")
     assert kind == "execution_success", detail
-    page.evaluate(CENTRE, "SaveVideo")
-    page.wait_for_function(
-        """() => [...document.querySelectorAll('video')].some(video =>
-            video.readyState >= 1 && video.videoWidth === 128 && video.videoHeight === 96)"""
-    )
-    page.evaluate(CENTRE, "PreviewImage")
-    page.wait_for_function(
+    look_until(page, "SaveVideo", VIDEO, [128, 96])
+    look_until(
+        page, "PreviewImage",
         """() => app.graph.nodes.find(n => n.type === 'PreviewImage').imgs?.[0].naturalWidth === 128
-            || [...document.querySelectorAll('img')].some(image => image.naturalWidth === 128)"""
-    )
-    page.evaluate(CENTRE, "MirageTrajectory")
-    page.wait_for_function(SHOWN)
+            || [...document.querySelectorAll('img')].some(image => image.naturalWidth === 128)""",
+    )  # fmt: skip
+    look_until(page, "MirageTrajectory", SHOWN)
     screenshot(page, "mirage_your_picture_done")
     assert overlapping(page.evaluate(BOXES, False)) == [], "results cover other nodes"
 

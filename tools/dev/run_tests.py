@@ -1,17 +1,13 @@
 """Runs pytest in two parts: all but the browser in one process for each core, then the browser.
 
-Tests that drive the frontend have the machine to themselves, and get a second try, in a new
-process: Chromium that draws in software on a busy machine can miss what a test waits for, and
-what one test leaves on the page can trip the next. Those tests, and no others, are run once more,
-with a new server and page; a test that fails twice has failed. What passed only then is named at
-the end, since it may be a fault that people meet as well.
+Tests that drive the frontend have the machine to themselves: Chromium draws in software, and is
+slow beside anything else. Every test has one try.
 
     python tools dev.run_tests [options of pytest]
 """
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -40,37 +36,16 @@ def pytest(options: Sequence[str], env: Mapping[str, str] | None = None) -> int:
     return subprocess.run(command, env={**os.environ, **(env or {})}).returncode
 
 
-def failed_tests() -> list[str]:
-    """Ids of the tests that failed in the run before."""
-    kept = Path(CACHE, "v", "cache", "lastfailed")
-    return sorted(json.loads(kept.read_text(encoding="utf-8"))) if kept.exists() else []
-
-
 def without_browser(options: Sequence[str]) -> int:
     """Exit status of all tests but those that drive the frontend."""
     return pytest(["--cache-clear", *PROCESSES, f"--deselect={BROWSER}", *options], ONE_THREAD)
 
 
-def in_browser(options: Sequence[str], again: bool) -> int:
-    """Exit status of the tests that drive the frontend, after one or two runs.
-
-    Args:
-        options: Of pytest.
-        again: Whether tests that fail may be tried once more.
-    """
+def in_browser(options: Sequence[str]) -> int:
+    """Exit status of the tests that drive the frontend."""
     browser = Path(BROWSER)
     beside = sorted(path.as_posix() for path in browser.parent.glob("[!_]*") if path != browser)
-    others = [f"--deselect={path}" for path in beside]
-    status = pytest(["--cache-clear", *others, *options])
-    failed = failed_tests() if status == FAILED and again else []
-    if not failed:
-        return status
-    print(f"\nOnce more, in a new process: {', '.join(failed)}", flush=True)
-    status = pytest(["--last-failed", *others, *options])
-    if status == PASSED:
-        print("\nFailed at first and passed when run again (please look into it, and report it):")
-        print("\n".join(f"  {name}" for name in failed), flush=True)
-    return status
+    return pytest(["--cache-clear", *(f"--deselect={path}" for path in beside), *options])
 
 
 def main(options: Sequence[str]) -> int:
@@ -78,7 +53,7 @@ def main(options: Sequence[str]) -> int:
     first = without_browser(options)
     if first not in (PASSED, FAILED, NO_TESTS):
         return first
-    second = in_browser(options, again=first != FAILED)
+    second = in_browser(options)
     found = [status for status in (first, second) if status != NO_TESTS]
     return max(found, default=NO_TESTS)
 

@@ -15,8 +15,9 @@ from dev.comfy_server import PACK, ComfyServer
 from workflows.dynamics import MOVING_THINGS
 from workflows.embedded import EMBEDDED_LOOP, EMBEDDED_MODEL
 from workflows.inpaint import FUN_INPAINT, INPAINT_LOOP
+from workflows.layout import arranged
 from workflows.picture import PICTURE_TO_MEMORY, your_picture
-from workflows.sampling import FREE_LOOP, GROUPS, ROLLOUT, SAMPLING_LOOP, TRAINING_FREE
+from workflows.sampling import FREE_LOOP, ROLLOUT, SAMPLING_LOOP, TRAINING_FREE
 from workflows.spatia import SPATIA, SPATIA_LOOP
 from workflows.vace import VACE, VACE_LOOP
 from workflows.writer import NODE_WIDTH, NOTE, Node, Out, Subgraph, Writer, as_text
@@ -134,16 +135,16 @@ def build(object_info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     shared = (*loops, INPAINT_LOOP, MOVING_THINGS, PICTURE_TO_MEMORY)
     blueprints = {f"subgraphs/{item.name}.json": writer.blueprint(item) for item in shared}
     return blueprints | {
-        f"workflows/mirage_{name}.json": writer.workflow(nodes, list(used), name, groups)
-        for name, nodes, used, groups in (
-            ("first_shot", FIRST_SHOT, (CHUNK_LOOP,), ()),
-            ("your_picture", your_picture(CHUNK_LOOP), (PICTURE_TO_MEMORY, CHUNK_LOOP), ()),
-            ("rollout", ROLLOUT, (SAMPLING_LOOP,), GROUPS),
-            ("training_free", TRAINING_FREE, (FREE_LOOP,), GROUPS),
-            ("embedded_model", EMBEDDED_MODEL, (EMBEDDED_LOOP,), ()),
-            ("vace", VACE, (VACE_LOOP,), GROUPS),
-            ("spatia", SPATIA, (SPATIA_LOOP,), GROUPS),
-            ("fun_inpaint", FUN_INPAINT, (INPAINT_LOOP,), GROUPS),
+        f"workflows/mirage_{name}.json": writer.workflow(nodes, list(used), name)
+        for name, nodes, used in (
+            ("first_shot", FIRST_SHOT, (CHUNK_LOOP,)),
+            ("your_picture", your_picture(CHUNK_LOOP), (PICTURE_TO_MEMORY, CHUNK_LOOP)),
+            ("rollout", arranged(ROLLOUT), (SAMPLING_LOOP,)),
+            ("training_free", arranged(TRAINING_FREE), (FREE_LOOP,)),
+            ("embedded_model", EMBEDDED_MODEL, (EMBEDDED_LOOP,)),
+            ("vace", arranged(VACE), (VACE_LOOP,)),
+            ("spatia", arranged(SPATIA), (SPATIA_LOOP,)),
+            ("fun_inpaint", arranged(FUN_INPAINT, tall_loop=True), (INPAINT_LOOP,)),
         )
     }
 

@@ -108,9 +108,9 @@ EMBEDDED_LOOP = Subgraph(
 
 EMBEDDED_MODEL: dict[int, Node] = {
     1: Node(NOTE, (-320, -60), {"text": NOTE_TEXT}, (280, 760), title="Read me"),
-    2: Node("MirageEmbeddedModel", (0, 260), {}, (290, 110)),
+    2: Node("MirageEmbeddedModel", (0, -60), {}, (290, 110)),
     3: Node(
-        "MirageEmbeddedScene", (0, -60), {"seed": SEED, "width": 640, "height": 352}, (290, 150)
+        "MirageEmbeddedScene", (0, 110), {"seed": SEED, "width": 640, "height": 352}, (290, 150)
     ),
     4: Node(
         "MirageCacheInit",
@@ -135,7 +135,7 @@ EMBEDDED_MODEL: dict[int, Node] = {
     6: Node("MirageEmbeddedShot", (750, 630), {"seed": SEED, "trajectory": Out(5)}, (310, 100)),
     7: Node(
         "MirageRolloutStart",
-        (750, -60),
+        (750, 230),
         {
             "cache": Out(4),
             "trajectory": Out(5),
@@ -146,7 +146,7 @@ EMBEDDED_MODEL: dict[int, Node] = {
     ),
     8: Node(
         EMBEDDED_LOOP.id,
-        (750, 350),
+        (750, -60),
         {
             "state": Out(7),
             "model": Out(2),

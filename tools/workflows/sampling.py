@@ -10,7 +10,7 @@ from workflows.files import (
     VIDEO_MODEL,
     file_table,
 )
-from workflows.writer import NOTE, Group, Node, Out, Subgraph
+from workflows.writer import NOTE, Node, Out, Subgraph
 
 INPUT = -10
 FILES = (VIDEO_MODEL, VAE, TEXT_ENCODER, MOGE)
@@ -268,12 +268,3 @@ def whole_shot(loop: Subgraph, name: str, note: str) -> dict[int, Node]:
 
 ROLLOUT = whole_shot(SAMPLING_LOOP, "rollout", NO_BRANCH_NOTE)
 TRAINING_FREE = whole_shot(FREE_LOOP, "training_free", FREE_NOTE)
-
-GROUPS = (
-    Group("1  Models", (-20, -90, 370, 910)),
-    Group("2  Picture and its depth", (380, -90, 360, 1120)),
-    Group("3  Memory and camera", (770, -90, 420, 1180)),
-    Group("4  Plan and text", (1220, -90, 340, 1060)),
-    Group("5  The shot", (1590, -90, 850, 1090)),
-)
-"""Frames around the columns of both shots."""

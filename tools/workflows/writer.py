@@ -49,6 +49,8 @@ class Node:
     size: tuple[int, int] = (NODE_WIDTH, 120)
     title: str | None = None
     file: ModelFile | None = None
+    folded: bool = False
+    """Shown as its title alone."""
 
 
 @dataclass
@@ -78,15 +80,6 @@ class Subgraph:
         return value
 
 
-@dataclass(frozen=True)
-class Group:
-    """A titled frame around nodes."""
-
-    title: str
-    box: tuple[int, int, int, int]
-    colour: str = "#3f789e"
-
-
 class Writer:
     """Turns descriptions into saved workflows, with the server's word on sockets and widgets."""
 
@@ -98,7 +91,6 @@ class Writer:
         nodes: dict[int, Node],
         subgraphs: list[Subgraph],
         name: str,
-        groups: tuple[Group, ...] = (),
     ) -> dict[str, Any]:
         known = {item.id: item for item in subgraphs}
         records, links = self._graph(nodes, known, first_link=1)
@@ -109,17 +101,7 @@ class Writer:
             "last_link_id": len(links),
             "nodes": records,
             "links": [[k, a, sa, b, sb, kind] for k, a, sa, b, sb, kind in links],
-            "groups": [
-                {
-                    "id": number,
-                    "title": group.title,
-                    "bounding": list(group.box),
-                    "color": group.colour,
-                    "font_size": 24,
-                    "flags": {},
-                }
-                for number, group in enumerate(groups, start=1)
-            ],
+            "groups": [],
             "definitions": {"subgraphs": [self._definition(item) for item in subgraphs]},
             "config": {},
             "extra": {},
@@ -206,7 +188,7 @@ class Writer:
             "type": node.kind,
             "pos": list(node.at),
             "size": list(node.size),
-            "flags": {},
+            "flags": {"collapsed": True} if node.folded else {},
             "order": order,
             "mode": 0,
             "inputs": inputs,

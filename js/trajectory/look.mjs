@@ -1,0 +1,23 @@
+/** How the trajectory widget is looked at: what outlives the widget, and is no value of the node. */
+
+/** The state of a widget's view. */
+export function lookOf({ viewport, model, editor, panel, comparison, colouring, lensShown, unseen }) {
+  const { view, yaw, pitch, target, distance } = viewport.controls;
+  return {
+    controls: { view, yaw, pitch, target, distance },
+    frame: model.frame, selected: model.selected, camera: model.camera,
+    colouring, lensShown, unseen, aids: { ...editor.director.aids },
+    beside: [comparison.on, comparison.wish], panel: !panel.element.hidden,
+  };
+}
+
+/** Give a new widget the view of the one before. */
+export function lookAgain(widget, { controls, frame, selected, camera, colouring, lensShown, aids, beside }) {
+  const { viewport, model, editor, comparison } = widget;
+  Object.assign(viewport.controls, structuredClone(controls));
+  Object.assign(model, { frame, selected, camera });
+  Object.assign(widget, { colouring, lensShown });
+  widget.colours.value = colouring;
+  Object.assign(editor.director.aids, aids);
+  [comparison.on, comparison.wish] = beside;
+}
