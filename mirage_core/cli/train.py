@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Sequence
 from typing import Any, Final
 
 from ..errors import MirageError, ResumeError
@@ -12,6 +13,9 @@ from .inputs import add_branch_format, parse_path, parse_size
 
 MIN_REPORTED_WAIT: Final = 0.05
 """Share of the time spent waiting for clips above which it is reported."""
+
+RUN: Final = "run.toml"
+"""File in a run's folder that holds all of its options."""
 
 TINY_DEFAULT: Final = "width=256,heads=2,ffn=1024,layers=6,text=64"
 
@@ -21,11 +25,18 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="train a side branch, a LoRA, or a small model",
-        description="Trains in a folder that can be resumed at any time: the same command "
-        "continues after the last checkpoint. With several processes "
-        "(accelerate launch -m mirage_core train ...) the model is sharded over them.",
+        description="Trains in a folder that can be resumed at any time: the same command, or "
+        "--out alone, continues after the last checkpoint. With several processes "
+        "(accelerate launch -m mirage_core train ...) the model is sharded over them. "
+        "Exit status: 0 when the last step is done, 2 for bad input; 130 after Ctrl-C and 143 "
+        "after SIGTERM, which save first.",
     )
     parser.set_defaults(run=run)
+    parser.add_argument(
+        "--config", type=parse_path, metavar="FILE",
+        help="TOML file with options of this command, such as steps = 1000; those of the command "
+        "line replace them. Default: run.toml of a run that --out holds",
+    )  # fmt: skip
     parser.add_argument("--out", type=parse_path, help="folder for the run")
     parser.add_argument("--data", type=parse_path, help="training clips, from `mirage data make`")
     parser.add_argument("--held-out", type=parse_path, help="held-out clips for validation loss")
@@ -97,29 +108,61 @@ def settings_of(arguments: argparse.Namespace) -> Any:
     return dataclasses.replace(base, **{k: v for k, v in given.items() if v is not None})
 
 
+def with_options_of_file(
+    parser: argparse.ArgumentParser, argv: Sequence[str], arguments: argparse.Namespace
+) -> argparse.Namespace:
+    """The arguments with those of ``--config``, or of the run that ``--out`` holds.
+
+    Raises:
+        ResumeError: The file cannot be read, or says what is no option.
+    """
+    path = arguments.config
+    if path is None and arguments.out is not None and (arguments.out / RUN).exists():
+        path = arguments.out / RUN
+    if path is None:
+        return arguments
+    # Imported late: TOML comes with the packages for training.
+    from .train_file import with_file
+
+    return with_file(parser, argv, path)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Train, or plan; see `mirage_core.cli.main.main` for the exit codes."""
     settings = settings_of(arguments)
     # Imported late, so that help and typing errors do not wait for diffusers.
     from . import train_parts as parts
+    from .train_file import write_run
 
     if arguments.plan is not None:
         sys.stdout.write(f"{parts.plan(arguments, settings)}\n")
         return 0
     _expect_needed(arguments)
     with parts.deterministic(), parts.own_folder(arguments):
-        return _train(parts.make_trainer(arguments, settings))
+        trainer = parts.make_trainer(arguments, settings)
+        if trainer.processes.first:
+            write_run(arguments, settings)
+        return _train(trainer)
 
 
 def _train(trainer: Any) -> int:
+    from ..training.stop import StopFlag
+
+    stop = StopFlag(trainer.processes)
+    resume = f"mirage train --out {trainer.folder} goes on from there."
     try:
-        trainer.run(_print_step if trainer.processes.first else None)
+        with stop.on_signals():
+            finished = trainer.run(_print_step if trainer.processes.first else None, stop)
     except KeyboardInterrupt:
-        sys.stderr.write("\nRun the same command again to resume from the last checkpoint.\n")
+        sys.stderr.write(f"\nEnded at once; the last checkpoint is good. {resume}\n")
         raise
     finally:
         trainer.processes.close()
-    return 0
+    if finished:
+        return 0
+    if trainer.processes.first:
+        sys.stderr.write(f"Stopped after step {trainer.step}, which is saved. {resume}\n")
+    return stop.exit_code
 
 
 def _expect_needed(arguments: argparse.Namespace) -> None:

@@ -43,11 +43,11 @@ DTYPES: Final = {
 }
 
 RESUMABLE: Final = {
-    "checkpoint_every", "keep", "validate_every", "validation_clips", "validation_scenes",
+    "steps", "checkpoint_every", "keep", "validate_every", "validation_clips", "validation_scenes",
     "validation_frames", "validation_size", "validation_steps", "readers",
     "gradient_checkpointing",
 }  # fmt: skip
-"""Settings that may change when a run is resumed: the weights do not depend on them."""
+"""Settings that may change when a run is resumed: the weights so far do not depend on them."""
 
 MUON_TORCH: Final = "2.9"
 """The first torch that has Muon."""
@@ -201,7 +201,9 @@ class TrainingSettings:
     def rate(self, step: int) -> float:
         """Learning rate of step 0, 1, ..: linear warm-up, then half a cosine.
 
-        The last step has the final rate.
+        The last step has the final rate. Nothing but the step and the settings counts: a run
+        that is made longer goes on where one of the new length would be, so its rate rises at
+        that step.
         """
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
@@ -236,9 +238,18 @@ class TrainingSettings:
         return cls(**_known(found, path))
 
     def expect_same(self, other: TrainingSettings) -> None:
-        """Raise `ResumeError` unless a run with the other settings can resume with these."""
+        """Raise `ResumeError` unless a run with the other settings can resume with these.
+
+        ``steps`` may be more than the other's; see `rate` for what that does.
+        """
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
         changed = [name for name in mine if name not in RESUMABLE and mine[name] != theirs[name]]
+        if self.steps < other.steps:
+            raise ResumeError(
+                "A run may become longer, not shorter",
+                got=f"steps {self.steps} instead of {other.steps}",
+                fix="Leave --steps out or raise it; finished weights of every checkpoint are there",
+            )
         if changed:
             name = changed[0]
             raise ResumeError(

@@ -23,11 +23,13 @@ from .distributed import Distributed, gathered, local_shard, sharded_like
 from .export import export_weights
 from .flow import flow_loss
 from .forward import velocity
+from .frozen import expect_same_frozen, frozen_digest
 from .optimiser import Ema, Optimiser
 from .prefetch import Prefetcher
 from .sampler import ClipSampler, Position
 from .settings import DTYPES, SETTINGS, TrainingSettings
 from .stages import prepare_model, seeded
+from .stop import StopFlag, StopRequested
 from .validation import LoopTest, describe, held_out_loss
 
 LOGS: Final = "logs"
@@ -105,6 +107,7 @@ class Trainer:
         self._open()
         self.processes.share(self.settings.micro_batches)
         prepare_model(self.model, self.settings)
+        self._frozen = frozen_digest(self.model)
         self.processes.shard(self.model)
         # Sharing out replaces parameters by their parts.
         self._parameters: dict[str, nn.Parameter] = {
@@ -131,16 +134,24 @@ class Trainer:
         """Trained parameters by name, as they are sharded."""
         return self._parameters
 
-    def run(self, on_step: OnStep | None = None) -> None:
+    def run(self, on_step: OnStep | None = None, stop: StopFlag | None = None) -> bool:
         """Train until the settings' last step, with checkpoints and validations on the way.
+
+        Args:
+            on_step: Called after every step.
+            stop: Asked after every step, and inside validations. A run that is to end saves
+                what it has and returns.
+
+        Returns:
+            True when the last step is done.
 
         Raises:
             ValueRangeError: The loss or the gradient is not a number any more.
             StorageError: A checkpoint cannot be written; the ones before it are good.
         """
-        settings = self.settings
+        settings, stop = self.settings, stop or StopFlag(self.processes)
         if self.step >= settings.steps:
-            return
+            return True
         shards = self._position.shards if self._position else ()
         dataset = ClipDataset(self.data.folder, shards=shards)
         sampler = ClipSampler(dataset, settings.micro_batch, settings.seed, self._position)
@@ -153,30 +164,49 @@ class Trainer:
             ) as batches,
             _Log(self.folder / LOGS if self.processes.first else None, self.step) as log,
         ):  # fmt: skip
-            while self.step < settings.steps:
+            ending = False
+            while self.step < settings.steps and not ending:
                 values = self._step(batches)
-                # Saved first: what stops a validation must not cost the steps before it.
-                if self._due(settings.checkpoint_every):
-                    self.save()
-                if self._due(settings.validate_every):
-                    values |= self.validate()
+                ending = self._save_and_validate(values, stop)
                 report = StepReport(self.step, settings.steps, values)
                 log.write(report)
                 if on_step is not None:
                     on_step(report)
+        return self.step >= settings.steps
 
-    def validate(self) -> dict[str, float]:
-        """Loss and closed loops of the averaged weights; all processes must call this."""
+    def _save_and_validate(self, values: dict[str, float], stop: StopFlag) -> bool:
+        """What is due after a step, its numbers added to ``values``; True to end here."""
+        ending = stop.agreed()
+        # Saved first: what stops a validation must not cost the steps before it.
+        saved = ending or self._due(self.settings.checkpoint_every)
+        if saved:
+            self.save()
+        if ending or not self._due(self.settings.validate_every):
+            return ending
+        try:
+            values |= self.validate(stop)
+        except StopRequested:
+            if not saved:
+                self.save()
+            return True
+        return False
+
+    def validate(self, stop: StopFlag | None = None) -> dict[str, float]:
+        """Loss and closed loops of the averaged weights; all processes must call this.
+
+        Raises:
+            StopRequested: ``stop`` was asked to end on the way.
+        """
         settings, values = self.settings, {}
         self.model.eval()
         with self._averaged(), torch.no_grad():
             if self.data.held_out is not None and settings.validation_clips:
                 dataset = ClipDataset(self.data.held_out)
                 values["held_out/loss"] = held_out_loss(
-                    self.model, dataset, self._maker, self.processes, self.data.loss_weights
+                    self.model, dataset, self._maker, self.processes, self.data.loss_weights, stop
                 )
             if self.loops is not None and settings.validation_scenes:
-                values |= describe(self.loops(self.model))
+                values |= describe(self.loops(self.model, stop))
         return values
 
     def save(self) -> None:
@@ -193,7 +223,9 @@ class Trainer:
                 DTYPES[self.settings.export_dtype],
                 full_model=self.settings.trains_full_model,
             )
-            state = TrainingState(self.step, self._position, weights, average, moments)
+            state = TrainingState(
+                self.step, self._position, weights, average, moments, self._frozen
+            )
             save_state(self.folder, state, self.settings.keep)
         self.processes.wait()
 
@@ -259,6 +291,7 @@ class Trainer:
                 "The run is already longer than the settings say",
                 got=f"a state after {state.step} of {self.settings.steps} steps",
             )
+        expect_same_frozen(state.frozen, self._frozen)
         state.expect_fits(self._parameters)
         self._optimiser.load(state.moments, state.step)
         self._position, self.step = state.position, state.step

@@ -38,6 +38,7 @@ from .flow import flow_loss, spaced_sigmas
 from .forward import precision, velocity
 from .sampler import VALIDATION_SEED, mixed_seed
 from .settings import TrainingSettings
+from .stop import StopFlag
 
 LEVELS: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Where on the noise schedule the held-out loss is measured; the same for every clip."""
@@ -73,6 +74,7 @@ def held_out_loss(
     maker: BatchMaker,
     processes: Distributed,
     weights: Tensor | None = None,
+    stop: StopFlag | None = None,
 ) -> float:
     """Mean loss over held-out clips and `LEVELS`, with all their references, without dropout.
 
@@ -82,6 +84,10 @@ def held_out_loss(
         maker: Makes batches.
         processes: Share the work.
         weights: (C,) of the loss.
+        stop: Asked between clips.
+
+    Raises:
+        StopRequested: The run is to end.
     """
     settings = maker.settings
     count = min(settings.validation_clips, len(dataset))
@@ -90,6 +96,8 @@ def held_out_loss(
     total = torch.zeros(2, device=processes.device)
     # All processes run the model equally often, since each holds a part of every block.
     for first in range(0, len(jobs), processes.count):
+        if stop is not None:
+            stop.check()
         place = first + processes.rank
         number, level = jobs[min(place, len(jobs) - 1)]
         clip = dataset[number]
@@ -118,21 +126,29 @@ class LoopTest:
     settings: TrainingSettings
     device: torch.device
 
-    def __call__(self, model: Any) -> ClosedLoop:
-        """Run all scenes; with a sharded model, all processes must call this."""
+    def __call__(self, model: Any, stop: StopFlag | None = None) -> ClosedLoop:
+        """Run all scenes; with a sharded model, all processes must call this.
+
+        Args:
+            model: The video model.
+            stop: Asked between steps of the sampler.
+
+        Raises:
+            StopRequested: The run is to end.
+        """
         count = self.settings.validation_scenes
-        results = [self._scene(model, FIRST_SCENE + number) for number in range(count)]
+        results = [self._scene(model, FIRST_SCENE + number, stop) for number in range(count)]
         columns = zip(*map(dataclasses.astuple, results), strict=True)
         return ClosedLoop(*(sum(values) / count for values in columns))
 
-    def _scene(self, model: Any, seed: int) -> ClosedLoop:
+    def _scene(self, model: Any, seed: int, stop: StopFlag | None) -> ClosedLoop:
         width, height = self.settings.validation_size
         scene = ProceduralScene.from_seed(seed, texture_size=256 if width <= SMALL else 512)
         path = there_and_back(scene, self.settings.validation_frames, width, height)
         truth, depth = scene.render(path)
         geometry = FrameGeometry(depth, path.intrinsics, path.world_to_camera, metric=True)
         models = GenerationModels(
-            self.codec, self._denoisers(model), KnownDepth(geometry), self.device,
+            self.codec, self._denoisers(model, stop), KnownDepth(geometry), self.device,
             projection=projection_source(model, self.codec),
         )  # fmt: skip
         settings = GenerationSettings(
@@ -150,7 +166,7 @@ class LoopTest:
             latents = all_latents(generate(state, models, settings))
         return measure(self.codec, latents, truth)
 
-    def _denoisers(self, model: Any) -> DenoiserFactory:
+    def _denoisers(self, model: Any, stop: StopFlag | None) -> DenoiserFactory:
         """The model in the run's precision; geometry and codec around it keep theirs."""
         denoisers = TransformerDenoisers(model, self._text(), codec=self.codec)
 
@@ -158,6 +174,8 @@ class LoopTest:
             denoise = denoisers(condition)
 
             def exact_around(latents: Tensor, timestep: float) -> Tensor:
+                if stop is not None:
+                    stop.check()
                 with precision(self.settings, latents.device):
                     return denoise(latents, timestep)
 
