@@ -11,9 +11,6 @@ from typing import Any, Final
 from ..errors import MirageError, ResumeError
 from .inputs import add_branch_format, parse_path, parse_size
 
-MIN_REPORTED_WAIT: Final = 0.05
-"""Share of the time spent waiting for clips above which it is reported."""
-
 RUN: Final = "run.toml"
 """File in a run's folder that holds all of its options."""
 
@@ -131,6 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, or plan; see `mirage_core.cli.main.main` for the exit codes."""
     settings = settings_of(arguments)
     # Imported late, so that help and typing errors do not wait for diffusers.
+    from ..training.journal import expect_wandb
     from . import train_parts as parts
     from .train_file import write_run
 
@@ -138,6 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"{parts.plan(arguments, settings)}\n")
         return 0
     _expect_needed(arguments)
+    expect_wandb(settings)
     with parts.deterministic(), parts.own_folder(arguments):
         trainer = parts.make_trainer(arguments, settings)
         if trainer.processes.first:
@@ -147,12 +146,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _train(trainer: Any) -> int:
     from ..training.stop import StopFlag
+    from .train_report import Reporter
 
     stop = StopFlag(trainer.processes)
     resume = f"mirage train --out {trainer.folder} goes on from there."
     try:
         with stop.on_signals():
-            finished = trainer.run(_print_step if trainer.processes.first else None, stop)
+            finished = trainer.run(Reporter(trainer) if trainer.processes.first else None, stop)
     except KeyboardInterrupt:
         sys.stderr.write(f"\nEnded at once; the last checkpoint is good. {resume}\n")
         raise
@@ -184,25 +184,3 @@ def _expect_needed(arguments: argparse.Namespace) -> None:
                 expected="a file or folder on this machine; nothing is downloaded",
                 fix="Check the path",
             )
-
-
-def _print_step(report: Any) -> None:
-    values = report.values
-    line = f"step {report.step} of {report.steps}, loss {values['loss']:.4f}"
-    left = values["seconds"] * (report.steps - report.step)
-    line += f", {values['seconds']:.2f} s a step, {_duration(left)} left"
-    if values["waiting"] > MIN_REPORTED_WAIT:
-        line += f", {values['waiting']:.0%} of the time waiting for clips"
-    for name, unit in (
-        ("held_out/loss", ""), ("closed_loop/closed", " dB"), ("closed_loop/truth", " dB"),
-    ):  # fmt: skip
-        if name in values:
-            line += f", {name.replace('/', ' ').replace('_', ' ')} {values[name]:.3f}{unit}"
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

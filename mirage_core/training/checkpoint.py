@@ -30,6 +30,9 @@ from .sampler import Position
 from .settings import MAX_STEPS
 
 STATES: Final = "state"
+FILMS: Final = "validation"
+"""Folder of the films of validations inside a run's folder."""
+
 STATE: Final = "state.json"
 PARTS: Final = ("weights", "average", "moments")
 FORMAT: Final = "mirage-training-state"
@@ -132,7 +135,8 @@ def has_state(folder: Path) -> bool:
 
 def remove_partial(folder: Path) -> None:
     """Remove what a killed program left half-written in a run's folder."""
-    for part in (folder, *(folder / name for name in ("vace", "lora", "model"))):
+    films = (folder / FILMS).glob("step_*")
+    for part in (folder, *(folder / name for name in ("vace", "lora", "model")), *films):
         if part.is_dir():
             discard_unfinished(part)
     for saved in (folder / STATES).glob("step_*"):

@@ -45,7 +45,7 @@ DTYPES: Final = {
 RESUMABLE: Final = {
     "steps", "checkpoint_every", "keep", "validate_every", "validation_clips", "validation_scenes",
     "validation_frames", "validation_size", "validation_steps", "readers",
-    "gradient_checkpointing",
+    "gradient_checkpointing", "wandb",
 }  # fmt: skip
 """Settings that may change when a run is resumed: the weights so far do not depend on them."""
 
@@ -109,6 +109,8 @@ class TrainingSettings:
         validation_size: Width and height of these shots in pixels.
         validation_steps: Sampling steps of these shots.
         readers: Threads that read clips ahead.
+        wandb: Project of Weights & Biases that is also told, offline unless WANDB_MODE is set;
+            empty for none.
 
     Raises:
         ValueRangeError: A setting is out of range or unknown, or this torch is too old for the
@@ -157,6 +159,7 @@ class TrainingSettings:
     validation_size: tuple[int, int] = (320, 192)
     validation_steps: int = 8
     readers: int = 2
+    wandb: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "validation_size", tuple(self.validation_size))

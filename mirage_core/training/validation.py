@@ -34,6 +34,7 @@ from ..trajectories.presets import preset_trajectory
 from .batch import BatchMaker
 from .data.dataset import ClipDataset
 from .distributed import Distributed
+from .films import memory_frames, side_by_side
 from .flow import flow_loss, spaced_sigmas
 from .forward import precision, velocity
 from .sampler import VALIDATION_SEED, mixed_seed
@@ -65,6 +66,24 @@ class ClosedLoop:
     closed: float
     truth: float
     ceiling: float
+
+
+@dataclass(frozen=True, eq=False)
+class Film:
+    """One shot of a validation, to look at.
+
+    Attributes:
+        scene: Seed of its room.
+        frames: (F, H, 3W, 3) in 0..1: what the memory showed, what was made, the rendered truth.
+        fps: Frames per second.
+    """
+
+    scene: int
+    frames: Tensor
+    fps: float
+
+
+OnFilm = Callable[[Film], None]
 
 
 @torch.no_grad()
@@ -126,22 +145,29 @@ class LoopTest:
     settings: TrainingSettings
     device: torch.device
 
-    def __call__(self, model: Any, stop: StopFlag | None = None) -> ClosedLoop:
+    def __call__(
+        self, model: Any, stop: StopFlag | None = None, on_film: OnFilm | None = None
+    ) -> ClosedLoop:
         """Run all scenes; with a sharded model, all processes must call this.
 
         Args:
             model: The video model.
             stop: Asked between steps of the sampler.
+            on_film: Given each shot to look at.
 
         Raises:
             StopRequested: The run is to end.
         """
         count = self.settings.validation_scenes
-        results = [self._scene(model, FIRST_SCENE + number, stop) for number in range(count)]
+        results = [
+            self._scene(model, FIRST_SCENE + number, stop, on_film) for number in range(count)
+        ]
         columns = zip(*map(dataclasses.astuple, results), strict=True)
         return ClosedLoop(*(sum(values) / count for values in columns))
 
-    def _scene(self, model: Any, seed: int, stop: StopFlag | None) -> ClosedLoop:
+    def _scene(
+        self, model: Any, seed: int, stop: StopFlag | None, on_film: OnFilm | None
+    ) -> ClosedLoop:
         width, height = self.settings.validation_size
         scene = ProceduralScene.from_seed(seed, texture_size=256 if width <= SMALL else 512)
         path = there_and_back(scene, self.settings.validation_frames, width, height)
@@ -163,8 +189,12 @@ class LoopTest:
                 truth[0], geometry, path, self.codec,
                 settings=settings, seed=seed, folder=Path(folder) / "shot",
             )  # fmt: skip
-            latents = all_latents(generate(state, models, settings))
-        return measure(self.codec, latents, truth)
+            state = generate(state, models, settings)
+            made = _decoded(self.codec, all_latents(state))
+            if on_film is not None:
+                known = memory_frames(state, self.codec)
+                on_film(Film(seed, side_by_side(known, made, truth), path.fps))
+        return compare(self.codec, made, truth)
 
     def _denoisers(self, model: Any, stop: StopFlag | None) -> DenoiserFactory:
         """The model in the run's precision; geometry and codec around it keep theirs."""
@@ -218,11 +248,19 @@ def measure(codec: LatentCodec, latents: Tensor, truth: Tensor) -> ClosedLoop:
         latents: (C, T, h, w) of the whole shot.
         truth: (4T - 3, H, W, 3) rendered frames in 0..1.
     """
-    made = codec.decode(latents).float().cpu().clamp(0, 1)
-    ideal = codec.decode(codec.encode(truth)).float().cpu().clamp(0, 1)
+    return compare(codec, _decoded(codec, latents), truth)
+
+
+def compare(codec: LatentCodec, made: Tensor, truth: Tensor) -> ClosedLoop:
+    """Compare frames (F, H, W, 3) of one shot there and back with the rendered ones."""
+    ideal = _decoded(codec, codec.encode(truth))
     return ClosedLoop(
         psnr(made[-1], made[0]), psnr(made[1:], truth[1:]), psnr(ideal[1:], truth[1:])
     )
+
+
+def _decoded(codec: LatentCodec, latents: Tensor) -> Tensor:
+    return codec.decode(latents).float().cpu().clamp(0, 1)
 
 
 def describe(loop: ClosedLoop) -> dict[str, float]:

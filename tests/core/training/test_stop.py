@@ -142,7 +142,7 @@ def test_a_stop_that_comes_during_a_validation(place: Path, tmp_path: Path) -> N
     begun = trainer(place, out, **settings)
     stop = StopFlag(begun.processes)
 
-    def loops(_: object, asked: StopFlag) -> ClosedLoop:
+    def loops(_: object, asked: StopFlag, on_film: object) -> ClosedLoop:
         if begun.step == 3:
             asked.request(signal.SIGTERM)
         asked.check()
