@@ -34,19 +34,30 @@ def add_command(commands: Any) -> None:
         help="TOML file with options of this command, such as steps = 1000; those of the command "
         "line replace them. Default: run.toml of a run that --out holds",
     )  # fmt: skip
-    parser.add_argument("--out", type=parse_path, help="folder for the run")
-    parser.add_argument("--data", type=parse_path, help="training clips, from `mirage data make`")
-    parser.add_argument("--held-out", type=parse_path, help="held-out clips for validation loss")
+    parser.add_argument("--out", type=parse_path, metavar="FOLDER", help="folder for the run")
+    parser.add_argument(
+        "--data", type=parse_path, metavar="FOLDER", help="training clips, from `mirage data make`"
+    )
+    parser.add_argument(
+        "--held-out", type=parse_path, metavar="FOLDER", help="held-out clips for validation loss"
+    )
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--transformer", type=parse_path, help="Wan2.2-TI2V-5B, bf16, fp16 or fp32")
+    model.add_argument(
+        "--transformer", type=parse_path, metavar="PATH",
+        help="Wan2.2-TI2V-5B, bf16, fp16 or fp32",
+    )  # fmt: skip
     model.add_argument(
         "--new-transformer", metavar="SIZES", nargs="?", const=TINY_DEFAULT,
         help=f"train a new small model, for --stage full (default: {TINY_DEFAULT})",
     )  # fmt: skip
-    parser.add_argument("--branch", type=parse_path, help="side branch to start from")
+    parser.add_argument(
+        "--branch", type=parse_path, metavar="FILE", help="side branch to start from"
+    )
     add_branch_format(parser)
     codec = parser.add_mutually_exclusive_group()
-    codec.add_argument("--vae", type=parse_path, help="Wan2.2 VAE, for closed-loop validation")
+    codec.add_argument(
+        "--vae", type=parse_path, metavar="PATH", help="Wan2.2 VAE, for closed-loop validation"
+    )
     codec.add_argument(
         "--embedded-codec", action="store_true", help="the clips were made with the embedded codec"
     )
@@ -57,31 +68,39 @@ def add_command(commands: Any) -> None:
         "--transformer for Wan2.2-TI2V-5B, whose weights are not needed",
     )  # fmt: skip
     parser.add_argument(
-        "--plan-size", type=parse_size, default=(1280, 704), help="picture size of --plan"
+        "--plan-size", type=parse_size, default=(1280, 704), metavar="WIDTHxHEIGHT",
+        help="picture size of --plan (default: 1280x704)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--settings", type=parse_path, metavar="FILE", help="JSON file with initial settings"
     )
-    parser.add_argument("--settings", type=parse_path, help="JSON file with initial settings")
-    _add_settings(parser.add_argument_group("settings", "see docs/training.md"))
+    _add_settings(parser.add_argument_group("settings", "docs/training.md has more of each"))
 
 
 def _add_settings(group: Any) -> None:
-    from ..training.settings import TrainingSettings
+    from ..training.settings import CHOICES, TrainingSettings, setting_texts
 
+    texts = setting_texts()
     for field in dataclasses.fields(TrainingSettings):
         name = f"--{field.name.replace('_', '-')}"
         default: Any = field.default
+        options: dict[str, Any] = {"default": None}
         if isinstance(default, bool):
-            group.add_argument(
-                name, action=argparse.BooleanOptionalAction, default=None,
-                help="on by default" if default else "off by default",
-            )  # fmt: skip
+            options["action"] = argparse.BooleanOptionalAction
+            shown = "on" if default else "off"
         elif isinstance(default, tuple):
-            text = "x".join(map(str, default))
-            group.add_argument(name, type=parse_size, help=f"default: {text}")
+            options["type"] = parse_size
+            options["metavar"] = "WIDTHxHEIGHT"
+            shown = "x".join(map(str, default))
+        elif field.name in CHOICES:
+            options["choices"] = CHOICES[field.name]
+            shown = default
         else:
-            group.add_argument(
-                name, type=type(default), metavar=type(default).__name__.upper(),
-                help=f"default: {default}",
-            )  # fmt: skip
+            options["type"] = type(default)
+            options["metavar"] = type(default).__name__.upper()
+            shown = default if default != "" else "none"
+        text = texts[field.name].rstrip(".").replace("%", "%%")
+        group.add_argument(name, help=f"{text} (default: {shown})", **options)
 
 
 def settings_of(arguments: argparse.Namespace) -> Any:

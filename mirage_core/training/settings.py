@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,7 +165,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "validation_size", tuple(self.validation_size))
-        for name, known in _CHOICES.items():
+        for name, known in CHOICES.items():
             _expect_choice(name, getattr(self, name), known)
         for name, (low, high) in _RANGES.items():
             expect_range(f"The setting {name}", getattr(self, name), low, high)
@@ -263,7 +265,7 @@ class TrainingSettings:
             )
 
 
-_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "stage": STAGES,
     "optimiser": get_args(OptimiserName),
     "noise": get_args(Noise),
@@ -304,6 +306,19 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "validation_steps": (1, 1000),
     "readers": (1, 256),
 }
+
+
+def setting_texts() -> dict[str, str]:
+    """What each setting means, on one line, as the documentation of `TrainingSettings` says it.
+
+    Returns:
+        Texts by name of the setting; none of them is missing.
+    """
+    section = (inspect.getdoc(TrainingSettings) or "").partition("Attributes:")[2]
+    section = section.partition("Raises:")[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
+    texts = {name: " ".join(text.replace("`", "").split()) for name, text in entries}
+    return {f.name: texts.get(f.name, "") for f in dataclasses.fields(TrainingSettings)}
 
 
 def _expect_choice(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -19,7 +19,7 @@ from ..errors import ResumeError, ValueRangeError
 from ..files import ensure_writable_folder
 from ..log import logger
 from ..rollout.video import write_clip
-from .batch import BatchMaker
+from .batch import BatchMaker, one_text
 from .checkpoint import FILMS, TrainingState, has_state, load_state, remove_partial, save_state
 from .data.dataset import ClipDataset
 from .distributed import Distributed, gathered, local_shard, sharded_like
@@ -48,7 +48,7 @@ class TrainingData:
 
     Attributes:
         folder: Data set to train on.
-        empty_text: (L, D) what stands for a missing or dropped caption.
+        empty_text: (L, D) or (1, L, D) what stands for a missing or dropped caption.
         held_out: Data set that the loss is measured on; None for none.
         white: (C, F, h, w) latent of a white video, for branches that take one.
         loss_weights: (C,) of the loss, see `mirage_core.training.flow.pixel_weights`.
@@ -59,6 +59,9 @@ class TrainingData:
     held_out: Path | None = None
     white: Tensor | None = None
     loss_weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "empty_text", one_text(self.empty_text))
 
 
 @dataclass(eq=False)

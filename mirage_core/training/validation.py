@@ -31,7 +31,7 @@ from ..rollout.settings import GenerationSettings
 from ..sampling.solve import Denoise
 from ..scenes.scene import ProceduralScene
 from ..trajectories.presets import preset_trajectory
-from .batch import BatchMaker
+from .batch import BatchMaker, one_text
 from .data.dataset import ClipDataset
 from .distributed import Distributed
 from .films import memory_frames, side_by_side
@@ -135,7 +135,7 @@ class LoopTest:
 
     Attributes:
         codec: Pixels to latents and back, the one of the training clips.
-        text: (L, D) prompt of all shots; filled up with zeros as in training.
+        text: (L, D) or (1, L, D) prompt of all shots; filled up with zeros as in training.
         settings: Of the run.
         device: Where to sample.
     """
@@ -144,6 +144,9 @@ class LoopTest:
     text: Tensor
     settings: TrainingSettings
     device: torch.device
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", one_text(self.text))
 
     def __call__(
         self, model: Any, stop: StopFlag | None = None, on_film: OnFilm | None = None
