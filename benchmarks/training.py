@@ -28,8 +28,9 @@ from mirage_core.models.transformer import MirageTransformer3DModel
 from mirage_core.training.data.clip import TrainingClip
 from mirage_core.training.data.dataset import ClipWriter
 from mirage_core.training.distributed import Distributed
+from mirage_core.training.journal import StepReport
 from mirage_core.training.settings import TrainingSettings
-from mirage_core.training.trainer import StepReport, Trainer, TrainingData
+from mirage_core.training.trainer import Trainer, TrainingData
 
 CLIPS = 64
 TEXT = 64

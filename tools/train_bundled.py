@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from mirage_core.checkpoints.branch_file import split_merged
 from mirage_core.models.bundled import BRANCH, FOLDER, MODEL, TEXT_WIDTH
 from mirage_core.tensor_files import read_header, write_tensors
-from mirage_core.training.trainer import LOGS
+from mirage_core.training.journal import LOGS
 
 SIZES = "width=256,heads=2,ffn=768,layers=4,text=64"
 SMOOTHING = 0.03

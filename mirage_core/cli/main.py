@@ -18,6 +18,8 @@ from .evaluate import add_command as add_evaluate_command
 from .inputs import add_branch_format, parse_path
 from .rollout import add_command
 from .train import add_command as add_train_command
+from .train import run as run_training
+from .train import with_options_of_file
 
 BAD_INPUT: Final = 2
 """Exit code when something about the input is wrong; argparse's own."""
@@ -35,10 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0, 2 for bad input, 130 after Ctrl-C.
+        The exit code: 0, 2 for bad input, 130 after Ctrl-C; 143 of a training that SIGTERM
+        ended.
     """
-    arguments = make_parser().parse_args(argv)
+    parser = make_parser()
+    given = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser.parse_args(given)
     try:
+        if arguments.run is run_training:
+            arguments = with_options_of_file(parser, given, arguments)
         code: int = arguments.run(arguments)
     except MirageError as error:
         sys.stderr.write(f"mirage: {error}\n")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Sequence
 from typing import Any, Final
 
 from ..errors import MirageError, ResumeError
 from .inputs import add_branch_format, parse_path, parse_size
 
-MIN_REPORTED_WAIT: Final = 0.05
-"""Share of the time spent waiting for clips above which it is reported."""
+RUN: Final = "run.toml"
+"""File in a run's folder that holds all of its options."""
 
 TINY_DEFAULT: Final = "width=256,heads=2,ffn=1024,layers=6,text=64"
 
@@ -21,24 +22,42 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="train a side branch, a LoRA, or a small model",
-        description="Trains in a folder that can be resumed at any time: the same command "
-        "continues after the last checkpoint. With several processes "
-        "(accelerate launch -m mirage_core train ...) the model is sharded over them.",
+        description="Trains in a folder that can be resumed at any time: the same command, or "
+        "--out alone, continues after the last checkpoint. With several processes "
+        "(accelerate launch -m mirage_core train ...) the model is sharded over them. "
+        "Exit status: 0 when the last step is done, 2 for bad input; 130 after Ctrl-C and 143 "
+        "after SIGTERM, which save first.",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--out", type=parse_path, help="folder for the run")
-    parser.add_argument("--data", type=parse_path, help="training clips, from `mirage data make`")
-    parser.add_argument("--held-out", type=parse_path, help="held-out clips for validation loss")
+    parser.add_argument(
+        "--config", type=parse_path, metavar="FILE",
+        help="TOML file with options of this command, such as steps = 1000; those of the command "
+        "line replace them. Default: run.toml of a run that --out holds",
+    )  # fmt: skip
+    parser.add_argument("--out", type=parse_path, metavar="FOLDER", help="folder for the run")
+    parser.add_argument(
+        "--data", type=parse_path, metavar="FOLDER", help="training clips, from `mirage data make`"
+    )
+    parser.add_argument(
+        "--held-out", type=parse_path, metavar="FOLDER", help="held-out clips for validation loss"
+    )
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--transformer", type=parse_path, help="Wan2.2-TI2V-5B, bf16, fp16 or fp32")
+    model.add_argument(
+        "--transformer", type=parse_path, metavar="PATH",
+        help="Wan2.2-TI2V-5B, bf16, fp16 or fp32",
+    )  # fmt: skip
     model.add_argument(
         "--new-transformer", metavar="SIZES", nargs="?", const=TINY_DEFAULT,
         help=f"train a new small model, for --stage full (default: {TINY_DEFAULT})",
     )  # fmt: skip
-    parser.add_argument("--branch", type=parse_path, help="side branch to start from")
+    parser.add_argument(
+        "--branch", type=parse_path, metavar="FILE", help="side branch to start from"
+    )
     add_branch_format(parser)
     codec = parser.add_mutually_exclusive_group()
-    codec.add_argument("--vae", type=parse_path, help="Wan2.2 VAE, for closed-loop validation")
+    codec.add_argument(
+        "--vae", type=parse_path, metavar="PATH", help="Wan2.2 VAE, for closed-loop validation"
+    )
     codec.add_argument(
         "--embedded-codec", action="store_true", help="the clips were made with the embedded codec"
     )
@@ -49,31 +68,39 @@ def add_command(commands: Any) -> None:
         "--transformer for Wan2.2-TI2V-5B, whose weights are not needed",
     )  # fmt: skip
     parser.add_argument(
-        "--plan-size", type=parse_size, default=(1280, 704), help="picture size of --plan"
+        "--plan-size", type=parse_size, default=(1280, 704), metavar="WIDTHxHEIGHT",
+        help="picture size of --plan (default: 1280x704)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--settings", type=parse_path, metavar="FILE", help="JSON file with initial settings"
     )
-    parser.add_argument("--settings", type=parse_path, help="JSON file with initial settings")
-    _add_settings(parser.add_argument_group("settings", "see docs/training.md"))
+    _add_settings(parser.add_argument_group("settings", "docs/training.md has more of each"))
 
 
 def _add_settings(group: Any) -> None:
-    from ..training.settings import TrainingSettings
+    from ..training.settings import CHOICES, TrainingSettings, setting_texts
 
+    texts = setting_texts()
     for field in dataclasses.fields(TrainingSettings):
         name = f"--{field.name.replace('_', '-')}"
         default: Any = field.default
+        options: dict[str, Any] = {"default": None}
         if isinstance(default, bool):
-            group.add_argument(
-                name, action=argparse.BooleanOptionalAction, default=None,
-                help="on by default" if default else "off by default",
-            )  # fmt: skip
+            options["action"] = argparse.BooleanOptionalAction
+            shown = "on" if default else "off"
         elif isinstance(default, tuple):
-            text = "x".join(map(str, default))
-            group.add_argument(name, type=parse_size, help=f"default: {text}")
+            options["type"] = parse_size
+            options["metavar"] = "WIDTHxHEIGHT"
+            shown = "x".join(map(str, default))
+        elif field.name in CHOICES:
+            options["choices"] = CHOICES[field.name]
+            shown = default
         else:
-            group.add_argument(
-                name, type=type(default), metavar=type(default).__name__.upper(),
-                help=f"default: {default}",
-            )  # fmt: skip
+            options["type"] = type(default)
+            options["metavar"] = type(default).__name__.upper()
+            shown = default if default != "" else "none"
+        text = texts[field.name].rstrip(".").replace("%", "%%")
+        group.add_argument(name, help=f"{text} (default: {shown})", **options)
 
 
 def settings_of(arguments: argparse.Namespace) -> Any:
@@ -97,29 +124,64 @@ def settings_of(arguments: argparse.Namespace) -> Any:
     return dataclasses.replace(base, **{k: v for k, v in given.items() if v is not None})
 
 
+def with_options_of_file(
+    parser: argparse.ArgumentParser, argv: Sequence[str], arguments: argparse.Namespace
+) -> argparse.Namespace:
+    """The arguments with those of ``--config``, or of the run that ``--out`` holds.
+
+    Raises:
+        ResumeError: The file cannot be read, or says what is no option.
+    """
+    path = arguments.config
+    if path is None and arguments.out is not None and (arguments.out / RUN).exists():
+        path = arguments.out / RUN
+    if path is None:
+        return arguments
+    # Imported late: TOML comes with the packages for training.
+    from .train_file import with_file
+
+    return with_file(parser, argv, path)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Train, or plan; see `mirage_core.cli.main.main` for the exit codes."""
     settings = settings_of(arguments)
     # Imported late, so that help and typing errors do not wait for diffusers.
+    from ..training.journal import expect_wandb
     from . import train_parts as parts
+    from .train_file import write_run
 
     if arguments.plan is not None:
         sys.stdout.write(f"{parts.plan(arguments, settings)}\n")
         return 0
     _expect_needed(arguments)
+    expect_wandb(settings)
     with parts.deterministic(), parts.own_folder(arguments):
-        return _train(parts.make_trainer(arguments, settings))
+        trainer = parts.make_trainer(arguments, settings)
+        if trainer.processes.first:
+            write_run(arguments, settings)
+        return _train(trainer)
 
 
 def _train(trainer: Any) -> int:
+    from ..training.stop import StopFlag
+    from .train_report import Reporter
+
+    stop = StopFlag(trainer.processes)
+    resume = f"mirage train --out {trainer.folder} goes on from there."
     try:
-        trainer.run(_print_step if trainer.processes.first else None)
+        with stop.on_signals():
+            finished = trainer.run(Reporter(trainer) if trainer.processes.first else None, stop)
     except KeyboardInterrupt:
-        sys.stderr.write("\nRun the same command again to resume from the last checkpoint.\n")
+        sys.stderr.write(f"\nEnded at once; the last checkpoint is good. {resume}\n")
         raise
     finally:
         trainer.processes.close()
-    return 0
+    if finished:
+        return 0
+    if trainer.processes.first:
+        sys.stderr.write(f"Stopped after step {trainer.step}, which is saved. {resume}\n")
+    return stop.exit_code
 
 
 def _expect_needed(arguments: argparse.Namespace) -> None:
@@ -141,25 +203,3 @@ def _expect_needed(arguments: argparse.Namespace) -> None:
                 expected="a file or folder on this machine; nothing is downloaded",
                 fix="Check the path",
             )
-
-
-def _print_step(report: Any) -> None:
-    values = report.values
-    line = f"step {report.step} of {report.steps}, loss {values['loss']:.4f}"
-    left = values["seconds"] * (report.steps - report.step)
-    line += f", {values['seconds']:.2f} s a step, {_duration(left)} left"
-    if values["waiting"] > MIN_REPORTED_WAIT:
-        line += f", {values['waiting']:.0%} of the time waiting for clips"
-    for name, unit in (
-        ("held_out/loss", ""), ("closed_loop/closed", " dB"), ("closed_loop/truth", " dB"),
-    ):  # fmt: skip
-        if name in values:
-            line += f", {name.replace('/', ' ').replace('_', ' ')} {values[name]:.3f}{unit}"
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -18,6 +18,7 @@ from ..conditioning.condition import Condition
 from ..conditioning.features import Features
 from ..conditioning.segments import Segments
 from ..errors import ShapeError
+from ..validate import expect_shape
 from .data.clip import TrainingClip
 from .flow import draw_sigmas, noisy, timesteps
 from .settings import TrainingSettings
@@ -144,6 +145,16 @@ class BatchMaker:
             text = text[: self.settings.text_tokens]
             filled[row, : len(text)] = text.float()
         return filled
+
+
+def one_text(text: Tensor) -> Tensor:
+    """(L, D) of one text, which may come as (1, L, D): so text encoders and denoisers have it.
+
+    Raises:
+        ShapeError: It is neither.
+    """
+    expect_shape("The empty text", text, "1 L D" if text.ndim > 2 else "L D")  # noqa: PLR2004
+    return text[0] if text.ndim > 2 else text  # noqa: PLR2004
 
 
 ShownFrames = tuple[list[int], list[int]]

@@ -30,6 +30,9 @@ from .sampler import Position
 from .settings import MAX_STEPS
 
 STATES: Final = "state"
+FILMS: Final = "validation"
+"""Folder of the films of validations inside a run's folder."""
+
 STATE: Final = "state.json"
 PARTS: Final = ("weights", "average", "moments")
 FORMAT: Final = "mirage-training-state"
@@ -46,6 +49,8 @@ class TrainingState:
         weights: Trained parameters by name, float32 on the CPU.
         average: Their running average; empty without one.
         moments: The optimizer's, as ``exp_avg.<name>``.
+        frozen: Digest of the weights that are not trained, see
+            `mirage_core.training.frozen.frozen_digest`; empty in states of earlier versions.
     """
 
     step: int
@@ -53,6 +58,7 @@ class TrainingState:
     weights: Mapping[str, Tensor]
     average: Mapping[str, Tensor]
     moments: Mapping[str, Tensor]
+    frozen: str = ""
 
     def expect_fits(self, parameters: Mapping[str, Tensor]) -> None:
         """Raise `ModelMismatchError` unless these are the parameters of the model."""
@@ -90,6 +96,7 @@ def save_state(folder: Path, state: TrainingState, keep: int) -> Path:
         "position": state.position.to_json(),
         "lengths": lengths,
         "digests": digests,
+        "frozen": state.frozen,
     }
     with atomic_write(saved / STATE, "w") as file:
         json.dump(sealed(content), file, indent=1)
@@ -128,7 +135,8 @@ def has_state(folder: Path) -> bool:
 
 def remove_partial(folder: Path) -> None:
     """Remove what a killed program left half-written in a run's folder."""
-    for part in (folder, *(folder / name for name in ("vace", "lora", "model"))):
+    films = (folder / FILMS).glob("step_*")
+    for part in (folder, *(folder / name for name in ("vace", "lora", "model")), *films):
         if part.is_dir():
             discard_unfinished(part)
     for saved in (folder / STATES).glob("step_*"):
@@ -152,7 +160,8 @@ def _read(saved: Path) -> TrainingState:
             raise ResumeError(f"{path.name} is truncated", got=f"{length} bytes")
         parts[part] = read_tensors(path)
         _expect_digest(path, parts[part], header)
-    return TrainingState(header["step"], Position.from_json(header["position"]), **parts)
+    position = Position.from_json(header["position"])
+    return TrainingState(header["step"], position, **parts, frozen=header.get("frozen", ""))
 
 
 def _expect_digest(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -170,7 +179,8 @@ def _header(path: Path) -> dict[str, Any]:
         ours = header["format"] == FORMAT and header["version"] <= VERSION
         parts = [header["position"], header["lengths"], header.get("digests", {})]
         counted = is_count(header["step"]) and header["step"] <= MAX_STEPS
-        whole = counted and all(isinstance(part, dict) for part in parts)
+        named = isinstance(header.get("frozen", ""), str)
+        whole = counted and named and all(isinstance(part, dict) for part in parts)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResumeError("The saved state is damaged", got=f"{path.name}: {error}") from error
     if not (ours and whole):

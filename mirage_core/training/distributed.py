@@ -74,6 +74,14 @@ class Distributed:
         dist.all_reduce(total)
         return total / self.count
 
+    def largest(self, value: int) -> int:
+        """Largest of a whole number over all processes; all must call this."""
+        if self.count == 1:
+            return value
+        found = torch.tensor(value, device=self.device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
+
     def wait(self) -> None:
         """Wait until every process is here."""
         self._state.wait_for_everyone()

@@ -125,7 +125,15 @@ def plan_memory(
         ShapeError: The size does not fit the video model's grid.
     """
     expect_range("The number of devices", devices, 1, 1 << 20)
-    trained = prepare_model(model, settings)
+    prepare_model(model, settings)
+    return plan_prepared(model, settings, devices, size)
+
+
+def plan_prepared(
+    model: Any, settings: TrainingSettings, devices: int, size: tuple[int, int]
+) -> MemoryPlan:
+    """`plan_memory` for a model that is prepared for its stage already."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     blocks = {id(block): block for block in sharded_blocks(model)}
     units = [
         _unit(name, list(module.parameters()), devices)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +45,11 @@ DTYPES: Final = {
 }
 
 RESUMABLE: Final = {
-    "checkpoint_every", "keep", "validate_every", "validation_clips", "validation_scenes",
+    "steps", "checkpoint_every", "keep", "validate_every", "validation_clips", "validation_scenes",
     "validation_frames", "validation_size", "validation_steps", "readers",
-    "gradient_checkpointing",
+    "gradient_checkpointing", "wandb",
 }  # fmt: skip
-"""Settings that may change when a run is resumed: the weights do not depend on them."""
+"""Settings that may change when a run is resumed: the weights so far do not depend on them."""
 
 MUON_TORCH: Final = "2.9"
 """The first torch that has Muon."""
@@ -109,6 +111,8 @@ class TrainingSettings:
         validation_size: Width and height of these shots in pixels.
         validation_steps: Sampling steps of these shots.
         readers: Threads that read clips ahead.
+        wandb: Project of Weights & Biases that is also told, offline unless WANDB_MODE is set;
+            empty for none.
 
     Raises:
         ValueRangeError: A setting is out of range or unknown, or this torch is too old for the
@@ -157,10 +161,11 @@ class TrainingSettings:
     validation_size: tuple[int, int] = (320, 192)
     validation_steps: int = 8
     readers: int = 2
+    wandb: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "validation_size", tuple(self.validation_size))
-        for name, known in _CHOICES.items():
+        for name, known in CHOICES.items():
             _expect_choice(name, getattr(self, name), known)
         for name, (low, high) in _RANGES.items():
             expect_range(f"The setting {name}", getattr(self, name), low, high)
@@ -201,7 +206,9 @@ class TrainingSettings:
     def rate(self, step: int) -> float:
         """Learning rate of step 0, 1, ..: linear warm-up, then half a cosine.
 
-        The last step has the final rate.
+        The last step has the final rate. Nothing but the step and the settings counts: a run
+        that is made longer goes on where one of the new length would be, so its rate rises at
+        that step.
         """
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
@@ -236,9 +243,18 @@ class TrainingSettings:
         return cls(**_known(found, path))
 
     def expect_same(self, other: TrainingSettings) -> None:
-        """Raise `ResumeError` unless a run with the other settings can resume with these."""
+        """Raise `ResumeError` unless a run with the other settings can resume with these.
+
+        ``steps`` may be more than the other's; see `rate` for what that does.
+        """
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
         changed = [name for name in mine if name not in RESUMABLE and mine[name] != theirs[name]]
+        if self.steps < other.steps:
+            raise ResumeError(
+                "A run may become longer, not shorter",
+                got=f"steps {self.steps} instead of {other.steps}",
+                fix="Leave --steps out or raise it; finished weights of every checkpoint are there",
+            )
         if changed:
             name = changed[0]
             raise ResumeError(
@@ -249,7 +265,7 @@ class TrainingSettings:
             )
 
 
-_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "stage": STAGES,
     "optimiser": get_args(OptimiserName),
     "noise": get_args(Noise),
@@ -290,6 +306,19 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "validation_steps": (1, 1000),
     "readers": (1, 256),
 }
+
+
+def setting_texts() -> dict[str, str]:
+    """What each setting means, on one line, as the documentation of `TrainingSettings` says it.
+
+    Returns:
+        Texts by name of the setting; none of them is missing.
+    """
+    section = (inspect.getdoc(TrainingSettings) or "").partition("Attributes:")[2]
+    section = section.partition("Raises:")[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
+    texts = {name: " ".join(text.replace("`", "").split()) for name, text in entries}
+    return {f.name: texts.get(f.name, "") for f in dataclasses.fields(TrainingSettings)}
 
 
 def _expect_choice(name: str, value: str, known: tuple[str, ...]) -> None:

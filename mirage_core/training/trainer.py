@@ -2,56 +2,44 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..conditioning.features import Features
 from ..errors import ResumeError, ValueRangeError
-from ..files import ensure_writable_folder, storage_error
+from ..files import ensure_writable_folder
 from ..log import logger
-from .batch import BatchMaker
-from .checkpoint import TrainingState, has_state, load_state, remove_partial, save_state
+from ..rollout.video import write_clip
+from .batch import BatchMaker, one_text
+from .checkpoint import FILMS, TrainingState, has_state, load_state, remove_partial, save_state
 from .data.dataset import ClipDataset
 from .distributed import Distributed, gathered, local_shard, sharded_like
 from .export import export_weights
+from .facts import data_facts
 from .flow import flow_loss
 from .forward import velocity
+from .frozen import expect_same_frozen, frozen_digest
+from .journal import Journal, StepReport
 from .optimiser import Ema, Optimiser
 from .prefetch import Prefetcher
 from .sampler import ClipSampler, Position
 from .settings import DTYPES, SETTINGS, TrainingSettings
 from .stages import prepare_model, seeded
-from .validation import LoopTest, describe, held_out_loss
-
-LOGS: Final = "logs"
-"""Folder of the TensorBoard files inside a run's folder."""
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What happened in one step.
-
-    Attributes:
-        step: Steps that are done.
-        steps: Steps of the run.
-        values: Numbers by name: ``loss``, ``rate``, ``gradient``, ``seconds``, ``waiting`` (share
-            of the time spent waiting for clips), and those of a validation.
-    """
-
-    step: int
-    steps: int
-    values: dict[str, float]
-
+from .stop import StopFlag, StopRequested
+from .validation import Film, LoopTest, describe, held_out_loss
 
 OnStep = Callable[[StepReport], None]
-"""Called in every process after every step; may raise to stop."""
+"""Called in every process after every step, and after the validation before the first one; may
+raise to stop."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +48,7 @@ class TrainingData:
 
     Attributes:
         folder: Data set to train on.
-        empty_text: (L, D) what stands for a missing or dropped caption.
+        empty_text: (L, D) or (1, L, D) what stands for a missing or dropped caption.
         held_out: Data set that the loss is measured on; None for none.
         white: (C, F, h, w) latent of a white video, for branches that take one.
         loss_weights: (C,) of the loss, see `mirage_core.training.flow.pixel_weights`.
@@ -71,6 +59,9 @@ class TrainingData:
     held_out: Path | None = None
     white: Tensor | None = None
     loss_weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "empty_text", one_text(self.empty_text))
 
 
 @dataclass(eq=False)
@@ -105,6 +96,7 @@ class Trainer:
         self._open()
         self.processes.share(self.settings.micro_batches)
         prepare_model(self.model, self.settings)
+        self._frozen = frozen_digest(self.model)
         self.processes.shard(self.model)
         # Sharing out replaces parameters by their parts.
         self._parameters: dict[str, nn.Parameter] = {
@@ -131,16 +123,24 @@ class Trainer:
         """Trained parameters by name, as they are sharded."""
         return self._parameters
 
-    def run(self, on_step: OnStep | None = None) -> None:
+    def run(self, on_step: OnStep | None = None, stop: StopFlag | None = None) -> bool:
         """Train until the settings' last step, with checkpoints and validations on the way.
+
+        Args:
+            on_step: Called after every step, and after the validation before the first one.
+            stop: Asked after every step, and inside validations. A run that is to end saves
+                what it has and returns.
+
+        Returns:
+            True when the last step is done.
 
         Raises:
             ValueRangeError: The loss or the gradient is not a number any more.
             StorageError: A checkpoint cannot be written; the ones before it are good.
         """
-        settings = self.settings
+        settings, stop = self.settings, stop or StopFlag(self.processes)
         if self.step >= settings.steps:
-            return
+            return True
         shards = self._position.shards if self._position else ()
         dataset = ClipDataset(self.data.folder, shards=shards)
         sampler = ClipSampler(dataset, settings.micro_batch, settings.seed, self._position)
@@ -151,33 +151,93 @@ class Trainer:
                 share=self.processes.share(settings.micro_batches),
                 first_step=self.step,
             ) as batches,
-            _Log(self.folder / LOGS if self.processes.first else None, self.step) as log,
+            Journal(self.folder if self.processes.first else None, self.step, settings) as journal,
         ):  # fmt: skip
-            while self.step < settings.steps:
+            self._tell_facts(journal)
+            ending = self._begin(journal, stop, on_step)
+            while self.step < settings.steps and not ending:
                 values = self._step(batches)
-                # Saved first: what stops a validation must not cost the steps before it.
-                if self._due(settings.checkpoint_every):
-                    self.save()
-                if self._due(settings.validate_every):
-                    values |= self.validate()
-                report = StepReport(self.step, settings.steps, values)
-                log.write(report)
-                if on_step is not None:
-                    on_step(report)
+                ending = self._save_and_validate(values, stop, journal)
+                self._report(values, journal, on_step)
+        return self.step >= settings.steps
 
-    def validate(self) -> dict[str, float]:
-        """Loss and closed loops of the averaged weights; all processes must call this."""
+    def _begin(self, journal: Journal, stop: StopFlag, on_step: OnStep | None) -> bool:
+        """Validate before the first step: what all later ones are compared with."""
+        if self.step or not self.settings.validate_every:
+            return False
+        try:
+            values = self.validate(stop, journal)
+        except StopRequested:
+            return True
+        if values:
+            self._report(values, journal, on_step)
+        return False
+
+    def _report(
+        self, values: dict[str, float], journal: Journal, on_step: OnStep | None
+    ) -> None:
+        report = StepReport(self.step, self.settings.steps, values)
+        journal.write(report)
+        if on_step is not None:
+            on_step(report)
+
+    def _tell_facts(self, journal: Journal) -> None:
+        if not self.processes.first:
+            return
+        journal.facts("settings", dataclasses.asdict(self.settings), self.step)
+        journal.facts("data", data_facts(self.data.folder), self.step)
+        if self.data.held_out is not None:
+            journal.facts("held_out", data_facts(self.data.held_out), self.step)
+
+    def _save_and_validate(
+        self, values: dict[str, float], stop: StopFlag, journal: Journal
+    ) -> bool:
+        """What is due after a step, its numbers added to ``values``; True to end here."""
+        ending = stop.agreed()
+        # Saved first: what stops a validation must not cost the steps before it.
+        saved = ending or self._due(self.settings.checkpoint_every)
+        if saved:
+            self.save()
+        if ending or not self._due(self.settings.validate_every):
+            return ending
+        try:
+            values |= self.validate(stop, journal)
+        except StopRequested:
+            if not saved:
+                self.save()
+            return True
+        return False
+
+    def validate(
+        self, stop: StopFlag | None = None, journal: Journal | None = None
+    ) -> dict[str, float]:
+        """Loss and closed loops of the averaged weights; all processes must call this.
+
+        Args:
+            stop: Asked on the way.
+            journal: Gets films of the closed loops, which are also kept in the run's folder.
+
+        Raises:
+            StopRequested: ``stop`` was asked to end on the way.
+        """
         settings, values = self.settings, {}
         self.model.eval()
         with self._averaged(), torch.no_grad():
             if self.data.held_out is not None and settings.validation_clips:
                 dataset = ClipDataset(self.data.held_out)
                 values["held_out/loss"] = held_out_loss(
-                    self.model, dataset, self._maker, self.processes, self.data.loss_weights
+                    self.model, dataset, self._maker, self.processes, self.data.loss_weights, stop
                 )
             if self.loops is not None and settings.validation_scenes:
-                values |= describe(self.loops(self.model))
+                shown = journal is not None and self.processes.first
+                on_film = partial(self._keep_film, journal) if shown else None
+                values |= describe(self.loops(self.model, stop, on_film))
         return values
+
+    def _keep_film(self, journal: Journal, film: Film) -> None:
+        path = self.folder / FILMS / f"step_{self.step:07d}" / f"room_{film.scene}.mp4"
+        write_clip(path, film.frames, film.fps)
+        journal.film(f"closed_loop/room_{film.scene}", film.frames, film.fps, self.step, path)
 
     def save(self) -> None:
         """Write finished weights and a state to resume from; all processes must call this."""
@@ -193,7 +253,9 @@ class Trainer:
                 DTYPES[self.settings.export_dtype],
                 full_model=self.settings.trains_full_model,
             )
-            state = TrainingState(self.step, self._position, weights, average, moments)
+            state = TrainingState(
+                self.step, self._position, weights, average, moments, self._frozen
+            )
             save_state(self.folder, state, self.settings.keep)
         self.processes.wait()
 
@@ -259,6 +321,7 @@ class Trainer:
                 "The run is already longer than the settings say",
                 got=f"a state after {state.step} of {self.settings.steps} steps",
             )
+        expect_same_frozen(state.frozen, self._frozen)
         state.expect_fits(self._parameters)
         self._optimiser.load(state.moments, state.step)
         self._position, self.step = state.position, state.step
@@ -282,43 +345,3 @@ def _expect_finite(step: int, loss: float, norm: float) -> None:
         expected="finite numbers",
         fix="Resume from the last checkpoint with a lower learning rate, in another folder",
     )
-
-
-class _Log:
-    """TensorBoard files; nothing without a folder.
-
-    TensorBoard writes in a thread of its own. What that meets is raised by a later call, all of
-    which raise `StorageError`.
-    """
-
-    def __init__(self, folder: Path | None, step: int) -> None:
-        self._writer: Any = None
-        self._folder = folder
-        if folder is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            # What a killed program logged after its last state is not shown.
-            with self._typed():
-                self._writer = SummaryWriter(str(folder), purge_step=step + 1)
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            with self._typed():
-                self._writer.close()
-
-    def write(self, report: StepReport) -> None:
-        """Log the numbers of a step."""
-        if self._writer is not None:
-            with self._typed():
-                for name, value in report.values.items():
-                    self._writer.add_scalar(name, value, report.step)
-
-    @contextmanager
-    def _typed(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise storage_error(self._folder or Path(LOGS), error) from error

@@ -31,13 +31,15 @@ from ..rollout.settings import GenerationSettings
 from ..sampling.solve import Denoise
 from ..scenes.scene import ProceduralScene
 from ..trajectories.presets import preset_trajectory
-from .batch import BatchMaker
+from .batch import BatchMaker, one_text
 from .data.dataset import ClipDataset
 from .distributed import Distributed
+from .films import memory_frames, side_by_side
 from .flow import flow_loss, spaced_sigmas
 from .forward import precision, velocity
 from .sampler import VALIDATION_SEED, mixed_seed
 from .settings import TrainingSettings
+from .stop import StopFlag
 
 LEVELS: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Where on the noise schedule the held-out loss is measured; the same for every clip."""
@@ -66,6 +68,24 @@ class ClosedLoop:
     ceiling: float
 
 
+@dataclass(frozen=True, eq=False)
+class Film:
+    """One shot of a validation, to look at.
+
+    Attributes:
+        scene: Seed of its room.
+        frames: (F, H, 3W, 3) in 0..1: what the memory showed, what was made, the rendered truth.
+        fps: Frames per second.
+    """
+
+    scene: int
+    frames: Tensor
+    fps: float
+
+
+OnFilm = Callable[[Film], None]
+
+
 @torch.no_grad()
 def held_out_loss(
     model: Any,
@@ -73,6 +93,7 @@ def held_out_loss(
     maker: BatchMaker,
     processes: Distributed,
     weights: Tensor | None = None,
+    stop: StopFlag | None = None,
 ) -> float:
     """Mean loss over held-out clips and `LEVELS`, with all their references, without dropout.
 
@@ -82,6 +103,10 @@ def held_out_loss(
         maker: Makes batches.
         processes: Share the work.
         weights: (C,) of the loss.
+        stop: Asked between clips.
+
+    Raises:
+        StopRequested: The run is to end.
     """
     settings = maker.settings
     count = min(settings.validation_clips, len(dataset))
@@ -90,6 +115,8 @@ def held_out_loss(
     total = torch.zeros(2, device=processes.device)
     # All processes run the model equally often, since each holds a part of every block.
     for first in range(0, len(jobs), processes.count):
+        if stop is not None:
+            stop.check()
         place = first + processes.rank
         number, level = jobs[min(place, len(jobs) - 1)]
         clip = dataset[number]
@@ -108,7 +135,7 @@ class LoopTest:
 
     Attributes:
         codec: Pixels to latents and back, the one of the training clips.
-        text: (L, D) prompt of all shots; filled up with zeros as in training.
+        text: (L, D) or (1, L, D) prompt of all shots; filled up with zeros as in training.
         settings: Of the run.
         device: Where to sample.
     """
@@ -118,21 +145,39 @@ class LoopTest:
     settings: TrainingSettings
     device: torch.device
 
-    def __call__(self, model: Any) -> ClosedLoop:
-        """Run all scenes; with a sharded model, all processes must call this."""
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", one_text(self.text))
+
+    def __call__(
+        self, model: Any, stop: StopFlag | None = None, on_film: OnFilm | None = None
+    ) -> ClosedLoop:
+        """Run all scenes; with a sharded model, all processes must call this.
+
+        Args:
+            model: The video model.
+            stop: Asked between steps of the sampler.
+            on_film: Given each shot to look at.
+
+        Raises:
+            StopRequested: The run is to end.
+        """
         count = self.settings.validation_scenes
-        results = [self._scene(model, FIRST_SCENE + number) for number in range(count)]
+        results = [
+            self._scene(model, FIRST_SCENE + number, stop, on_film) for number in range(count)
+        ]
         columns = zip(*map(dataclasses.astuple, results), strict=True)
         return ClosedLoop(*(sum(values) / count for values in columns))
 
-    def _scene(self, model: Any, seed: int) -> ClosedLoop:
+    def _scene(
+        self, model: Any, seed: int, stop: StopFlag | None, on_film: OnFilm | None
+    ) -> ClosedLoop:
         width, height = self.settings.validation_size
         scene = ProceduralScene.from_seed(seed, texture_size=256 if width <= SMALL else 512)
         path = there_and_back(scene, self.settings.validation_frames, width, height)
         truth, depth = scene.render(path)
         geometry = FrameGeometry(depth, path.intrinsics, path.world_to_camera, metric=True)
         models = GenerationModels(
-            self.codec, self._denoisers(model), KnownDepth(geometry), self.device,
+            self.codec, self._denoisers(model, stop), KnownDepth(geometry), self.device,
             projection=projection_source(model, self.codec),
         )  # fmt: skip
         settings = GenerationSettings(
@@ -147,10 +192,14 @@ class LoopTest:
                 truth[0], geometry, path, self.codec,
                 settings=settings, seed=seed, folder=Path(folder) / "shot",
             )  # fmt: skip
-            latents = all_latents(generate(state, models, settings))
-        return measure(self.codec, latents, truth)
+            state = generate(state, models, settings)
+            made = _decoded(self.codec, all_latents(state))
+            if on_film is not None:
+                known = memory_frames(state, self.codec)
+                on_film(Film(seed, side_by_side(known, made, truth), path.fps))
+        return compare(self.codec, made, truth)
 
-    def _denoisers(self, model: Any) -> DenoiserFactory:
+    def _denoisers(self, model: Any, stop: StopFlag | None) -> DenoiserFactory:
         """The model in the run's precision; geometry and codec around it keep theirs."""
         denoisers = TransformerDenoisers(model, self._text(), codec=self.codec)
 
@@ -158,6 +207,8 @@ class LoopTest:
             denoise = denoisers(condition)
 
             def exact_around(latents: Tensor, timestep: float) -> Tensor:
+                if stop is not None:
+                    stop.check()
                 with precision(self.settings, latents.device):
                     return denoise(latents, timestep)
 
@@ -200,11 +251,19 @@ def measure(codec: LatentCodec, latents: Tensor, truth: Tensor) -> ClosedLoop:
         latents: (C, T, h, w) of the whole shot.
         truth: (4T - 3, H, W, 3) rendered frames in 0..1.
     """
-    made = codec.decode(latents).float().cpu().clamp(0, 1)
-    ideal = codec.decode(codec.encode(truth)).float().cpu().clamp(0, 1)
+    return compare(codec, _decoded(codec, latents), truth)
+
+
+def compare(codec: LatentCodec, made: Tensor, truth: Tensor) -> ClosedLoop:
+    """Compare frames (F, H, W, 3) of one shot there and back with the rendered ones."""
+    ideal = _decoded(codec, codec.encode(truth))
     return ClosedLoop(
         psnr(made[-1], made[0]), psnr(made[1:], truth[1:]), psnr(ideal[1:], truth[1:])
     )
+
+
+def _decoded(codec: LatentCodec, latents: Tensor) -> Tensor:
+    return codec.decode(latents).float().cpu().clamp(0, 1)
 
 
 def describe(loop: ClosedLoop) -> dict[str, float]:

@@ -148,4 +148,4 @@ def test_a_model_without_a_branch_is_validated_without_loops(run: Run) -> None:
     assert trainer.loops is None
     found: list[dict[str, float]] = []
     trainer.run(lambda report: found.append(report.values))
-    assert all("held_out/loss" in values for values in found) and len(found) == 2
+    assert all("held_out/loss" in values for values in found) and len(found) == 3

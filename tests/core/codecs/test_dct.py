@@ -184,3 +184,11 @@ def test_latent_frames_are_reported(codec: DctCodec) -> None:
     calls.clear()
     assert torch.equal(codec.decode(tokens, lambda *at: calls.append(at)), codec.decode(tokens))
     assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_white_video_is_white(codec: DctCodec) -> None:
+    """Of any length, and one is the beginning of a longer one, as training takes it."""
+    white = codec.white_latent(9, 32, 64)
+    assert white.shape == (48, 3, 2, 4)
+    assert float(codec.decode(white).min()) > 0.99
+    torch.testing.assert_close(codec.white_latent(5, 32, 64), white[:, :2])

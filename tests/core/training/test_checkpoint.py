@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from mirage_core.errors import ResumeError, StorageError
 from mirage_core.tensor_files import write_tensors
 from mirage_core.training.checkpoint import TrainingState, load_state, save_state
+from mirage_core.training.journal import Journal, StepReport
 from mirage_core.training.sampler import Position
-from mirage_core.training.trainer import StepReport, _Log
+from mirage_core.training.settings import TrainingSettings
 
 PARTS = ("weights", "average", "moments")
 
@@ -157,7 +158,7 @@ def test_a_disk_that_has_no_room_for_the_log(tmp_path: Path, file_size_limit) ->
     try:
         with (
             pytest.raises(StorageError, match="logs.*files of this size"),
-            _Log(tmp_path / "logs", 0) as log,
+            Journal(tmp_path, 0, TrainingSettings()) as log,
             file_size_limit(300),
         ):
             for step in range(1000):

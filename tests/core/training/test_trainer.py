@@ -22,6 +22,7 @@ from mirage_core.training.sampler import BATCH_SEED, ClipSampler, mixed_seed
 from mirage_core.training.settings import TrainingSettings
 from mirage_core.training.stages import prepare_model
 from mirage_core.training.trainer import Trainer, TrainingData
+from mirage_core.training.validation import ClosedLoop
 
 SETTINGS = TrainingSettings(**tiny_training.SETTINGS)
 
@@ -222,8 +223,10 @@ def test_a_finished_run_stays_finished(place: Path, tmp_path: Path) -> None:
 
 
 def test_a_validation_that_fails_costs_no_steps(place: Path, tmp_path: Path) -> None:
-    def fail(_: object) -> None:
-        raise RuntimeError("the validation")
+    def fail(*_: object) -> ClosedLoop:
+        if begun.step:
+            raise RuntimeError("the validation")
+        return ClosedLoop(0.0, 0.0, 0.0)
 
     begun = trainer(place, tmp_path, steps=4, validate_every=4, validation_scenes=1)
     begun.loops = fail
