@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from ..checkpoints.transformer_format import knows_text
 from ..errors import ModelMismatchError, ValueRangeError
 from ..evaluation.systems import BUNDLED, ModelSystem, NoDepth, Parts, PreviewSystem, System
 from ..rollout.models import DenoiserFactory
@@ -38,7 +39,7 @@ def system_of(arguments: argparse.Namespace) -> System:
         option
         for option, there in (
             ("--vae or --embedded-codec", given.vae or given.embedded_codec),
-            ("--text-encoder", given.text_encoder),
+            ("--text-encoder", given.text_encoder or _knows_no_text(given.transformer)),
         )
         if not there
     ]
@@ -61,6 +62,10 @@ def system_of(arguments: argparse.Namespace) -> System:
         "steps": settings.steps,
     }
     return ModelSystem(given.transformer.stem, partial(load_parts, given), about)
+
+
+def _knows_no_text(model: Path) -> bool:
+    return model.exists() and not knows_text(model)
 
 
 def _expect_own_settings(arguments: argparse.Namespace) -> None:

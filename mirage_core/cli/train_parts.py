@@ -125,6 +125,8 @@ def load_model(
         )
     with seeded(mixed_seed(settings.seed, WEIGHTS_SEED, 1), device):
         model: Any = MirageTransformer3DModel(**parse_sizes(arguments.new_transformer))
+    # Without captions it never learns: at 0, prompts mean nothing, and the finished file says so.
+    torch.nn.init.zeros_(model.condition_embedder.text_embedder.linear_1.weight)
     return model.to(device)
 
 
