@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from typing import Any, Final
 
-from ..errors import MirageError, ResumeError
+from ..errors import MirageError, ResumeError, ValueRangeError
 from .inputs import add_branch_format, parse_path, parse_size
 
 MIN_REPORTED_WAIT: Final = 0.05
@@ -36,6 +36,7 @@ def add_command(commands: Any) -> None:
         help=f"train a new small model, for --stage full (default: {TINY_DEFAULT})",
     )  # fmt: skip
     parser.add_argument("--branch", type=parse_path, help="side branch to start from")
+    parser.add_argument("--lora", type=parse_path, help="LoRA to start from")
     add_branch_format(parser)
     codec = parser.add_mutually_exclusive_group()
     codec.add_argument("--vae", type=parse_path, help="Wan2.2 VAE, for closed-loop validation")
@@ -77,24 +78,35 @@ def _add_settings(group: Any) -> None:
 
 
 def settings_of(arguments: argparse.Namespace) -> Any:
-    """Settings from a file, from the run that is there, or the defaults; arguments replace them.
+    """Settings from a file, the run that is there, or a preset; arguments replace them.
 
     Raises:
         ResumeError: The file is damaged or holds unknown settings.
         ValueRangeError: A setting is out of range.
     """
+    from ..training.presets import first_settings
     from ..training.settings import SETTINGS, TrainingSettings
 
     saved = None if arguments.out is None else arguments.out / SETTINGS
     if arguments.settings is not None:
+        _expect_one_beginning(arguments)
         base = TrainingSettings.load(arguments.settings)
     elif saved is not None and saved.exists():
-        base = TrainingSettings.load(saved)
+        base = first_settings(arguments.preset, TrainingSettings.load(saved))
     else:
-        base = TrainingSettings()
+        base = first_settings(arguments.preset, None)
     names = [field.name for field in dataclasses.fields(TrainingSettings)]
     given = {name: getattr(arguments, name) for name in names}
     return dataclasses.replace(base, **{k: v for k, v in given.items() if v is not None})
+
+
+def _expect_one_beginning(arguments: argparse.Namespace) -> None:
+    if arguments.preset:
+        raise ValueRangeError(
+            "Settings begin with a file or with a preset",
+            got=f"--settings and --preset {arguments.preset}",
+            fix="Leave one of them out",
+        )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -132,7 +144,7 @@ def _expect_needed(arguments: argparse.Namespace) -> None:
             "There is nothing to train",
             fix="Set --transformer, or --new-transformer with --stage full",
         )
-    for name in ("data", "held_out", "transformer", "branch", "vae", "settings"):
+    for name in ("data", "held_out", "transformer", "branch", "lora", "vae", "settings"):
         path = getattr(arguments, name)
         if path is not None and not path.exists():
             raise ResumeError(

@@ -35,6 +35,9 @@ OptimiserName = Literal["adamw", "muon"]
 Loss = Literal["latent", "pixel"]
 LoraLayers = Literal["attention", "released"]
 BranchInit = Literal["copy", "zero"]
+Preset = Literal["", "paper-stage-one", "paper-stage-two", "from-spatia"]
+PRESETS: Final[tuple[str, ...]] = get_args(Preset)
+"""Names of `mirage_core.training.presets`; the first is for none."""
 
 DTYPES: Final = {
     "float32": torch.float32,
@@ -109,6 +112,13 @@ class TrainingSettings:
         validation_size: Width and height of these shots in pixels.
         validation_steps: Sampling steps of these shots.
         readers: Threads that read clips ahead.
+        preset: What the settings began as; see `mirage_core.training.presets`. Those that were
+            given beside it have won.
+        new_planes: The given branch keeps its blocks, and gets the planes ``side_features`` in
+            place of its own.
+        still_steps: With new planes: steps in which all else that is trained is nearly still.
+        still_rate: Its share of the rate in these steps.
+        rest_rate: Its share of the rate afterwards, which is reached in as many steps again.
 
     Raises:
         ValueRangeError: A setting is out of range or unknown, or this torch is too old for the
@@ -157,6 +167,11 @@ class TrainingSettings:
     validation_size: tuple[int, int] = (320, 192)
     validation_steps: int = 8
     readers: int = 2
+    preset: Preset | str = ""
+    new_planes: bool = False
+    still_steps: int = 0
+    still_rate: float = 0.01
+    rest_rate: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "validation_size", tuple(self.validation_size))
@@ -210,6 +225,15 @@ class TrainingSettings:
         fall = 0.5 * (1 + math.cos(math.pi * share))
         return self.learning_rate * (self.final_rate + (1 - self.final_rate) * fall)
 
+    def rest_share(self, step: int) -> float:
+        """Share of the rate of step 0, 1, .. that all but new planes are trained with."""
+        if not self.new_planes:
+            return 1.0
+        if step < self.still_steps:
+            return self.still_rate
+        risen = min(1.0, (step - self.still_steps) / max(1, self.still_steps))
+        return self.still_rate + (self.rest_rate - self.still_rate) * risen
+
     def save(self, folder: Path) -> Path:
         """Write ``settings.json`` into a run's folder."""
         content = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
@@ -258,6 +282,7 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "lora_layers": get_args(LoraLayers),
     "dtype": ("float32", "bfloat16"),
     "export_dtype": tuple(DTYPES),
+    "preset": PRESETS,
 }
 
 _RANGES: Final[Mapping[str, tuple[float, float]]] = {
@@ -289,13 +314,16 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "validation_frames": (5, 1 << 16),
     "validation_steps": (1, 1000),
     "readers": (1, 256),
+    "still_steps": (0, MAX_STEPS),
+    "still_rate": (0.0, 1.0),
+    "rest_rate": (0.0, 1.0),
 }
 
 
 def _expect_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ValueRangeError(
-            f"The setting {name} is unknown", got=value, expected=", ".join(known)
+            f"The setting {name} is unknown", got=value, expected=", ".join(filter(None, known))
         )
 
 
