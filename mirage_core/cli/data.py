@@ -26,7 +26,7 @@ from ..training.data.pipeline import (
     LocalPool,
     Pool,
     ShotSource,
-    finished_items,
+    has_clips,
     make_data,
 )
 from ..training.data.procedural import ProceduralSource
@@ -208,7 +208,7 @@ def _tell_skipped(folder: Path, progress: DataProgress) -> None:
     if not progress.skipped:
         return
     hint = "mirage data info names each with its reason; --retry tries them again"
-    if not finished_items(folder):
+    if not has_clips(folder):
         raise CacheFormatError(
             "No clip was made",
             got=f"{progress.skipped} items or shots that were skipped",
@@ -315,7 +315,7 @@ def run_info(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.folder
     manifest, skipped = read_manifest(folder), read_skipped(folder)
     why = [f"skipped: {name}: {reason}" for name, reason in skipped.items()]
-    if skipped and not finished_items(folder):
+    if skipped and not has_clips(folder):
         sys.stdout.write("\n".join(["no clips", *why]) + "\n")
         return 0
     dataset = ClipDataset(folder)
