@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -163,8 +164,29 @@ class Pool(Protocol):
     def run(self, items: Iterator[str]) -> Iterator[ItemResult]:
         """Work through items, in any order; results come as they are ready."""
 
-    def close(self) -> tuple[str, ...]:
-        """Store what is waiting, and end the workers; names of the items that were stored."""
+    def close(self, *, hurried: bool = False) -> tuple[str, ...]:
+        """Store what is waiting, and end the workers; names of the items that were stored.
+
+        Args:
+            hurried: Somebody waits for the end: what is at work is given up, and what cannot be
+                stored within seconds as well.
+        """
+
+
+class _LockedWriter(ClipWriter):
+    """A writer that one thread fills while another has it store what is waiting."""
+
+    def __init__(self, folder: Path, *, flush_seconds: float) -> None:
+        super().__init__(folder, flush_seconds=flush_seconds)
+        self._lock = threading.RLock()
+
+    def add(self, *clips: TrainingClip, total: int | None = None) -> tuple[str, ...]:
+        with self._lock:
+            return super().add(*clips, total=total)
+
+    def flush(self) -> tuple[str, ...]:
+        with self._lock:
+            return super().flush()
 
 
 class Worker:
@@ -179,7 +201,7 @@ class Worker:
         self._job = job
         self._codec = job.codec()
         self._captions = None if job.text is None else Captions(folder, job.text())
-        self._writer = ClipWriter(folder, flush_seconds=job.flush_seconds)
+        self._writer = _LockedWriter(folder, flush_seconds=job.flush_seconds)
         self._begun = begun_items(folder)
 
     def make(self, item: str) -> ItemResult:
@@ -260,6 +282,8 @@ class Worker:
     def flush(self) -> tuple[str, ...]:
         """Store what is waiting; names of the items that were stored.
 
+        Another thread than that of `make` may call it.
+
         Raises:
             StorageError: The disk is full, or the folder cannot be written.
         """
@@ -306,8 +330,8 @@ class LocalPool:
         """Work through items in order."""
         return map(self._worker.make, items)
 
-    def close(self) -> tuple[str, ...]:
-        """Store what is waiting."""
+    def close(self, *, hurried: bool = False) -> tuple[str, ...]:
+        """Store what is waiting; nothing else is at work."""
         return self._worker.flush()
 
 
@@ -416,6 +440,7 @@ def work_through(
     if not left:
         return count.progress()
     pool = open_pool()
+    hurried = False
     try:
         for result in pool.run(iter(left)):
             if result.fatal:
@@ -427,8 +452,11 @@ def work_through(
                 write_skipped(folder, count.skipped)
             if on_progress is not None:
                 on_progress(count.progress())
+    except KeyboardInterrupt:
+        hurried = True
+        raise
     finally:
-        pool.close()
+        pool.close(hurried=hurried)
     return count.progress()
 
 
