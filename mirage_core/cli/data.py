@@ -124,7 +124,8 @@ def _add_models(group: Group) -> None:
     group.add_argument("--depth-model", type=parse_path, help="folder of a geometry estimator")
     group.add_argument(
         "--depth-kind", default="MapAnything",
-        help="MapAnything (default; also estimates cameras), UniDepth V2 or transformers",
+        help="MapAnything (default) or Depth Anything 3, which also estimate cameras; UniDepth V2 "
+        "or transformers",
     )  # fmt: skip
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
