@@ -32,6 +32,9 @@ WAN21_FPS: Final = 16.0
 TEMPORAL_STRIDE: Final = 4
 """Pixel frames per latent frame, after the first frame, which stands alone."""
 
+TEXT_WIDTH: Final = 4096
+"""Channels of a text token, those of UMT5-xxl; ComfyUI takes them for granted."""
+
 PATCH_SIZE: Final = 2
 """Latent cells per transformer token, along each image axis."""
 

@@ -14,17 +14,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
-
 from mirage_core.checkpoints.branch_file import split_merged
-from mirage_core.models.bundled import BRANCH, FOLDER, MODEL, TEXT_WIDTH
-from mirage_core.tensor_files import read_header, write_tensors
+from mirage_core.models.bundled import BRANCH, FOLDER, MODEL
 from mirage_core.training.journal import LOGS
 
 SIZES = "width=256,heads=2,ffn=768,layers=4,text=64"
 SMOOTHING = 0.03
-TEXT_EMBEDDING = "text_embedding.0.weight"
 COMMON = (
     "--embedded-codec", "--text-tokens", "1", "--batch", "8", "--micro-batch", "8",
     "--optimiser", "muon", "--beta2", "0.98", "--weight-decay", "0.01", "--ema-decay", "0.995",
@@ -146,21 +141,14 @@ def mirage(*arguments: str) -> None:
 def install(merged: Path, folder: Path) -> tuple[Path, Path]:
     """Write the two files that ship.
 
-    The text embedding becomes as wide as ComfyUI expects it: the model knows no text, and its
-    one token is 0, so the new columns change nothing.
+    The text embedding is all zeros, since the model knows no text, and as wide as ComfyUI
+    expects it.
     """
     model, branch = folder / MODEL, folder / BRANCH
     folder.mkdir(parents=True, exist_ok=True)
     for path in (model, branch):
         path.unlink(missing_ok=True)
-    split_merged(merged, model, branch)
-    tensors, metadata = load_file(model), read_header(model).metadata
-    narrow = tensors[TEXT_EMBEDDING]
-    wide = torch.zeros(narrow.shape[0], TEXT_WIDTH, dtype=narrow.dtype)
-    tensors[TEXT_EMBEDDING] = wide
-    wide[:, : narrow.shape[1]] = narrow
-    write_tensors(model, tensors, metadata)
-    return model, branch
+    return split_merged(merged, model, branch)
 
 
 def plot_curves(folders: list[Path], path: Path) -> None:

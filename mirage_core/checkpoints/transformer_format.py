@@ -28,6 +28,15 @@ from .weight_files import WeightFiles, open_weights, read_config, weight_paths
 CHECKPOINT_PREFIX: Final = "model.diffusion_model."
 """What the video model's tensors begin with in a file that holds other models as well."""
 
+TEXT_KEY: Final = "mirage.text"
+"""Entry of a model file's metadata that says whether its prompts mean anything."""
+
+NO_TEXT: Final = "none"
+"""Value of `TEXT_KEY` for a model that gives the same whatever the prompt is."""
+
+TEXT_EMBEDDING: Final = "text_embedding.0.weight"
+"""Released name of the first tensor that a prompt meets; where it is 0, the model knows no text."""
+
 FIX: Final = (
     "Use Wan2.2-TI2V-5B: wan2.2_ti2v_5B_fp16.safetensors, a GGUF of it, or the folder "
     "Wan2.2-TI2V-5B-Diffusers"
@@ -109,6 +118,21 @@ def open_transformer(path: Path) -> WeightFiles:
     if path.is_dir():
         files.metadata.update(_metadata_of(read_config(path, "a video model")))
     return files
+
+
+def knows_text(path: Path) -> bool:
+    """False for the files of a video model that say that prompts mean nothing to it.
+
+    Args:
+        path: As for `mirage_core.models.load.load_transformer`; of a GGUF file prompts count.
+
+    Raises:
+        ModelMismatchError: The files are missing, damaged, pickled or of another kind.
+    """
+    path = transformer_folder(path)
+    if path.suffix.lower() == ".gguf":
+        return True
+    return open_transformer(path).metadata.get(TEXT_KEY) != NO_TEXT
 
 
 def plain_name(name: str) -> str:

@@ -26,7 +26,7 @@ from ..training.data.pipeline import (
     LocalPool,
     Pool,
     ShotSource,
-    finished_items,
+    has_clips,
     make_data,
 )
 from ..training.data.procedural import ProceduralSource
@@ -124,7 +124,8 @@ def _add_models(group: Group) -> None:
     group.add_argument("--depth-model", type=parse_path, help="folder of a geometry estimator")
     group.add_argument(
         "--depth-kind", default="MapAnything",
-        help="MapAnything (default; also estimates cameras), UniDepth V2 or transformers",
+        help="MapAnything (default) or Depth Anything 3, which also estimate cameras; UniDepth V2 "
+        "or transformers",
     )  # fmt: skip
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
@@ -208,7 +209,7 @@ def _tell_skipped(folder: Path, progress: DataProgress) -> None:
     if not progress.skipped:
         return
     hint = "mirage data info names each with its reason; --retry tries them again"
-    if not finished_items(folder):
+    if not has_clips(folder):
         raise CacheFormatError(
             "No clip was made",
             got=f"{progress.skipped} items or shots that were skipped",
@@ -315,7 +316,7 @@ def run_info(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.folder
     manifest, skipped = read_manifest(folder), read_skipped(folder)
     why = [f"skipped: {name}: {reason}" for name, reason in skipped.items()]
-    if skipped and not finished_items(folder):
+    if skipped and not has_clips(folder):
         sys.stdout.write("\n".join(["no clips", *why]) + "\n")
         return 0
     dataset = ClipDataset(folder)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from ..checkpoints.transformer_format import knows_text
 from ..errors import ModelMismatchError, ValueRangeError
 from ..evaluation.elsewhere import Elsewhere
 from ..evaluation.novel_views import NovelViews
@@ -55,7 +56,7 @@ def system_of(arguments: argparse.Namespace, *, videos: bool = False) -> System:
         option
         for option, there in (
             ("--vae or --embedded-codec", given.vae or given.embedded_codec),
-            ("--text-encoder", given.text_encoder),
+            ("--text-encoder", given.text_encoder or _knows_no_text(given.transformer)),
         )
         if not there
     ]
@@ -95,6 +96,10 @@ def _elsewhere(arguments: argparse.Namespace, possible: bool) -> Elsewhere:
         )
     folder = arguments.videos.absolute()
     return Elsewhere(folder, folder.name)
+
+
+def _knows_no_text(model: Path) -> bool:
+    return model.exists() and not knows_text(model)
 
 
 def _expect_own_settings(arguments: argparse.Namespace) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoints.transformer_format import knows_text
 from ..codecs.base import LatentCodec
 from ..codecs.dct import DctCodec
 from ..digests import tensors_digest
 from ..errors import ModelMismatchError
 from ..geometry.frame_geometry import FrameGeometry
 from ..log import logger
+from ..models.bundled import empty_text
 from ..models.geometry_estimators import load_estimator
 from ..models.load import load_transformer
 from ..models.lora import apply_lora
@@ -205,10 +207,34 @@ def describe_depth(depth: DepthSource, fov: float) -> str:
     return f"known {tensors_digest(on_cpu)} {depth.scaled}"
 
 
+def expect_text_encoder(arguments: argparse.Namespace) -> None:
+    """Raise `ModelMismatchError` where a text encoder is missing, or a prompt would be ignored."""
+    if arguments.text_encoder is not None:
+        return
+    if knows_text(arguments.transformer):
+        raise ModelMismatchError(
+            "The video model needs a text encoder",
+            got=f"{arguments.transformer.name}, and no --text-encoder",
+            expected="UMT5-xxl, or a model whose file says that it knows no text",
+            fix="Set --text-encoder",
+        )
+    if arguments.prompt:
+        raise ModelMismatchError(
+            "The video model knows no text",
+            got=f"the prompt {arguments.prompt[:60]!r}",
+            fix="Leave --prompt out",
+        )
+
+
 def encode_prompts(
     arguments: argparse.Namespace, setup: DeviceSetup, prompt: str
 ) -> tuple[Tensor, Tensor | None]:
-    """Read the text encoder, encode a prompt and the negative one, and let it go."""
+    """Read the text encoder, encode a prompt and the negative one, and let it go.
+
+    Without an encoder both are the empty prompt of a model that knows no text.
+    """
+    if arguments.text_encoder is None:
+        return empty_text(), None if arguments.guidance == 1 else empty_text()
     encoder = load_text_encoder(
         arguments.text_encoder, dtype=setup.stable_dtype, device=setup.load_device
     )

@@ -147,7 +147,7 @@ def add_models(group: Group, *, required: bool = True) -> None:
 
     Args:
         group: Of a parser.
-        required: Whether there has to be a codec and a text encoder.
+        required: Whether there has to be a codec.
     """
     ways.add_way(group)
     group.add_argument("--branch", type=parse_path, help="side branch, if it is a separate file")
@@ -168,8 +168,8 @@ def add_models(group: Group, *, required: bool = True) -> None:
         help="use the embedded codec, for models that were trained with it",
     )  # fmt: skip
     group.add_argument(
-        "--text-encoder", type=parse_path, required=required,
-        help="UMT5-xxl: a folder or a .safetensors file",
+        "--text-encoder", type=parse_path,
+        help="UMT5-xxl: a folder or a .safetensors file; none for a model that knows no text",
     )  # fmt: skip
     group.add_argument("--depth-model", type=parse_path, help="folder of a depth model for frames")
     group.add_argument(
@@ -285,6 +285,7 @@ def run(arguments: argparse.Namespace) -> int:
     # Imported late, so that help and typing errors do not wait for diffusers.
     from . import models
 
+    models.expect_text_encoder(arguments)
     setup = models.DeviceSetup.from_arguments(arguments)
     depth = models.load_depth(arguments, geometry, len(trajectory), setup)
     codec = models.load_codec(arguments, setup)

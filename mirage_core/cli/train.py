@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ..errors import MirageError, ResumeError
+from ..errors import MirageError, ResumeError, ValueRangeError
 from .inputs import add_branch_format, parse_path, parse_size
 
 RUN: Final = "run.toml"
@@ -53,6 +53,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--branch", type=parse_path, metavar="FILE", help="side branch to start from"
     )
+    parser.add_argument("--lora", type=parse_path, metavar="FILE", help="LoRA to start from")
     add_branch_format(parser)
     codec = parser.add_mutually_exclusive_group()
     codec.add_argument(
@@ -104,21 +105,23 @@ def _add_settings(group: Any) -> None:
 
 
 def settings_of(arguments: argparse.Namespace) -> Any:
-    """Settings from a file, from the run that is there, or the defaults; arguments replace them.
+    """Settings from a file, the run that is there, or a preset; arguments replace them.
 
     Raises:
         ResumeError: The file is damaged or holds unknown settings.
         ValueRangeError: A setting is out of range.
     """
+    from ..training.presets import first_settings
     from ..training.settings import SETTINGS, TrainingSettings
 
     saved = None if arguments.out is None else arguments.out / SETTINGS
     if arguments.settings is not None:
+        _expect_one_beginning(arguments)
         base = TrainingSettings.load(arguments.settings)
     elif saved is not None and saved.exists():
-        base = TrainingSettings.load(saved)
+        base = first_settings(arguments.preset, TrainingSettings.load(saved))
     else:
-        base = TrainingSettings()
+        base = first_settings(arguments.preset, None)
     names = [field.name for field in dataclasses.fields(TrainingSettings)]
     given = {name: getattr(arguments, name) for name in names}
     return dataclasses.replace(base, **{k: v for k, v in given.items() if v is not None})
@@ -141,6 +144,15 @@ def with_options_of_file(
     from .train_file import with_file
 
     return with_file(parser, argv, path)
+
+
+def _expect_one_beginning(arguments: argparse.Namespace) -> None:
+    if arguments.preset:
+        raise ValueRangeError(
+            "Settings begin with a file or with a preset",
+            got=f"--settings and --preset {arguments.preset}",
+            fix="Leave one of them out",
+        )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -194,7 +206,7 @@ def _expect_needed(arguments: argparse.Namespace) -> None:
             "There is nothing to train",
             fix="Set --transformer, or --new-transformer with --stage full",
         )
-    for name in ("data", "held_out", "transformer", "branch", "vae", "settings"):
+    for name in ("data", "held_out", "transformer", "branch", "lora", "vae", "settings"):
         path = getattr(arguments, name)
         if path is not None and not path.exists():
             raise ResumeError(

@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from ..checkpoints.lora_format import read_lora
 from ..checkpoints.transformer_format import open_transformer, read_format, transformer_folder
 from ..codecs.base import LatentCodec
 from ..codecs.dct import DctCodec
@@ -22,12 +23,15 @@ from ..log import logger
 from ..models.load import load_transformer
 from ..models.transformer import MirageTransformer3DModel
 from ..models.vae import load_vae
+from ..training.cost_estimate import describe_cost, flops_of_step
 from ..training.data.build_clip import DRAWN
 from ..training.data.dataset import ClipDataset
 from ..training.data.manifest import MANIFEST, read_empty_text, read_manifest
 from ..training.distributed import Distributed
 from ..training.flow import pixel_weights
 from ..training.memory_estimate import describe_plan, plan_memory, unloaded_model
+from ..training.new_planes import load_with_new_planes
+from ..training.presets import preset_values
 from ..training.sampler import WEIGHTS_SEED, mixed_seed
 from ..training.settings import TrainingSettings
 from ..training.stages import new_branch, seeded
@@ -81,7 +85,7 @@ def make_trainer(arguments: argparse.Namespace, settings: TrainingSettings) -> T
     codec = _codec(arguments, processes.device)
     _expect_same_codec(arguments, codec)
     _expect_drawn(arguments, settings, model)
-    _expect_own_branch(arguments, model)
+    _expect_own_branch(arguments, settings, model)
     if processes.first and settings.text_tokens > 1:
         _tell_missing_captions(arguments)
     width = int(model.config.text_dim)
@@ -101,7 +105,8 @@ def make_trainer(arguments: argparse.Namespace, settings: TrainingSettings) -> T
     wanted = settings.with_branch and settings.validation_scenes and settings.validate_every
     if codec is not None and wanted:
         loops = LoopTest(codec, empty, settings, processes.device)
-    return Trainer(model, settings, data, arguments.out, processes, loops)
+    lora = None if arguments.lora is None else read_lora(arguments.lora)
+    return Trainer(model, settings, data, arguments.out, processes, loops, lora)
 
 
 def load_model(
@@ -112,7 +117,7 @@ def load_model(
     if arguments.new_transformer is None:
         return load_transformer(
             arguments.transformer,
-            branch=arguments.branch,
+            branch=_branch(arguments, settings),
             branch_format=arguments.branch_format,
             dtype=dtype,
             device=device,
@@ -125,7 +130,25 @@ def load_model(
         )
     with seeded(mixed_seed(settings.seed, WEIGHTS_SEED, 1), device):
         model: Any = MirageTransformer3DModel(**parse_sizes(arguments.new_transformer))
+    # Without captions it never learns: at 0, prompts mean nothing, and the finished file says so.
+    torch.nn.init.zeros_(model.condition_embedder.text_embedder.linear_1.weight)
     return model.to(device)
+
+
+def _branch(arguments: argparse.Namespace, settings: TrainingSettings) -> Any:
+    """The side branch to begin with: its file, or what is made of it where its planes are new."""
+    if not settings.new_planes:
+        return arguments.branch
+    if arguments.branch is None or not settings.with_branch:
+        raise ModelMismatchError(
+            "New input planes are for a side branch that is trained on",
+            got="no --branch" if arguments.branch is None else f"the stage {settings.stage}",
+            expected="a branch whose blocks are kept, such as Spatia's step-8500.safetensors",
+            fix="Set --branch, with --stage branch or joint",
+        )
+    return load_with_new_planes(
+        arguments.branch, arguments.transformer, settings, arguments.branch_format
+    )
 
 
 def parse_sizes(text: str) -> dict[str, int]:
@@ -169,7 +192,9 @@ def plan(arguments: argparse.Namespace, settings: TrainingSettings) -> str:
     if settings.stage in ("joint", "lora"):
         # Their branch comes from the stage before; it has the sizes of a new one.
         model.add_branch(new_branch(model, settings))
-    return describe_plan(plan_memory(model, settings, arguments.plan, arguments.plan_size))
+    table = describe_plan(plan_memory(model, settings, arguments.plan, arguments.plan_size))
+    flops = flops_of_step(model, settings, arguments.plan_size)
+    return f"{table}\n{describe_cost(flops, settings.steps, arguments.plan)}"
 
 
 def _codec(arguments: argparse.Namespace, device: torch.device) -> LatentCodec | None:
@@ -214,8 +239,10 @@ def _expect_drawn(arguments: argparse.Namespace, settings: TrainingSettings, mod
         )
 
 
-def _expect_own_branch(arguments: argparse.Namespace, model: Any) -> None:
-    """Raise `ModelMismatchError` when arguments describe another branch than the given one."""
+def _expect_own_branch(
+    arguments: argparse.Namespace, settings: TrainingSettings, model: Any
+) -> None:
+    """Raise `ModelMismatchError` when options or the preset describe another branch."""
     own = model.branch_config
     if arguments.branch is None or own is None:
         return
@@ -226,6 +253,8 @@ def _expect_own_branch(arguments: argparse.Namespace, model: Any) -> None:
     }
     for name, value in has.items():
         given = getattr(arguments, name)
+        if given is None and name in preset_values(settings.preset):
+            given = getattr(settings, name)
         if name == "side_features" and given is not None:
             given = format_features(parse_features(given))
         if given not in (None, value):
@@ -233,7 +262,7 @@ def _expect_own_branch(arguments: argparse.Namespace, model: Any) -> None:
             raise ModelMismatchError(
                 f"The branch was made with another {option}",
                 got=f"{given}, and a branch of {value}",
-                fix=f"Leave {option} out, or begin without --branch",
+                fix=f"Set {option} to the branch's own, or begin without --branch",
             )
 
 

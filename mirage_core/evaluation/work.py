@@ -58,7 +58,7 @@ class LocalPool:
         """Measure items in order."""
         return map(self._worker.make, items)
 
-    def close(self) -> tuple[str, ...]:
+    def close(self, *, hurried: bool = False) -> tuple[str, ...]:
         """Nothing waits to be stored."""
         return self._worker.flush()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
+from ..constants import TEXT_WIDTH
 from ..errors import ModelMismatchError
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ MODEL: Final = "mirage_embedded_model.safetensors"
 
 BRANCH: Final = "mirage_embedded_branch.safetensors"
 """Its side branch, under the released names."""
-
-TEXT_WIDTH: Final = 4096
-"""Width of a text token, as ComfyUI takes it for granted."""
 
 STEPS: Final = 4
 """Sampling steps of a chunk that the model was judged with."""

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ..checkpoints.weight_files import PICKLED
 from ..constants import WHITE_8
-from ..errors import ModelMismatchError
+from ..errors import GeometryError, ModelMismatchError
 from ..geometry.frame_geometry import FrameGeometry
+from ..geometry.sources import SKY_THRESHOLD
 from ..geometry.trajectory import Trajectory, intrinsics_from_fov
 from ..geometry.transform import invert_rigid
 from ..validate import expect_shape
@@ -125,6 +126,72 @@ class MapAnythingEstimator:
 
 
 @dataclasses.dataclass(frozen=True)
+class DepthAnything3Estimator:
+    """Depth and cameras of several views at once, by Depth Anything 3.
+
+    Attributes:
+        network: ``depth_anything_3.api.DepthAnything3``.
+    """
+
+    network: Any
+
+    def __call__(self, frames: Tensor, cameras: Trajectory | None = None) -> FrameGeometry:
+        """Geometry of all pictures together; known intrinsics and poses are used.
+
+        Depth is in the units of known cameras. Without them it has units of its own, which are
+        metres for the nested models. What is sky to the network is left out.
+
+        Raises:
+            GeometryError: Cameras are not known, and this network estimates none.
+        """
+        expect_shape("The frames", frames, "F H W 3")
+        pictures = (frames.clamp(0, 1) * WHITE_8).round().to(torch.uint8).cpu().numpy()
+        known: dict[str, Any] = {}
+        if cameras is not None:
+            known = {
+                "extrinsics": cameras.world_to_camera.float().cpu().numpy(),
+                "intrinsics": cameras.intrinsics.float().cpu().numpy(),
+            }
+        found = self.network.inference([*pictures], **known)
+        size = (int(frames.shape[1]), int(frames.shape[2]))
+        depth = torch.as_tensor(found.depth).float()
+        sky = None if found.sky is None else torch.as_tensor(found.sky) >= SKY_THRESHOLD
+        if cameras is None:
+            poses, intrinsics = _own_cameras(found, size)
+        else:
+            poses, intrinsics = cameras.world_to_camera, cameras.intrinsics
+        return FrameGeometry(
+            _at_size(depth, size),
+            intrinsics,
+            world_to_camera=poses,
+            exclude=None if sky is None else _at_size(sky.float(), size) > 0,
+            metric=cameras is None and bool(found.is_metric),
+        )
+
+
+def _own_cameras(found: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Poses and intrinsics that Depth Anything 3 estimated, in pixels of (H, W)."""
+    if found.extrinsics is None or found.intrinsics is None:
+        raise GeometryError(
+            "This model of Depth Anything 3 estimates no cameras",
+            got="depth alone",
+            expected="camera files, or a nested or any-view model",
+            fix="Put cameras beside the footage, or use DA3-BASE or a larger any-view model",
+        )
+    given = torch.as_tensor(found.extrinsics).double()
+    poses = torch.eye(4, dtype=torch.float64).repeat(len(given), 1, 1)
+    poses[:, :3] = given[:, :3]
+    rows, columns = found.depth.shape[1:]
+    scale = torch.tensor([size[1] / columns, size[0] / rows, 1.0], dtype=torch.float64)
+    return poses, torch.as_tensor(found.intrinsics).double() * scale[:, None]
+
+
+def _at_size(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(F, h, w) maps at (H, W), which the network resized without cutting; no values are mixed."""
+    return torch.nn.functional.interpolate(maps[:, None], size, mode="nearest-exact")[:, 0]
+
+
+@dataclasses.dataclass(frozen=True)
 class TransformersEstimator:
     """Depth of single pictures by any depth model of transformers, for known cameras.
 
@@ -191,7 +258,15 @@ def uncropped(geometry: FrameGeometry, width: int, height: int) -> FrameGeometry
 
 MAP_ANYTHING, UNIDEPTH, TRANSFORMERS = "MapAnything", "UniDepth V2", "transformers"
 ESTIMATORS: Final = (MAP_ANYTHING, UNIDEPTH, TRANSFORMERS)
+"""Estimators of the graph, where Depth Anything 3 has nodes of ComfyUI's own."""
+
+DEPTH_ANYTHING_3: Final = "Depth Anything 3"
+ALL_ESTIMATORS: Final = (*ESTIMATORS, DEPTH_ANYTHING_3)
 """Names that `load_estimator` knows."""
+
+_PACKAGES: Final = {
+    MAP_ANYTHING: "mapanything", UNIDEPTH: "unidepth", DEPTH_ANYTHING_3: "depth_anything_3",
+}  # fmt: skip
 
 
 def load_estimator(
@@ -200,7 +275,7 @@ def load_estimator(
     """Load an estimator from a folder of weights on this machine.
 
     Args:
-        name: One of `ESTIMATORS`.
+        name: One of `ALL_ESTIMATORS`.
         folder: Its weights, as its own package saved them (``config.json`` and safetensors).
             Pickled files in it are kept from the package.
         device: Where it computes.
@@ -210,9 +285,9 @@ def load_estimator(
         ModelMismatchError: The name is unknown, its package is not installed, or the folder
             does not hold such a model, or holds pickled weights only.
     """
-    if name not in ESTIMATORS:
+    if name not in ALL_ESTIMATORS:
         raise ModelMismatchError(
-            "The geometry estimator is unknown", got=name, expected=", ".join(ESTIMATORS)
+            "The geometry estimator is unknown", got=name, expected=", ".join(ALL_ESTIMATORS)
         )
     if not (folder / "config.json").is_file():
         raise ModelMismatchError(
@@ -224,16 +299,15 @@ def load_estimator(
     if name == TRANSFORMERS:
         model = load_depth_model(folder, device=device)
         return TransformersEstimator(model, fov, model.metric)
-    load = _load_unidepth if name == UNIDEPTH else _load_map_anything
+    load = _LOADERS[name]
     try:
         with _without_pickles(folder) as plain:
             return load(str(plain), device)
     except ImportError as error:
-        package = "unidepth" if name == UNIDEPTH else "mapanything"
         raise ModelMismatchError(
             f"{name} requires its own package",
             got=str(error),
-            expected=f"an installed package named {package}",
+            expected=f"an installed package named {_PACKAGES[name]}",
             fix="Install it as its authors describe, in the environment of ComfyUI",
         ) from error
     except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -290,3 +364,16 @@ def _load_map_anything(folder: str, device: torch.device | str) -> GeometryEstim
 
     network = MapAnything.from_pretrained(folder).to(device).eval()
     return MapAnythingEstimator(network, preprocess_inputs)
+
+
+def _load_depth_anything_3(folder: str, device: torch.device | str) -> GeometryEstimator:
+    from depth_anything_3.api import DepthAnything3  # type: ignore[import-not-found]
+
+    return DepthAnything3Estimator(DepthAnything3.from_pretrained(folder).to(device).eval())
+
+
+_LOADERS: Final[dict[str, Callable[[str, torch.device | str], GeometryEstimator]]] = {
+    MAP_ANYTHING: _load_map_anything,
+    UNIDEPTH: _load_unidepth,
+    DEPTH_ANYTHING_3: _load_depth_anything_3,
+}

@@ -12,6 +12,8 @@ from torch import Tensor
 from ..checkpoints.branch import HEADS_KEY
 from ..checkpoints.branch_file import save_branch
 from ..checkpoints.names import is_branch, to_released
+from ..checkpoints.transformer_format import NO_TEXT, TEXT_EMBEDDING, TEXT_KEY
+from ..constants import TEXT_WIDTH
 from ..tensor_files import write_tensors
 from .stages import ADAPTER
 
@@ -20,6 +22,10 @@ RELEASED_PREFIX: Final = "pipe.dit."
 
 COMFYUI_PREFIX: Final = "diffusion_model."
 """What ComfyUI's LoRA loader looks for."""
+
+BRANCH_PREFIX: Final = "vace."
+"""What the branch's tensors begin with in a file that holds the video model as well: ComfyUI's
+loader would take the file for a VACE model otherwise, and leaves them out this way."""
 
 
 def export_weights(
@@ -36,7 +42,9 @@ def export_weights(
     ``vace/step_0001000_vace.safetensors`` is the side branch, whose header says what it is made
     for. ``lora/step_0001000_lora.safetensors`` is the LoRA as the released code names it, with
     alpha = rank; the same with ``_comfyui`` is for ComfyUI's LoRA loaders, and the library reads
-    both. ``model/step_0001000_model.safetensors`` is the whole model with its branch.
+    both. ``model/step_0001000_model.safetensors`` is the whole model with its branch, which is
+    written alone as well: ComfyUI's loader takes the video model from the first file, and Mirage
+    Load Branch the branch from the second.
 
     Args:
         folder: Of the run.
@@ -54,11 +62,11 @@ def export_weights(
     """
     name = f"step_{step:07d}"
     cast = {key: tensor.to(dtype).contiguous() for key, tensor in trained.items()}
+    paths = []
     if full_model:
         path = folder / "model" / f"{name}_model.safetensors"
         released = {to_released(key): tensor for key, tensor in cast.items()}
-        return [write_tensors(path, released, _meta(transformer))]
-    paths = []
+        paths.append(write_tensors(path, *_whole_model(released, transformer)))
     branch = {to_released(key): tensor for key, tensor in cast.items() if is_branch(key)}
     if branch:
         path = folder / "vace" / f"{name}_vace.safetensors"
@@ -76,8 +84,17 @@ def _lora_name(name: str) -> str:
     return to_released(name.replace(f".{ADAPTER}.", "."))
 
 
-def _meta(transformer: Any) -> dict[str, str]:
-    """What a model file has to say that its shapes do not tell."""
+def _whole_model(
+    tensors: dict[str, Tensor], transformer: Any
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a model file, and what it has to say that their shapes do not tell."""
     branch = transformer.branch_config
-    heads = {HEADS_KEY: str(transformer.config.num_attention_heads)}
-    return heads if branch is None else branch.metadata()
+    metadata = {HEADS_KEY: str(transformer.config.num_attention_heads)}
+    metadata |= {} if branch is None else branch.metadata()
+    text = tensors[TEXT_EMBEDDING]
+    if not bool(text.any()):
+        # As wide as ComfyUI takes for granted: more columns of zeros change nothing.
+        tensors[TEXT_EMBEDDING] = text.new_zeros(text.shape[0], max(TEXT_WIDTH, text.shape[1]))
+        metadata[TEXT_KEY] = NO_TEXT
+    named = {BRANCH_PREFIX + key if is_branch(key) else key: t for key, t in tensors.items()}
+    return named, metadata

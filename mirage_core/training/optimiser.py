@@ -13,6 +13,7 @@ from ..checkpoints.branch_file import shapes_of
 from ..errors import ValueRangeError
 from ..tensor_files import expect_tensors
 from .distributed import gathered, local_shard, sharded_like
+from .new_planes import is_plane
 from .settings import TrainingSettings
 
 MOMENTS: Final = ("exp_avg", "exp_avg_sq")
@@ -46,9 +47,7 @@ class Optimiser:
         self._parameters = dict(parameters)
         turned = [name for name, p in parameters.items() if _is_turned(name, p, settings)]
         rest = [name for name in parameters if name not in set(turned)]
-        decayed = [name for name in rest if _is_matrix(name, parameters[name])]
-        groups = [(decayed, settings.weight_decay)]
-        groups += [([name for name in rest if name not in set(decayed)], 0.0)]
+        groups = _by_decay(rest, parameters, settings)
         self._adam = torch.optim.AdamW(
             self._groups(groups),
             lr=settings.learning_rate,
@@ -79,7 +78,8 @@ class Optimiser:
         for _, optimiser, _ in self._parts:
             if bool(torch.isfinite(norm)):
                 for group in optimiser.param_groups:
-                    group["lr"] = self._settings.rate(number)
+                    share = 1.0 if group["new"] else self._settings.rest_share(number)
+                    group["lr"] = self._settings.rate(number) * share
                 optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         return norm
@@ -128,7 +128,11 @@ class Optimiser:
 
     def _groups(self, groups: list[tuple[list[str], float]]) -> list[dict[str, Any]]:
         return [
-            {"params": [self._parameters[name] for name in names], "weight_decay": decay}
+            {
+                "params": [self._parameters[name] for name in names],
+                "weight_decay": decay,
+                "new": is_plane(names[0]),
+            }
             for names, decay in groups
             if names
         ]
@@ -199,6 +203,19 @@ class Ema:
     def _write(self, values: Mapping[str, Tensor]) -> None:
         for name, parameter in self._parameters.items():
             local_shard(parameter.detach()).copy_(values[name])
+
+
+def _by_decay(
+    names: list[str], parameters: Mapping[str, Tensor], settings: TrainingSettings
+) -> list[tuple[list[str], float]]:
+    """Names with their weight decay; those of input planes stand apart from all others."""
+    groups: list[tuple[list[str], float]] = []
+    for plane in (False, True):
+        part = [name for name in names if is_plane(name) == plane]
+        for matrix, decay in ((True, settings.weight_decay), (False, 0.0)):
+            chosen = [name for name in part if _is_matrix(name, parameters[name]) == matrix]
+            groups.append((chosen, decay))
+    return groups
 
 
 def _is_turned(name: str, parameter: Tensor, settings: TrainingSettings) -> bool:

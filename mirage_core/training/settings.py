@@ -37,6 +37,9 @@ OptimiserName = Literal["adamw", "muon"]
 Loss = Literal["latent", "pixel"]
 LoraLayers = Literal["attention", "released"]
 BranchInit = Literal["copy", "zero"]
+Preset = Literal["", "paper-stage-one", "paper-stage-two", "from-spatia"]
+PRESETS: Final[tuple[str, ...]] = get_args(Preset)
+"""Names of `mirage_core.training.presets`; the first is for none."""
 
 DTYPES: Final = {
     "float32": torch.float32,
@@ -113,6 +116,13 @@ class TrainingSettings:
         readers: Threads that read clips ahead.
         wandb: Project of Weights & Biases that is also told, offline unless WANDB_MODE is set;
             empty for none.
+        preset: What the settings began as; see `mirage_core.training.presets`. Those that were
+            given beside it have won.
+        new_planes: The given branch keeps its blocks, and gets the planes ``side_features`` in
+            place of its own.
+        still_steps: With new planes: steps in which all else that is trained is nearly still.
+        still_rate: Its share of the rate in these steps.
+        rest_rate: Its share of the rate afterwards, which is reached in as many steps again.
 
     Raises:
         ValueRangeError: A setting is out of range or unknown, or this torch is too old for the
@@ -162,6 +172,11 @@ class TrainingSettings:
     validation_steps: int = 8
     readers: int = 2
     wandb: str = ""
+    preset: Preset | str = ""
+    new_planes: bool = False
+    still_steps: int = 0
+    still_rate: float = 0.01
+    rest_rate: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "validation_size", tuple(self.validation_size))
@@ -216,6 +231,15 @@ class TrainingSettings:
         share = min(1.0, (step - self.warmup) / span)
         fall = 0.5 * (1 + math.cos(math.pi * share))
         return self.learning_rate * (self.final_rate + (1 - self.final_rate) * fall)
+
+    def rest_share(self, step: int) -> float:
+        """Share of the rate of step 0, 1, .. that all but new planes are trained with."""
+        if not self.new_planes:
+            return 1.0
+        if step < self.still_steps:
+            return self.still_rate
+        risen = min(1.0, (step - self.still_steps) / max(1, self.still_steps))
+        return self.still_rate + (self.rest_rate - self.still_rate) * risen
 
     def save(self, folder: Path) -> Path:
         """Write ``settings.json`` into a run's folder."""
@@ -274,6 +298,7 @@ CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "lora_layers": get_args(LoraLayers),
     "dtype": ("float32", "bfloat16"),
     "export_dtype": tuple(DTYPES),
+    "preset": PRESETS,
 }
 
 _RANGES: Final[Mapping[str, tuple[float, float]]] = {
@@ -305,6 +330,9 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "validation_frames": (5, 1 << 16),
     "validation_steps": (1, 1000),
     "readers": (1, 256),
+    "still_steps": (0, MAX_STEPS),
+    "still_rate": (0.0, 1.0),
+    "rest_rate": (0.0, 1.0),
 }
 
 
@@ -324,7 +352,7 @@ def setting_texts() -> dict[str, str]:
 def _expect_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ValueRangeError(
-            f"The setting {name} is unknown", got=value, expected=", ".join(known)
+            f"The setting {name} is unknown", got=value, expected=", ".join(filter(None, known))
         )
 
 

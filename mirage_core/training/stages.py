@@ -11,6 +11,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from ..checkpoints.branch import BranchConfig
+from ..checkpoints.lora_format import LoraFile
 from ..checkpoints.names import is_branch
 from ..conditioning.features import parse_features
 from ..errors import ModelMismatchError
@@ -27,7 +28,9 @@ RELEASED_LAYERS: Final = (
 """The layers of the released code's LoRA, as a pattern that PEFT matches in full."""
 
 
-def prepare_model(transformer: Any, settings: TrainingSettings) -> dict[str, nn.Parameter]:
+def prepare_model(
+    transformer: Any, settings: TrainingSettings, lora: LoraFile | None = None
+) -> dict[str, nn.Parameter]:
     """Make a model ready for its stage.
 
     A model without a branch gets a new one, where the stage trains branches. What is trained
@@ -37,13 +40,15 @@ def prepare_model(transformer: Any, settings: TrainingSettings) -> dict[str, nn.
         transformer: A `mirage_core.models.transformer.MirageTransformer3DModel` with floating
             point weights, on its device.
         settings: Of the run.
+        lora: What the LoRA begins as; None for a new one.
 
     Returns:
         The trained parameters by name.
 
     Raises:
         ModelMismatchError: The branch does not belong to the stage: one is missing that an
-            earlier stage should have made, or there is one already.
+            earlier stage should have made, or there is one already; or the LoRA is another one
+            than the settings describe.
     """
     _expect_branch(transformer, settings)
     _expect_plain_weights(transformer)
@@ -54,6 +59,8 @@ def prepare_model(transformer: Any, settings: TrainingSettings) -> dict[str, nn.
                 transformer.init_branch(settings.side_init)
         if settings.with_lora:
             transformer.add_adapter(lora_config(settings), adapter_name=ADAPTER)
+    if lora is not None:
+        _begin_with(transformer, lora, settings)
     for name, parameter in transformer.named_parameters():
         trained = is_trained(name, settings)
         parameter.requires_grad_(trained)
@@ -114,6 +121,43 @@ def lora_config(settings: TrainingSettings) -> LoraConfig:
         lora_alpha=settings.lora_rank,
         lora_dropout=settings.lora_dropout,
         target_modules=RELEASED_LAYERS if wide else BACKBONE_ATTENTION,
+    )
+
+
+@torch.no_grad()
+def _begin_with(transformer: Any, lora: LoraFile, settings: TrainingSettings) -> None:
+    """Put a LoRA into the adapter, whose own factor is 1."""
+    places = {
+        name: module
+        for name, module in transformer.named_modules()
+        if ADAPTER in getattr(module, "lora_A", ())
+    }
+    if not settings.with_lora or lora.changes or set(lora.down) != set(places):
+        raise _other_lora(
+            lora,
+            f"{len(lora.down)} layers, and {len(lora.changes)} whole tensors",
+            f"matrices for the {len(places)} layers of --lora-layers {settings.lora_layers}"
+            if settings.with_lora
+            else f"no LoRA, which the stage {settings.stage} does not train",
+        )
+    for layer, module in places.items():
+        down, up = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
+        if lora.down[layer].shape != down.shape or lora.up[layer].shape != up.shape:
+            raise _other_lora(
+                lora,
+                f"rank {lora.rank(layer)}, {tuple(lora.up[layer].shape)} for {layer}",
+                f"rank {settings.lora_rank}, {tuple(up.shape)}",
+            )
+        down.copy_(lora.down[layer])
+        up.copy_(lora.scale(layer) * lora.up[layer].float())
+
+
+def _other_lora(lora: LoraFile, got: str, expected: str) -> ModelMismatchError:
+    return ModelMismatchError(
+        f"The LoRA {lora.path.name} is not one that this run trains",
+        got=got,
+        expected=expected,
+        fix="Set --lora-layers and --lora-rank to those of the file, or leave --lora out",
     )
 
 

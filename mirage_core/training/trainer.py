@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.lora_format import LoraFile
 from ..conditioning.features import Features
 from ..errors import ResumeError, ValueRangeError
 from ..files import ensure_writable_folder
@@ -76,6 +77,7 @@ class Trainer:
         folder: Of the run.
         processes: That share the run.
         loops: Closed loops of the validation; None for none.
+        lora: What the LoRA begins as; None for a new one, which changes nothing at first.
 
     Raises:
         ResumeError: The folder holds a run with other settings, or damaged states only.
@@ -90,12 +92,13 @@ class Trainer:
     folder: Path
     processes: Distributed = field(default_factory=lambda: Distributed(cpu=True))
     loops: LoopTest | None = None
+    lora: LoraFile | None = None
     step: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self._open()
         self.processes.share(self.settings.micro_batches)
-        prepare_model(self.model, self.settings)
+        prepare_model(self.model, self.settings, self.lora)
         self._frozen = frozen_digest(self.model)
         self.processes.shard(self.model)
         # Sharing out replaces parameters by their parts.

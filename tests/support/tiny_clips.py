@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,8 @@ def wall_shot(key: str, frames: int = 65, seed: int = 0, *, exact: bool = True) 
 
 @dataclass(frozen=True)
 class WallSource:
-    """Shots of a wall; ``bad`` items fail, and ``deadly`` ones kill their process.
+    """Shots of a wall; ``bad`` items fail, ``deadly`` ones kill their process, ``stuck`` ones
+    never end.
 
     Every item that is begun leaves a line in ``log``.
     """
@@ -93,6 +95,7 @@ class WallSource:
     log: Path
     bad: tuple[int, ...] = ()
     deadly: tuple[int, ...] = ()
+    stuck: tuple[int, ...] = ()
     frames: int = 65
     width: int = 64
     height: int = 64
@@ -111,6 +114,8 @@ class WallSource:
             import signal
 
             os.kill(os.getpid(), signal.SIGKILL)
+        if number in self.stuck:
+            threading.Event().wait()
         if number in self.bad:
             raise GeometryError(f"{item} is bad")
         yield wall_shot(f"{item}/0", self.frames, number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from .shards import (
     clip_of,
     field_of,
     index_path,
+    item_of,
     map_shard,
     read_index,
     write_shard,
@@ -79,11 +80,16 @@ class ClipWriter:
         self._dtype = dtype
         self._limits = (shard_bytes, shard_clips, flush_seconds)
         self._waiting: list[TrainingClip] = []
+        self._spread: dict[str, int] = {}
         self._bytes = 0
         self._since = 0.0
 
-    def add(self, *clips: TrainingClip) -> tuple[str, ...]:
+    def add(self, *clips: TrainingClip, total: int | None = None) -> tuple[str, ...]:
         """Take clips; those of one call are stored together or not at all.
+
+        Args:
+            *clips: Clips of items that are finished with them; or of one item with ``total``.
+            total: Clips that the item has in all shards together, or 0 where more will come.
 
         Returns:
             Keys of the clips that this call stored: none, or all that had been waiting.
@@ -98,6 +104,8 @@ class ClipWriter:
             expect_storable(clip, self._dtype)
         if not self._waiting:
             self._since = time.monotonic()
+        if total is not None:
+            self._spread |= {item_of(clip.key): total for clip in clips}
         self._waiting += clips
         self._bytes += sum(_numbers(clip) for clip in clips) * self._dtype.itemsize
         max_bytes, max_clips, seconds = self._limits
@@ -119,7 +127,8 @@ class ClipWriter:
         number = 0
         while (path := self._path(number)).exists() or index_path(path).exists():
             number += 1
-        write_shard(path, self._waiting, self._dtype)
+        write_shard(path, self._waiting, self._dtype, self._spread)
+        self._spread = {}
         keys = tuple(clip.key for clip in self._waiting)
         self._waiting, self._bytes = [], 0
         return keys
@@ -247,6 +256,18 @@ class ClipDataset(Sequence[TrainingClip]):
     def shards(self) -> tuple[str, ...]:
         """Names of the shards in the order in which clips are numbered."""
         return tuple(shard.path.stem for shard in self._shards)
+
+    def finished(self) -> set[str]:
+        """Items of which all clips are there, by the names that keys begin with."""
+        counts = Counter(map(item_of, self._numbers))
+        totals: dict[str, int] = {}
+        for shard in self._shards:
+            for item, total in shard.spread.items():
+                totals[item] = max(total, totals.get(item, 0))
+        return {
+            item for item, count in counts.items()
+            if item not in totals or 0 < totals[item] <= count
+        }  # fmt: skip
 
     def keys(self) -> tuple[str, ...]:
         """Keys of all clips; position i belongs to clip number i."""

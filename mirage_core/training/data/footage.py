@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -107,12 +107,24 @@ class FootageSource:
             GeometryError: There are no cameras or no depth, or they do not match the frames.
             ShapeError: The footage is shorter than a chunk.
         """
+        return self.rest(item, ())
+
+    def rest(
+        self, item: str, stored: Collection[str]
+    ) -> Iterator[Shot | BadShot | UnusedFrames]:
+        """The same without the shots of these keys, of which no depth is estimated.
+
+        Raises:
+            MirageError: As `load`.
+        """
         path = item.removeprefix(f"{self.root.name}/")
         parts = _Parts.of(self, path)
         left = (parts.count - 1) // self.stride + 1
         for number, (start, frames) in enumerate(self._cut(parts)):
             key = f"{item}/{number}"
             left -= len(frames)
+            if key in stored:
+                continue
             try:
                 yield self._shot(key, parts, start, frames.float() / WHITE_8)
             except MirageError as error:
@@ -130,8 +142,10 @@ class FootageSource:
                 gathered.append(parts.fit.picture(picture))
             count += 1
             if len(gathered) == self.shot_frames:
-                yield start, torch.stack(gathered)
-                start, gathered = start + self.shot_frames, []
+                # Let go of first: whoever takes the shot holds it once, not twice.
+                frames, gathered = torch.stack(gathered), []
+                yield start, frames
+                start += self.shot_frames
         if count != parts.count:
             raise _incomplete(parts.footage.path.name, count, parts.count)
         usable = (len(gathered) - 1) // CHUNK_STEP * CHUNK_STEP + 1

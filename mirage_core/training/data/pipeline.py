@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from .build_clip import ClipSettings, Shot, build_clips
 from .clip import TrainingClip
 from .dataset import ClipDataset, ClipWriter, expect_storable
 from .manifest import DataManifest, claim, read_skipped, write_empty_text, write_skipped
+from .shards import item_of, shot_of
 
 ABANDONED_SECONDS: Final = 3600.0
 """Age in seconds at which a half-written shard counts as left by a killed worker."""
@@ -65,6 +67,16 @@ class ShotSource(Protocol):
 
     def load(self, item: str) -> Iterable[Shot | BadShot | UnusedFrames]:
         """The shots of one item; their keys are the item's name, a slash and a number."""
+
+
+@runtime_checkable
+class ContinuedSource(Protocol):
+    """A source that can leave out shots whose clips are stored, before it works on them."""
+
+    def rest(
+        self, item: str, stored: Collection[str]
+    ) -> Iterable[Shot | BadShot | UnusedFrames]:
+        """What ``load`` gives, without the shots of these keys."""
 
 
 class CaptionEncoder(Protocol):
@@ -152,8 +164,29 @@ class Pool(Protocol):
     def run(self, items: Iterator[str]) -> Iterator[ItemResult]:
         """Work through items, in any order; results come as they are ready."""
 
-    def close(self) -> tuple[str, ...]:
-        """Store what is waiting, and end the workers; names of the items that were stored."""
+    def close(self, *, hurried: bool = False) -> tuple[str, ...]:
+        """Store what is waiting, and end the workers; names of the items that were stored.
+
+        Args:
+            hurried: Somebody waits for the end: what is at work is given up, and what cannot be
+                stored within seconds as well.
+        """
+
+
+class _LockedWriter(ClipWriter):
+    """A writer that one thread fills while another has it store what is waiting."""
+
+    def __init__(self, folder: Path, *, flush_seconds: float) -> None:
+        super().__init__(folder, flush_seconds=flush_seconds)
+        self._lock = threading.RLock()
+
+    def add(self, *clips: TrainingClip, total: int | None = None) -> tuple[str, ...]:
+        with self._lock:
+            return super().add(*clips, total=total)
+
+    def flush(self) -> tuple[str, ...]:
+        with self._lock:
+            return super().flush()
 
 
 class Worker:
@@ -168,36 +201,75 @@ class Worker:
         self._job = job
         self._codec = job.codec()
         self._captions = None if job.text is None else Captions(folder, job.text())
-        self._writer = ClipWriter(folder, flush_seconds=job.flush_seconds)
+        self._writer = _LockedWriter(folder, flush_seconds=job.flush_seconds)
+        self._begun = begun_items(folder)
 
     def make(self, item: str) -> ItemResult:
-        """Make the clips of one item; failures are reported in the result."""
-        clips: list[TrainingClip] = []
+        """Make the clips of one item; failures are reported in the result.
+
+        Clips are handed to the writer shot by shot. Those of the last one are held back until
+        more come or the item ends, so that what is stored always says whether there is more.
+        """
+        before = self._begun.get(item, ())
+        held: list[TrainingClip] = []
         bad: list[BadShot] = []
-        unused = 0
+        count = unused = 0
+        stored: list[str] = []
         try:
-            for shot in self._job.source.load(item):
+            for shot in self._shots(item, frozenset(map(shot_of, before))):
                 if isinstance(shot, UnusedFrames):
                     unused = shot.count
                 elif isinstance(shot, BadShot):
                     bad.append(shot)
-                else:
-                    self._add(shot, clips, bad)
-            stored = self._writer.add(*clips) if clips else ()
+                elif made := self._made(shot, bad):
+                    stored += self._writer.add(*held, total=0) if held else ()
+                    held, count = made, count + len(made)
+            # One shot alone is stored as a whole, and needs no count.
+            total = None if len(held) == count and not before else len(before) + count
+            last = self._writer.add(*held, total=total) if held else ()
         except StorageError as error:
             return ItemResult(item, fatal=str(error))
         except Exception as error:
             # Footage comes from anywhere, and what no check foresaw must not end a run of days.
-            return ItemResult(item, bad=(*bad, BadShot(item, reason_for(item, error))))
-        if not clips:
+            bad.append(BadShot(item, reason_for(item, error)))
+            return self._broken_off(item, held, bad, count, stored)
+        if not count:
             bad.append(BadShot(item, "None of its shots can be used."))
-        return ItemResult(item, len(clips), tuple(bad), items_of(stored), unused=unused)
+        whole = items_of([*stored, *last] if last else _without(item, stored))
+        return ItemResult(item, count, tuple(bad), whole, unused=unused)
 
-    def _add(self, shot: Shot, clips: list[TrainingClip], bad: list[BadShot]) -> None:
+    def _shots(
+        self, item: str, known: Collection[str]
+    ) -> Iterable[Shot | BadShot | UnusedFrames]:
+        """Shots of an item, without those of these keys."""
+        source = self._job.source
+        if not known:
+            return source.load(item)
+        if isinstance(source, ContinuedSource):
+            return source.rest(item, known)
+        return (s for s in source.load(item) if not (isinstance(s, Shot) and s.key in known))
+
+    def _broken_off(
+        self,
+        item: str,
+        held: list[TrainingClip],
+        bad: list[BadShot],
+        count: int,
+        stored: list[str],
+    ) -> ItemResult:
+        """What became of an item that ended early: the shots before are good."""
         try:
-            clips += self._build(shot)
+            stored += self._writer.add(*held, total=0) if held else ()
+        except StorageError as error:
+            return ItemResult(item, fatal=str(error))
+        return ItemResult(item, count, tuple(bad), items_of(_without(item, stored)))
+
+    def _made(self, shot: Shot, bad: list[BadShot]) -> list[TrainingClip]:
+        try:
+            return self._build(shot)
         except Exception as error:
             bad.append(BadShot(shot.key, reason_for(shot.key, error)))
+            return []
 
     def _build(self, shot: Shot) -> list[TrainingClip]:
         if self._captions is not None:
@@ -210,10 +282,17 @@ class Worker:
     def flush(self) -> tuple[str, ...]:
         """Store what is waiting; names of the items that were stored.
 
+        Another thread than that of `make` may call it.
+
         Raises:
             StorageError: The disk is full, or the folder cannot be written.
         """
         return items_of(self._writer.flush())
+
+
+def _without(item: str, keys: Sequence[str]) -> list[str]:
+    """Keys of the clips of other items."""
+    return [key for key in keys if item_of(key) != item]
 
 
 def reason_for(name: str, error: Exception) -> str:
@@ -251,22 +330,45 @@ class LocalPool:
         """Work through items in order."""
         return map(self._worker.make, items)
 
-    def close(self) -> tuple[str, ...]:
-        """Store what is waiting."""
+    def close(self, *, hurried: bool = False) -> tuple[str, ...]:
+        """Store what is waiting; nothing else is at work."""
         return self._worker.flush()
 
 
 def items_of(keys: Iterable[str]) -> tuple[str, ...]:
     """Items that clips belong to, by their keys."""
-    return tuple(dict.fromkeys(key.rsplit("#", 1)[0].rsplit("/", 1)[0] for key in keys))
+    return tuple(dict.fromkeys(map(item_of, keys)))
 
 
 def finished_items(folder: Path) -> set[str]:
-    """Items whose clips are stored. Clips of damaged shards do not count."""
+    """Items whose clips are all stored. Clips of damaged shards do not count."""
+    dataset = _opened(folder)
+    return set() if dataset is None else dataset.finished()
+
+
+def has_clips(folder: Path) -> bool:
+    """True when a data set holds a clip that can be read."""
+    return _opened(folder) is not None
+
+
+def begun_items(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Keys of the clips that are stored, of every item that is not finished."""
+    dataset = _opened(folder)
+    if dataset is None:
+        return {}
+    finished = dataset.finished()
+    found: dict[str, tuple[str, ...]] = {}
+    for key in dataset.keys():
+        if (item := item_of(key)) not in finished:
+            found[item] = (*found.get(item, ()), key)
+    return found
+
+
+def _opened(folder: Path) -> ClipDataset | None:
     try:
-        return set(items_of(ClipDataset(folder).keys()))
+        return ClipDataset(folder)
     except CacheFormatError:
-        return set()
+        return None
 
 
 def make_data(
@@ -338,6 +440,7 @@ def work_through(
     if not left:
         return count.progress()
     pool = open_pool()
+    hurried = False
     try:
         for result in pool.run(iter(left)):
             if result.fatal:
@@ -349,8 +452,11 @@ def work_through(
                 write_skipped(folder, count.skipped)
             if on_progress is not None:
                 on_progress(count.progress())
+    except KeyboardInterrupt:
+        hurried = True
+        raise
     finally:
-        pool.close()
+        pool.close(hurried=hurried)
     return count.progress()
 
 

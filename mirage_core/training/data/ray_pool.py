@@ -23,6 +23,12 @@ OBJECT_STORE: Final = 100 << 20
 """Bytes of Ray's shared memory; clips go from the workers straight to the disk."""
 
 FLUSH_SECONDS: Final = 300.0
+HURRIED_SECONDS: Final = 2.0
+"""Seconds that workers have to store what is waiting after Ctrl-C."""
+
+WORKER_THREADS: Final = 2
+"""One works on an item, and one can store what is waiting meanwhile."""
+
 START_SECONDS: Final = 60.0
 """Seconds after which a warning says that workers have not started."""
 
@@ -76,7 +82,9 @@ class RayPool:
         self._ray = _start(workers, address)
         # Ray's memory monitor ends workers too, and tells of it by a class of its own.
         self._dead = (self._ray.exceptions.RayActorError, self._ray.exceptions.OutOfMemoryError)
-        actor = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(make_worker)
+        actor = self._ray.remote(
+            num_cpus=1, num_gpus=gpus, max_restarts=0, max_concurrency=WORKER_THREADS
+        )(make_worker)
         self._start_worker = lambda: actor.remote(folder.absolute(), job)
         self._workers: list[Any] = [self._start_worker() for _ in range(workers)]
         self._unstored: list[dict[str, int]] = [{} for _ in range(workers)]
@@ -148,20 +156,30 @@ class RayPool:
             reason = f"{deaths} workers died while making it: {str(error).splitlines()[0][:300]}"
             yield ItemResult(item, bad=(BadShot(item, reason),))
 
-    def close(self) -> tuple[str, ...]:
+    def close(self, *, hurried: bool = False) -> tuple[str, ...]:
         """Store what is waiting, and end the workers.
+
+        Args:
+            hurried: Do not wait for what they are at.
 
         Returns:
             The items that were stored.
         """
         stored: list[str] = []
+        seconds = HURRIED_SECONDS if hurried else FLUSH_SECONDS
         try:
-            for asked in [worker.flush.remote() for worker in self._workers]:
+            asked = [worker.flush.remote() for worker in self._workers]
+            ready, late = self._ray.wait(asked, num_returns=len(asked), timeout=seconds)
+            if late:
+                logger.error("%d workers did not store their last clips in time", len(late))
+            for answer in ready:
                 try:
-                    stored += self._ray.get(asked, timeout=FLUSH_SECONDS)
+                    stored += self._ray.get(answer)
                 except self._ray.exceptions.RayError as error:
                     logger.error("A worker could not store its last clips: %s", error)
         finally:
+            for worker in self._workers if hurried else ():
+                self._ray.kill(worker)
             self._ray.shutdown()
         return tuple(stored)
 

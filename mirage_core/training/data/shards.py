@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
@@ -123,12 +123,15 @@ class ShardIndex:
         length: Bytes of that file.
         clips: Its clips, in order.
         channels: Channels of their latents.
+        spread: Items whose clips are in several shards: how many there are in all, or 0 where
+            more were to come.
     """
 
     path: Path
     length: int
     clips: tuple[IndexEntry, ...]
     channels: int = LATENT_CHANNELS
+    spread: Mapping[str, int] = field(default_factory=dict)
 
     def starts(self) -> list[tuple[int, ...]]:
         """Where the values of each clip begin, for each of `FIELDS`."""
@@ -138,6 +141,16 @@ class ShardIndex:
             counts.append(tuple(math.prod(shapes.get(name, (0,))) for name in FIELDS))
         columns = [accumulate(column, initial=0) for column in zip(*counts, strict=True)]
         return list(zip(*columns, strict=True))
+
+
+def item_of(key: str) -> str:
+    """The item that a clip belongs to: ``<item>/<shot>#<chunk>`` is its key."""
+    return key.rsplit("#", 1)[0].rsplit("/", 1)[0]
+
+
+def shot_of(key: str) -> str:
+    """The key of the shot that a clip belongs to."""
+    return key.rsplit("#", 1)[0]
 
 
 def index_path(shard: Path) -> Path:
@@ -161,13 +174,19 @@ def clip_of(fields: Mapping[str, Tensor], *, key: str, caption: str) -> Training
     return TrainingClip(**own, condition=Condition(**told), key=key, caption=caption)
 
 
-def write_shard(path: Path, clips: Sequence[TrainingClip], dtype: torch.dtype) -> ShardIndex:
+def write_shard(
+    path: Path,
+    clips: Sequence[TrainingClip],
+    dtype: torch.dtype,
+    spread: Mapping[str, int] | None = None,
+) -> ShardIndex:
     """Write clips as a shard with its index; it appears whole or not at all.
 
     Args:
         path: The safetensors file, which does not exist yet.
         clips: At least one.
         dtype: Type of the stored numbers.
+        spread: See `ShardIndex`.
 
     Raises:
         StorageError: The disk is full, or the folder cannot be written.
@@ -182,7 +201,7 @@ def write_shard(path: Path, clips: Sequence[TrainingClip], dtype: torch.dtype) -
     write_safetensors(path, tensors, {"format": FORMAT, "version": VERSION})
     entries = tuple(IndexEntry(clip.key, clip.caption, ClipSizes.of(clip)) for clip in clips)
     channels = clips[0].target.shape[0]
-    index = ShardIndex(path, path.stat().st_size, entries, channels)
+    index = ShardIndex(path, path.stat().st_size, entries, channels, dict(spread or {}))
     document = {
         "format": FORMAT,
         "version": VERSION,
@@ -193,6 +212,7 @@ def write_shard(path: Path, clips: Sequence[TrainingClip], dtype: torch.dtype) -
         "clips": [
             [entry.key, entry.caption, *vars(entry.sizes).values()] for entry in entries
         ],
+        **({"spread": index.spread} if spread else {}),
     }
     with atomic_write(index_path(path), "w") as file:
         json.dump(document, file, separators=(",", ":"), ensure_ascii=False)
@@ -218,8 +238,11 @@ def read_index(path: Path) -> ShardIndex:
         channels = document.get("channels", LATENT_CHANNELS)
         if not is_count(channels) or channels == 0:
             raise ValueError(f"latents of {channels!r} channels")
+        spread = document.get("spread", {})
+        if not isinstance(spread, dict) or not all(map(is_count, spread.values())):
+            raise ValueError("counts of clips of items")
         shard = path.with_name(_plain(document["shard"]))
-        index = ShardIndex(shard, document["bytes"], clips, channels)
+        index = ShardIndex(shard, document["bytes"], clips, channels, spread)
         found = index.path.stat().st_size
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(path, str(error) or type(error).__name__) from error

@@ -36,7 +36,7 @@ class Run:
             "device": "cpu", "transformer": self.place / "model.safetensors", "branch": None,
             "branch_format": "auto",
             "new_transformer": None, "embedded_codec": False, "vae": None, "held_out": None,
-            "out": self.place / "run", "side_blocks": None, "side_features": None,
+            "lora": None, "out": self.place / "run", "side_blocks": None, "side_features": None,
             "side_shared_embedding": None,
         }  # fmt: skip
         return argparse.Namespace(**found | changes)

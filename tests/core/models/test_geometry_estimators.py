@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from mirage_core.errors import ModelMismatchError
+from mirage_core.errors import GeometryError, ModelMismatchError
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.models.geometry_estimators import (
+    DepthAnything3Estimator,
     MapAnythingEstimator,
     UniDepthEstimator,
     load_estimator,
@@ -118,6 +120,50 @@ def test_map_anything_depth_has_the_units_of_known_cameras() -> None:
     assert standing.metric
 
 
+class DepthAnything3:
+    """Answers at a size of its own, to which pictures were resized, as the package documents."""
+
+    def __init__(self, poses: bool = True) -> None:
+        self.poses, self.told = poses, {}
+
+    def inference(self, image, extrinsics=None, intrinsics=None):
+        assert all(picture.dtype == np.uint8 and picture.shape == (32, 64, 3) for picture in image)
+        self.told = {"extrinsics": extrinsics, "intrinsics": intrinsics}
+        count = len(image)
+        poses = np.eye(4, dtype=np.float32)[None, :3].repeat(count, 0)
+        poses[:, 0, 3] = np.arange(count)
+        lens = np.array([[28.0, 0, 14], [0, 28, 7], [0, 0, 1]], dtype=np.float32)
+        sky = np.zeros((count, 14, 28), dtype=np.float32)
+        sky[:, 0] = 1
+        return SimpleNamespace(
+            depth=np.full((count, 14, 28), 3, dtype=np.float32), sky=sky, is_metric=1,
+            extrinsics=poses if self.poses else None,
+            intrinsics=lens[None].repeat(count, 0) if self.poses else None,
+        )  # fmt: skip
+
+
+def test_depth_anything_3_gives_cameras_in_pixels_of_the_picture() -> None:
+    geometry = DepthAnything3Estimator(DepthAnything3())(FRAMES)
+    assert geometry.size == (32, 64) and geometry.metric
+    expected = [64.0, 64.0, 32.0, 16.0]
+    lens = geometry.intrinsics[1]
+    found = [lens[0, 0], lens[1, 1], lens[0, 2], lens[1, 2]]
+    assert [float(n) for n in found] == pytest.approx(expected)
+    assert geometry.world_to_camera[1, 0, 3] == 1
+    assert bool(geometry.exclude[:, 0].all()) and not bool(geometry.exclude[:, 4:].any())
+
+
+def test_depth_anything_3_is_told_known_cameras() -> None:
+    network = DepthAnything3(poses=False)
+    geometry = DepthAnything3Estimator(network)(FRAMES, cameras())
+    assert torch.equal(geometry.world_to_camera, cameras().world_to_camera)
+    assert not geometry.metric
+    assert network.told["extrinsics"].shape == (2, 4, 4)
+    assert np.allclose(network.told["intrinsics"], cameras().intrinsics)
+    with pytest.raises(GeometryError, match="estimates no cameras"):
+        DepthAnything3Estimator(network)(FRAMES)
+
+
 def test_rays_survive_the_cut() -> None:
     k = torch.tensor([[30.0, 0, 21], [0, 30.0, 7], [0, 0, 1]]).expand(1, 3, 3)
     middle = FrameGeometry(torch.ones(1, 14, 42), k)
@@ -154,7 +200,7 @@ class Loaded(UniDepth):
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, bytes]]]:
-    """Folders that stand-ins for both packages were given, with the files they saw there."""
+    """Folders that stand-ins for the packages were given, with the files they saw there."""
     seen = []
 
     def from_pretrained(path: str) -> Loaded:
@@ -164,8 +210,12 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, bytes]]]
     network = SimpleNamespace(from_pretrained=from_pretrained)
     modules = {
         name: ModuleType(name)
-        for name in ("unidepth", "mapanything", "mapanything.utils", "mapanything.utils.image")
-    }
+        for name in (
+            "unidepth", "mapanything", "mapanything.utils", "mapanything.utils.image",
+            "depth_anything_3",
+        )
+    }  # fmt: skip
+    modules["depth_anything_3.api"] = SimpleNamespace(DepthAnything3=network)
     modules["unidepth.models"] = SimpleNamespace(UniDepthV2=network)
     modules["mapanything.models"] = SimpleNamespace(MapAnything=network)
     modules["mapanything.utils.image"].preprocess_inputs = list
@@ -174,13 +224,13 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, bytes]]]
     return seen
 
 
-@pytest.mark.parametrize("name", ["UniDepth V2", "MapAnything"])
+@pytest.mark.parametrize("name", ["UniDepth V2", "MapAnything", "Depth Anything 3"])
 def test_packages_are_loaded_from_the_folder(folder: Path, loads: list, name: str) -> None:
     assert load_estimator(name, folder, device="meta").network.device == "meta"
     assert loads[0][0] == str(folder)
 
 
-@pytest.mark.parametrize("name", ["UniDepth V2", "MapAnything"])
+@pytest.mark.parametrize("name", ["UniDepth V2", "MapAnything", "Depth Anything 3"])
 def test_packages_do_not_see_pickled_weights(folder: Path, loads: list, name: str) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"runs code")
     with pytest.raises(ModelMismatchError, match="pickled.*pytorch_model.bin"):

@@ -14,6 +14,7 @@ from safetensors import safe_open
 import tiny_training
 import tiny_weights
 from mirage_core.checkpoints.branch_file import load_branch
+from mirage_core.checkpoints.lora_format import read_lora
 from mirage_core.checkpoints.names import to_diffusers, to_released
 from mirage_core.conditioning.features import SideFeature
 from mirage_core.errors import ModelMismatchError
@@ -22,7 +23,7 @@ from mirage_core.models.lora import apply_lora
 from mirage_core.models.transformer import MirageTransformer3DModel
 from mirage_core.training.batch import BatchMaker
 from mirage_core.training.forward import velocity
-from mirage_core.training.settings import FULL_MODEL_STAGES, TrainingSettings
+from mirage_core.training.settings import TrainingSettings
 from mirage_core.training.stages import even_layers, exclude_from_autocast, prepare_model
 from mirage_core.training.trainer import Trainer, TrainingData
 
@@ -103,7 +104,7 @@ def test_a_stage_changes_what_it_trains_and_nothing_else(
     assert changed == trained
     kinds = {"vace": "vace/*_vace", "lora": "lora/*_lora", "rest": "model/*_model"}
     files = {kind for kind, glob in kinds.items() if list(tmp_path.glob(f"{glob}.safetensors"))}
-    assert files == ({"rest"} if stage in FULL_MODEL_STAGES else trained)
+    assert files == trained
 
 
 @pytest.mark.training
@@ -229,7 +230,7 @@ def test_a_whole_model_is_one_file(place: Path, tmp_path: Path) -> None:
     loaded = load_transformer(path, dtype=torch.float32)
     assert torch.equal(answer(loaded), answer(trainer.model))
     with safe_open(str(path), framework="pt") as file:
-        own = [name for name in file.keys() if not name.startswith("vace_")]  # noqa: SIM118
+        own = [name for name in file.keys() if not name.startswith("vace.")]  # noqa: SIM118
     assert set(own) == set(tiny_weights.backbone_tensors())
 
 
@@ -305,3 +306,27 @@ def test_where_side_blocks_go() -> None:
     assert even_layers(2, 4) == (0, 2)
     with pytest.raises(ModelMismatchError, match=r"one of 1, 2, 3, 4, 5, 6, 8, 10, 15, 30"):
         even_layers(7, 30)
+
+
+@pytest.mark.training
+def test_a_run_begins_again_with_its_lora(place: Path, tmp_path: Path) -> None:
+    """From the finished files alone a new run is where the last one ended."""
+    trainer = train(place, tmp_path / "one", "joint")
+    names = ("vace/step_0000004_vace", "lora/step_0000004_lora")
+    branch, lora = (tmp_path / "one" / f"{name}.safetensors" for name in names)
+    model = load_transformer(place / "model.safetensors", branch=branch, dtype=torch.float32)
+    settings = replace(SETTINGS, stage="joint")
+    prepare_model(model, settings, read_lora(lora))
+    assert torch.equal(answer(model), answer(trainer.model))
+    plain = load_transformer(place / "model.safetensors", branch=branch, dtype=torch.float32)
+    prepare_model(plain, settings)
+    assert not torch.equal(answer(plain), answer(trainer.model))
+
+
+def test_loras_that_a_run_does_not_train(place: Path, tmp_path: Path) -> None:
+    train(place, tmp_path / "one", "joint")
+    lora = read_lora(tmp_path / "one" / "lora" / "step_0000004_lora_comfyui.safetensors")
+    for change in ({"lora_rank": 8}, {"lora_layers": "released"}, {"stage": "branch"}):
+        settings = replace(SETTINGS, **{"stage": "joint"} | change)
+        with pytest.raises(ModelMismatchError, match="not one that this run trains"):
+            prepare_model(load(place, "joint"), settings, lora)

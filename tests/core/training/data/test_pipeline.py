@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from functools import partial
@@ -45,6 +46,7 @@ from mirage_core.training.data.pipeline import (
     DataJob,
     DataProgress,
     LocalPool,
+    finished_items,
     make_data,
 )
 from mirage_core.training.data.procedural import ProceduralSource
@@ -253,7 +255,7 @@ def test_captions_are_embedded_without_their_filling(tmp_path) -> None:
 
 @pytest.mark.processes
 def test_ray_workers_die_and_nothing_is_lost(tmp_path, monkeypatch) -> None:
-    """The one test that starts Ray: two workers, one item that kills whoever takes it."""
+    """Two workers, one item that kills whoever takes it."""
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "support"))
     source, folder = WallSource(6, tmp_path / "log", deadly=(2,)), tmp_path / "data"
@@ -264,6 +266,26 @@ def test_ray_workers_die_and_nothing_is_lost(tmp_path, monkeypatch) -> None:
     assert_same(contents(folder), contents(tmp_path / "plain"))
     assert begun(source)["wall-2"] == 2
     assert not ray.is_initialized()
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(150)
+def test_ctrl_c_does_not_wait_for_what_workers_are_at(tmp_path, monkeypatch) -> None:
+    """One item never ends; what was waiting in its worker is stored all the same."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "support"))
+    source, folder = WallSource(2, tmp_path / "log", stuck=(1,)), tmp_path / "data"
+
+    def press() -> None:
+        while not (source.log.exists() and begun(source)["wall-1"]):
+            threading.Event().wait(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        make_data(folder, wall_job(source), partial(RayPool, workers=1))
+    assert not ray.is_initialized()
+    assert finished_items(folder) == {"wall-0"}
 
 
 def test_more_gpus_than_there_are_are_not_waited_for(tmp_path, monkeypatch) -> None:
