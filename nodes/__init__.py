@@ -15,6 +15,7 @@ from .embedded import (
     MirageEmbeddedShot,
 )
 from .estimator import MirageEstimateGeometry, MirageLoadEstimator
+from .few_steps import MirageFewSteps
 from .geometry import (
     MirageGeometry,
     MirageGeometryDA3,
@@ -32,6 +33,7 @@ from .picture_geometry import MirageGeometryView, MiragePictureGeometry
 from .readout import MiragePreviewFill, MirageReadout
 from .render import MirageRender
 from .sampling import MirageChunkDecode, MirageTrainingFree, MirageUniPC
+from .scene_models import MirageLook, MirageSceneModels
 from .trajectory import MirageTrajectory, MirageTrajectoryLoad, MirageTrajectorySave
 from .trajectory_exchange import (
     MirageTrajectoryCamera,
@@ -90,6 +92,9 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     MirageMatchColours,
     MiragePictureGeometry,
     MirageGeometryView,
+    MirageSceneModels,
+    MirageLook,
+    MirageFewSteps,
 )
 
 

@@ -18,14 +18,19 @@ from ..mirage_core.conditioning.inpaint import (
     unknown_cells,
     without_holes,
 )
+from ..mirage_core.constants import DEFAULT_FPS
 from ..mirage_core.errors import ModelMismatchError, PlanError, ShapeError
 from ..mirage_core.log import logger
 from ..mirage_core.readout.readout import Readout
 from ..mirage_core.validate import expect_token_channels
 from .comfy.chunk_guide import chunk_latent
 from .comfy.inpaint import Conditioning, blank_latent, empty_latent, told
+from .comfy.ui import show_text
 from .comfy.vae import Latent, VaeCodec, latent_tokens
 from .types import ReadoutType
+
+RATE_TOLERANCE = 1e-3
+"""Frames per second by which a rate may be off."""
 
 if TYPE_CHECKING:
     import comfy.sd
@@ -79,6 +84,7 @@ class MirageInpaintConditioning(io.ComfyNode):
                 io.Conditioning.Output(display_name="negative"),
                 io.Latent.Output(display_name="latent"),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -102,14 +108,30 @@ class MirageInpaintConditioning(io.ComfyNode):
             planes = _of_pictures(images, holes, vae, first)
         else:
             raise _unclear(readout, images, holes)
+        rate = _other_rate(readout)
+        if rate:
+            logger.warning("Mirage Inpaint Conditioning: %s", rate)
+            show_text(rate, cls.hidden.unique_id)
+        shown = {"text": (rate,)} if rate else None
         if first is None:
-            return io.NodeOutput(
-                told(positive, planes), told(negative, planes), empty_latent(planes)
-            )
+            latent = empty_latent(planes)
+            return io.NodeOutput(told(positive, planes), told(negative, planes), latent, ui=shown)
         planes = planes.begun_with(first)
         # The model's own pipeline keeps a first frame that is wholly given clean at every step.
         latent = chunk_latent(first, planes.latent.shape[1])
-        return io.NodeOutput(told(positive, planes), told(negative, planes), latent)
+        return io.NodeOutput(told(positive, planes), told(negative, planes), latent, ui=shown)
+
+
+def _other_rate(readout: Readout | None) -> str:
+    """What to tell of a trajectory with another frame rate than the model's; else nothing."""
+    if readout is None or abs(readout.trajectory.fps - DEFAULT_FPS) <= RATE_TOLERANCE:
+        return ""
+    path = readout.trajectory
+    return (
+        f"the trajectory has {path.fps:g} frames per second and Wan2.2-Fun-5B-InP makes "
+        f"{DEFAULT_FPS:g}: the move is shown at another speed than the model knows. fps = "
+        f"{DEFAULT_FPS:g} in Mirage Rollout Start makes it over"
+    )
 
 
 def _of_readout(

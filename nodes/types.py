@@ -32,3 +32,9 @@ DA3GeometryType = io.Custom("DA3_GEOMETRY")
 
 # nodes.estimator.Estimator: a geometry estimator with a package of its own.
 EstimatorType = io.Custom("MIRAGE_ESTIMATOR")
+
+# ComfyUI's own network of MoGe.
+MoGeModelType = io.Custom("MOGE_MODEL")
+
+# nodes.comfy.scene_models.SceneModels: what looks at pictures for their depth and what moves.
+SceneModelsType = io.Custom("MIRAGE_SCENE_MODELS")

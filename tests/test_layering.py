@@ -39,6 +39,7 @@ LIBRARY_PACKAGES = {
         "diffusers", "transformers", "accelerate", "peft", "gguf", "sentencepiece", "unidepth",
         "mapanything",
     },
+    "masks": {"transformers"},
     "sampling": {"diffusers"},
     "cli": {"tqdm"},
     "evaluation": {"piq", "torchvision"},

@@ -30,7 +30,7 @@ from ..trajectories.lens import LENSES, PICTURE
 from ..trajectories.presets import EASINGS, MAX_AMOUNT, PRESETS
 from ..writing.consistency import ConsistencyConfig
 from ..writing.policy import WRITE_POLICIES
-from . import inputs, ways
+from . import inputs, masks, ways
 from .inputs import parse_path
 
 OVERRIDES = {
@@ -59,6 +59,7 @@ def add_command(commands: Any) -> None:
         help="Wan2.2-TI2V-5B: a folder, or one .safetensors or .gguf file",
     )  # fmt: skip
     add_models(models)
+    masks.add_masks(parser.add_argument_group("masks"))
     add_settings(parser.add_argument_group("generation"))
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=parse_path, required=True, help="folder for the shot")
@@ -272,27 +273,34 @@ def _set(values: dict[str, Any]) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Generate the shot; see `mirage_core.cli.main.main` for the exit codes."""
-    settings, lengths = settings_of(arguments), ways.lengths_of(arguments)
+    settings = masks.with_growth(settings_of(arguments), arguments)
+    lengths = ways.lengths_of(arguments)
     way, colours = ways.way_of(arguments), ways.colours_of(arguments)
     if arguments.guidance is None:
         arguments.guidance = way.guidance
     expect_files(arguments)
+    masks.expect_masks(arguments)
     picture = inputs.load_picture(arguments.image, arguments.size)
     size = (int(picture.shape[1]), int(picture.shape[0]))
     geometry = inputs.read_geometry(arguments)
     trajectory = inputs.read_trajectory(arguments, geometry, size)
     way.expect_rate(trajectory)
+    marked = masks.folder_masks(arguments, len(trajectory), size)
     # Imported late, so that help and typing errors do not wait for diffusers.
     from . import models
 
     models.expect_text_encoder(arguments)
     setup = models.DeviceSetup.from_arguments(arguments)
     depth = models.load_depth(arguments, geometry, len(trajectory), setup)
+    found = masks.load_masks(arguments, marked, len(trajectory), setup)
+    if found is not None:
+        geometry = found.of_picture(picture, geometry)
     codec = models.load_codec(arguments, setup)
+    made_with = models.describe_models(arguments, setup) + masks.describe_masks(arguments, marked)
     folder = arguments.out if arguments.resume else make_unused_folder(arguments.out)
     state = begin(
         picture.to(setup.device), geometry, trajectory, codec,
-        settings=settings, seed=arguments.seed, models=models.describe_models(arguments, setup),
+        settings=settings, seed=arguments.seed, models=made_with,
         folder=folder, lengths=lengths, colours=colours,
         depth=models.describe_depth(depth, arguments.fov),
     )  # fmt: skip
@@ -306,6 +314,7 @@ def run(arguments: argparse.Namespace) -> int:
                 finish(state)
             else:
                 parts = models.load_models(arguments, codec, depth, setup)
+                parts = dataclasses.replace(parts, masks=found)
                 with Bar() as bar:
                     state = generate(state, parts, settings, bar)
         except KeyboardInterrupt:
@@ -317,8 +326,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def expect_files(arguments: argparse.Namespace) -> None:
     """Refuse paths that lead nowhere before the first gigabyte is read."""
-    named = ("transformer", "branch", "vae", "text_encoder", "depth_model", "later_lora")
-    paths = {name: getattr(arguments, name) for name in named}
+    named = (
+        "transformer", "branch", "vae", "text_encoder", "depth_model", "later_lora",
+        "tracker_model", "language_model",
+    )  # fmt: skip
+    paths = {name: getattr(arguments, name, None) for name in named}
     paths |= {f"lora {number}": path for number, path in enumerate(arguments.lora)}
     for name, path in paths.items():
         if path is not None and not path.exists():

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -81,11 +82,12 @@ def chunk_geometry(
         expect_same_lens(frames, cameras)
         expect_same_path(frames, cameras)
     given = {name: mask for name, mask in (masks or {}).items() if mask is not None}
-    masked = _masked_cells(state, geometry, given, growth)
+    own = _own_cells(state, geometry)
+    masked = _masked_cells(state, geometry, own, given, growth)
     whole = ChunkGeometry(frames, masked)
     # A mask for each latent frame and each pixel of the depth says more than its cells do.
     fine = geometry.exclude is None or len(geometry) == chunk.latent_frames
-    return whole if fine and not given else whole.without(masked)
+    return whole if fine and torch.equal(masked, own) else whole.without(masked)
 
 
 def _of_chunk(state: RolloutState, geometry: FrameGeometry) -> FrameGeometry:
@@ -102,15 +104,25 @@ def _of_chunk(state: RolloutState, geometry: FrameGeometry) -> FrameGeometry:
     return geometry.select(list(chunk.pose_frames))
 
 
+def _sizes(state: RolloutState, geometry: FrameGeometry) -> list[tuple[int, int]]:
+    return [(state.trajectory.height, state.trajectory.width), geometry.size]
+
+
+def _own_cells(state: RolloutState, geometry: FrameGeometry) -> Tensor:
+    """(T, h, w) bool: cells that the geometry itself leaves out."""
+    sizes = _sizes(state, geometry)
+    return exclusion({OWN: geometry.exclude}, state.grid, state.chunk.latent_frames, sizes)
+
+
 def _masked_cells(
     state: RolloutState,
     geometry: FrameGeometry,
+    own: Tensor,
     masks: Mapping[str, Tensor],
     growth: MaskGrowth | None,
 ) -> Tensor:
-    chunk, cameras = state.chunk, state.trajectory
-    sizes = [(cameras.height, cameras.width), geometry.size]
-    union = exclusion({OWN: geometry.exclude}, state.grid, chunk.latent_frames, sizes)
+    chunk, cameras, union = state.chunk, state.trajectory, own
+    sizes = _sizes(state, geometry)
     for name, mask in masks.items():
         if len(mask) == len(cameras) != chunk.model_frames:
             mask = mask[chunk.first_frame : chunk.output_end]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -10,18 +11,32 @@ from typing import Any
 import comfy.utils
 import folder_paths
 from comfy_execution.graph_utils import GraphBuilder
+from comfy_extras.nodes_depth_anything_3 import DA3Inference, LoadDA3Model
+from comfy_extras.nodes_moge import LoadMoGeModel, MoGeInference
 from torch import Tensor
 
 from ...mirage_core.errors import ModelMismatchError
-from ...mirage_core.geometry.sources import SKY_THRESHOLD
+from ...mirage_core.geometry.frame_geometry import FrameGeometry
+from ...mirage_core.geometry.sources import (
+    SKY_THRESHOLD,
+    geometry_from_da3,
+    geometry_from_moge,
+    is_metric,
+)
 from ...mirage_core.tensor_files import read_header
 from .estimator import FOLDER
 
 AUTO = "auto"
-"""Choice of the first file that is a depth model, MoGe before Depth Anything."""
+"""Choice of the first file that is a depth model."""
 
 DEFAULT_FOV = 60.0
 """Horizontal field of view, in degrees, where neither the model nor the artist tells one."""
+
+MOST_DETAIL = 9
+"""MoGe's highest resolution level."""
+
+DA3_RESOLUTION = 504
+"""Pixels of the longest side at which Depth Anything 3 runs by default."""
 
 _MOGE_PARTS = ("points_head.", "head.upsample_blocks.")
 _DA3_PART = "backbone.embeddings.patch_embeddings.projection.weight"
@@ -62,8 +77,12 @@ def depth_files() -> list[str]:
     return list(folder_paths.get_filename_list(FOLDER))
 
 
-def find_depth_model(name: str) -> DepthModel:
+def find_depth_model(name: str, kinds: Sequence[Kind] = tuple(Kind)) -> DepthModel:
     """The depth model of a name, or with `AUTO` the best that is there.
+
+    Args:
+        name: A file of `depth_files`, or `AUTO`.
+        kinds: Families that `AUTO` may take, the best first.
 
     Raises:
         ModelMismatchError: There is no such file, none at all, or it is another kind of model.
@@ -81,10 +100,11 @@ def find_depth_model(name: str) -> DepthModel:
                 "Estimator",
             )
         return model
-    found = [model for model in map(_model_of, files) if model is not None]
+    found = [model for model in map(_model_of, files) if model is not None and model.kind in kinds]
     if not found:
-        raise _missing("no depth model", files)
-    return min(found, key=lambda model: list(Kind).index(model.kind))
+        names = " or ".join(kind.value for kind in kinds)
+        raise _missing("no depth model" if len(kinds) == len(Kind) else f"no {names}", files)
+    return min(found, key=lambda model: kinds.index(model.kind))
 
 
 def _missing(got: str, files: list[str]) -> ModelMismatchError:
@@ -132,6 +152,39 @@ def _kind_by_name(name: str) -> Kind | None:
     return next((kind for spelt, kind in _SPELLINGS.items() if spelt in name.lower()), None)
 
 
+def load_depth_model(model: DepthModel) -> Any:  # noqa: ANN401
+    """The network of a file, as ComfyUI's own loader makes it."""
+    if model.kind is Kind.MOGE:
+        return LoadMoGeModel.execute(model.name).result[0]
+    return LoadDA3Model.execute(model.name, "default").result[0]
+
+
+def estimate(
+    model: DepthModel, network: Any, image: Tensor, fov: float, level: int = MOST_DETAIL  # noqa: ANN401
+) -> FrameGeometry:
+    """Geometry of pictures, by ComfyUI's own code.
+
+    Args:
+        model: What the network is.
+        network: From `load_depth_model`, or of ComfyUI's own loader.
+        image: (F, H, W, 3) the pictures.
+        fov: Horizontal field of view in degrees; 0 where the model is to find it.
+        level: Detail of MoGe, 0 to 9.
+    """
+    if model.kind is Kind.MOGE:
+        found = MoGeInference.execute(network, image, level, fov, 4, True, True).result[0]  # noqa: FBT003
+        return geometry_from_moge(found, metric=is_metric(found))
+    mode = {"mode": "mono"}
+    if model.cameras and not fov:
+        mode = {
+            "mode": "multiview", "ref_view_strategy": "saddle_balanced", "pose_method": "cam_dec"
+        }  # fmt: skip
+    found = DA3Inference.execute(
+        network, image, DA3_RESOLUTION, "upper_bound_resize", mode
+    ).result[0]
+    return geometry_from_da3(found, fov=fov or DEFAULT_FOV, metric=model.metric)
+
+
 def estimation(
     graph: GraphBuilder, model: DepthModel, image: Tensor, fov: float
 ) -> tuple[Any, Any]:
@@ -149,7 +202,7 @@ def estimation(
     if model.kind is Kind.MOGE:
         loaded = graph.node("LoadMoGeModel", model_name=model.name)
         run = graph.node(
-            "MoGeInference", moge_model=loaded.out(0), image=image, resolution_level=9,
+            "MoGeInference", moge_model=loaded.out(0), image=image, resolution_level=MOST_DETAIL,
             fov_x_degrees=fov, batch_size=4, force_projection=True, apply_mask=True,
         )  # fmt: skip
         taken = graph.node("MirageGeometryMoGe", moge_geometry=run.out(0))
@@ -162,7 +215,7 @@ def estimation(
             "mode.pose_method": "cam_dec",
         }  # fmt: skip
     run = graph.node(
-        "DA3Inference", da3_model=loaded.out(0), image=image, resolution=504,
+        "DA3Inference", da3_model=loaded.out(0), image=image, resolution=DA3_RESOLUTION,
         resize_method="upper_bound_resize", **mode,
     )  # fmt: skip
     taken = graph.node(

@@ -243,10 +243,14 @@ def expect_video_model(model: Patcher) -> Backbone:
     )
 
 
-def expect_fitting_loras(model: Patcher) -> None:
+def expect_fitting_loras(model: Patcher, wanted: str = "Wan2.2-TI2V-5B") -> None:
     """Raise `ModelMismatchError` if a LoRA was made for a model of another width.
 
     ComfyUI itself only logs such layers and skips them.
+
+    Args:
+        model: With LoRAs, if any.
+        wanted: What errors call the model.
     """
     for key, entries in model.patches.items():
         size = _matrix_size(model, key)
@@ -256,7 +260,7 @@ def expect_fitting_loras(model: Patcher) -> None:
                 raise ModelMismatchError(
                     "A LoRA was made for another model",
                     got=f"a change of {found} to {key}, which is {size}",
-                    expected="a LoRA for Wan2.2-TI2V-5B",
+                    expected=f"a LoRA for {wanted}",
                     fix="Remove the LoRA, or load one that was trained for this model",
                 )
 

@@ -14,7 +14,7 @@ from dev.comfy_server import PACK, ComfyServer
 from dev.frontend_page import READY, TIMEOUT
 from tiny_install import install, sampling_server
 from workflows.flatten import flatten
-from workflows.inpaint import FILES, INPAINT_LOOP
+from workflows.inpaint import INPAINT_LOOP, LOOP_FILES
 
 from .test_frontend import BOXES, PROMPT, load, overlapping, plain, screenshot
 
@@ -49,7 +49,8 @@ def test_widgets_of_the_loop_reach_the_nodes_inside(page: Page) -> None:
     page.evaluate(CHANGE, {"prompt": "a hall", "negative_prompt": "fog", "steps": 3, "cfg": 1})
     prompt = page.evaluate(PROMPT)
     (sampler,) = [part["inputs"] for part in prompt.values() if part["class_type"] == "KSampler"]
-    assert (sampler["steps"], sampler["cfg"]) == (3, 1)
+    switch = prompt[sampler["steps"][0]]["inputs"]
+    assert (switch["steps"], switch["cfg"]) == (3, 1)
     told = prompt[sampler["positive"][0]]["inputs"]
     assert prompt[told["positive"][0]]["inputs"]["text"] == "a hall"
     assert prompt[told["negative"][0]]["inputs"]["text"] == "fog"
@@ -71,6 +72,6 @@ def test_missing_files_are_offered(page: Page, comfy_server: ComfyServer) -> Non
     content = json.loads(BLUEPRINT.read_text(encoding="utf-8"))
     page.evaluate("async (c) => { await app.loadGraphData(c, true, true, 'inpaint') }", content)
     page.get_by_text("View details").first.click()
-    for file in FILES:
+    for file in LOOP_FILES:
         page.get_by_text(file.name, exact=True).first.wait_for()
-    expect(page.get_by_text("Download", exact=True)).to_have_count(len(FILES), timeout=TIMEOUT)
+    expect(page.get_by_text("Download", exact=True)).to_have_count(len(LOOP_FILES), timeout=TIMEOUT)

@@ -50,14 +50,16 @@ SMALL = {
     "first_chunk_frames": 33, "chunk_frames": 33,
 }  # fmt: skip
 HOSTS = {
-    "mirage_rollout": {"steps": 40, "cfg": 1, "strength": 1},
-    "mirage_training_free": {"steps": 20, "cfg": 5, "until": 0.6},
+    "mirage_rollout": {"steps": 40, "cfg": 1, "strength": 1, "few_steps": "off"},
+    "mirage_training_free": {"steps": 20, "cfg": 5, "until": 0.6, "few_steps": "off"},
     "mirage_vace": {
         "steps": 25, "cfg": 6, "strength": 1, "paste_known": 0, "match_colours": 1,
+        "few_steps": "off",
     },
-    "mirage_spatia": {"steps": 40, "cfg": 3.5, "strength": 1},
+    "mirage_spatia": {"steps": 40, "cfg": 3.5, "strength": 1, "few_steps": "off"},
     "mirage_fun_inpaint": {
         "prompt": PROMPT_TEXT, "negative_prompt": NEGATIVE, "steps": 20, "cfg": 6,
+        "few_steps": "off",
     },
 }
 

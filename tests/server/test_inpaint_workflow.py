@@ -13,7 +13,7 @@ import pytest
 from dev.comfy_client import ComfyClient, Progress, RunResult
 from dev.comfy_server import PACK, ComfyServer
 from workflows.flatten import flatten, model_files
-from workflows.inpaint import FILES, INPAINT_LOOP, INPAINT_MODEL
+from workflows.inpaint import FILES, INPAINT_LOOP, INPAINT_MODEL, LOOP_FILES
 
 from .prompts import Prompt, contents, folders
 from .stopped_shots import HEIGHT, WIDTH
@@ -24,8 +24,8 @@ BLUEPRINT = PACK / "subgraphs" / f"{INPAINT_LOOP.name}.json"
 AROUND = PACK / "workflows" / "mirage_training_free.json"
 FRAMES, CHUNKS = 69, 3
 SMALL = {"width": WIDTH, "height": HEIGHT, "frames": FRAMES, "steps": 4, "resolution_level": 0}
-OPENED, TOLD, SAMPLER, DECODED, UPDATED, CLOSED = (
-    f"1:{number}" for number in (108, 110, 111, 112, 116, 117)
+OPENED, TOLD, SAMPLER, DECODED, LOOKED, UPDATED, CLOSED = (
+    f"1:{number}" for number in (108, 110, 111, 112, 113, 116, 117)
 )
 BODY = (OPENED, TOLD, SAMPLER, DECODED, UPDATED)
 
@@ -46,6 +46,8 @@ def shot(object_info: dict[str, Any], name: str) -> Prompt:
     (start,) = [key for key, part in around.items() if part["class_type"] == "MirageRolloutStart"]
     around[start]["inputs"]["name"] = name
     inside[OPENED]["inputs"]["state"] = [start, 0]
+    (models,) = [key for key, part in around.items() if part["class_type"] == "MirageSceneModels"]
+    inside[LOOKED]["inputs"]["scene_models"] = [models, 0]
     gone = {"UNETLoader", "ModelSamplingSD3", "CLIPLoader", "CLIPTextEncode"}
     kept = {
         key: part
@@ -79,8 +81,8 @@ def test_three_chunks_run_and_make_a_video(
     prompt, result = whole
     assert result.status == "success"
     # Its loaders are those of the graph around it, which ComfyUI runs once.
-    shared = {key for key in prompt if prompt[key] in (prompt["4"], prompt["5"])}
-    assert len(shared) == 4
+    shared = {key for key in prompt if prompt[key] == prompt["4"]}
+    assert len(shared) == 2
     assert (set(result.displayed) | set(result.cached)) - shared == set(prompt) - shared
     assert runs(result) == dict.fromkeys(BODY, CHUNKS)
     (save,) = [key for key, part in prompt.items() if part["class_type"] == "SaveVideo"]
@@ -151,7 +153,7 @@ class TestFile:
         loaders = {
             part["type"]: part for part in inside["nodes"] if "models" in part["properties"]
         }
-        assert set(loaders) == {"UNETLoader", "VAELoader", "LoadMoGeModel", "CLIPLoader"}
+        assert set(loaders) == {"UNETLoader", "VAELoader", "CLIPLoader"}
         for kind, part in loaders.items():
             (entry,) = part["properties"]["models"]
             assert part["widgets_values"][0] == entry["name"]
@@ -159,7 +161,7 @@ class TestFile:
             assert any(entry["name"] in str(spec[:2]) for spec in choices.values()), kind
         found = {file["name"]: (file["url"], file["directory"])
                  for file in model_files(content(BLUEPRINT))}  # fmt: skip
-        assert found == {file.name: (file.url, file.directory) for file in FILES}
+        assert found == {file.name: (file.url, file.directory) for file in LOOP_FILES}
         for name, (url, _) in found.items():
             assert url.startswith("https://huggingface.co/Comfy-Org/")
             assert url.endswith(f"/{name}")
@@ -167,9 +169,13 @@ class TestFile:
     def test_settings_of_comfyui_s_template(self, object_info: dict[str, Any]) -> None:
         prompt = flatten(content(BLUEPRINT), object_info)
         settings = prompt[SAMPLER]["inputs"]
-        wanted = {"steps": 20, "cfg": 6.0, "sampler_name": "uni_pc", "scheduler": "simple"}
+        wanted = {"sampler_name": "uni_pc", "scheduler": "simple"}
         assert {name: settings[name] for name in wanted} == wanted
-        model = prompt[settings["model"][0]]
+        (few,) = {settings[name][0] for name in ("model", "steps", "cfg")}
+        switch = prompt[few]["inputs"]
+        off = {"steps": 20, "cfg": 6.0, "few_steps": "off", "needs": "Fun InP"}
+        assert {name: switch[name] for name in off} == off
+        model = prompt[switch["model"][0]]
         assert (model["class_type"], model["inputs"]["shift"]) == ("ModelSamplingSD3", 8.0)
         loader = prompt[model["inputs"]["model"][0]]
         assert loader["inputs"]["unet_name"] == INPAINT_MODEL.name

@@ -15,6 +15,8 @@ from mirage_core.cache.io import load_cache
 from mirage_core.rollout.video import read_frames
 from mirage_core.tensor_files import read_tensors
 from tiny_install import photograph
+from tiny_models import lora
+from tiny_weights import write
 from workflows.files import VACE_LARGE
 from workflows.vace import FILES
 
@@ -147,6 +149,28 @@ def test_another_frame_rate_stops_before_sampling(server: ComfyServer, prompt: P
     assert text.startswith("17 frames")
 
 
+def test_few_steps_bring_their_lora_and_settings(
+    prompt: Prompt, server: ComfyServer, made: Made
+) -> None:
+    """The name of the LoRA tells steps, guidance and shift; off nothing of it is looked for."""
+    name = "Wan21_CausVid_bidirect2_T2V_1_3B_lora_rank32.safetensors"
+    prompt[only(prompt, "MirageFewSteps")]["inputs"]["few_steps"] = "auto"
+    prompt = named(prompt, "few_steps")
+    with pytest.raises(ComfyRunError, match="no LoRA for few steps that fits"):
+        run(server, prompt)
+    write(server.output.parent / "models" / "loras" / name, lora())
+    counted: list[tuple[str, float]] = []
+    result = run(server, prompt, on_progress=lambda p: counted.append((p.display_node, p.maximum)))
+    (told,) = result.outputs[only(prompt, "MirageFewSteps")]["text"]
+    assert told == f"{name} at 0.7: 4 steps, cfg 1, shift 8; untested with this conditioning"
+    sampler = only(prompt, "KSampler")
+    assert {most for node, most in counted if node == sampler and most > 1} == {4}
+    chunk = "chunk_0000.safetensors"
+    few, many = (read_tensors(folder / chunk)["latents"]
+                 for folder in (only_folder(server, "few_steps"), made.folder))  # fmt: skip
+    assert not few.allclose(many, atol=0.01)
+
+
 def test_every_loader_names_its_file(object_info: dict[str, Any]) -> None:
     saved = shipped("vace")["nodes"]
     found = [node for node in saved if "models" in node["properties"]]
@@ -155,7 +179,7 @@ def test_every_loader_names_its_file(object_info: dict[str, Any]) -> None:
     for node in found:
         (entry,) = node["properties"]["models"]
         known = known_files[entry["name"]]
-        assert node["widgets_values"][0] == known.name
+        assert known.name in node["widgets_values"]
         assert (entry["url"], entry["directory"]) == (known.url, known.directory)
         assert known.url.startswith("https://huggingface.co/Comfy-Org/")
         assert known.url.endswith(f"/{known.directory}/{known.name}")
@@ -165,4 +189,4 @@ def test_every_loader_names_its_file(object_info: dict[str, Any]) -> None:
     text = note["widgets_values"][0]
     assert all(file.url in text for file in FILES)
     assert VACE_LARGE.url in text
-    assert "Untested" in text
+    assert "untested with this conditioning" in text

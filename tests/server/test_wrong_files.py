@@ -13,7 +13,7 @@ from dev.comfy_server import ComfyServer
 from tiny_install import install, sampling_server
 from tiny_models import branch_config, lora, side_branch
 from tiny_weights import Backbone, write
-from workflows.files import VACE_MODEL, VAE, VAE21, VIDEO_MODEL
+from workflows.files import INPAINT_MODEL, VACE_MODEL, VAE, VAE21, VIDEO_MODEL
 
 from .prompts import Prompt
 from .stopped_shots import HEIGHT, WIDTH, only, run, small
@@ -25,6 +25,7 @@ WIDE = Backbone(384, 3, 768, 5, 4096, 256)
 """Another width than the tiny video model's, as the 14B models have another one than the 5B."""
 
 FOREIGN = "foreign.safetensors"
+IDLE, WIDE_FEW = "idle_fastwan.safetensors", "wide_causvid.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,10 @@ def server(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """A server with the files of all shots, and with some for a wider model."""
     base = tmp_path_factory.mktemp("wrong_files")
     install(base, (WIDTH, HEIGHT))
-    write(base / "models" / "loras" / FOREIGN, lora(WIDE))
+    loras = base / "models" / "loras"
+    write(loras / FOREIGN, lora(WIDE))
+    write(loras / WIDE_FEW, lora(WIDE))
+    write(loras / IDLE, {name.replace("self_attn", "mixer"): t for name, t in lora().items()})
     write(base / "models" / "model_patches" / FOREIGN, side_branch(branch_config(WIDE)))
     with sampling_server(base, comfyui_path) as running:
         yield running
@@ -60,6 +64,30 @@ CASES = {
     "vace_at_another_frame_rate": (
         "vace", "MirageTrajectory", {"fps": 24.0},
         ("another frame rate", "fps = 16 in Mirage Rollout Start"),
+    ),
+    "vace_with_plain_wan22": (
+        "vace", "UNETLoader", {"unet_name": VIDEO_MODEL.name},
+        ("would not see the memory at all", VACE_MODEL.name, "mirage_training_free"),
+    ),
+    "fun_inpaint_with_plain_wan22": (
+        "fun_inpaint", "UNETLoader", {"unet_name": VIDEO_MODEL.name},
+        ("would not see the memory at all", INPAINT_MODEL.name),
+    ),
+    "few_steps_of_an_unknown_kind": (
+        "vace", "MirageFewSteps", {"few_steps": FOREIGN},
+        ("how many steps this LoRA needs", "causvid"),
+    ),
+    "few_steps_with_a_lora_that_changes_nothing": (
+        "vace", "MirageFewSteps", {"few_steps": IDLE},
+        ("changes nothing of this model", "a LoRA for the video model that is loaded"),
+    ),
+    "few_steps_with_a_lora_of_a_wider_model": (
+        "vace", "MirageFewSteps", {"few_steps": WIDE_FEW},
+        ("LoRA was made for another model", "the video model that is loaded"),
+    ),
+    "few_steps_without_a_lora_that_fits": (
+        "fun_inpaint", "MirageFewSteps", {"few_steps": "auto"},
+        ("no LoRA for few steps that fits", "few_steps = off"),
     ),
     "spatia_with_the_vae_of_wan21": (
         "spatia", "VAELoader", {"vae_name": VAE21.name}, ("16 channels", VAE.name),
@@ -108,7 +136,7 @@ def test_files_of_another_model(
     ("name", "kind", "field"),
     [
         ("vace", "UNETLoader", "unet_name"),
-        ("vace", "LoadMoGeModel", "model_name"),
+        ("vace", "MirageFewSteps", "few_steps"),
         ("spatia", "MirageLoadBranch", "branch_name"),
         ("spatia", "MirageLaterLora", "lora_name"),
         ("fun_inpaint", "CLIPLoader", "clip_name"),

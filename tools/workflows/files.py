@@ -69,3 +69,16 @@ def file_table(*files: ModelFile) -> str:
         for file in files
     ]
     return "\n".join(["| file | folder | licence |", "|---|---|---|", *rows])
+
+
+MOVING_NOTE = f"""**What moves** stays out of the memory when `moving_things` in *Mirage Scene \
+Models* is on: in the picture and in every chunk. Two more files do it, and off they are not \
+needed; with `names`, such as `person, dog`, SAM3 alone is enough.
+
+{file_table(LANGUAGE_MODEL, SAM3)}
+
+**Depth** is Depth Anything 3's where a file of it is in `models/geometry_estimation`, else \
+MoGe's; `depth` in the same node chooses. Depth Anything 3 does not find the lens of a picture: \
+set `fov` in *Mirage Look*.
+"""
+"""What the note of every shot that estimates depth says of the models which look at it."""

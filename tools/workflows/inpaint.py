@@ -6,24 +6,31 @@ from workflows.files import (
     INPAINT_MODEL,
     LICENCE_NOTE,
     MOGE,
+    MOVING_NOTE,
     TEXT_ENCODER,
     VAE,
     file_table,
 )
 from workflows.sampling import (
+    APPENDED,
     NEGATIVE,
     PROMPT,
+    few_steps_node,
     picture_nodes,
     plan_nodes,
     result_nodes,
+    scene_models_node,
     update_nodes,
 )
 from workflows.writer import NOTE, Node, Out, Subgraph
 
 INPUT = -10
 
-FILES = (INPAINT_MODEL, VAE, TEXT_ENCODER, MOGE)
-"""Every model that the graph names."""
+LOOP_FILES = (INPAINT_MODEL, VAE, TEXT_ENCODER)
+"""Every model that the loop loads."""
+
+FILES = (*LOOP_FILES, MOGE)
+"""Every model that the shot needs."""
 
 SHOWN = f"""# A chunk loop with Wan2.2-Fun-5B-InP
 
@@ -37,18 +44,17 @@ it with *Mirage Chunk Loop (Training-Free)*.
 {LICENCE_NOTE}
 
 1. Make the memory with the same VAE, and the camera move at 24 frames per second.
-2. Connect `state` of *Mirage Rollout Start*, and the `state` of this node to *Mirage Rollout \
-Result*.
+2. Connect `state` of *Mirage Rollout Start*, `scene_models` of *Mirage Scene Models*, and the \
+`state` of this node to *Mirage Rollout Result*.
 3. Describe the picture in `prompt`, and run.
 
 20 steps, cfg 6, uni_pc, simple, shift 8 and 24 frames per second are the settings of ComfyUI's \
 own template for this model. Its clips have 81 frames there: set both lengths of *Mirage Rollout \
 Start* to 81, as *mirage_fun_inpaint* has them.
 
-**Fewer steps, untested with this conditioning:** *LoraLoaderModelOnly* with \
-`Wan2_2_5B_FastWanFullAttn_lora_rank_128_bf16` between *Load Diffusion Model* and \
-*ModelSamplingSD3*, 3 steps and cfg 1. By what is said of it, that LoRA was trained for text to \
-video.
+**Fewer steps, untested with this conditioning:** put \
+`Wan2_2_5B_FastWanFullAttn_lora_rank_128_bf16` into `models/loras` and set `few_steps` to `auto`: \
+3 steps and cfg 1. By what is said of it, that LoRA was trained for text to video.
 """
 
 CHUNK = 81
@@ -72,13 +78,20 @@ has judged a shot of this graph yet**. Compare it with *mirage_vace*.
 
 The loop holds the video model and the texts; open it to change them. {FRAMES} frames are two \
 chunks of {CHUNK}, as long as the clips of ComfyUI's own template for this model.
-"""
+
+{MOVING_NOTE}"""
 
 FIRST = 100
 """Id of the first node."""
 
 _LEFT = 1330
 """Where the loop begins, to the right of models and texts."""
+
+_INPUTS = [
+    ("state", "MIRAGE_STATE"), ("prompt", "STRING"), ("negative_prompt", "STRING"),
+    ("steps", "INT"), ("cfg", "FLOAT"), *APPENDED,
+]  # fmt: skip
+_GIVEN = {title: Out(INPUT, slot) for slot, (title, _) in enumerate(_INPUTS)}
 
 
 def _models() -> dict[int, Node]:
@@ -92,8 +105,8 @@ def _models() -> dict[int, Node]:
             "ModelSamplingSD3", (700, 140), {"model": loaded, "shift": 8.0}, (330, 58)
         ),
         FIRST + 3: Node("VAELoader", (700, 260), {"vae_name": VAE.name}, (330, 58), file=VAE),
-        FIRST + 4: Node(
-            "LoadMoGeModel", (700, 380), {"model_name": MOGE.name}, (330, 58), file=MOGE
+        FIRST + 4: few_steps_node(
+            {"model": Out(FIRST + 2), **_GIVEN}, (1080, 500), needs="Fun InP"
         ),
         FIRST + 5: Node("CLIPLoader", (700, 500), text, (330, 106), file=TEXT_ENCODER),
     }
@@ -122,10 +135,10 @@ def _loop() -> dict[int, Node]:
         "first_latent": Out(opened, 4),
     }
     sampling = {
-        "model": Out(FIRST + 2),
+        "model": Out(FIRST + 4),
         "seed": Out(opened, 5),
-        "steps": Out(INPUT, 3),
-        "cfg": Out(INPUT, 4),
+        "steps": Out(FIRST + 4, 1),
+        "cfg": Out(FIRST + 4, 2),
         "sampler_name": "uni_pc",
         "scheduler": "simple",
         "positive": Out(told),
@@ -133,7 +146,7 @@ def _loop() -> dict[int, Node]:
         "latent_image": Out(told, 2),
     }
     memory = {"cache": Out(opened, 2), "trajectory": Out(opened, 3)}
-    shared = {"vae": Out(FIRST + 3), "moge_model": Out(FIRST + 4)}
+    shared = {"vae": Out(FIRST + 3), "scene_models": _GIVEN["scene_models"]}
     return {
         opened: Node("MirageLoopOpen", (_LEFT + 150, 0), {"state": Out(INPUT)}, (270, 200)),
         read: Node("MirageReadout", (_LEFT + 470, 0), memory, (270, 120)),
@@ -147,18 +160,19 @@ INPAINT_LOOP = Subgraph(
     description=(
         "Makes a shot chunk by chunk with Wan2.2-Fun-5B-InP, which needs no side branch: the "
         "model is told what the memory shows and where it shows nothing. Whether it was trained "
-        "for holes inside of a frame is not known. Loads its models by itself."
+        "for holes inside of a frame is not known. Loads its video model, VAE and text encoder by "
+        "itself; depth comes from Mirage Scene Models."
     ),
-    inputs=[
-        ("state", "MIRAGE_STATE"),
-        ("prompt", "STRING"),
-        ("negative_prompt", "STRING"),
-        ("steps", "INT"),
-        ("cfg", "FLOAT"),
-    ],
+    inputs=_INPUTS,
     outputs=[("state", "MIRAGE_STATE", Out(FIRST + 17))],
     nodes=_models() | _texts() | _loop(),
-    widgets={"prompt": PROMPT, "negative_prompt": NEGATIVE, "steps": 20, "cfg": 6.0},
+    widgets={
+        "prompt": PROMPT,
+        "negative_prompt": NEGATIVE,
+        "steps": 20,
+        "cfg": 6.0,
+        "few_steps": "off",
+    },
 )
 
 
@@ -167,12 +181,13 @@ def _shot() -> dict[int, Node]:
     models = {
         1: Node(NOTE, (-560, 0), {"text": SHOT_NOTE}, (500, 600), title="Read me"),
         4: Node("VAELoader", (0, 0), {"vae_name": VAE.name}, (330, 58), file=VAE),
-        5: Node("LoadMoGeModel", (0, 130), {"model_name": MOGE.name}, (330, 58), file=MOGE),
+        5: scene_models_node((0, 130)),
     }
     nodes = models | picture_nodes() | {14: plan_nodes(name)[14]} | result_nodes(name)
     nodes[12].inputs["frames"] = FRAMES
     nodes[14].inputs |= {"first_chunk_frames": CHUNK, "chunk_frames": CHUNK}
-    nodes[17] = Node(INPAINT_LOOP.id, (1240, 580), {"state": Out(14)}, (300, 420))
+    links = {"state": Out(14), "scene_models": Out(5)}
+    nodes[17] = Node(INPAINT_LOOP.id, (1240, 580), links, (300, 460))
     return dict(sorted(nodes.items()))
 
 

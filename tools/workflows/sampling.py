@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from workflows.files import (
     LICENCE_NOTE,
     MOGE,
+    MOVING_NOTE,
     TEXT_ENCODER,
     VAE,
     VIDEO_MODEL,
@@ -19,10 +22,18 @@ FILES = (VIDEO_MODEL, VAE, TEXT_ENCODER, MOGE)
 BRANCH = "mirage_vace.safetensors"
 """No branch is public, so there is no link: the name is the artist's to change."""
 
+APPENDED = [("scene_models", "MIRAGE_SCENE_MODELS"), ("few_steps", "COMBO")]
+"""Inputs of every loop that samples with a model of Wan's, after those that came first."""
+
 PROMPT = "A sunlit living room, photographed with a wide lens. The camera moves slowly."
 NEGATIVE = (
     "blurry, overexposed, static, low quality, distorted, watermark, subtitles, flickering"
 )
+
+FEW_STEPS_NOTE = """**Fewer steps, untested with this conditioning:** `few_steps` of the loop \
+adds a LoRA of the kind FastWan (3 steps) or Turbo (4 steps) from `models/loras`, with its steps \
+and cfg 1. By what is said of FastWan, it was trained for text to video.
+"""
 
 NO_BRANCH_NOTE = f"""# A long shot with Wan2.2
 
@@ -40,6 +51,8 @@ Without one, use the workflow *mirage_training_free*. It needs nothing but the f
 2. Choose a camera move in *Mirage Trajectory*.
 3. Run. Every finished chunk is saved; run again to go on after a stop.
 
+{MOVING_NOTE}
+{FEW_STEPS_NOTE}
 Open *Mirage Chunk Loop* to change what is inside: the sampler, the reference frames, the \
 estimator of depth.
 """
@@ -60,7 +73,9 @@ trained side branch: expect seams at the edge of what was known.
 
 `until` in *Mirage Chunk Loop (Training-Free)* is the share of the steps in which the memory is \
 held: more keeps closer to it, less blends better.
-"""
+
+{MOVING_NOTE}
+{FEW_STEPS_NOTE}"""
 
 
 def update_nodes(
@@ -73,18 +88,17 @@ def update_nodes(
         state: Of Mirage Loop Open.
         readout: Of the chunk.
         latent: Of the chunk.
-        shared: ``vae`` and ``moge_model``.
+        shared: ``vae`` and ``scene_models``, and ``moge_model`` where the loop takes one.
         left: Where the loop begins.
     """
-    decode, moge, geometry, align, write, close = range(start, start + 6)
+    decode, look, _, align, write, close = range(start, start + 6)
     opened, row = state.node, 430
     decoding = {"latent": latent, "vae": shared["vae"], "state": state}
-    estimate = {
-        "moge_model": shared["moge_model"],
-        "image": Out(decode, 1),
-        "fov_x_degrees": Out(opened, 7),
-    }
-    estimated = {"state": state, "geometry": Out(geometry)}
+    looking = {name: shared[name] for name in ("moge_model", "scene_models") if name in shared}
+    looking |= {"image": Out(decode, 1), "frames": Out(decode), "fov": Out(opened, 7)}
+    estimated = {
+        "state": state, "geometry": Out(look), "dynamic": Out(look, 1), "sky": Out(look, 2)
+    }  # fmt: skip
     finished = {
         "state": state,
         "readout": readout,
@@ -96,10 +110,7 @@ def update_nodes(
     }
     return {
         decode: Node("MirageChunkDecode", (left + 1450, 0), decoding, (250, 130)),
-        moge: Node("MoGeInference", (left + 150, row), estimate, (270, 210)),
-        geometry: Node(
-            "MirageGeometryMoGe", (left + 470, row), {"moge_geometry": Out(moge)}, (270, 60)
-        ),
+        look: Node("MirageLook", (left + 470, row), looking, (270, 210)),
         align: Node("MirageAlignGeometry", (left + 790, row), estimated, (290, 270)),
         write: Node("MirageCacheUpdate", (left + 1120, row), finished, (290, 320)),
         close: Node(
@@ -109,12 +120,19 @@ def update_nodes(
     }  # fmt: skip
 
 
+def few_steps_node(given: dict[str, Out], at: tuple[int, int], **more: Any) -> Node:
+    """The switch before a loop's sampler; ``given`` has model, steps, cfg and few_steps."""
+    titles = ("model", "steps", "cfg", "few_steps")
+    inputs = {title: given[title] for title in titles if title in given}
+    return Node("MirageFewSteps", at, inputs | more, (290, 150))
+
+
 def chunk_loop(
     start: int,
     name: str,
     description: str,
     inputs: list[tuple[str, str]],
-    widgets: dict[str, float],
+    widgets: dict[str, Any],
     guide: tuple[str, tuple[str, ...], tuple[int, int]],
 ) -> Subgraph:
     """A chunk loop around the node that shows the memory to the model.
@@ -128,6 +146,7 @@ def chunk_loop(
         guide: Class, size, and which of the subgraph's inputs it takes.
     """
     opened, read, apply, sampler = range(start, start + 4)
+    inputs, widgets = [*inputs, *APPENDED], widgets | {"few_steps": "off"}
     given = {title: Out(INPUT, slot) for slot, (title, _) in enumerate(inputs)}
     kind, taken, size = guide
     links = {
@@ -137,13 +156,17 @@ def chunk_loop(
     }
     if kind == "MirageApply":
         links["state"] = Out(opened, 1)
+    few = start + 11
+    links["model"] = Out(few)
     sampling = {
         "model": Out(apply),
         "seed": Out(opened, 5),
+        "steps": Out(few, 1),
+        "cfg": Out(few, 2),
         "sampler_name": "uni_pc",
         "scheduler": "simple",
         "latent_image": Out(apply, 1),
-        **{title: given[title] for title in ("steps", "cfg", "positive", "negative")},
+        **{title: given[title] for title in ("positive", "negative")},
     }
     memory = {"cache": Out(opened, 2), "trajectory": Out(opened, 3)}
     nodes = {
@@ -151,6 +174,7 @@ def chunk_loop(
         read: Node("MirageReadout", (470, 0), memory, (270, 120)),
         apply: Node(kind, (790, 0), links, size),
         sampler: Node("KSampler", (1120, 0), sampling, (290, 290)),
+        few: few_steps_node(given, (150, 260)),
     }
     nodes |= update_nodes(start + 4, Out(opened, 1), Out(read), Out(sampler), given)
     outputs = [("state", "MIRAGE_STATE", Out(start + 9))]
@@ -164,9 +188,9 @@ SAMPLING_LOOP = chunk_loop(
     40,
     "Mirage Chunk Loop",
     "Makes a shot chunk by chunk with Wan2.2 and a trained side branch: reads the memory, shows it "
-    "to the model, samples, decodes, estimates depth with MoGe and brings it to the memory's "
-    "scale, writes back what was new, and repeats to the end of the trajectory. No trained side "
-    "branch is public.",
+    "to the model, samples, decodes, estimates depth and brings it to the memory's scale, masks "
+    "what moves, writes back what was new, and repeats to the end of the trajectory. No trained "
+    "side branch is public.",
     [("state", "MIRAGE_STATE"), ("model", "MODEL"), ("branch", "MIRAGE_BRANCH"), *COMMON, *DEPTH,
      ("strength", "FLOAT")],
     {"steps": 40, "cfg": 1.0, "strength": 1.0},
@@ -193,25 +217,30 @@ def _loaders(note: str) -> dict[int, Node]:
         ),
         3: Node("CLIPLoader", (0, 150), text, (330, 106), file=TEXT_ENCODER),
         4: Node("VAELoader", (0, 325), {"vae_name": VAE.name}, (330, 58), file=VAE),
-        5: Node("LoadMoGeModel", (0, 450), {"model_name": MOGE.name}, (330, 58), file=MOGE),
+        5: scene_models_node((0, 840)),
         7: Node("ModelSamplingSD3", (0, 740), {"model": Out(2), "shift": 5.0}, (330, 58)),
     }
 
 
+def scene_models_node(at: tuple[int, int]) -> Node:
+    """What looks at the pictures; the browser offers the depth model's file where it is missing."""
+    return Node("MirageSceneModels", at, {"moge_file": MOGE.name}, (330, 230), file=MOGE)
+
+
 def picture_nodes() -> dict[int, Node]:
-    """Picture, depth, camera and memory: nodes 8 to 13."""
+    """Picture, depth, camera and memory: nodes 8 to 13, with the models of node 5."""
     size = {"upscale_method": "lanczos", "width": 1280, "height": 704, "crop": "center"}
     move = {"preset": "orbit", "amount": 0.6, "there_and_back": True, "frames": 97}
-    looked_at = {"image": Out(9), "geometry": Out(11)}
+    looked_at = {"image": Out(9), "geometry": Out(10)}
+    remembered = {**looked_at, "vae": Out(4), "exclude": Out(10, 1)}
     return {
         8: Node("LoadImage", (400, 0), {"image": "example.png"}, (320, 330)),
         9: Node("ImageScale", (400, 400), {"image": Out(8), **size}, (320, 170)),
-        10: Node("MoGeInference", (400, 640), {"moge_model": Out(5), "image": Out(9)}, (320, 210)),
-        11: Node("MirageGeometryMoGe", (400, 920), {"moge_geometry": Out(10)}, (320, 80)),
+        10: Node("MirageLook", (400, 640), {"image": Out(9), "scene_models": Out(5)}, (320, 210)),
         12: Node(
             "MirageTrajectory", (790, 310), {**looked_at, "cache": Out(13), **move}, (380, 760)
         ),
-        13: Node("MirageCacheInit", (790, 0), {**looked_at, "vae": Out(4)}, (380, 220)),
+        13: Node("MirageCacheInit", (790, 0), remembered, (380, 220)),
     }
 
 
@@ -256,7 +285,7 @@ def whole_shot(loop: Subgraph, name: str, note: str) -> dict[int, Node]:
         "positive": Out(15),
         "negative": Out(16),
         "vae": Out(4),
-        "moge_model": Out(5),
+        "scene_models": Out(5),
     }
     nodes = _loaders(note) | picture_nodes() | plan_nodes(name) | result_nodes(name)
     if any(title == "branch" for title, _ in loop.inputs):

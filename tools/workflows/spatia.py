@@ -5,6 +5,7 @@ from __future__ import annotations
 from workflows.files import (
     LICENCE_NOTE,
     MOGE,
+    MOVING_NOTE,
     SPATIA_BRANCH,
     SPATIA_LORA,
     TEXT_ENCODER,
@@ -12,7 +13,7 @@ from workflows.files import (
     VIDEO_MODEL,
     file_table,
 )
-from workflows.sampling import COMMON, DEPTH, PROMPT, chunk_loop, whole_shot
+from workflows.sampling import COMMON, DEPTH, FEW_STEPS_NOTE, PROMPT, chunk_loop, whole_shot
 from workflows.writer import Node, Out, Subgraph
 
 FILES = (VIDEO_MODEL, SPATIA_BRANCH, SPATIA_LORA, VAE, TEXT_ENCODER, MOGE)
@@ -47,7 +48,9 @@ them in *Mirage Load Branch* and, inside of the loop, in *Mirage Later LoRA*.
 The first chunk has {FIRST_CHUNK} frames, later ones have {CHUNK}, of which {OVERLAP} are the end \
 of the one before. {FRAMES} frames are two chunks; each further one adds {CHUNK - OVERLAP}. The \
 memory takes a point for every pixel: `colour_step` 2 in *Mirage Cache Init* makes it a quarter.
-"""
+
+{MOVING_NOTE}
+{FEW_STEPS_NOTE}"""
 
 REFERENCES = 7
 _START = 110
@@ -71,9 +74,9 @@ SPATIA_LOOP = _with_later_lora(
         "Mirage Chunk Loop (Spatia)",
         "Makes a shot chunk by chunk with Wan2.2, Spatia's side branch and its LoRA: draws a "
         "memory of colours for every frame, shows the drawing to the model, samples, decodes, "
-        "estimates depth with MoGe and brings it to the memory's scale, writes back what was new, "
-        "and repeats to the end of the trajectory. The memory has what = colours; Mirage Rollout "
-        "Start has chunks of 121 and 81 frames that share 9.",
+        "estimates depth and brings it to the memory's scale, masks what moves, writes back what "
+        "was new, and repeats to the end of the trajectory. The memory has what = colours; Mirage "
+        "Rollout Start has chunks of 121 and 81 frames that share 9.",
         [("state", "MIRAGE_STATE"), ("model", "MODEL"), ("branch", "MIRAGE_BRANCH"), *COMMON,
          *DEPTH, ("strength", "FLOAT")],
         {"steps": 40, "cfg": 3.5, "strength": 1.0},

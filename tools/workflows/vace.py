@@ -6,6 +6,7 @@ from workflows.files import (
     LICENCE_NOTE,
     LICENCES,
     MOGE,
+    MOVING_NOTE,
     TEXT_ENCODER,
     VACE_LARGE,
     VACE_MODEL,
@@ -13,10 +14,13 @@ from workflows.files import (
     file_table,
 )
 from workflows.sampling import (
+    APPENDED,
     INPUT,
+    few_steps_node,
     picture_nodes,
     plan_nodes,
     result_nodes,
+    scene_models_node,
     update_nodes,
 )
 from workflows.writer import NOTE, Node, Out, Subgraph
@@ -46,11 +50,12 @@ model as a video with grey holes, and the model makes what is missing.
 **The larger model**: [{VACE_LARGE.name}]({VACE_LARGE.url}), \
 {LICENCES[VACE_LARGE]}, in Load Diffusion Model. All else stays.
 
-**Fewer steps**: put Load LoRA (Model Only) with \
-`Wan21_CausVid_bidirect2_T2V_1_3B_lora_rank32.safetensors` (Kijai/WanVideo_comfy on Hugging Face, \
-`models/loras`) between Load Diffusion Model and ModelSamplingSD3, and set `steps` 4 and `cfg` 1. \
-Untested with this conditioning. There is another file for the 14B model.
+**Fewer steps, untested with this conditioning**: put \
+`Wan21_CausVid_bidirect2_T2V_1_3B_lora_rank32.safetensors` (Kijai/WanVideo_comfy on Hugging Face; \
+another file is for the 14B model) into `models/loras` and set `few_steps` of the loop to `auto`: \
+4 steps, cfg 1 and shift 8, as in ComfyUI's own template.
 
+{MOVING_NOTE}
 **Known pixels**: `paste_known` of the loop at 1 puts the memory's pixels back over what the model \
 made of them; 0 leaves the model's. `match_colours` brings the colours of each chunk back to the \
 memory's, so that shifts do not add up.
@@ -60,12 +65,12 @@ _INPUTS = [
     ("state", "MIRAGE_STATE"), ("model", "MODEL"), ("positive", "CONDITIONING"),
     ("negative", "CONDITIONING"), ("vae", "VAE"), ("moge_model", "MOGE_MODEL"),
     ("picture", "IMAGE"), ("steps", "INT"), ("cfg", "FLOAT"), ("strength", "FLOAT"),
-    ("paste_known", "FLOAT"), ("match_colours", "FLOAT"),
+    ("paste_known", "FLOAT"), ("match_colours", "FLOAT"), *APPENDED,
 ]  # fmt: skip
 _GIVEN = {title: Out(INPUT, slot) for slot, (title, _) in enumerate(_INPUTS)}
 _OPEN, _READ, _RENDER, _CONTROL, _WAN, _SAMPLER, _TRIM, _PASTE = range(100, 108)
 _DECODE, _MOGE, _GEOMETRY, _ALIGN, _WRITE, _CLOSE = range(108, 114)
-_MATCH = 114
+_MATCH, _FEW = 114, 115
 
 
 def _making() -> dict[int, Node]:
@@ -86,10 +91,10 @@ def _making() -> dict[int, Node]:
         "length": Out(_CONTROL, 5),
     }
     sampling = {
-        "model": _GIVEN["model"],
+        "model": Out(_FEW),
         "seed": Out(_OPEN, 5),
-        "steps": _GIVEN["steps"],
-        "cfg": _GIVEN["cfg"],
+        "steps": Out(_FEW, 1),
+        "cfg": Out(_FEW, 2),
         "sampler_name": "uni_pc",
         "scheduler": "simple",
         "positive": Out(_WAN),
@@ -105,6 +110,7 @@ def _making() -> dict[int, Node]:
         _WAN: Node("WanVaceToVideo", (1120, 0), told, (290, 300)),
         _SAMPLER: Node("KSampler", (1450, 0), sampling, (290, 290)),
         _TRIM: Node("TrimVideoLatent", (1780, 0), trim, (270, 60)),
+        _FEW: few_steps_node(_GIVEN, (1120, -230), needs="VACE"),
     }
 
 
@@ -127,12 +133,19 @@ VACE_LOOP = Subgraph(
     "Mirage Chunk Loop (VACE)",
     "Makes a shot chunk by chunk with Wan2.1 VACE and a memory of colours: draws the memory with "
     "grey holes, shows that to the model with the end of the chunk before and an earlier frame of "
-    "the same place, samples, decodes, estimates depth with MoGe, writes back what was new, and "
-    "repeats to the end of the trajectory.",
+    "the same place, samples, decodes, estimates depth, masks what moves, writes back what was "
+    "new, and repeats to the end of the trajectory.",
     _INPUTS,
     [("state", "MIRAGE_STATE", Out(_CLOSE))],
     _loop_nodes(),
-    widgets={"steps": 25, "cfg": 6.0, "strength": 1.0, "paste_known": 0.0, "match_colours": 1.0},
+    widgets={
+        "steps": 25,
+        "cfg": 6.0,
+        "strength": 1.0,
+        "paste_known": 0.0,
+        "match_colours": 1.0,
+        "few_steps": "off",
+    },
 )
 
 
@@ -144,7 +157,7 @@ def _loaders() -> dict[int, Node]:
         2: Node("UNETLoader", (0, 0), model, (330, 82), file=VACE_MODEL),
         3: Node("CLIPLoader", (0, 150), text, (330, 106), file=TEXT_ENCODER),
         4: Node("VAELoader", (0, 325), {"vae_name": VAE21.name}, (330, 58), file=VAE21),
-        5: Node("LoadMoGeModel", (0, 450), {"model_name": MOGE.name}, (330, 58), file=MOGE),
+        5: scene_models_node((0, 840)),
         7: Node("ModelSamplingSD3", (0, 700), shift, (330, 58)),
     }
 
@@ -163,10 +176,10 @@ def _shot() -> dict[int, Node]:
         "positive": Out(15),
         "negative": Out(16),
         "vae": Out(4),
-        "moge_model": Out(5),
+        "scene_models": Out(5),
         "picture": Out(9),
     }
-    nodes[17] = Node(VACE_LOOP.id, (1610, 0), links, (320, 280))
+    nodes[17] = Node(VACE_LOOP.id, (1610, 0), links, (320, 330))
     return dict(sorted(nodes.items()))
 
 

@@ -1,0 +1,141 @@
+"""Masks of what must not be remembered, by the options of the command line."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import ModelMismatchError, ValueRangeError
+from ..geometry.masks import MaskGrowth
+from ..masks.folder import FolderMasks, find_masks
+from ..rollout.mask_source import ProvidedMasks
+from ..rollout.settings import GenerationSettings
+from .inputs import parse_path
+
+if TYPE_CHECKING:
+    from .models import DeviceSetup
+
+SAM3, FOLDER = "sam3", "folder"
+KINDS: Final = (SAM3, FOLDER)
+
+
+def add_masks(group: Any) -> None:
+    """Add the choice of masks to a group of arguments."""
+    group.add_argument(
+        "--masks", nargs="+", default=[], metavar=("KIND", "FOLDER"),
+        help="keep what moves, and sky, out of the memory, in the picture and in every chunk: "
+        "sam3 (with --tracker-model), or folder FOLDER with a picture for every frame",
+    )  # fmt: skip
+    group.add_argument(
+        "--names", default="", metavar="LIST",
+        help='with --masks sam3: what moves, comma separated, such as "person, dog"',
+    )  # fmt: skip
+    group.add_argument(
+        "--tracker-model", type=parse_path,
+        help="with --masks sam3: folder of SAM3, such as a copy of facebook/sam3",
+    )  # fmt: skip
+    group.add_argument(
+        "--language-model", type=parse_path,
+        help="with --masks sam3: folder of a language model that sees pictures and names what "
+        "moves, such as a copy of Qwen3-VL-8B-Instruct; without it --names are all",
+    )  # fmt: skip
+    group.add_argument(
+        "--grow-masks", type=int, default=0, metavar="PIXELS",
+        help="pixels by which masks grow on every side (default: 0)",
+    )  # fmt: skip
+
+
+def expect_masks(arguments: argparse.Namespace) -> None:
+    """Refuse options that do not go together, and folders that are not there.
+
+    Raises:
+        ValueRangeError: An unknown kind of masks, or an option that means nothing with it.
+        ModelMismatchError: There is no folder of SAM3.
+    """
+    given = list(arguments.masks)
+    kind = given[0] if given else None
+    wanted = 2 if kind == FOLDER else 1
+    if kind is not None and (kind not in KINDS or len(given) != wanted):
+        raise ValueRangeError(
+            "--masks does not say where masks come from",
+            got=" ".join(given),
+            expected="sam3, or folder and the folder of the masks",
+            fix="Write --masks sam3, or --masks folder FOLDER",
+        )
+    names = ("names", "tracker_model", "language_model")
+    idle = [name for name in names if getattr(arguments, name)]
+    if kind != SAM3 and idle:
+        raise ValueRangeError(
+            f"--{idle[0].replace('_', '-')} is for --masks sam3",
+            got=f"--masks {kind}" if kind else "no --masks",
+            expected="--masks sam3",
+            fix="Add it, or leave the option out",
+        )
+    if kind == SAM3 and arguments.tracker_model is None:
+        raise ModelMismatchError(
+            "SAM3 is not there to track what moves",
+            got="no --tracker-model",
+            expected="the folder of SAM3 in the format of transformers; nothing is downloaded",
+            fix="Set it with --tracker-model",
+        )
+
+
+def folder_masks(
+    arguments: argparse.Namespace, frames: int, size: tuple[int, int]
+) -> FolderMasks | None:
+    """The masks of ``--masks folder``, looked through; None where they are not asked for.
+
+    Args:
+        arguments: Of the command line.
+        frames: Frames of the shot.
+        size: Its (width, height).
+    """
+    if not arguments.masks or arguments.masks[0] != FOLDER:
+        return None
+    found = find_masks(Path(arguments.masks[1]))
+    found.expect_shot(frames, *size)
+    return found
+
+
+def load_masks(
+    arguments: argparse.Namespace, files: FolderMasks | None, frames: int, setup: DeviceSetup
+) -> ProvidedMasks | None:
+    """What finds the masks of the shot; None where nothing is left out.
+
+    Args:
+        arguments: Of the command line.
+        files: From `folder_masks`.
+        frames: Frames of the shot.
+        setup: Where models compute.
+    """
+    if files is not None:
+        return ProvidedMasks(files, frames, arguments.grow_masks)
+    if not arguments.masks:
+        return None
+    from ..masks.sam3 import load_sam3
+
+    provider = load_sam3(
+        arguments.tracker_model, names=arguments.names, language=arguments.language_model,
+        device=setup.device, rest=setup.load_device, dtype=setup.stable_dtype,
+    )  # fmt: skip
+    return ProvidedMasks(provider, frames, arguments.grow_masks)
+
+
+def describe_masks(arguments: argparse.Namespace, files: FolderMasks | None) -> str:
+    """Text that changes with what the masks of a shot follow from; "" where there are none."""
+    if not arguments.masks:
+        return ""
+    parts = [arguments.masks[0], arguments.names, str(arguments.grow_masks)]
+    used = [] if files is None else [path for layer in files.layers.values() for path in layer]
+    for folder in (arguments.tracker_model, arguments.language_model):
+        used += [] if folder is None else sorted(folder.glob("*.safetensors"))
+    parts += [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in used]
+    return "\0".join(parts)
+
+
+def with_growth(settings: GenerationSettings, arguments: argparse.Namespace) -> GenerationSettings:
+    """Settings with masks that grow as ``--grow-masks`` says."""
+    growth = MaskGrowth(arguments.grow_masks)
+    return replace(settings, memory=replace(settings.memory, growth=growth))

@@ -1,0 +1,1 @@
+"""Masks of what must not be remembered: things that move, and sky."""

@@ -1,0 +1,65 @@
+"""Masks of the given picture and of every chunk, from one who finds them (Algorithm 1)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..geometry.frame_geometry import FrameGeometry
+from ..geometry.masks import grow, with_mask
+from ..geometry.trajectory import Trajectory
+from ..masks.folder import FolderMasks
+from ..masks.types import FrameMasks, MaskProvider
+from .chunk_geometry import DYNAMIC, SKY, Masks
+
+
+@dataclass(frozen=True)
+class ProvidedMasks:
+    """What a provider of masks finds, as the loop takes it.
+
+    Attributes:
+        provider: Finds it.
+        frames: Frames of the whole shot.
+        grow: Pixels by which the picture's mask grows; those of chunks grow by the settings.
+    """
+
+    provider: MaskProvider
+    frames: int
+    grow: int = 0
+
+    def __call__(self, frames: Tensor, cameras: Trajectory) -> Masks:
+        """Masks of a chunk's frames (line 15), by the names that errors give them."""
+        # Which frames of the shot these are only the loop knows: it cuts them out of a whole one.
+        known = isinstance(self.provider, FolderMasks)
+        found = self._shot if known else self.provider(frames, range(len(frames)))
+        return {DYNAMIC: found.moving, SKY: found.sky}
+
+    @cached_property
+    def _shot(self) -> FrameMasks:
+        """Masks of the whole shot, which are there from the start."""
+        return self.provider(torch.empty(0), range(self.frames))
+
+    def of_picture(self, picture: Tensor, geometry: FrameGeometry) -> FrameGeometry:
+        """The picture's geometry without what moves in it, and without sky (line 3).
+
+        Args:
+            picture: (H, W, 3) in 0..1.
+            geometry: Its depth; further frames of a whole shot stay as they are.
+        """
+        found = self.provider(picture[None], (0,))
+        marked = found.moving if found.sky is None else found.moving | found.sky
+        size = (int(picture.shape[0]), int(picture.shape[1]))
+        # As in the loop: masks grow in pixels of the pictures, whatever their own size is.
+        marked = grow(F.adaptive_max_pool2d(marked.float()[:, None], size)[:, 0], self.grow) > 0
+        first = with_mask(geometry.select([0]), marked, size).exclude
+        if first is None:
+            return geometry
+        own = geometry.exclude
+        hidden = torch.zeros_like(geometry.depth, dtype=torch.bool) if own is None else own.clone()
+        hidden[0] = first[0]
+        return dataclasses.replace(geometry, exclude=hidden)
