@@ -18,7 +18,7 @@ from ..validate import expect_finite, expect_shape
 LAST_MOTION: Final = 16
 """Frames before it was lost from which the last motion of something is taken."""
 
-DAMPING: Final = 96.0
+DAMPING: Final = 480.0
 """Frames after which what goes on has lost all but 1/e of its speed."""
 
 SHORT_GAP: Final = 8

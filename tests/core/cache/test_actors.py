@@ -142,7 +142,7 @@ def test_a_scaled_actor_looks_the_same_from_a_scaled_distance(make) -> None:
 
 
 def test_tokens_and_colours_do_not_mix(make) -> None:
-    colours = LatentCache(codec="colours", channels=3)
+    colours = LatentCache(codec="rgb", channels=3)
     with pytest.raises(ModelMismatchError, match="'dog' does not fit.*same VAE"):
         colours.with_actors([actor(make, track((0, 0.0, 0.0, 0.0)))])
 
