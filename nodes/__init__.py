@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
+from .actors import MirageActor, MiragePlaceActor, MirageTracks
 from .branch import MirageApply, MirageLoadBranch, MirageSplitCheckpoint
 from .chunk_geometry import MirageAlignGeometry
 from .dynamics import MirageDynamicMask, MirageEntities
@@ -95,6 +96,9 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     MirageSceneModels,
     MirageLook,
     MirageFewSteps,
+    MirageActor,
+    MiragePlaceActor,
+    MirageTracks,
 )
 
 

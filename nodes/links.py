@@ -9,6 +9,8 @@ from comfy_api.latest import io
 from torch import Tensor
 from typing_extensions import override
 
+from ..mirage_core.actors.tracks import Tracks
+from ..mirage_core.cache.actor import Actor
 from ..mirage_core.cache.types import LatentCache
 from ..mirage_core.errors import LinkError
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
@@ -17,7 +19,15 @@ from ..mirage_core.readout.readout import Readout
 from ..mirage_core.rollout.state import RolloutState
 from .comfy.loop_body import Boxed
 from .shot import PlannedShot
-from .types import CacheType, GeometryType, ReadoutType, StateType, TrajectoryType
+from .types import (
+    ActorType,
+    CacheType,
+    GeometryType,
+    ReadoutType,
+    StateType,
+    TracksType,
+    TrajectoryType,
+)
 
 _HOLDS: Final[dict[str, type | tuple[type, ...]]] = {
     io.Image.io_type: Tensor,
@@ -26,6 +36,8 @@ _HOLDS: Final[dict[str, type | tuple[type, ...]]] = {
     GeometryType.io_type: FrameGeometry,
     CacheType.io_type: LatentCache,
     ReadoutType.io_type: Readout,
+    ActorType.io_type: Actor,
+    TracksType.io_type: Tracks,
     # What a loop begins with, and what its copies hand on.
     StateType.io_type: (RolloutState, PlannedShot, Boxed),
 }

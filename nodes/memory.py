@@ -9,7 +9,10 @@ from comfy_api.latest import io
 from torch import Tensor
 from typing_extensions import override
 
+from ..mirage_core.actors.tracks import Tracks
+from ..mirage_core.actors.update import CastConfig
 from ..mirage_core.cache.build import WriteConfig
+from ..mirage_core.cache.track import Behaviour
 from ..mirage_core.codecs.base import expect_same_codec
 from ..mirage_core.codecs.colours import COARSEST_FOR_SHOTS, ColourCodec
 from ..mirage_core.codecs.memory_kind import MemoryKind
@@ -38,7 +41,7 @@ from .comfy.vae import (
     make_latent,
 )
 from .shot import expect_begun, expect_one_writer
-from .types import CacheType, GeometryType, ReadoutType, StateType
+from .types import CacheType, GeometryType, ReadoutType, StateType, TracksType
 
 if TYPE_CHECKING:
     import comfy.sd
@@ -237,6 +240,17 @@ class MirageCacheUpdate(io.ComfyNode):
                     tooltip="White is left out of the memory: sky, people, anything that moves.",
                 ),
                 *_limits_and_doubts(),
+                TracksType.Input(
+                    "tracks", optional=True,
+                    tooltip="What moves in the chunk's frames, from Mirage Tracks: it is written "
+                    "to its actor, and stays out of the set.",
+                ),
+                io.Combo.Input(
+                    "unseen", optional=True, advanced=True,
+                    options=[one.value for one in Behaviour if one is not Behaviour.PATH],
+                    default=Behaviour.STAY.value,
+                    tooltip="What new actors do when nobody looks: be forgotten, stay, or go on.",
+                ),
             ],
             outputs=[
                 StateType.Output(display_name="state"),
@@ -263,6 +277,8 @@ class MirageCacheUpdate(io.ComfyNode):
         max_points: int = 0,
         hold_back: bool = False,
         token_change: float = 0.0,
+        tracks: Tracks | None = None,
+        unseen: str = Behaviour.STAY.value,
     ) -> io.NodeOutput:
         expect_one_writer(expect_begun(state), cls.hidden.unique_id)
         steps = progress(STAGES)
@@ -289,6 +305,8 @@ class MirageCacheUpdate(io.ComfyNode):
             encode=codec.encode_images,
             masks={"The exclusion mask": exclude},
             on_frame=lambda done, total: steps(1 + done / total, STAGES),
+            tracks=tracks,
+            cast=CastConfig(behaviour=Behaviour(unseen)),
         )
         report = _report(state, written, hold_back)
         made = written.prepared.observation
@@ -315,7 +333,8 @@ def _report(state: RolloutState, written: WrittenChunk, checked: bool) -> str:
             f"held back {done.rejected:.1%}, {done.gone:,} remembered points are seen through"
         )
     drift = "" if done.drift is None else f"; {done.drift.describe_drift()}"
+    cast = "" if written.cast is None else f"; {written.cast.describe()}"
     return (
         f"{done.written:.1%} of the cells may be written; {rejected}; "
-        f"{len(state.cache):,} points became {len(written.cache):,}{drift}"
+        f"{len(state.cache):,} points became {len(written.cache):,}{drift}{cast}"
     )

@@ -47,6 +47,12 @@ class MirageCacheInfo(io.ComfyNode):
             f"{cache.nbytes / 2**20:.1f} MiB; {cache.kind.value} of {cache.codec}, "
             f"{cache.convention.value} pixel convention"
         )
+        for actor in cache.actors:
+            width, height, _ = actor.size
+            report += (
+                f"\nactor {actor.name}: {len(actor):,} points, {width:.2f} wide, {height:.2f} "
+                f"high, {actor.behaviour.value}"
+            )
         return io.NodeOutput(
             report,
             Types.File3D(BytesIO(cloud), "ply"),

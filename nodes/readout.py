@@ -14,6 +14,7 @@ from ..mirage_core.cache.types import LatentCache
 from ..mirage_core.codecs.base import expect_same_codec
 from ..mirage_core.codecs.colours import ColourCodec
 from ..mirage_core.codecs.memory_kind import Drawer, MemoryKind
+from ..mirage_core.constants import TEMPORAL_STRIDE
 from ..mirage_core.errors import ModelMismatchError
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.trajectory import Trajectory
@@ -64,27 +65,42 @@ class MirageReadout(io.ComfyNode):
                     "the front surface, what was seen most as it is looked at now; better for "
                     "real captures."
                 ),
+                strength_input(
+                    "What actors count for the sampler: 1 as much as the set, 0 nothing, so that "
+                    "they are only marked."
+                ),
             ],
             outputs=[
                 ReadoutType.Output(display_name="readout"),
                 io.Latent.Output(display_name="latent"),
                 io.Mask.Output(display_name="visible"),
                 io.Image.Output(display_name="depth"),
+                io.Mask.Output(
+                    display_name="actors", tooltip="White where something that moves is seen."
+                ),
             ],
         )
 
     @classmethod
     @override
     def execute(
-        cls, cache: LatentCache, trajectory: Trajectory, view: str = AUTO
+        cls,
+        cache: LatentCache,
+        trajectory: Trajectory,
+        view: str = AUTO,
+        actor_strength: float = 1.0,
     ) -> io.NodeOutput:
         auto = default_view(cache) if cache.kind is MemoryKind.COLOURS else None
-        readout = read(cache, trajectory, chosen_view(view, auto))
+        readout = read(cache, trajectory, chosen_view(view, auto), actor_strength)
+        moving = torch.zeros_like(readout.visible)
+        if readout.actor is not None:
+            moving = readout.actor >= 0
         return io.NodeOutput(
             readout,
             _latent(readout),
-            _at_picture_size(readout.visible.float(), readout),
+            _at_picture_size(readout.background.float(), readout),
             _at_picture_size(depth_picture(readout.depth), readout),
+            _at_picture_size(moving.float(), readout),
         )
 
 
@@ -102,6 +118,14 @@ def view_input(tooltip: str) -> io.Combo.Input:
     """How points of one surface are chosen."""
     return io.Combo.Input(
         "view", options=[AUTO, *VIEWS], default=AUTO, optional=True, advanced=True,
+        tooltip=tooltip,
+    )  # fmt: skip
+
+
+def strength_input(tooltip: str) -> io.Float.Input:
+    """What actors count beside the set."""
+    return io.Float.Input(
+        "actor_strength", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
         tooltip=tooltip,
     )  # fmt: skip
 
@@ -206,7 +230,8 @@ class MiragePreviewFill(io.ComfyNode):
             else:
                 tokens = VaeCodec(vae, memory=held.kind).encode(images)
             stride = _pixels_per_cell(readout)
-            unknown = uncertain_pixels(preview.depth, stride, readout.visible)
+            moving = None if preview.actor is None else preview.actor[::TEMPORAL_STRIDE] >= 0
+            unknown = uncertain_pixels(preview.depth, stride, readout.visible, moving)
             depth = complete_depth(preview.depth, depth)
         if first_latent is not None:
             first = clean_tokens(first_latent, "The first latent", held.kind)

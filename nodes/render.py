@@ -17,7 +17,7 @@ from ..mirage_core.geometry.trajectory import Trajectory
 from ..mirage_core.preview.render import render_preview
 from ..mirage_core.readout.readout import Readout, default_view
 from .comfy.ui import progress
-from .readout import AUTO, chosen_view, depth_picture, view_input
+from .readout import AUTO, chosen_view, depth_picture, strength_input, view_input
 from .types import CacheType, ReadoutType, TrajectoryType
 
 LEVELS: Final[dict[str, float | None]] = {
@@ -61,6 +61,10 @@ class MirageRender(io.ComfyNode):
                     "auto: the best views of the front surface, mixed; the nearest points for "
                     "memories of the released convention."
                 ),
+                strength_input(
+                    "How well known actors are for the mask of holes: 1 is kept as the set is, 0 "
+                    "is made anew."
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="images"),
@@ -69,6 +73,9 @@ class MirageRender(io.ComfyNode):
                 ),
                 io.Image.Output(
                     display_name="depth", tooltip="Near is white, unknown is black."
+                ),
+                io.Mask.Output(
+                    display_name="actors", tooltip="White where something that moves is seen."
                 ),
             ],
         )
@@ -82,6 +89,7 @@ class MirageRender(io.ComfyNode):
         trajectory: Trajectory | None = None,
         readout: Readout | None = None,
         view: str = AUTO,
+        actor_strength: float = 1.0,
     ) -> io.NodeOutput:
         memory, cameras = _what_to_draw(cache, trajectory, readout)
         drawn = render_preview(
@@ -91,14 +99,16 @@ class MirageRender(io.ComfyNode):
             progress(len(cameras)),
             view=chosen_view(view, default_view(memory)),
         )
-        unknown, images, level = drawn.holes.float(), drawn.frames, LEVELS[holes]
+        unknown, images, level = drawn.unknown(actor_strength), drawn.frames, LEVELS[holes]
+        empty = drawn.distance <= 0
         if level is not None:
             # Over smooth colour first: outlines mix with what is behind them.
-            images = torch.where(drawn.holes[..., None], level, images)
+            images = torch.where(empty[..., None], level, images)
         if holes == "transparent":
-            images = torch.cat([images, 1 - unknown[..., None]], dim=-1)
+            images = torch.cat([images, (~empty).float()[..., None]], dim=-1)
+        moving = torch.zeros_like(empty) if drawn.actor is None else drawn.actor >= 0
         return io.NodeOutput(
-            _out(images), _out(unknown), _out(depth_picture(drawn.distance))
+            _out(images), _out(unknown), _out(depth_picture(drawn.distance)), _out(moving)
         )
 
 

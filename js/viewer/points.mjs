@@ -155,8 +155,9 @@ export function extentOfPoints({ count, position }) {
 
 /** The files that a node's output describes; whatever else it holds is ignored. */
 function filesOf(view) {
-  const blocks = Array.isArray(view?.blocks) ? view.blocks.slice(0, 10000) : [];
-  return blocks
+  const [still, moving] = [view?.blocks, view?.actors].map((blocks) => (Array.isArray(blocks) ? blocks : []));
+  return [...still, ...moving]
+    .slice(0, 10000)
     .map((block) => ({ name: block?.filename, patches: block?.patches, points: block?.points }))
     .filter(({ name }) => typeof name === "string" && /^points_\w+\.bin$/.test(name));
 }

@@ -36,16 +36,18 @@ class Footprint:
         points: Number of points.
         blocks: Number of blocks.
         parts: Bytes by purpose, see `PURPOSE`; every tensor of every block is in one of them.
+        actors: Bytes of what moves, with tracks and paths; a layer of its own.
     """
 
     points: int
     blocks: int
     parts: Mapping[str, int]
+    actors: int = 0
 
     @property
     def total(self) -> int:
         """All bytes."""
-        return sum(self.parts.values())
+        return sum(self.parts.values()) + self.actors
 
     @property
     def mebibytes(self) -> float:
@@ -54,8 +56,8 @@ class Footprint:
 
     @property
     def bytes_per_point(self) -> float:
-        """All bytes divided by the number of points; 0 without points."""
-        return self.total / self.points if self.points else 0.0
+        """Bytes of the still points divided by their number; 0 without points."""
+        return (self.total - self.actors) / self.points if self.points else 0.0
 
 
 def footprint(cache: LatentCache) -> Footprint:
@@ -64,4 +66,5 @@ def footprint(cache: LatentCache) -> Footprint:
     for block in cache.blocks:
         for name, tensor in block.parts.items():
             parts[PURPOSE[name]] += tensor.numel() * tensor.element_size()
-    return Footprint(len(cache), len(cache.blocks), MappingProxyType(parts))
+    actors = sum(actor.nbytes for actor in cache.actors)
+    return Footprint(len(cache), len(cache.blocks), MappingProxyType(parts), actors)

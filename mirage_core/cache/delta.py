@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CacheFormatError
+from .actor import Actor
 from .types import CacheBlock, LatentCache
 
 
@@ -25,10 +26,12 @@ class CacheDelta:
         dropped: For each kept block of the old memory, from the first on: the (M,) int32 rows
             that went.
         added: Blocks that follow the kept ones.
+        actors: All actors of the new memory; None where they are those of the old one.
     """
 
     dropped: tuple[Tensor, ...]
     added: tuple[CacheBlock, ...]
+    actors: tuple[Actor, ...] | None = None
 
 
 def difference(old: LatentCache, new: LatentCache) -> CacheDelta:
@@ -39,7 +42,14 @@ def difference(old: LatentCache, new: LatentCache) -> CacheDelta:
         if rows is None:
             break
         dropped.append(rows)
-    return CacheDelta(tuple(dropped), new.blocks[len(dropped) :])
+    return CacheDelta(tuple(dropped), new.blocks[len(dropped) :], _changed_actors(old, new))
+
+
+def _changed_actors(old: LatentCache, new: LatentCache) -> tuple[Actor, ...] | None:
+    same = len(old.actors) == len(new.actors) and all(
+        one is other for one, other in zip(old.actors, new.actors, strict=True)
+    )
+    return None if same else new.actors
 
 
 def apply_difference(old: LatentCache, delta: CacheDelta) -> LatentCache:
@@ -60,7 +70,7 @@ def apply_difference(old: LatentCache, delta: CacheDelta) -> LatentCache:
     cache = dataclasses.replace(old, blocks=kept)
     for block in delta.added:
         cache = cache.append(block)
-    return cache
+    return cache if delta.actors is None else cache.with_actors(delta.actors)
 
 
 def _without(block: CacheBlock, rows: Tensor) -> CacheBlock:

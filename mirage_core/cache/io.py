@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -15,14 +16,15 @@ from ..files import with_suffix
 from ..geometry.camera import PixelConvention
 from ..tensor_files import is_count, read_safetensors, write_safetensors
 from ..validate import expect_finite
+from .actor import Actor
+from .actor_io import ACTORS, MAX_BLOCKS, actor_entries, actor_tensors, actors_from
 from .types import CONTENT, OPTIONAL, CacheBlock, LatentCache
 
 FORMAT: Final = "mirage-cache"
-VERSION: Final = 3
+VERSION: Final = 4
 """Newest version that is read. Each file is written as the oldest version that can hold it, see
 `needed_version`."""
 
-MAX_BLOCKS: Final = 100_000
 _TYPES: Final[dict[str, tuple[torch.dtype, ...]]] = {
     "points": (torch.float32,),
     "tokens": (torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.uint8),
@@ -36,12 +38,13 @@ _TYPES: Final[dict[str, tuple[torch.dtype, ...]]] = {
 }
 
 
-def needed_version(blocks: Iterable[CacheBlock]) -> int:
-    """The oldest version that can hold blocks: 2 for integer tokens, 3 for cut-outs, else 1.
+def needed_version(blocks: Iterable[CacheBlock], actors: Iterable[Actor] = ()) -> int:
+    """The oldest version that can hold a memory.
 
-    Readers of older versions would take a cut-out for a whole cell.
+    4 for actors, 3 for cut-outs, 2 for integer tokens, else 1. Readers of older versions would
+    take a cut-out for a whole cell, and leave out actors.
     """
-    needed = 1
+    needed = 4 if tuple(actors) else 1
     for block in blocks:
         plain = 1 if block.tokens.is_floating_point() else 2
         needed = max(needed, plain if block.mask is None else 3)
@@ -103,6 +106,7 @@ def save_cache(path: Path | str, cache: LatentCache) -> Path:
     tensors: dict[str, Tensor] = {}
     for number, block in enumerate(cache.blocks):
         tensors.update(block_tensors(block, f"block.{number}"))
+    tensors.update(actor_tensors(cache.actors, block_tensors))
     write_safetensors(path, tensors, cache_header(cache))
     return path
 
@@ -111,7 +115,7 @@ def cache_header(cache: LatentCache) -> dict[str, Any]:
     """What a memory file says of itself."""
     return {
         "format": FORMAT,
-        "version": needed_version(cache.blocks),
+        "version": needed_version(cache.blocks, cache.actors),
         "axes": "opencv",
         "poses": "world_to_camera",
         "pixel_convention": cache.convention.value,
@@ -121,6 +125,7 @@ def cache_header(cache: LatentCache) -> dict[str, Any]:
         "points": len(cache),
         # Files of tokens say nothing of it, as those of earlier versions.
         **({"what": cache.kind.value} if cache.kind is MemoryKind.COLOURS else {}),
+        **({ACTORS: actor_entries(cache.actors)} if cache.actors else {}),
     }
 
 
@@ -133,9 +138,13 @@ def load_cache(path: Path | str) -> LatentCache:
     """
     path = Path(path)
     tensors, header = read_safetensors(path, FORMAT, VERSION)
-    return cache_from_header(
+    cache = cache_from_header(
         header, lambda number: block_from_tensors(tensors, f"block.{number}"), path
     )
+    if ACTORS not in header:
+        return cache
+    actors = actors_from(header[ACTORS], tensors, cache, block_from_tensors)
+    return dataclasses.replace(cache, actors=actors)
 
 
 def cache_from_header(

@@ -21,6 +21,7 @@ from ..ops.gather import dequantise
 from ..ops.operators import gather_rows, run_bounds
 from ..ops.splat import BOUNDS_RUN
 from ..validate import expect_rigid, expect_shape, expect_token_channels
+from .actor import Actor, expect_cast
 from .quantise import quantise
 
 CONTENT: Final = ("points", "tokens", "source", "slope", "world_to_camera", "intrinsics", "frames")
@@ -191,18 +192,24 @@ class LatentCache:
         codec: Name of the codec whose tokens are held; memories of different codecs do not
             mix.
         channels: Channels of a token.
+        actors: What moves, a layer of its own: its points are none of the blocks', and neither
+            `len` nor an index of a point counts them.
     """
 
     blocks: tuple[CacheBlock, ...] = ()
     convention: PixelConvention = PixelConvention.PAPER
     codec: str = WAN_CODEC
     channels: int = LATENT_CHANNELS
+    actors: tuple[Actor, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", tuple(self.blocks))
         object.__setattr__(self, "convention", PixelConvention(self.convention))
         for block in self.blocks:
             self._expect_fitting(block)
+        if self.actors:
+            object.__setattr__(self, "actors", tuple(self.actors))
+            expect_cast(self, self.actors)
 
     @property
     def kind(self) -> MemoryKind:
@@ -236,8 +243,8 @@ class LatentCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held by all blocks."""
-        return sum(block.nbytes for block in self.blocks)
+        """Bytes held by all blocks and actors."""
+        return sum(part.nbytes for part in (*self.blocks, *self.actors))
 
     @property
     def device(self) -> torch.device:
@@ -276,7 +283,20 @@ class LatentCache:
         """The memory on another device, or with tokens of another type; colours keep theirs."""
         dtype = None if self.kind is MemoryKind.COLOURS else dtype
         blocks = tuple(block.to(device, dtype) for block in self.blocks)
-        return dataclasses.replace(self, blocks=blocks)
+        actors = tuple(actor.to(device, dtype) for actor in self.actors)
+        return dataclasses.replace(self, blocks=blocks, actors=actors)
+
+    def with_actors(self, actors: Sequence[Actor]) -> LatentCache:
+        """The memory with these actors, and no others, stored as its own points are.
+
+        Raises:
+            ModelMismatchError: An actor holds what the memory does not.
+        """
+        expect_cast(self, tuple(actors))
+        if self.blocks:
+            storage = None if self.kind is MemoryKind.COLOURS else self.storage
+            actors = [actor.to(self.device, storage) for actor in actors]
+        return dataclasses.replace(self, actors=tuple(actors))
 
     def gather(self, index: Tensor, values: Sequence[Tensor]) -> Tensor:
         """Rows of per-block tensors by global point index.
@@ -299,9 +319,15 @@ class LatentCache:
     def fingerprint(self) -> str:
         """Hex digest of the content; equal memories have equal fingerprints."""
         digest = hashlib.sha256(f"{self.convention.value}|{self.codec}|{self.channels}".encode())
-        for block in self.blocks:
-            for part in block.content.values():
-                raw = part.detach().cpu().contiguous()
-                digest.update(f"{tuple(raw.shape)}{raw.dtype}".encode())
-                digest.update(raw.view(torch.uint8).numpy().tobytes() if raw.numel() else b"")
+        parts = [part for block in self.blocks for part in block.content.values()]
+        for actor in self.actors:
+            parts += [*actor.track.tensors.values()]
+            parts += [] if actor.path is None else [*actor.path.tensors.values()]
+        for part in parts:
+            raw = part.detach().cpu().contiguous()
+            digest.update(f"{tuple(raw.shape)}{raw.dtype}".encode())
+            digest.update(raw.view(torch.uint8).numpy().tobytes() if raw.numel() else b"")
+        for actor in self.actors:
+            own = f"{actor.name}|{actor.behaviour.value}|{actor.ids}|{actor.path is None}"
+            digest.update(f"{own}|{actor.cache.fingerprint()}".encode())
         return digest.hexdigest()

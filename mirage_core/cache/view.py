@@ -7,7 +7,7 @@ Layout, little-endian:
 
 - ``MIRPTS`` and two digits of version, 8 bytes
 - 6 uint32: points N, cameras S, pixel convention (0 paper, 1 released), smaller parts M, pixels
-  along each side of what a point stands for, 0
+  along each side of what a point stands for, layer (0 still points, 1 an actor)
 - 6 float64: first u and its step, first v and its step, logarithm of the first depth and its step
 - S x 13 float64: ``R^-1 K^-1`` row by row, the camera's centre, the pixel frame it stands for
 - 9 planes of N + M uint16: u, v, depth, camera; colour and feature as 5-6-5 bits of red, green,
@@ -41,6 +41,8 @@ from .types import CacheBlock, LatentCache
 MAGIC: Final = b"MIRPTS02"
 LEAN_UNIT: Final = 1 << 14
 LEVELS: Final = 65535
+STILL: Final = 0
+MOVING: Final = 1
 SPREAD: Final = 2.0
 """Standard deviations of a principal component that reach from middle grey to full colour."""
 
@@ -102,6 +104,7 @@ def view_bytes(
     features: Tensor,
     convention: PixelConvention,
     stride: int,
+    layer: int = STILL,
 ) -> bytes:
     """Encode a block; the module's text describes the layout.
 
@@ -111,6 +114,7 @@ def view_bytes(
         features: (N, 3) in 0..1, a second set of colours.
         convention: The memory's pixel convention.
         stride: Pixels along each side of what a point stands for.
+        layer: `STILL`, or `MOVING` for points of an actor, in the world.
 
     Raises:
         ShapeError: There is not one colour for each point, or there are more cameras than
@@ -135,7 +139,7 @@ def view_bytes(
         int(convention is PixelConvention.RELEASED),
         len(parts),
         stride,
-        0,
+        layer,
     )
     ranges = [number for first, step, _ in axes for number in (first, step)]
     planes = [values for _, _, values in axes]

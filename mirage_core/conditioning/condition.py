@@ -96,7 +96,7 @@ class Condition:
         """A condition without reference or preceding frames, with the readout's planes."""
         offset, log_depth = readout.planes
         return dataclasses.replace(
-            cls.of_projection(readout.tokens.float(), readout.visible),
+            cls.of_projection(readout.weighed_tokens, readout.visible),
             offset=offset,
             log_depth=log_depth,
             preceding_offset=offset[:, :0],

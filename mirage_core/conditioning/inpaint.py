@@ -62,7 +62,8 @@ class InpaintPlanes:
             names = dict(zip("CThw", tokens.shape, strict=True))
             expect_shape("The blank latent", blank, "C T h w", **names)
             tokens = torch.where(visible, tokens, blank.to(tokens))
-        unknown = (~visible).float().expand(TEMPORAL_STRIDE, *visible.shape)
+        unknown = (~visible).float() if readout.weights is None else 1 - readout.weights.cpu()
+        unknown = unknown.expand(TEMPORAL_STRIDE, *visible.shape)
         return cls(tokens, unknown.contiguous())
 
     def begun_with(self, first: Tensor) -> InpaintPlanes:

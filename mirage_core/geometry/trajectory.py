@@ -34,6 +34,8 @@ class Trajectory:
         fps: Frames per second.
         own_lens: The lens was chosen to stay as it is where that of a picture differs; says
             nothing about the cameras themselves.
+        numbers: (F,) int64, the frame of the shot that each camera stands for; 0, 1, 2 and so on
+            when missing. Says when things are that move; no part of the content.
 
     Raises:
         GeometryError: Poses are not finite, not rotations, or mirrored; focal lengths are
@@ -48,6 +50,7 @@ class Trajectory:
     height: int
     fps: float = DEFAULT_FPS
     own_lens: bool = False
+    numbers: Tensor | None = None
 
     def __post_init__(self) -> None:
         poses = self.world_to_camera.detach().to("cpu", torch.float64).clone()
@@ -64,6 +67,8 @@ class Trajectory:
         expect_range("The trajectory's width", self.width, 1, 65536)
         expect_range("The trajectory's height", self.height, 1, 65536)
         expect_range("The frame rate", self.fps, 0.1, 1000)
+        if self.numbers is not None:
+            expect_shape("The trajectory's frame numbers", self.numbers, "F", F=len(poses))
 
     def __len__(self) -> int:
         return len(self.world_to_camera)
@@ -78,12 +83,18 @@ class Trajectory:
         """(F, 3) float64 camera centres in world coordinates."""
         return self.camera_to_world[:, :3, 3]
 
+    @property
+    def frame_numbers(self) -> Tensor:
+        """(F,) int64, the frame of the shot that each camera stands for."""
+        return torch.arange(len(self)) if self.numbers is None else self.numbers
+
     def select(self, frames: Tensor | list[int] | slice) -> Trajectory:
-        """The trajectory of the given frames only, in the given order."""
+        """The trajectory of the given frames only, in the given order; they keep their numbers."""
         return dataclasses.replace(
             self,
             world_to_camera=self.world_to_camera[frames],
             intrinsics=self.intrinsics[frames],
+            numbers=self.frame_numbers[frames],
         )
 
     def resized(self, width: int, height: int) -> Trajectory:

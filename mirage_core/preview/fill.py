@@ -108,7 +108,7 @@ def complete_depth(depth: Tensor, filled: Tensor) -> Tensor:
 
 
 def uncertain_pixels(
-    depth: Tensor, stride: int, remembered: Tensor | None = None
+    depth: Tensor, stride: int, remembered: Tensor | None = None, moving: Tensor | None = None
 ) -> Tensor:
     """Pixels of drawn depth maps that do not show one known surface throughout their cell.
 
@@ -121,6 +121,7 @@ def uncertain_pixels(
         stride: Pixels along each side of a latent cell.
         remembered: (T, h, w) bool, cells that the memory shows by itself. They count as well:
             written back, a drawing of the memory would be a copy of less quality.
+        moving: (T, H, W) bool, pixels of actors: a cell with any of them is no part of the set.
 
     Returns:
         (T, H, W) bool, the same for all pixels of a cell.
@@ -131,6 +132,9 @@ def uncertain_pixels(
     uncertain = (nearest <= 0) | (farthest > nearest * (1 + ONE_SURFACE))
     if remembered is not None:
         uncertain = uncertain | remembered.to(uncertain.device)
+    if moving is not None:
+        touched = F.max_pool2d(moving.float()[:, None], stride)[:, 0] > 0
+        uncertain = uncertain | touched.to(uncertain.device)
     return uncertain.repeat_interleave(stride, 1).repeat_interleave(stride, 2)
 
 

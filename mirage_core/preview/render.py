@@ -22,8 +22,15 @@ from ..geometry.cutouts import mask_centre
 from ..geometry.trajectory import Trajectory
 from ..geometry.transform import invert_rigid
 from ..ops.best_view import BestView, view_bins
-from ..readout.readout import Readout, default_view, grid_intrinsics, read_grid, read_winners
-from ..validate import expect_shape
+from ..readout.readout import (
+    Readout,
+    default_view,
+    grid_intrinsics,
+    placed_actors,
+    read_grid,
+    read_winners,
+)
+from ..validate import expect_range, expect_shape
 from .fill import fill_tokens_and_depth
 from .placement import PlacedPatches, at_least_a_pixel, draw
 
@@ -45,10 +52,13 @@ class Preview:
     Attributes:
         frames: (F, H, W, 3) float32 in 0..1.
         distance: (F, H, W) float32 z-depth of every frame, 0 where no patch lies.
+        actor: (F, H, W) int16, which of the memory's actors is seen, -1 where none; None for a
+            memory without any.
     """
 
     frames: Tensor
     distance: Tensor
+    actor: Tensor | None = None
 
     @property
     def depth(self) -> Tensor:
@@ -57,8 +67,23 @@ class Preview:
 
     @property
     def holes(self) -> Tensor:
-        """(F, H, W) bool, where the memory shows nothing."""
-        return self.distance <= 0
+        """(F, H, W) bool, where the memory shows no still point: nothing, or what moves."""
+        empty = self.distance <= 0
+        return empty if self.actor is None else empty | (self.actor >= 0)
+
+    def unknown(self, actor_strength: float = 1.0) -> Tensor:
+        """(F, H, W) float32, how far each pixel is to be made anew.
+
+        1 where the memory shows nothing, 0 at still points, 1 less the strength at actors.
+
+        Raises:
+            ValueRangeError: The strength is not within 0 to 1.
+        """
+        expect_range("The strength of the actors", actor_strength, 0, 1)
+        if self.actor is None:
+            return self.holes.float()
+        empty = (self.distance <= 0).float()
+        return torch.where(self.actor >= 0, 1 - actor_strength, empty)
 
 
 def render_preview(
@@ -70,6 +95,8 @@ def render_preview(
     view: BestView | Literal["default"] | None = "default",
 ) -> Preview:
     """Draw what the memory holds for every camera; holes are filled with smooth colour.
+
+    Actors stand where they are at the time of each frame. Smooth colour is that of the set.
 
     Args:
         cache: A memory of tokens that ``codec`` made from single pictures, or of colours.
@@ -98,6 +125,9 @@ def render_preview(
     # Made as a whole: pictures that are joined at the end would take twice the memory.
     frames = torch.empty(*shape, 3, device=cache.device)
     distances = torch.empty(shape, device=cache.device)
+    actors = None
+    if cache.actors:
+        actors = torch.full(shape, -1, dtype=torch.int16, device=cache.device)
     together = max(1, BATCH_PIXELS // (trajectory.width * trajectory.height))
     for start in range(0, len(trajectory), together):
         numbers = range(start, min(len(trajectory), start + together))
@@ -109,9 +139,14 @@ def render_preview(
 
         cameras = trajectory.select(list(numbers))
         pictures, maps = _render_frames(cache, cameras, codec, behind, view, stage)
+        if actors is not None:
+            pictures, maps, seen_actors = _with_actors(
+                (pictures, maps), cache, cameras, codec, view, stage
+            )
+            actors[start : numbers.stop] = seen_actors
         frames[start : numbers.stop], distances[start : numbers.stop] = pictures, maps
         stage(numbers.stop)
-    return Preview(frames, distances)
+    return Preview(frames, distances, actors)
 
 
 def _expect_drawn_by(codec: Drawer, cache: LatentCache) -> None:
@@ -206,6 +241,29 @@ def _render_frames(
     stage()
     picture, depth = draw(patches, background, stage)
     return picture.clamp(0, 1), depth
+
+
+def _with_actors(
+    drawn: tuple[Tensor, Tensor],
+    cache: LatentCache,
+    cameras: Trajectory,
+    codec: Drawer,
+    view: BestView | None,
+    stage: Callable[[], None],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Drawn pictures and depth with the actors before and behind them, and which is seen where.
+
+    An actor is drawn for itself, so that none of its patches is mixed with the set's.
+    """
+    pictures, depth = drawn
+    which = torch.full(depth.shape, -1, dtype=torch.int16, device=depth.device)
+    for number, actor, frames, moved in placed_actors(cache, cameras):
+        picture, near = _render_frames(actor.cache, moved, codec, None, view, stage)
+        front = (near > 0) & ((depth[frames] <= 0) | (near <= depth[frames]))
+        pictures[frames] = torch.where(front[..., None], picture, pictures[frames])
+        depth[frames] = torch.where(front, near, depth[frames])
+        which[frames] = torch.where(front, number, which[frames])
+    return pictures, depth, which
 
 
 def _drawn_points(

@@ -16,8 +16,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from ..cache.actor import Actor
+from ..cache.actor_io import ACTORS, MAX_BLOCKS, actor_entries, actor_tensors, actors_from
 from ..cache.delta import CacheDelta, apply_difference, difference
-from ..cache.io import MAX_BLOCKS, block_from_tensors, block_tensors, needed_version
+from ..cache.io import block_from_tensors, block_tensors, needed_version
 from ..digests import DIGEST, file_digest
 from ..errors import CacheFormatError, MirageError, ResumeError, ShapeError
 from ..log import logger
@@ -28,7 +30,7 @@ from .state import ChunkRecord, ChunkStatistics, RolloutState
 from .video import expect_clip
 
 FORMAT: Final = "mirage-chunk"
-VERSION: Final = 3
+VERSION: Final = 4
 """Newest version that is read. Chunks are written as `needed_version` says, and as version 2 or
 later when they drop points."""
 
@@ -115,6 +117,9 @@ def save_chunk(folder: Path, state: RolloutState, after: RolloutState) -> Rollou
         CLIP: _clip_digest(clip_path(folder, state.done)),
         BEFORE: state.digest,
     }
+    if delta.actors is not None:
+        tensors |= actor_tensors(delta.actors, block_tensors)
+        header |= {"version": VERSION, ACTORS: actor_entries(delta.actors)}
     digest = write_safetensors(chunk_path(folder, state.done), tensors, header)
     return dataclasses.replace(after, digest=digest)
 
@@ -286,7 +291,17 @@ def _delta(
     return CacheDelta(
         tuple(tensors.get(f"dropped.{number}", nothing) for number in range(shared)),
         tuple(block_from_tensors(tensors, f"block.{number}") for number in range(new)),
+        _actors(state, tensors, header),
     )
+
+
+def _actors(
+    state: RolloutState, tensors: dict[str, Tensor], header: dict[str, Any]
+) -> tuple[Actor, ...] | None:
+    """All actors after a chunk that changed them; None for one that did not."""
+    if ACTORS not in header:
+        return None
+    return actors_from(header[ACTORS], tensors, state.cache, block_from_tensors)
 
 
 def _record(tensors: dict[str, Tensor]) -> ChunkRecord:

@@ -70,7 +70,7 @@ def chunk_condition(
     )
     history = history or History(state)
     condition = Condition(
-        projection=readout.tokens.float(),
+        projection=readout.weighed_tokens,
         visible=readout.visible,
         references=history.latents(chosen).to(device),
         preceding=history.latents(before).to(device),

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from ..actors.build import Look
+from ..actors.tracks import Tracks, expect_frames
+from ..actors.update import CastConfig, CastReport, update_actors
 from ..cache.build import observe
 from ..cache.types import LatentCache
+from ..constants import TEMPORAL_STRIDE
 from ..geometry.frame_geometry import FrameGeometry
 from ..writing.consistency import remove_points
 from ..writing.policy import write
-from .chunk_geometry import Masks
+from .chunk_geometry import Masks, chunk_geometry
 from .prepare import ChunkReport, Encoder, PreparedObservation, prepare_observation
 from .settings import MemorySettings
 from .state import RolloutState
+
+TRACKED: Final = "The tracks of moving things"
+"""How errors call the mask of what goes to actors."""
 
 
 def begin_memory(
@@ -71,10 +79,12 @@ class WrittenChunk:
     Attributes:
         cache: The memory.
         prepared: What was written, and what was left out.
+        cast: What became of the actors; None where nothing was tracked.
     """
 
     cache: LatentCache
     prepared: PreparedObservation
+    cast: CastReport | None = None
 
     @property
     def report(self) -> ChunkReport:
@@ -93,6 +103,8 @@ def write_chunk(
     masks: Masks | None = None,
     scaled: bool = False,
     on_frame: Callable[[int, int], None] | None = None,
+    tracks: Tracks | None = None,
+    cast: CastConfig | None = None,
 ) -> WrittenChunk:
     """Write a finished chunk to the memory (paper Eq. 6, Algorithm 1); the input stays as it is.
 
@@ -108,13 +120,19 @@ def write_chunk(
         scaled: True for depth in scene units, which is neither aligned nor checked for lens and
             path.
         on_frame: Called with (done, total) after each frame is written; may raise to cancel.
+        tracks: Which things move where, for every frame or every fourth: they are written to
+            their actors, and stay out of the set.
+        cast: How actors are made and known again.
 
     Raises:
-        ShapeError: Frames, latents, depth or masks do not belong to this chunk.
+        ShapeError: Frames, latents, depth, tracks or masks do not belong to this chunk.
         GeometryError: Everything is masked, the cameras are not the shot's, or, when strict, no
             frame agrees with the memory.
     """
     settings = settings or MemorySettings()
+    if tracks is not None:
+        tracks = expect_frames(tracks, state.chunk.latent_frames, TEMPORAL_STRIDE)
+        masks = {**(masks or {}), TRACKED: tracks.moving}
     prepared = prepare_observation(
         state, latents, frames, geometry, settings, encode=encode, masks=masks, scaled=scaled
     )
@@ -123,4 +141,23 @@ def write_chunk(
     if settings.rules.policy == "append":
         known = remove_points(known, prepared.gone)
     cache = write(known, prepared.observation, settings.rules, on_frame)
-    return WrittenChunk(cache, prepared)
+    if tracks is None:
+        return WrittenChunk(cache, prepared)
+    look, tracks = _look(state, geometry, prepared, tracks)
+    recast = update_actors(cache, look, tracks, cast)
+    return WrittenChunk(recast.cache, prepared, recast.report)
+
+
+def _look(
+    state: RolloutState, geometry: FrameGeometry, prepared: PreparedObservation, tracks: Tracks
+) -> tuple[Look, Tracks]:
+    """The chunk's new frames as actors are made from them, and their tracks."""
+    seen, alignment = prepared.observation, prepared.report.alignment
+    if alignment is None:
+        own = chunk_geometry(state, geometry, check_cameras=False)
+    else:
+        own = alignment.geometry
+    count = len(own.frames)
+    rows = list(range(count - len(seen.frames), count))
+    frames = own.frames.select(rows)
+    return Look(seen.tokens, frames, seen.world_to_camera, seen.frames), tracks.select(rows)

@@ -89,12 +89,19 @@ class MovingScene:
         Raises:
             GeometryError: A camera is outside of the room.
         """
+        frames, depth, which = self.render_each(trajectory, start_frame, device)
+        return frames, depth, which >= 0
+
+    def render_each(
+        self, trajectory: Trajectory, start_frame: int = 0, device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `render`, but with (F, H, W) int16, which mover each pixel shows, -1 for none."""
         frames, depth = self.room.render(trajectory, device)
-        moving = torch.zeros(depth.shape, dtype=torch.bool, device=depth.device)
+        which = torch.full(depth.shape, -1, dtype=torch.int16, device=depth.device)
         for frame in range(len(trajectory)):
             seconds = (start_frame + frame) / trajectory.fps
-            self._paint(trajectory.select([frame]), seconds, frames, depth, moving, frame)
-        return frames, depth, moving
+            self._paint(trajectory.select([frame]), seconds, frames, depth, which, frame)
+        return frames, depth, which
 
     def _paint(
         self,
@@ -102,7 +109,7 @@ class MovingScene:
         seconds: float,
         frames: Tensor,
         depth: Tensor,
-        moving: Tensor,
+        which: Tensor,
         frame: int,
     ) -> None:
         """Draw the movers of one frame into the frame's maps."""
@@ -118,9 +125,9 @@ class MovingScene:
             mine = shown & (seen[0] == number)
             centre = torch.tensor(mover.centre(seconds), device=points.device)
             half = torch.tensor(mover.half, device=points.device)
+            which[frame][mine] = number - 1
             frames[frame][mine] = _colour(mover, (points[mine] - centre) / half).to(frames.dtype)
         depth[frame][shown] = z[0][shown]
-        moving[frame] = shown
 
 
 def add_movers(

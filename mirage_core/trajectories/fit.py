@@ -94,6 +94,7 @@ def retimed(trajectory: Trajectory, frames: int) -> Trajectory:
         trajectory,
         world_to_camera=invert_rigid(rigid(rotation, blend(pose[:, :3, 3]))),
         intrinsics=blend(trajectory.intrinsics),
+        numbers=None,
     )
 
 

@@ -33,6 +33,8 @@ class TrainingFreeGuide:
     def __init__(self, readout: Readout, first: Tensor, until: float, softness: float) -> None:
         self.tokens = readout.tokens.float()
         self.weights = edge_weights(readout.visible, softness)
+        if readout.weights is not None:
+            self.weights = self.weights * readout.weights.to(self.weights)
         self.first = from_model_space(first[None])
         self.until = until
 

@@ -10,8 +10,16 @@ import folder_paths
 import torch
 from torch import Tensor
 
+from ...mirage_core.cache.actor import Actor, placed_blocks
 from ...mirage_core.cache.types import CacheBlock, LatentCache
-from ...mirage_core.cache.view import FeatureBasis, block_digest, feature_basis, view_bytes
+from ...mirage_core.cache.view import (
+    MOVING,
+    STILL,
+    FeatureBasis,
+    block_digest,
+    feature_basis,
+    view_bytes,
+)
 from ...mirage_core.constants import SPATIAL_STRIDE
 from ...mirage_core.files import atomic_write
 from ...mirage_core.geometry.frame_geometry import FrameGeometry
@@ -35,7 +43,9 @@ PICTURE = "picture"
 View = dict[str, Any]
 
 
-def memory_view(cache: LatentCache, picture: SeenPicture | None = None) -> View:
+def memory_view(
+    cache: LatentCache, picture: SeenPicture | None = None, frame: int | None = None
+) -> View:
     """Write the points of a memory for viewers, and describe them.
 
     Each block is a file of its own that is named by its content, so that only blocks which no
@@ -45,6 +55,7 @@ def memory_view(cache: LatentCache, picture: SeenPicture | None = None) -> View:
     Args:
         cache: The memory.
         picture: Shows what tokens look like that cannot be drawn one by one.
+        frame: The frame of the shot at which actors are shown; where each was seen last if None.
 
     Raises:
         StorageError: The temporary folder cannot be written.
@@ -54,7 +65,9 @@ def memory_view(cache: LatentCache, picture: SeenPicture | None = None) -> View:
     blocks = []
     if basis is not None:
         blocks = [_block_view(block, cache, basis, picture, folder) for block in cache.blocks]
+    moving = [_actor_view(actor, cache, frame, folder) for actor in cache.actors]
     return {
+        **({"actors": [part for parts in moving for part in parts]} if moving else {}),
         "blocks": blocks,
         "subfolder": SUBFOLDER,
         "points": len(cache),
@@ -64,12 +77,27 @@ def memory_view(cache: LatentCache, picture: SeenPicture | None = None) -> View:
     }
 
 
+def _actor_view(
+    actor: Actor, cache: LatentCache, frame: int | None, folder: Path
+) -> list[dict[str, Any]]:
+    """Blocks of an actor where it is, each with its name; none where it is nowhere."""
+    pose = actor.pose(int(actor.track.frames[-1]) if frame is None else frame)
+    basis = feature_basis(actor.cache)
+    if pose is None or basis is None:
+        return []
+    return [
+        _block_view(block, cache, basis, None, folder, MOVING) | {"actor": actor.name}
+        for block in placed_blocks(actor, pose)
+    ]
+
+
 def _block_view(
     block: CacheBlock,
     cache: LatentCache,
     basis: FeatureBasis,
     picture: SeenPicture | None,
     folder: Path,
+    layer: int = STILL,
 ) -> dict[str, Any]:
     """Write the points of one block unless its files are there, and describe it."""
     digest = block_digest(block)
@@ -79,7 +107,7 @@ def _block_view(
         plain = tokens[:, :3] if cache.codec == PICTURE else None
         colours = token_colours(tokens, cache.codec) if plain is None else plain
         features = basis.colours(tokens) if plain is None else plain
-        data = view_bytes(block, colours, features, cache.convention, cache.stride)
+        data = view_bytes(block, colours, features, cache.convention, cache.stride, layer)
         with atomic_write(folder / name, "wb") as file:
             file.write(data)
     patches = write_patches(block, digest, cache, picture, folder)
@@ -142,7 +170,8 @@ def announce_chunk(state: RolloutState) -> RolloutState:
     server = getattr(PromptServer, "instance", None)
     if server is None or server.client_id is None or state.last is None:
         return state
-    news = memory_view(state.cache) | {
+    shown = state.plan[state.done - 1].output_end - 1
+    news = memory_view(state.cache, frame=shown) | {
         "trajectory": state.trajectory.fingerprint(),
         "run": state.run_id,
         "done": state.done,

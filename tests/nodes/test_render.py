@@ -41,7 +41,7 @@ class Room:
         ).args[0]
 
     def render(self, **inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return self.module("nodes.render").MirageRender.execute(**inputs).args
+        return self.module("nodes.render").MirageRender.execute(**inputs).args[:3]
 
     def read(self, cache: Any, **changes: Any) -> tuple[Any, ...]:
         return self.module("nodes.readout").MirageReadout.execute(cache, self.path, **changes).args
@@ -149,7 +149,7 @@ def test_views_of_a_readout(room: Room) -> None:
 
 
 def test_colours_have_no_latent(room: Room) -> None:
-    readout, latent, visible, depth = room.read(room.memory(what="colours"))
+    readout, latent, visible, depth, _ = room.read(room.memory(what="colours"))
     assert type(latent).__name__ == "ExecutionBlocker"
     assert "Mirage Render" in latent.message
     assert visible.shape == (2, HEIGHT, WIDTH)

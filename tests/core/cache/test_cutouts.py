@@ -194,7 +194,7 @@ def test_files_keep_masks(cut: LatentCache, tmp_path: Path, dtype: torch.dtype) 
     assert torch.equal(loaded.blocks[0].masks, cut.blocks[0].masks)
     assert loaded.fingerprint() == cut.fingerprint()
     # Version 2 would show every part as a whole cell.
-    assert cache_header(loaded)["version"] == VERSION == 3
+    assert cache_header(loaded)["version"] == 3 <= VERSION
 
 
 def test_files_of_whole_cells_are_as_before(make, tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_chunks_keep_masks(make, shot, tmp_path: Path) -> None:
     added = append_all(LatentCache(), look(make, box_before_a_wall())).blocks[0]
     after = commit(state, **{**parts, "cache": state.cache.append(added)})
     path = chunk_path(state.folder, 0)
-    assert read_safetensors(path, FORMAT, CHUNK_VERSION)[1]["version"] == CHUNK_VERSION == 3
+    assert read_safetensors(path, FORMAT, CHUNK_VERSION)[1]["version"] == 3
     again = open_folder(shot.begin(tmp_path / "shot"))
     assert again.done == 1 and again.cache.fingerprint() == after.cache.fingerprint()
 

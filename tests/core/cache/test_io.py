@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mirage_core import files
 from mirage_core.cache.build import merge_blocks
-from mirage_core.cache.io import cache_header, load_cache, save_cache
+from mirage_core.cache.io import VERSION, cache_header, load_cache, save_cache
 from mirage_core.cache.types import CONTENT, LatentCache
 from mirage_core.digests import DIGEST
 from mirage_core.errors import CacheFormatError, StorageError
@@ -197,7 +197,7 @@ def test_rewriting_by_itself_does_no_harm(saved: Path) -> None:
 
 
 def test_a_newer_version_says_so(saved: Path) -> None:
-    rewrite(saved, {"version": 4})
+    rewrite(saved, {"version": VERSION + 1})
     with pytest.raises(CacheFormatError, match="newer Mirage.*Update Mirage"):
         load_cache(saved)
 

@@ -1,0 +1,286 @@
+"""Actors: what is seen of a mover when a camera comes back to it, by what it does unseen.
+
+In each procedural room something moves. A camera looks at it, turns away, and comes back. Prints
+one JSON object: on the mover's pixels PSNR against the truth and overlap of its silhouette, on
+the set's pixels PSNR, for each behaviour; ghosts, the actor's points that were left in the set;
+and for three movers in a room how often each is known again. Movers go straight on; with
+``--turning`` they turn back on their way.
+
+``--rooms 20 --frames 97 193`` is the whole of it, ``--save FILE`` keeps the report, ``--picture
+FILE`` the truth beside the behaviours for the last room.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mirage_core.actors.build import ActorConfig, Look, make_actor
+from mirage_core.actors.ground import ground_of
+from mirage_core.actors.sight import on_depth
+from mirage_core.actors.tracks import Tracks
+from mirage_core.actors.update import CastConfig, update_actors
+from mirage_core.cache.actor import Actor
+from mirage_core.cache.track import Behaviour, Track
+from mirage_core.cache.types import LatentCache
+from mirage_core.codecs.colours import ColourCodec
+from mirage_core.codecs.dct import DctCodec
+from mirage_core.errors import GeometryError
+from mirage_core.geometry.frame_geometry import FrameGeometry
+from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
+from mirage_core.geometry.transform import invert_rigid, rigid, rotation_about
+from mirage_core.metrics import psnr
+from mirage_core.preview.render import render_preview
+from mirage_core.rollout.memory import begin_memory
+from mirage_core.scenes.movers import Mover, MovingScene, add_movers
+from mirage_core.scenes.scene import ProceduralScene
+
+FIRST_ROOM: Final = 9000
+CODECS: Final = {"tokens": DctCodec(), "colours": ColourCodec()}
+LOOK: Final = 25
+"""Frames for which the camera looks before it turns away, and after it is back."""
+
+STEP: Final = 4
+AWAY: Final = math.radians(100)
+COVERED: Final = 0.9
+"""Part of its way that a mover which goes straight on has gone at the end."""
+
+
+def turning_away(scene: ProceduralScene, frames: int, size: tuple[int, int]) -> Trajectory:
+    """Cameras that look, turn away by `AWAY`, and come back."""
+    away = frames - 2 * LOOK
+    share = torch.cat(
+        [
+            torch.zeros(LOOK),
+            torch.sin(torch.linspace(0, math.pi, away + 2)[1:-1]).clamp(max=0.6) / 0.6,
+            torch.zeros(LOOK),
+        ]
+    ).double()
+    start = scene.start_camera_to_world
+    turn = start[:3, :3] @ rotation_about("y", AWAY * share)
+    poses = rigid(turn, start[:3, 3].expand(frames, 3))
+    lens = intrinsics_from_fov(size[0], size[1], 70.0).repeat(frames, 1, 1)
+    return Trajectory(invert_rigid(poses), lens, *size)
+
+
+def straight(mover: Mover, seconds: float) -> Mover:
+    """The mover at a speed at which it does not turn back within a time."""
+    return dataclasses.replace(
+        mover, speed=COVERED * math.dist(mover.start, mover.end) / seconds
+    )
+
+
+def scene_of(
+    seed: int, count: int, frames: int, size: tuple[int, int], turning: bool
+) -> tuple[MovingScene, Trajectory]:
+    """A room with movers, and the cameras."""
+    room = ProceduralScene.from_seed(seed, texture_size=256)
+    cameras = turning_away(room, frames, size)
+    scene = add_movers(room, seed, count, cameras.select([0]))
+    if turning:
+        return scene, cameras
+    seconds = frames / cameras.fps
+    return dataclasses.replace(
+        scene, movers=tuple(straight(one, seconds) for one in scene.movers)
+    ), cameras
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Seen:
+    """Some frames of a room: pictures, depth, movers by pixel, cameras."""
+
+    pictures: Tensor
+    depth: Tensor
+    which: Tensor
+    cameras: Trajectory
+
+    @classmethod
+    def of(cls, scene: MovingScene, cameras: Trajectory, rows: list[int]) -> Seen:
+        """Render frames one by one: each shows its own time."""
+        parts = [scene.render_each(cameras.select([row]), row) for row in rows]
+        pictures, depth, which = (torch.cat(part) for part in zip(*parts, strict=True))
+        return cls(pictures, depth, which, cameras.select(rows))
+
+    @property
+    def geometry(self) -> FrameGeometry:
+        """Their depth."""
+        return FrameGeometry(self.depth, self.cameras.intrinsics, self.cameras.world_to_camera)
+
+    def look(self, codec: Any) -> Look:
+        """As what actors are made from."""
+        tokens = codec.encode_images(self.pictures)
+        return Look(
+            tokens, self.geometry, self.cameras.world_to_camera, self.cameras.frame_numbers
+        )
+
+    def tracks(self, name: str = "thing") -> Tracks:
+        """A tracker's answer, all things called the same."""
+        numbers = {n + 1: name for n in range(int(self.which.max()) + 1)}
+        return Tracks(self.which.int() + 1, numbers)
+
+
+def set_memory(seen: Seen, codec: Any) -> LatentCache:
+    """The memory of the first frame without what moves, seen from behind the masks."""
+    first = dataclasses.replace(
+        FrameGeometry(
+            seen.depth[:1], seen.cameras.intrinsics[:1], seen.cameras.world_to_camera[:1]
+        ),
+        exclude=seen.which[:1] >= 0,
+    )
+    return begin_memory(codec.encode_images(seen.pictures[:1]), first, codec.name)
+
+
+def ghosts(cache: LatentCache, mover: Mover) -> float:
+    """Share of the set's points that lie on the mover where it stood at first."""
+    points = torch.cat([block.points for block in cache.blocks])
+    low, high = mover.solid(0).low, mover.solid(0).high
+    # What stands on the floor beside it is no ghost.
+    inside = ((points > torch.tensor(low)) & (points < torch.tensor(high)))[:, [0, 2]].all(1)
+    above = (points[:, 1] < high[1] - 0.05) & (points[:, 1] > low[1])
+    return float((inside & above).float().mean())
+
+
+def behaviours(actor: Actor, mover: Mover, frames: int, fps: float) -> dict[str, Actor]:
+    """The actor with each behaviour; its path is the true one."""
+    places = torch.tensor([mover.centre(frame / fps) for frame in range(frames)])
+    places[:, 1] = 0
+    turned = actor.track.headings[-1].expand(frames)
+    path = Track(torch.arange(frames), places, turned, actor.track.up)
+    return {
+        "forget": actor.directed(Behaviour.FORGET),
+        "stay": actor.directed(Behaviour.STAY),
+        "go_on": actor.directed(Behaviour.GO_ON),
+        "path": actor.directed(Behaviour.PATH, path),
+    }
+
+
+def measure(
+    seed: int, frames: int, codec: Any, size: tuple[int, int], turning: bool
+) -> tuple[dict[str, Any], Tensor]:
+    """One room: each behaviour's figures, and pictures of the last frame beside each other."""
+    scene, cameras = scene_of(seed, 1, frames, size, turning)
+    before = Seen.of(scene, cameras, list(range(0, LOOK, STEP)))
+    after = Seen.of(scene, cameras, list(range(frames - LOOK, frames, STEP)))
+    cache = set_memory(before, codec)
+    mask = on_depth(before.which == 0, before.geometry)
+    made = make_actor(
+        "thing", before.look(codec), mask, cache, ground_of(cache), ActorConfig(turns=not turning)
+    )
+    moving = after.which == 0
+    found: dict[str, Any] = {"ghosts": ghosts(cache, scene.movers[0])}
+    pictures = [after.pictures[-1]]
+    for name, actor in behaviours(made.actor, scene.movers[0], frames, cameras.fps).items():
+        drawn = render_preview(cache.with_actors([actor]), after.cameras, codec)
+        mine = torch.zeros_like(moving) if drawn.actor is None else drawn.actor == 0
+        found[name] = {
+            "mover": psnr(drawn.frames, after.pictures, moving),
+            "overlap": float((mine & moving).sum() / (mine | moving).sum().clamp_min(1)),
+            "set": psnr(drawn.frames, after.pictures, ~moving & ~mine),
+            "set_all": psnr(drawn.frames, after.pictures, ~moving),
+        }
+        pictures.append(drawn.frames[-1])
+    return found, torch.cat(pictures, dim=1)
+
+
+def recognised(
+    seed: int, frames: int, codec: Any, size: tuple[int, int], turning: bool
+) -> dict[str, int]:
+    """Three things of one name that leave the view and come back: who is known again."""
+    scene, cameras = scene_of(seed, 3, frames, size, turning)
+    before = Seen.of(scene, cameras, list(range(0, LOOK, STEP)))
+    after = Seen.of(scene, cameras, list(range(frames - LOOK, frames, STEP)))
+    cache = set_memory(before, codec)
+    cast = CastConfig(behaviour=Behaviour.GO_ON)
+    first = update_actors(cache, before.look(codec), before.tracks(), cast).cache
+    # Numbers of a tracker that begins anew mean nothing: here they stand in another order.
+    order = torch.tensor([0, 3, 1, 2])
+    again = Tracks(order[after.tracks().map.long()].int(), {1: "thing", 2: "thing", 3: "thing"})
+    second = update_actors(first, after.look(codec), again, cast).cache
+    returns = right = 0
+    for number in range(3):
+        if not bool((after.which == number).any()):
+            continue
+        mover = scene.movers[number]
+        early = _nearest(first, mover, 0)
+        if early < 0:
+            continue
+        returns += 1
+        late = _nearest(second, mover, (frames - 1) / cameras.fps, frames - LOOK)
+        right += int(late == early)
+    return {"returns": returns, "right": right, "doubles": len(second.actors) - len(first.actors)}
+
+
+def _nearest(cache: LatentCache, mover: Mover, seconds: float, since: int = 0) -> int:
+    """Which actor was seen where a mover was at a time."""
+    place = torch.tensor(mover.centre(seconds))[[0, 2]]
+    apart = []
+    for actor in cache.actors:
+        row = -1 if seconds else 0
+        seen = int(actor.track.frames[row]) >= since
+        way = (actor.track.positions[row][[0, 2]] - place).norm()
+        apart.append(float(way) if seen else math.inf)
+    best = min(range(len(apart)), key=lambda n: apart[n], default=-1)
+    return best if best >= 0 and apart[best] < 0.5 else -1  # noqa: PLR2004
+
+
+def table(rooms: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over rooms, and each behaviour less `forget`."""
+    keys = ("mover", "overlap", "set", "set_all")
+    found: dict[str, Any] = {"ghosts": statistics.mean(room["ghosts"] for room in rooms)}
+    for name in ("forget", "stay", "go_on", "path"):
+        found[name] = {key: statistics.mean(room[name][key] for room in rooms) for key in keys}
+        found[name]["over_forget"] = found[name]["mover"] - found["forget"]["mover"]
+        found[name]["wins"] = sum(r[name]["mover"] > r["forget"]["mover"] for r in rooms)
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rooms", type=int, default=3)
+    parser.add_argument("--frames", type=int, nargs="+", default=[97])
+    parser.add_argument("--what", choices=list(CODECS), default="colours")
+    parser.add_argument("--size", type=int, nargs=2, default=[320, 192])
+    parser.add_argument("--turning", action="store_true")
+    parser.add_argument("--first", type=int, default=FIRST_ROOM)
+    parser.add_argument("--save", type=Path)
+    parser.add_argument("--picture", type=Path)
+    asked = parser.parse_args()
+    codec, size = CODECS[asked.what], (asked.size[0], asked.size[1])
+    report: dict[str, Any] = {"what": asked.what, "size": size, "turning": asked.turning}
+    for frames in asked.frames:
+        rooms, known, without, seed = [], [], [], asked.first
+        while len(rooms) < asked.rooms:
+            try:
+                room, picture = measure(seed, frames, codec, size, asked.turning)
+                rooms.append(room)
+                known.append(recognised(seed, frames, codec, size, asked.turning))
+            except GeometryError as error:
+                # A room without space for movers, or whose mover is never in view.
+                without.append(f"{seed}: {error.what}")
+            seed += 1
+        report[str(frames)] = table(rooms) | {
+            "rooms": len(rooms),
+            "without": without,
+            "recognition": {
+                key: sum(one[key] for one in known) for key in ("returns", "right", "doubles")
+            },
+        }
+        if asked.picture:
+            Image.fromarray((picture * 255).round().byte().numpy()).save(asked.picture)
+    print(json.dumps(report, indent=1))
+    if asked.save:
+        asked.save.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

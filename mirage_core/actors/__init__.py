@@ -1,0 +1,1 @@
+"""What moves: making actors, casting them, directing them, and knowing them again."""

@@ -1,0 +1,188 @@
+"""Actors in the graph: made from a picture and a mask, placed, drawn, read and updated."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+WIDTH, HEIGHT, FRAMES = 160, 96, 9
+
+
+class Studio:
+    """A procedural picture with its memory, a standing camera, and a thing in the picture."""
+
+    def __init__(self, pack: ModuleType) -> None:
+        self.pack = pack
+        self.vae = self.module("nodes.embedded").MirageEmbeddedCodec.execute().args[0]
+        scene = self.module("nodes.embedded").MirageEmbeddedScene
+        self.image, self.geometry = scene.execute(16, WIDTH, HEIGHT, 70.0).args[:2]
+        path = self.module("mirage_core.geometry.trajectory").Trajectory
+        poses = torch.eye(4, dtype=torch.float64).repeat(FRAMES, 1, 1)
+        lens = self.geometry.intrinsics_for((HEIGHT, WIDTH)).repeat(FRAMES, 1, 1)
+        self.path = path(poses, lens, WIDTH, HEIGHT)
+
+    def module(self, name: str) -> Any:
+        return importlib.import_module(f"{self.pack.__name__}.{name}")
+
+    @property
+    def nodes(self) -> Any:
+        return self.module("nodes.actors")
+
+    @property
+    def errors(self) -> Any:
+        return self.module("mirage_core.errors")
+
+    def memory(self, **changes: Any) -> Any:
+        node = self.module("nodes.memory").MirageCacheInit
+        return node.execute(
+            self.image, self.geometry, self.vae, "bilinear", True, "paper", **changes
+        ).args[0]
+
+    def photograph(self) -> tuple[Tensor, Any, Tensor]:
+        """A red figure before a far wall, with depth and mask, from another picture."""
+        picture = torch.full((1, HEIGHT, WIDTH, 3), 0.5)
+        mask = torch.zeros(1, HEIGHT, WIDTH)
+        mask[:, 24:80, 64:96] = 1
+        picture[mask > 0] = torch.tensor([0.9, 0.1, 0.1])
+        depth = torch.where(mask > 0, 2.0, 6.0)
+        frame = self.module("mirage_core.geometry.frame_geometry").FrameGeometry
+        return picture, frame(depth, self.path.intrinsics[:1]), mask
+
+    def actor(self, cache: Any, name: str = "figure", **changes: Any) -> Any:
+        picture, geometry, mask = self.photograph()
+        return self.nodes.MirageActor.execute(
+            picture, geometry, changes.pop("mask", mask), self.vae, cache, name, **changes
+        ).args
+
+    def placed(self, cache: Any, path: str, behaviour: str = "path", height: float = 0.6) -> Any:
+        actor, _ = self.actor(cache)
+        return self.nodes.MiragePlaceActor.execute(
+            cache, actor, behaviour, height, path, 24.0
+        ).args
+
+
+@pytest.fixture(scope="module")
+def studio(pack: ModuleType) -> Studio:
+    with torch.inference_mode():
+        return Studio(pack)
+
+
+WAY = json.dumps([{"frame": 0, "place": [-0.5, 1.6]}, {"frame": 8, "place": [0.5, 1.6]}])
+
+
+@pytest.mark.parametrize("what", ["tokens", "colours"])
+def test_an_actor_is_directed_along_a_path(studio: Studio, what: str) -> None:
+    """A photograph of a figure walks through the room from left to right."""
+    cache, report = studio.placed(studio.memory(what=what), WAY)
+    assert "0.60 high" in report
+    render = studio.module("nodes.render").MirageRender
+    images, holes, _, actors = render.execute(
+        holes="smooth", cache=cache, trajectory=studio.path
+    ).args
+    middles = [float(actors[f].nonzero()[:, 1].double().mean()) for f in (0, 4, 8)]
+    assert middles[0] < WIDTH / 2 - 15 < middles[1] < WIDTH / 2 + 15 < middles[2]
+    red = images[4][actors[4] > 0]
+    assert float((red[:, 0] - red[:, 1]).median()) > 0.5
+    assert not bool(holes[actors > 0].any())
+
+
+def test_the_mask_of_holes_weighs_actors(studio: Studio) -> None:
+    cache, _ = studio.placed(studio.memory(what="colours"), WAY)
+    render = studio.module("nodes.render").MirageRender
+    _, holes, _, actors = render.execute(
+        holes="grey", cache=cache, trajectory=studio.path, actor_strength=0.25
+    ).args
+    assert bool((holes[actors > 0] == 0.75).all())
+
+
+def test_a_readout_marks_actors(studio: Studio) -> None:
+    memory = studio.memory()
+    cache, _ = studio.placed(memory, WAY)
+    node = studio.module("nodes.readout").MirageReadout
+    readout, _, visible, _, actors = node.execute(cache, studio.path).args
+    assert actors.shape == visible.shape == (3, HEIGHT, WIDTH)
+    assert bool(actors.any())
+    assert not bool((actors * visible).any())
+    weak = node.execute(cache, studio.path, actor_strength=0.5).args[0]
+    assert float(weak.weights[weak.actor >= 0].unique()) == 0.5
+    plain = node.execute(memory, studio.path).args
+    assert not bool(plain[4].any())
+    assert readout.cache is cache
+
+
+def test_what_is_filled_does_not_write_actors_to_the_set(studio: Studio) -> None:
+    cache, _ = studio.placed(studio.memory(), WAY)
+    readout = studio.module("nodes.readout").MirageReadout.execute(cache, studio.path).args[0]
+    fill = studio.module("nodes.readout").MiragePreviewFill
+    _, geometry, images = fill.execute(readout, studio.vae).args
+    cells = geometry.exclude[:, ::16, ::16]
+    assert bool(cells[readout.actor >= 0].all())
+    assert images.shape == (FRAMES, HEIGHT, WIDTH, 3)
+
+
+def test_the_report_of_a_memory_names_its_actors(studio: Studio) -> None:
+    cache, _ = studio.placed(studio.memory(), WAY)
+    info = studio.module("nodes.memory_files").MirageCacheInfo
+    result = info.execute(cache)
+    assert "actor figure:" in result.args[0]
+    view = result.ui["mirage_memory"][0]
+    assert view["actors"][0]["actor"] == "figure"
+    assert view["points"] == len(cache)
+    assert "actors" not in info.execute(studio.memory()).ui["mirage_memory"][0]
+
+
+def test_tracks_are_chained(studio: Studio) -> None:
+    mask = torch.zeros(9, HEIGHT, WIDTH)
+    mask[:, :20] = 1
+    one = studio.nodes.MirageTracks.execute(mask, "dog").args[0]
+    both = studio.nodes.MirageTracks.execute(mask.flip(1), "cat", one).args[0]
+    assert dict(both.names) == {1: "dog", 2: "cat"}
+    assert not both.lasting
+    with pytest.raises(studio.errors.ValueRangeError):
+        studio.nodes.MirageTracks.execute(mask, " ")
+
+
+def test_what_cannot_be_an_actor(studio: Studio) -> None:
+    cache = studio.memory()
+    with pytest.raises(studio.errors.GeometryError, match="in none of the frames"):
+        studio.actor(cache, mask=torch.zeros(1, HEIGHT, WIDTH))
+    with pytest.raises(studio.errors.GeometryError, match="more than half"):
+        studio.actor(cache, mask=torch.ones(1, HEIGHT, WIDTH))
+    with pytest.raises(studio.errors.ValueRangeError, match="needs a name"):
+        studio.actor(cache, name="")
+    picture, geometry, mask = studio.photograph()
+    clip = picture.expand(5, -1, -1, -1)
+    node = studio.nodes.MirageActor
+    with pytest.raises(studio.errors.ShapeError, match="different numbers of frames"):
+        node.execute(clip[:3], geometry.select([0, 0]), mask, studio.vae, cache, "x")
+    with pytest.raises(studio.errors.GeometryError, match="cameras of the actor's frames"):
+        node.execute(clip, geometry.select([0] * 5), mask, studio.vae, cache, "x")
+    with pytest.raises(studio.errors.ShapeError, match="trajectory"):
+        node.execute(
+            clip, geometry.select([0] * 5), mask, studio.vae, cache, "x", trajectory=studio.path
+        )
+    with pytest.raises(studio.errors.TrajectoryError, match="path cannot be read"):
+        studio.placed(cache, "[")
+    other = studio.memory(what="colours")
+    actor, _ = studio.actor(other)
+    with pytest.raises(studio.errors.ModelMismatchError, match="does not fit the memory"):
+        studio.nodes.MiragePlaceActor.execute(cache, actor, "stay", 0.0, "", 24.0)
+
+
+def test_a_clip_of_every_fourth_frame(studio: Studio) -> None:
+    """Nine pictures with three depth maps and one camera each."""
+    cache = studio.memory()
+    picture, geometry, mask = studio.photograph()
+    frames = picture.expand(FRAMES, -1, -1, -1)
+    actor, report = studio.nodes.MirageActor.execute(
+        frames, geometry.select([0] * 3), mask.expand(FRAMES, -1, -1), studio.vae, cache, "figure",
+        trajectory=studio.path, start_frame=16,
+    ).args  # fmt: skip
+    assert actor.track.frames.tolist() == [16, 20, 24]
+    assert "seen in 3 frames, 16 to 24" in report
