@@ -18,8 +18,9 @@ from mirage_core.constants import TEMPORAL_STRIDE
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory
 from mirage_core.models.bundled import SHIFT
+from mirage_core.preview.drawn import drawn_latents
 from mirage_core.preview.fill import fill_holes, fill_readout
-from mirage_core.preview.render import drawn_latents, render_preview
+from mirage_core.preview.render import render_preview
 from mirage_core.readout.pixel_memory import RgbCache
 from mirage_core.readout.readout import Readout, read
 from mirage_core.rollout.begin import begin

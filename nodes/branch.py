@@ -18,7 +18,7 @@ from ..mirage_core.codecs.memory_kind import MemoryKind, expect_tokens
 from ..mirage_core.conditioning.condition import Condition
 from ..mirage_core.errors import ShapeError
 from ..mirage_core.log import logger
-from ..mirage_core.preview.render import drawn_latents
+from ..mirage_core.preview.drawn import drawn_latents
 from ..mirage_core.readout.overlap import DEFAULT_REFERENCES
 from ..mirage_core.readout.readout import Readout
 from ..mirage_core.rollout.context import chunk_condition

@@ -22,7 +22,7 @@ class SideFeature(enum.Enum):
         DRAWN: In place of `SCENE`: what the memory shows with every token drawn at its place
             inside its cell and encoded again, holes filled smoothly. Preceding frames, which are
             finished, are shown themselves. Needs a codec whose tokens stand alone, see
-            `mirage_core.preview.render.drawn_latents`. An addition to the paper.
+            `mirage_core.preview.drawn.drawn_latents`. An addition to the paper.
         RENDER: In place of `SCENE`: latent of a colour render of remembered points, black where
             there is none, of every pixel frame (Spatia). Takes points with colours and not tokens,
             see `mirage_core.conditioning.renders`.

@@ -18,8 +18,8 @@ from ..constants import TEMPORAL_STRIDE
 from ..errors import ModelMismatchError
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.trajectory import Trajectory
+from ..preview.drawn import drawn_tokens
 from ..preview.fill import fill_holes
-from ..preview.render import drawn_tokens
 from ..readout.pixel_memory import FeatureCache, PixelCache, RgbCache
 from ..readout.readout import Readout, read
 from ..rollout.conditions import OnPart, ProjectionSource, TokenConditions
@@ -101,7 +101,7 @@ class Beside(_OfTokens):
             shown = self.memory.read(cameras)
             return dataclasses.replace(condition, projection=shown.tokens, visible=shown.visible)
         # Branches of this codec are shown pictures near the middle of what a latent stands for,
-        # without holes, see `mirage_core.preview.render.drawn_latents`.
+        # without holes, see `mirage_core.preview.drawn.drawn_latents`.
         stride = TEMPORAL_STRIDE
         middle = [max(0, stride * (n // stride) - 1) for n in range(len(cameras))]
         shown = self.memory.read(cameras.select(middle))

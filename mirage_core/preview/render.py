@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..cache.footprints import in_source_camera, seen, source_cameras, viewers
 from ..cache.types import LatentCache
-from ..codecs.base import PatchCodec
 from ..codecs.memory_kind import Drawer, MemoryKind
 from ..constants import TEMPORAL_STRIDE
 from ..errors import ModelMismatchError
@@ -23,7 +22,6 @@ from ..geometry.trajectory import Trajectory
 from ..geometry.transform import invert_rigid
 from ..ops.best_view import BestView, view_bins
 from ..readout.readout import (
-    Readout,
     default_view,
     grid_intrinsics,
     placed_actors,
@@ -158,60 +156,6 @@ def _expect_drawn_by(codec: Drawer, cache: LatentCache) -> None:
             expected=f"one of {codec.name!r}",
             fix="Draw it by what memory_drawer gives for the memory's codec",
         )
-
-
-def drawn_latents(readout: Readout, codec: PatchCodec) -> Tensor:
-    """What a readout shows, with every token at its place inside its cell instead of filling it.
-
-    One picture near the middle of the frames of each latent is drawn from the readout's memory,
-    holes filled with smooth colour, and encoded again, as if nothing moved meanwhile. Nearest
-    points are drawn: the branches that take drawings were trained on these.
-
-    Args:
-        readout: What the memory shows to T latent cameras.
-        codec: The codec of the memory's tokens.
-
-    Returns:
-        (C, T, h, w) float32 model-space latents.
-
-    Raises:
-        ModelMismatchError: The memory was made with another codec, whose tokens cannot be drawn.
-    """
-    if readout.cache.codec != codec.name:
-        raise ModelMismatchError(
-            "Tokens of this memory cannot be drawn one by one",
-            got=f"a memory of {readout.cache.codec!r}",
-            expected=f"one of {codec.name!r}",
-            fix="Use the embedded codec for picture and memory, or another side branch",
-        )
-    return drawn_tokens(readout.cache, readout.trajectory, codec, codec)
-
-
-def drawn_tokens(
-    cache: LatentCache, trajectory: Trajectory, drawer: Drawer, codec: PatchCodec
-) -> Tensor:
-    """Tokens of a memory's drawings, for branches that take these: see `drawn_latents`.
-
-    Args:
-        cache: The memory, of tokens or of colours.
-        trajectory: Cameras of 4T - 3 pixel frames.
-        drawer: Draws the memory's points.
-        codec: Encodes the drawings.
-
-    Returns:
-        (C, T, h, w) float32 model-space latents.
-
-    Raises:
-        ModelMismatchError: The memory's points are not for this drawer.
-    """
-    cameras = trajectory.select(middle_frames(len(trajectory)))
-    tokens = codec.encode_images(render_preview(cache, cameras, drawer, view=None).frames)
-    return torch.cat([tokens[:, :1], codec.static_tokens(tokens[:, 1:])], dim=1)
-
-
-def middle_frames(count: int) -> list[int]:
-    """Of 4T - 3 pixel frames, the one near the middle of what each of T latents stands for."""
-    return [max(0, number - 1) for number in range(0, count, TEMPORAL_STRIDE)]
 
 
 def _render_frames(

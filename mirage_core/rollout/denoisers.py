@@ -14,7 +14,7 @@ from ..conditioning.features import no_render, no_render_branch
 from ..errors import ModelMismatchError
 from ..models.denoiser import MirageDenoiser
 from ..models.lora import switch_lora
-from ..preview.render import drawn_latents
+from ..preview.drawn import drawn_latents
 from .conditions import ProjectionSource
 from .spatia import SpatiaConditions
 from .state import RolloutState

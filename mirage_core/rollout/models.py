@@ -40,7 +40,7 @@ class GenerationModels:
         device: Where latents are sampled; the models move what they get to their own devices.
         masks: Finds what moves, and the sky; None remembers everything.
         projection: What the side branch is shown; None shows the readout's tokens. Branches
-            that take drawings want `mirage_core.preview.render.drawn_latents`.
+            that take drawings want `mirage_core.preview.drawn.drawn_latents`.
         conditions: Makes what the video model is told about a chunk; from a memory of tokens,
             with ``projection``, when None.
         prepare: Called before every chunk, the first one of a resumed shot too.

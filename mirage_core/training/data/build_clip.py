@@ -22,7 +22,7 @@ from ...constants import MAX_CHUNK_FRAMES, TEMPORAL_STRIDE
 from ...errors import ShapeError
 from ...geometry.frame_geometry import FrameGeometry
 from ...geometry.trajectory import Trajectory
-from ...preview.render import drawn_latents
+from ...preview.drawn import drawn_latents
 from ...readout.readout import Readout, read
 from ...rollout.begin import begin
 from ...rollout.context import chunk_condition

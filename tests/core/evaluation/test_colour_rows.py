@@ -17,7 +17,7 @@ from mirage_core.evaluation.rooms import Rooms
 from mirage_core.evaluation.shown import Drawn
 from mirage_core.evaluation.variations import Variation
 from mirage_core.geometry.frame_geometry import FrameGeometry
-from mirage_core.preview.render import drawn_latents, drawn_tokens
+from mirage_core.preview.drawn import drawn_latents, drawn_tokens
 from mirage_core.readout.readout import read
 from mirage_core.rollout.memory import begin_memory
 from mirage_core.rollout.settings import MemorySettings

@@ -185,7 +185,7 @@ class TestNovelViews:
     def test_the_bundled_model_makes_the_same_shot_as_a_rollout(self) -> None:
         """The first chunk, sampled here by hand."""
         from mirage_core.models.bundled import SHIFT, empty_text, load_embedded_transformer
-        from mirage_core.preview.render import drawn_latents
+        from mirage_core.preview.drawn import drawn_latents
         from mirage_core.readout.readout import read
         from mirage_core.rollout.begin import begin
         from mirage_core.rollout.context import chunk_condition

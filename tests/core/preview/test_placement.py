@@ -21,8 +21,9 @@ from mirage_core.geometry.transform import invert_rigid
 from mirage_core.metrics import psnr
 from mirage_core.ops.best_view import BestView
 from mirage_core.preview import render
+from mirage_core.preview.drawn import drawn_latents
 from mirage_core.preview.placement import MAX_RADIUS, PlacedPatches, draw
-from mirage_core.preview.render import drawn_latents, render_preview
+from mirage_core.preview.render import render_preview
 from mirage_core.readout.readout import read
 from mirage_core.scenes.scene import ProceduralScene
 
