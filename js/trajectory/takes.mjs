@@ -65,12 +65,14 @@ export class Comparison {
     if (side) names.reverse();
     context.font = `${FONT * ratio}px system-ui, sans-serif`;
     context.textBaseline = "top";
-    controls.pictures.forEach(([left, top], i) => {
+    const pad = 4 * ratio;
+    const tall = FONT * ratio + 2 * pad;
+    controls.pictures.forEach(([left, above, , height], i) => {
       const label = text("takeName", { name: names[i] });
-      const pad = 4 * ratio;
-      const width = context.measureText(label).width + 2 * pad;
+      // Notes are at the upper edge.
+      const top = above + height - tall;
       context.fillStyle = theme.outline;
-      context.fillRect(left, top, width, FONT * ratio + 2 * pad);
+      context.fillRect(left, top, context.measureText(label).width + 2 * pad, tall);
       context.fillStyle = i === side ? theme.selected : theme.muted;
       context.fillText(label, left + pad, top + pad);
     });

@@ -249,10 +249,13 @@ class TrajectoryWidget {
   }
 
   #showLens() {
-    this.lens.element.classList.toggle("mirage-off", !this.lensShown);
+    const camera = this.viewport.controls.view === "camera";
+    // It would lie over the picture at the right.
+    const compared = camera && this.comparison.side !== null && !this.walk.active;
+    this.lens.element.classList.toggle("mirage-off", !this.lensShown || compared);
     this.lensButton.setAttribute("aria-pressed", String(this.lensShown));
     if (!this.lensShown) return;
-    this.lens.show(this.#shot(), this.viewport.controls.view === "camera");
+    this.lens.show(this.#shot(), camera);
   }
 
   /** What the shot's camera looks at, and how. */

@@ -101,13 +101,13 @@ WIDGET = """type => {
     return node?.widgets?.find((w) => w.name === "mirage_view")?.element?.mirage;
 }"""
 
-RESET = """() => {
+RESET = """([scale, size]) => {
     const wanted = { frames: 33, amount: 0.5, there_and_back: false, easing: "smooth", fps: 24 };
     const node = app.graph.nodes.find((n) => n.type === "MirageTrajectory");
     for (const w of node.widgets) if (w.name in wanted) w.value = wanted[w.name];
-    node.setSize([480, 760]);
-    app.canvas.ds.scale = 1;
-    app.canvas.ds.offset = [-300, 60];
+    node.setSize(size);
+    app.canvas.ds.scale = scale;
+    app.canvas.ds.offset = [60 / scale - node.pos[0], 60];
     app.canvas.setDirty(true, true);
 }"""
 
@@ -124,6 +124,15 @@ LIMIT = 240
 FAILED = pytest.StashKey[bool]()
 
 SETTING = "async ([id, value]) => await app.extensionManager.setting.set(id, value)"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A page, the zoom of the graph on it, and the size of the trajectory node."""
+
+    page: tuple[int, int] = (1600, 1000)
+    zoom: float = 1.0
+    node: tuple[int, int] = (480, 760)
 
 
 @dataclass
@@ -328,15 +337,23 @@ def renderer(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
+@pytest.fixture(scope="module")
+def place() -> Place:
+    """What the widget is looked at on; a file of tests may have others."""
+    return Place()
+
+
 @pytest.fixture
-def modern(renderer: bool, studio: Studio) -> bool:
+def modern(renderer: bool, studio: Studio, place: Place) -> bool:
     """A graph whose picture is known, in `renderer`, with the move as it was at first."""
+    width, height = place.page
+    studio.page.set_viewport_size({"width": width, "height": height})
     if studio.shows != ("graph", renderer):
         studio.build()
         studio.renderer(renderer)
         studio.see()
         studio.shows = "graph", renderer
-    studio.page.evaluate(RESET)
+    studio.page.evaluate(RESET, [place.zoom, place.node])
     studio.widget(
         """(w) => {
             for (const name of ["keyframes", "keys"])

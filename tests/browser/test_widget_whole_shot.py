@@ -184,6 +184,8 @@ def test_takes_are_seen_side_by_side_at_one_frame(takes: Any, frame: int) -> Non
     takes.page.keyboard.press("c")
     assert takes.widget("(w) => w.viewport.controls.view") == "camera"
     assert button(takes, "Take side by side in the Camera view (C)").input_value() == "A"
+    inset = takes.page.locator(".mirage-widget:has(.mirage-timeline) .mirage-lens")
+    assert not inset.is_visible(), "it lies over one of the pictures"
     width, height, text, places = takes.widget(VIEW)
     view = pixels(text, width, height)
     (left, right) = places
@@ -203,7 +205,7 @@ def test_takes_are_seen_side_by_side_at_one_frame(takes: Any, frame: int) -> Non
         assert difference < 4, f"take {take} is elsewhere, or at another frame"
     focus(takes)
     takes.page.keyboard.press("c")
-    assert len(takes.widget(VIEW)[3]) == 1
+    assert len(takes.widget(VIEW)[3]) == 1 and inset.is_visible()
     takes.widget("(w) => w.viewport.setView('orbit')")
 
 

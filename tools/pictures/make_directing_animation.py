@@ -1,4 +1,4 @@
-"""Make the pictures of the trajectory widget: an animation, and one through the lens.
+"""Make the pictures of the trajectory widget: an animation, one through the lens, one of its help.
 
 In the animation a keyframe is dragged, then the path is played.
 
@@ -14,6 +14,7 @@ import io
 import json
 import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Page
@@ -23,8 +24,9 @@ from dev.frontend_page import open_frontend, run, settle
 
 TARGET = PACK / "docs" / "images" / "directing.webp"
 STILL = PACK / "docs" / "images" / "widget.jpg"
+HELP = PACK / "js" / "docs" / "MirageTrajectory.jpg"
 WIDTH, QUALITY = 640, 45
-STILL_FRAME, STILL_QUALITY = 40, 58
+STILL_FRAME, STILL_QUALITY, HELP_QUALITY = 40, 58, 82
 VIEW = (1100, 1100)
 NODE = (780, 960)
 FRAMES, ADDED_AT = 65, 40
@@ -126,6 +128,7 @@ def direct(page: Page) -> Film:
     film.glide(key, raised, 12)
     page.mouse.up()
     film.take(SLOW)
+    save_picture(film.pictures[-1], HELP, HELP_QUALITY)
     page.mouse.move(0, 0)
     for frame in range(0, FRAMES, 3):
         page.evaluate(f"() => {WIDGET}.model.scrub({frame})")
@@ -140,8 +143,13 @@ def save_still(page: Page) -> None:
     page.evaluate(f"() => {WIDGET}.model.scrub({STILL_FRAME})")
     film = Film(page)
     film.take()
-    film.pictures[0].save(STILL, quality=STILL_QUALITY, optimize=True)
-    print(f"wrote {STILL} ({STILL.stat().st_size // 1024} KiB)")
+    save_picture(film.pictures[0], STILL, STILL_QUALITY)
+
+
+def save_picture(picture: Image.Image, path: Path, quality: int) -> None:
+    """Save one picture of the film."""
+    picture.save(path, quality=quality, optimize=True)
+    print(f"wrote {path} ({path.stat().st_size // 1024} KiB)")
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ MARGIN = 40
 BAR = 110
 """Height of what the frontend lays over the canvas at the top, and width of it at the left."""
 
-GRAPH_WIDTH, THUMBNAIL_WIDTH, QUALITY = 1800, 900, 82
+GRAPH_WIDTH, THUMBNAIL_WIDTH, QUALITY = 1280, 900, 81
 
 LOAD = """async ([content, name]) => {
     // Text is drawn at every zoom.

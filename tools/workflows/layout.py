@@ -23,7 +23,9 @@ BETWEEN = 20
 
 FOLDED = frozenset(
     ("UNETLoader", "ModelSamplingSD3", "CLIPLoader", "VAELoader", "MirageLoadBranch")
-) | {"LoadMoGeModel", "MirageGeometryMoGe", "MirageRolloutResult", "MirageLook"}  # fmt: skip
+) | {
+    "LoadMoGeModel", "MirageGeometryMoGe", "MirageRolloutResult", "MirageLook", "MirageCacheSave",
+}  # fmt: skip
 
 LOOP = "the loop"
 """In the place of its class, which is an id."""
@@ -44,9 +46,12 @@ COLUMNS: tuple[tuple[int, int, tuple[str, ...]], ...] = (
 
 HEIGHTS = {
     "LoadImage": 330, "ImageScale": 170, "MoGeInference": 210, "MirageSceneModels": 230,
-    "MirageCacheInit": 220, "CLIPTextEncode": 130, "MirageRolloutStart": 310, "PreviewAny": 170,
-    "MirageCacheSave": 60, "SaveVideo": 330, "SaveImage": 220,
+    "MirageCacheInit": 250, "CLIPTextEncode": 130, "MirageRolloutStart": 310, "PreviewAny": 170,
+    "SaveVideo": 380, "SaveImage": 220,
 }  # fmt: skip
+GROWS = {"MirageRolloutStart": 100, "SaveImage": 80}
+"""Room for what a node tells or shows when it has run."""
+
 LAST = frozenset((NOTE, "MirageTrajectory"))
 """Fill what is left of their column."""
 
@@ -70,7 +75,7 @@ def arranged(nodes: Mapping[int, Node], tall_loop: bool = False) -> dict[int, No
                 if _kind(node) != kind:
                     continue
                 placed[number] = _placed(node, kind, (left, line), width)
-                height = 0 if kind in FOLDED else placed[number].size[1]
+                height = 0 if kind in FOLDED else placed[number].size[1] + GROWS.get(kind, 0)
                 line += height + TITLE + BETWEEN
     lost = [node.kind for number, node in nodes.items() if number not in placed]
     if lost:
