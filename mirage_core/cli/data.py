@@ -11,9 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from PIL import Image
+
+from ..codecs.base import LatentCodec
 from ..codecs.dct import CODEC_NAME, DctCodec
 from ..constants import MAX_CHUNK_FRAMES
 from ..errors import CacheFormatError, ModelMismatchError
+from ..files import atomic_path
 from ..log import logger
 from ..rollout.settings import GenerationSettings
 from ..training.data.build_clip import CHUNK_STEP, ClipSettings, DepthNoise
@@ -26,12 +30,13 @@ from ..training.data.pipeline import (
     LocalPool,
     Pool,
     ShotSource,
-    has_clips,
     make_data,
 )
 from ..training.data.procedural import ProceduralSource
 from ..training.data.ray_pool import RayPool
 from ..training.data.released.lmdb_import import import_lmdb
+from ..training.data.sheet import data_sheet
+from ..training.data.stored import has_clips
 from ..validate import expect_range
 from ..writing.policy import WRITE_POLICIES
 from . import inputs
@@ -39,6 +44,9 @@ from .inputs import parse_path
 from .work import ItemBar, add_work, device_of
 
 Group = Any
+
+SHEETS: Final = (".png", ".jpg", ".jpeg")
+"""Formats of `mirage data info --pictures`."""
 
 MAX_ROOMS: Final = 1_000_000
 """Rooms of one command; each gives some thirty clips."""
@@ -66,6 +74,15 @@ def add_command(commands: Any) -> None:
     _add_import(actions)
     info = actions.add_parser("info", help="describe a data set")
     info.add_argument("folder", type=parse_path)
+    info.add_argument(
+        "--pictures", type=parse_path, metavar="FILE",
+        help="also draw a sheet of clips (.png or .jpg): frames, what the memory shows, cameras, "
+        "and what was skipped",
+    )  # fmt: skip
+    info.add_argument(
+        "--vae", type=parse_path,
+        help="Wan2.2 VAE, to decode the clips of --pictures; without it false colours are drawn",
+    )  # fmt: skip
     info.set_defaults(run=run_info)
 
 
@@ -312,7 +329,8 @@ def _expect_paths(arguments: argparse.Namespace, names: Sequence[str]) -> None:
 
 
 def run_info(arguments: argparse.Namespace) -> int:
-    """Print what a data set holds."""
+    """Print what a data set holds, and draw some of it."""
+    _expect_paths(arguments, ("folder", "vae"))
     folder: Path = arguments.folder
     manifest, skipped = read_manifest(folder), read_skipped(folder)
     why = [f"skipped: {name}: {reason}" for name, reason in skipped.items()]
@@ -335,8 +353,34 @@ def run_info(arguments: argparse.Namespace) -> int:
         f"{texts} clips with embedded text",
     ]
     lines += [f"damaged: {reason}" for reason in dataset.damaged.values()]
+    if arguments.pictures is not None:
+        codec = _codec_of(manifest.codec, arguments.vae)
+        _save_sheet(data_sheet(dataset, codec, skipped), arguments.pictures)
+        lines.append(f"pictures: {arguments.pictures}")
     sys.stdout.write("\n".join(lines + why) + "\n")
     return 0
+
+
+def _codec_of(name: str, vae: Path | None) -> LatentCodec | None:
+    """What decodes the clips of a data set; None where that would need weights."""
+    if name == CODEC_NAME:
+        return DctCodec()
+    if vae is None:
+        return None
+    from ..models.vae import load_vae
+
+    return load_vae(vae)
+
+
+def _save_sheet(sheet: Image.Image, path: Path) -> None:
+    if path.suffix.lower() not in SHEETS:
+        raise CacheFormatError(
+            "A sheet of pictures has a format that is not written",
+            got=path.name,
+            expected=f"a name that ends with {' or '.join(SHEETS)}",
+        )
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, quality=90)
 
 
 def _spread(values: list[int]) -> str:

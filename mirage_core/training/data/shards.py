@@ -31,6 +31,9 @@ VERSION: Final = 1
 MAX_SIZE: Final = 1 << 16
 """Largest size of a clip along one axis: products of larger ones leave the range of torch."""
 
+PATH_NUMBERS: Final = 6
+"""Numbers of a camera in a path: where it is, and where it looks to."""
+
 FLOATS: Final = (
     "target", "scene", "preceding", "preceding_scene", "references",
     "offset", "log_depth", "preceding_offset", "preceding_log_depth", "text",
@@ -107,11 +110,12 @@ _SIZES: Final = len(fields(ClipSizes))
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """What the index says of one clip."""
+    """What the index says of one clip; ``path`` as in `TrainingClip`, rounded."""
 
     key: str
     caption: str
     sizes: ClipSizes
+    path: tuple[tuple[float, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -165,13 +169,15 @@ def field_of(clip: TrainingClip, name: str) -> Tensor | None:
     return value
 
 
-def clip_of(fields: Mapping[str, Tensor], *, key: str, caption: str) -> TrainingClip:
+def clip_of(
+    fields: Mapping[str, Tensor], *, key: str, caption: str, path: Tensor | None = None
+) -> TrainingClip:
     """The clip whose fields a file holds; the inverse of `field_of`."""
     told: dict[str, Any] = {
         CONDITION[name]: value for name, value in fields.items() if name in CONDITION
     }
     own = {name: value for name, value in fields.items() if name not in CONDITION}
-    return TrainingClip(**own, condition=Condition(**told), key=key, caption=caption)
+    return TrainingClip(**own, condition=Condition(**told), key=key, caption=caption, path=path)
 
 
 def write_shard(
@@ -199,7 +205,10 @@ def write_shard(
         if parts:
             tensors[name] = torch.cat(parts)
     write_safetensors(path, tensors, {"format": FORMAT, "version": VERSION})
-    entries = tuple(IndexEntry(clip.key, clip.caption, ClipSizes.of(clip)) for clip in clips)
+    entries = tuple(
+        IndexEntry(clip.key, clip.caption, ClipSizes.of(clip), _rounded(clip.path))
+        for clip in clips
+    )
     channels = clips[0].target.shape[0]
     index = ShardIndex(path, path.stat().st_size, entries, channels, dict(spread or {}))
     document = {
@@ -212,6 +221,7 @@ def write_shard(
         "clips": [
             [entry.key, entry.caption, *vars(entry.sizes).values()] for entry in entries
         ],
+        "paths": [entry.path for entry in entries],
         **({"spread": index.spread} if spread else {}),
     }
     with atomic_write(index_path(path), "w") as file:
@@ -233,7 +243,9 @@ def read_index(path: Path) -> ShardIndex:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT or document["version"] != VERSION:
             raise damaged(path, f"{document['format']!r} of version {document['version']}")
-        clips = tuple(_entry(row) for row in document["clips"])
+        rows = document["clips"]
+        paths = document.get("paths", [None] * len(rows))
+        clips = tuple(_entry(*pair) for pair in zip(rows, paths, strict=True))
         # Files that do not say it hold Wan2.2's.
         channels = document.get("channels", LATENT_CHANNELS)
         if not is_count(channels) or channels == 0:
@@ -251,7 +263,25 @@ def read_index(path: Path) -> ShardIndex:
     return index
 
 
-def _entry(row: list[Any]) -> IndexEntry:
+def _rounded(path: Tensor | None) -> tuple[tuple[float, ...], ...] | None:
+    """A camera path with four digits after the point: enough to draw it."""
+    if path is None:
+        return None
+    return tuple(tuple(round(float(number), 4) for number in row) for row in path)
+
+
+def _path(rows: Any, frames: int) -> tuple[tuple[float, ...], ...] | None:
+    if rows is None:
+        return None
+    found = tuple(tuple(map(float, row)) for row in rows)
+    if len(found) != frames or any(len(row) != PATH_NUMBERS for row in found):
+        raise ValueError("the path of a camera")
+    if not all(math.isfinite(number) for row in found for number in row):
+        raise ValueError("the path of a camera")
+    return found
+
+
+def _entry(row: list[Any], path: Any) -> IndexEntry:
     key, caption, *sizes = row
     if len(sizes) != _SIZES or not all(is_count(size) and size <= MAX_SIZE for size in sizes):
         raise ValueError(f"sizes of the clip {key!r}")
@@ -259,7 +289,8 @@ def _entry(row: list[Any]) -> IndexEntry:
         raise ValueError(f"the clip {key!r}")
     # Halves of characters, which JSON can hold, could be written nowhere.
     (key + caption).encode()
-    return IndexEntry(key, caption, ClipSizes(*sizes))
+    found = ClipSizes(*sizes)
+    return IndexEntry(key, caption, found, _path(path, found.target))
 
 
 def _plain(name: str) -> str:
