@@ -40,6 +40,7 @@ from ..training.data.stored import has_clips
 from ..validate import expect_range
 from ..writing.policy import WRITE_POLICIES
 from . import inputs
+from .captions import add_caption
 from .inputs import parse_path
 from .work import ItemBar, add_work, device_of
 
@@ -72,6 +73,7 @@ def add_command(commands: Any) -> None:
     add_work(make.add_argument_group("processes"))
     make.set_defaults(run=run_make)
     _add_import(actions)
+    add_caption(actions)
     info = actions.add_parser("info", help="describe a data set")
     info.add_argument("folder", type=parse_path)
     info.add_argument(
@@ -125,6 +127,10 @@ def _add_sources(group: Group) -> None:
         action="store_true",
         help="geometry files come from a renderer; noise is added to their depth",
     )
+    group.add_argument(
+        "--captions", type=parse_path, help="folder of captions (.caption.txt or .txt); default: "
+        ".caption.txt next to the footage",
+    )  # fmt: skip
     group.add_argument("--stride", type=int, default=1, help="use every n-th frame of the footage")
     group.add_argument(
         "--caption", default="", help="caption for footage without a .caption.txt file"
@@ -181,7 +187,8 @@ def run_make(arguments: argparse.Namespace) -> int:
         MirageError: All of it was skipped, or something about the input is wrong.
     """
     _expect_paths(
-        arguments, ("footage", "cameras", "geometry", "vae", "text_encoder", "depth_model")
+        arguments,
+        ("footage", "cameras", "captions", "geometry", "vae", "text_encoder", "depth_model"),
     )
     if arguments.vae is not None and arguments.text_encoder is None:
         logger.warning(
@@ -301,6 +308,7 @@ def _source(arguments: argparse.Namespace, device: str) -> ShotSource:
     return FootageSource(
         arguments.footage.absolute(), width, height,
         cameras=_absolute(arguments.cameras),
+        captions=_absolute(arguments.captions),
         geometry=_absolute(arguments.geometry),
         estimator=estimator,
         shot_frames=arguments.shot_frames,
@@ -330,7 +338,7 @@ def _expect_paths(arguments: argparse.Namespace, names: Sequence[str]) -> None:
 
 def run_info(arguments: argparse.Namespace) -> int:
     """Print what a data set holds, and draw some of it."""
-    _expect_paths(arguments, ("folder", "vae"))
+    _expect_paths(arguments, ("vae",))
     folder: Path = arguments.folder
     manifest, skipped = read_manifest(folder), read_skipped(folder)
     why = [f"skipped: {name}: {reason}" for name, reason in skipped.items()]

@@ -55,6 +55,8 @@ class FootageSource:
         stride: Take every n-th frame of the footage.
         exact_depth: Geometry files are those of a renderer, and get errors in training.
         caption: Caption of footage without one.
+        captions: Folder of captions, where ``.txt`` is one too; ``root`` by default, where that
+            would be cameras.
 
     Raises:
         ShapeError: The picture size is not a multiple of 32, or a shot is not of whole chunks.
@@ -71,6 +73,7 @@ class FootageSource:
     stride: int = 1
     exact_depth: bool = False
     caption: str = ""
+    captions: Path | None = None
 
     def __post_init__(self) -> None:
         latent_size(self.width, self.height)
@@ -214,7 +217,7 @@ class _Parts:
             fit,
             None if cameras is None else fit.cameras(cameras),
             geometry,
-            read_caption(source.root, path, source.caption),
+            read_caption(source.root, path, source.caption, source.captions),
         )
 
 

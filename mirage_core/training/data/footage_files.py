@@ -162,7 +162,8 @@ def find_geometry(root: Path, item: str) -> Path | None:
     return find_beside(root, item, GEOMETRY_SUFFIXES)
 
 
-def read_caption(root: Path, item: str, default: str) -> str:
-    """Caption from the text file next to an item, or the default."""
-    path = find_beside(root, item, (CAPTION_SUFFIX,))
+def read_caption(root: Path, item: str, default: str, captions: Path | None = None) -> str:
+    """Caption from a folder of captions or from the text file next to an item, or the default."""
+    path = None if captions is None else find_beside(captions, item, (CAPTION_SUFFIX, ".txt"))
+    path = path or find_beside(root, item, (CAPTION_SUFFIX,))
     return default if path is None else " ".join(read_text(path).split())
