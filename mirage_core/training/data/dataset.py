@@ -313,8 +313,7 @@ class ClipDataset(Sequence[TrainingClip]):
                 flat = tensors[name][start:end]
                 kind = torch.bool if name in FLAGS else self._dtype or flat.dtype
                 values[name] = flat.to(kind, copy=True).view(shapes[name])
-        path = None if entry.path is None else torch.tensor(entry.path)
-        return clip_of(values, key=entry.key, caption=entry.caption, path=path)
+        return clip_of(values, key=entry.key, caption=entry.caption)
 
     def _map(self, shard: int) -> tuple[Mapping[str, Tensor], list[tuple[int, ...]]]:
         if shard in self._mapped:

@@ -37,15 +37,19 @@ PATH_NUMBERS: Final = 6
 FLOATS: Final = (
     "target", "scene", "preceding", "preceding_scene", "references",
     "offset", "log_depth", "preceding_offset", "preceding_log_depth", "text",
+    "path",
 )  # fmt: skip
 FLAGS: Final = ("visible", "preceding_visible")
 FIELDS: Final = (*FLOATS, *FLAGS)
 """Tensors of a clip, in the order in which offsets are counted."""
 
+_OWN: Final = ("target", "text", "path")
+"""Fields that are not part of a clip's condition."""
+
 CONDITION: Final = {
     "scene": "projection",
     "preceding_scene": "preceding_projection",
-    **{name: name for name in FIELDS if name not in ("scene", "preceding_scene", "target", "text")},
+    **{name: name for name in FIELDS if name not in (*_OWN, "scene", "preceding_scene")},
 }
 """The part of a clip's condition that each field of a file holds."""
 
@@ -63,6 +67,7 @@ class ClipSizes:
         words: Tokens of the caption L; 0 when there is no text.
         text: Channels of a text token; 0 when there is no text.
         planes: 1 when the extra planes are there, else 0.
+        path: 1 when the cameras are there, else 0. Files of earlier versions do not say it.
     """
 
     target: int
@@ -73,6 +78,7 @@ class ClipSizes:
     words: int
     text: int
     planes: int
+    path: int = 0
 
     @classmethod
     def of(cls, clip: TrainingClip) -> ClipSizes:
@@ -81,8 +87,8 @@ class ClipSizes:
         _, frames, height, width = clip.target.shape
         told = clip.condition
         preceding, references = told.preceding.shape[1], told.references.shape[1]
-        planes = int(clip.has_planes)
-        return cls(frames, height, width, preceding, references, int(words), int(text), planes)
+        flags = int(clip.has_planes), int(clip.path is not None)
+        return cls(frames, height, width, preceding, references, int(words), int(text), *flags)
 
     def shapes(self, channels: int) -> dict[str, tuple[int, ...]]:
         """Shape of every field that is there, of latents with so many channels."""
@@ -102,6 +108,8 @@ class ClipSizes:
             shapes |= {"preceding_offset": (2, *before), "preceding_log_depth": before}
         if self.text:
             shapes["text"] = (self.words, self.text)
+        if self.path:
+            shapes["path"] = (self.target, PATH_NUMBERS)
         return shapes
 
 
@@ -110,12 +118,11 @@ _SIZES: Final = len(fields(ClipSizes))
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """What the index says of one clip; ``path`` as in `TrainingClip`, rounded."""
+    """What the index says of one clip."""
 
     key: str
     caption: str
     sizes: ClipSizes
-    path: tuple[tuple[float, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -169,15 +176,13 @@ def field_of(clip: TrainingClip, name: str) -> Tensor | None:
     return value
 
 
-def clip_of(
-    fields: Mapping[str, Tensor], *, key: str, caption: str, path: Tensor | None = None
-) -> TrainingClip:
+def clip_of(fields: Mapping[str, Tensor], *, key: str, caption: str) -> TrainingClip:
     """The clip whose fields a file holds; the inverse of `field_of`."""
     told: dict[str, Any] = {
         CONDITION[name]: value for name, value in fields.items() if name in CONDITION
     }
     own = {name: value for name, value in fields.items() if name not in CONDITION}
-    return TrainingClip(**own, condition=Condition(**told), key=key, caption=caption, path=path)
+    return TrainingClip(**own, condition=Condition(**told), key=key, caption=caption)
 
 
 def write_shard(
@@ -205,10 +210,7 @@ def write_shard(
         if parts:
             tensors[name] = torch.cat(parts)
     write_safetensors(path, tensors, {"format": FORMAT, "version": VERSION})
-    entries = tuple(
-        IndexEntry(clip.key, clip.caption, ClipSizes.of(clip), _rounded(clip.path))
-        for clip in clips
-    )
+    entries = tuple(IndexEntry(clip.key, clip.caption, ClipSizes.of(clip)) for clip in clips)
     channels = clips[0].target.shape[0]
     index = ShardIndex(path, path.stat().st_size, entries, channels, dict(spread or {}))
     document = {
@@ -221,7 +223,6 @@ def write_shard(
         "clips": [
             [entry.key, entry.caption, *vars(entry.sizes).values()] for entry in entries
         ],
-        "paths": [entry.path for entry in entries],
         **({"spread": index.spread} if spread else {}),
     }
     with atomic_write(index_path(path), "w") as file:
@@ -243,9 +244,7 @@ def read_index(path: Path) -> ShardIndex:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT or document["version"] != VERSION:
             raise damaged(path, f"{document['format']!r} of version {document['version']}")
-        rows = document["clips"]
-        paths = document.get("paths", [None] * len(rows))
-        clips = tuple(_entry(*pair) for pair in zip(rows, paths, strict=True))
+        clips = tuple(_entry(row) for row in document["clips"])
         # Files that do not say it hold Wan2.2's.
         channels = document.get("channels", LATENT_CHANNELS)
         if not is_count(channels) or channels == 0:
@@ -263,34 +262,16 @@ def read_index(path: Path) -> ShardIndex:
     return index
 
 
-def _rounded(path: Tensor | None) -> tuple[tuple[float, ...], ...] | None:
-    """A camera path with four digits after the point: enough to draw it."""
-    if path is None:
-        return None
-    return tuple(tuple(round(float(number), 4) for number in row) for row in path)
-
-
-def _path(rows: Any, frames: int) -> tuple[tuple[float, ...], ...] | None:
-    if rows is None:
-        return None
-    found = tuple(tuple(map(float, row)) for row in rows)
-    if len(found) != frames or any(len(row) != PATH_NUMBERS for row in found):
-        raise ValueError("the path of a camera")
-    if not all(math.isfinite(number) for row in found for number in row):
-        raise ValueError("the path of a camera")
-    return found
-
-
-def _entry(row: list[Any], path: Any) -> IndexEntry:
+def _entry(row: list[Any]) -> IndexEntry:
     key, caption, *sizes = row
-    if len(sizes) != _SIZES or not all(is_count(size) and size <= MAX_SIZE for size in sizes):
+    known = len(sizes) in (_SIZES - 1, _SIZES)
+    if not known or not all(is_count(size) and size <= MAX_SIZE for size in sizes):
         raise ValueError(f"sizes of the clip {key!r}")
     if type(key) is not str or type(caption) is not str or not key:
         raise ValueError(f"the clip {key!r}")
     # Halves of characters, which JSON can hold, could be written nowhere.
     (key + caption).encode()
-    found = ClipSizes(*sizes)
-    return IndexEntry(key, caption, found, _path(path, found.target))
+    return IndexEntry(key, caption, ClipSizes(*sizes))
 
 
 def _plain(name: str) -> str:

@@ -199,11 +199,6 @@ def change(document: dict, place: int, value: object) -> None:
         lambda d: change(d, 2, 2.0),
         lambda d: change(d, 2, True),
         lambda d: d["clips"][0].append(3),
-        lambda d: d.update(paths=[]),
-        lambda d: d["paths"].__setitem__(0, [[0.0] * 6]),
-        lambda d: d["paths"].__setitem__(0, [[0.0] * 5] * 3),
-        lambda d: d["paths"].__setitem__(0, [[float("nan")] * 6] * 3),
-        lambda d: d["paths"].__setitem__(0, "path"),
         lambda d: d.update(spread=["a"]),
         lambda d: d.update(spread={"a": -1}),
         lambda d: d.clear(),
@@ -281,3 +276,13 @@ def test_clips_are_checked(change) -> None:
             for name, value in change.items()
         }
         dataclasses.replace(clip, **told)
+
+
+def test_clips_of_earlier_versions_have_no_cameras(tmp_path) -> None:
+    """Their rows are one number shorter."""
+    fill(tmp_path, "a", range(2))
+    path = tmp_path / "clips-a-00000.json"
+    document = json.loads(path.read_text())
+    document["clips"] = [row[:-1] for row in document["clips"]]
+    path.write_text(json.dumps(document))
+    assert ClipDataset(tmp_path)[1].path is None
