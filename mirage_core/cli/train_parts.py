@@ -15,7 +15,7 @@ from ..checkpoints.lora_format import read_lora
 from ..checkpoints.transformer_format import open_transformer, read_format, transformer_folder
 from ..codecs.base import LatentCodec
 from ..codecs.dct import DctCodec
-from ..conditioning.features import SideFeature, format_features, no_render, parse_features
+from ..conditioning.features import SideFeature, format_features, parse_features
 from ..constants import MAX_CHUNK_FRAMES, TEMPORAL_STRIDE
 from ..errors import ModelMismatchError, ValueRangeError
 from ..folder_lock import exclusive_folder
@@ -225,7 +225,12 @@ def _expect_drawn(arguments: argparse.Namespace, settings: TrainingSettings, mod
     own = model.branch_config
     features = parse_features(settings.side_features) if own is None else own.features
     if not {SideFeature.RENDER, SideFeature.SCORE}.isdisjoint(features):
-        raise no_render()
+        raise ModelMismatchError(
+            "The side branch is steered by a colour render of points, which clips do not hold",
+            got=f"a branch of {format_features(features)}",
+            expected="one that takes what a memory of tokens shows",
+            fix="Teach its blocks to read tokens with --preset from-spatia, or leave --branch out",
+        )
     if not (arguments.data / MANIFEST).exists():
         return
     drawn = DRAWN in read_manifest(arguments.data).settings.split(";")
