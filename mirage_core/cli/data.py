@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from PIL import Image
-
 from ..codecs.base import LatentCodec
 from ..codecs.dct import CODEC_NAME, DctCodec
 from ..constants import MAX_CHUNK_FRAMES
@@ -339,6 +337,7 @@ def _expect_paths(arguments: argparse.Namespace, names: Sequence[str]) -> None:
 def run_info(arguments: argparse.Namespace) -> int:
     """Print what a data set holds, and draw some of it."""
     _expect_paths(arguments, ("vae",))
+    _expect_sheet(arguments.pictures)
     folder: Path = arguments.folder
     manifest, skipped = read_manifest(folder), read_skipped(folder)
     why = [f"skipped: {name}: {reason}" for name, reason in skipped.items()]
@@ -363,7 +362,8 @@ def run_info(arguments: argparse.Namespace) -> int:
     lines += [f"damaged: {reason}" for reason in dataset.damaged.values()]
     if arguments.pictures is not None:
         codec = _codec_of(manifest.codec, arguments.vae)
-        _save_sheet(data_sheet(dataset, codec, skipped), arguments.pictures)
+        with atomic_path(arguments.pictures) as temporary:
+            data_sheet(dataset, codec, skipped).save(temporary, quality=90)
         lines.append(f"pictures: {arguments.pictures}")
     sys.stdout.write("\n".join(lines + why) + "\n")
     return 0
@@ -380,15 +380,14 @@ def _codec_of(name: str, vae: Path | None) -> LatentCodec | None:
     return load_vae(vae)
 
 
-def _save_sheet(sheet: Image.Image, path: Path) -> None:
-    if path.suffix.lower() not in SHEETS:
+def _expect_sheet(path: Path | None) -> None:
+    """Refuse other formats before clips are decoded."""
+    if path is not None and path.suffix.lower() not in SHEETS:
         raise CacheFormatError(
             "A sheet of pictures has a format that is not written",
             got=path.name,
             expected=f"a name that ends with {' or '.join(SHEETS)}",
         )
-    with atomic_path(path) as temporary:
-        sheet.save(temporary, quality=90)
 
 
 def _spread(values: list[int]) -> str:

@@ -14,7 +14,7 @@ from mirage_core.cli.main import main
 from mirage_core.errors import ModelMismatchError
 from mirage_core.models.captioner import Captioner, licence_of, load_captioner
 from mirage_core.rollout.video import write_clip
-from mirage_core.training.data.footage_files import read_caption
+from mirage_core.training.data.footage_files import find_cameras, find_caption, read_caption
 
 transformers = pytest.importorskip("transformers", reason="needs transformers")
 
@@ -109,13 +109,19 @@ def test_the_command_line_writes_what_is_missing(folder: Path, tmp_path: Path, c
     said = capsys.readouterr().out
     assert "its licence: bsd-3-clause" in said
     assert "1 captions written, 1 were there, 1 items could not be read" in said
-    assert read_caption(footage, "a.mp4", "", out) == "my own"
-    assert read_caption(footage, "b.mp4", "", out) == load_captioner(folder)(
-        chosen_pictures(footage / "b.mp4", 4)
-    )
+    assert text_of(footage, "a.mp4", out) == "my own"
+    expected = load_captioner(folder)(chosen_pictures(footage / "b.mp4", 4))
+    assert text_of(footage, "b.mp4", out) == expected
     assert not (footage / "b.caption.txt").exists()
-    (out / "c.txt").write_text("plain")
-    assert read_caption(footage, "c.mp4", "", out) == "plain"
-    assert read_caption(footage, "c.mp4", "default") == "default"
 
 
+def test_text_beside_a_video_is_a_caption_where_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text("plain\nwords")
+    assert text_of(tmp_path, "c.mp4", tmp_path) == "plain words"
+    assert text_of(tmp_path, "c.mp4", None) == "default"
+    assert find_cameras(tmp_path, "c.mp4") == tmp_path / "c.txt"
+    assert find_cameras(tmp_path, "c.mp4", find_caption(tmp_path, "c.mp4", tmp_path)) is None
+
+
+def text_of(root: Path, item: str, captions: Path | None) -> str:
+    return read_caption(find_caption(root, item, captions), "default")
