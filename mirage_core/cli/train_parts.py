@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -86,6 +87,7 @@ def make_trainer(arguments: argparse.Namespace, settings: TrainingSettings) -> T
     _expect_same_codec(arguments, codec)
     _expect_drawn(arguments, settings, model)
     _expect_own_branch(arguments, settings, model)
+    settings = _of_own_branch(settings, model)
     if processes.first and settings.text_tokens > 1:
         _tell_missing_captions(arguments)
     width = int(model.config.text_dim)
@@ -248,15 +250,9 @@ def _expect_own_branch(
     arguments: argparse.Namespace, settings: TrainingSettings, model: Any
 ) -> None:
     """Raise `ModelMismatchError` when options or the preset describe another branch."""
-    own = model.branch_config
-    if arguments.branch is None or own is None:
+    if arguments.branch is None:
         return
-    has = {
-        "side_blocks": len(own.layers),
-        "side_features": format_features(own.features),
-        "side_shared_embedding": own.shared_embedding,
-    }
-    for name, value in has.items():
+    for name, value in _own_branch(model).items():
         given = getattr(arguments, name)
         if given is None and name in preset_values(settings.preset):
             given = getattr(settings, name)
@@ -269,6 +265,23 @@ def _expect_own_branch(
                 got=f"{given}, and a branch of {value}",
                 fix=f"Set {option} to the branch's own, or begin without --branch",
             )
+
+
+def _own_branch(model: Any) -> dict[str, Any]:
+    """What the settings of a new branch would be for the model's own one."""
+    own = model.branch_config
+    if own is None:
+        return {}
+    return {
+        "side_blocks": len(own.layers),
+        "side_features": format_features(own.features),
+        "side_shared_embedding": own.shared_embedding,
+    }
+
+
+def _of_own_branch(settings: TrainingSettings, model: Any) -> TrainingSettings:
+    """The settings with what the given branch is: the defaults describe another one."""
+    return dataclasses.replace(settings, **_own_branch(model))
 
 
 def _tell_missing_captions(arguments: argparse.Namespace) -> None:
