@@ -37,6 +37,7 @@ LIBRARY_PACKAGES = {
     "geometry": {"OpenEXR"},
     "models": {
         "diffusers", "transformers", "accelerate", "peft", "gguf", "sentencepiece", "unidepth",
+        "depth_anything_3",
         "mapanything",
     },
     "masks": {"transformers"},

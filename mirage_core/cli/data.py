@@ -11,9 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from ..codecs.base import LatentCodec
 from ..codecs.dct import CODEC_NAME, DctCodec
 from ..constants import MAX_CHUNK_FRAMES
 from ..errors import CacheFormatError, ModelMismatchError
+from ..files import atomic_path
 from ..log import logger
 from ..rollout.settings import GenerationSettings
 from ..training.data.build_clip import CHUNK_STEP, ClipSettings, DepthNoise
@@ -26,19 +28,24 @@ from ..training.data.pipeline import (
     LocalPool,
     Pool,
     ShotSource,
-    has_clips,
     make_data,
 )
 from ..training.data.procedural import ProceduralSource
 from ..training.data.ray_pool import RayPool
 from ..training.data.released.lmdb_import import import_lmdb
+from ..training.data.sheet import data_sheet
+from ..training.data.stored import has_clips
 from ..validate import expect_range
 from ..writing.policy import WRITE_POLICIES
 from . import inputs
+from .captions import add_caption
 from .inputs import parse_path
 from .work import ItemBar, add_work, device_of
 
 Group = Any
+
+SHEETS: Final = (".png", ".jpg", ".jpeg")
+"""Formats of `mirage data info --pictures`."""
 
 MAX_ROOMS: Final = 1_000_000
 """Rooms of one command; each gives some thirty clips."""
@@ -64,8 +71,18 @@ def add_command(commands: Any) -> None:
     add_work(make.add_argument_group("processes"))
     make.set_defaults(run=run_make)
     _add_import(actions)
+    add_caption(actions)
     info = actions.add_parser("info", help="describe a data set")
     info.add_argument("folder", type=parse_path)
+    info.add_argument(
+        "--pictures", type=parse_path, metavar="FILE",
+        help="also draw a sheet of clips (.png or .jpg): frames, what the memory shows, cameras, "
+        "and what was skipped",
+    )  # fmt: skip
+    info.add_argument(
+        "--vae", type=parse_path,
+        help="Wan2.2 VAE, to decode the clips of --pictures; without it false colours are drawn",
+    )  # fmt: skip
     info.set_defaults(run=run_info)
 
 
@@ -108,6 +125,10 @@ def _add_sources(group: Group) -> None:
         action="store_true",
         help="geometry files come from a renderer; noise is added to their depth",
     )
+    group.add_argument(
+        "--captions", type=parse_path, help="folder of captions (.caption.txt or .txt); default: "
+        ".caption.txt next to the footage",
+    )  # fmt: skip
     group.add_argument("--stride", type=int, default=1, help="use every n-th frame of the footage")
     group.add_argument(
         "--caption", default="", help="caption for footage without a .caption.txt file"
@@ -164,7 +185,8 @@ def run_make(arguments: argparse.Namespace) -> int:
         MirageError: All of it was skipped, or something about the input is wrong.
     """
     _expect_paths(
-        arguments, ("footage", "cameras", "geometry", "vae", "text_encoder", "depth_model")
+        arguments,
+        ("footage", "cameras", "captions", "geometry", "vae", "text_encoder", "depth_model"),
     )
     if arguments.vae is not None and arguments.text_encoder is None:
         logger.warning(
@@ -284,6 +306,7 @@ def _source(arguments: argparse.Namespace, device: str) -> ShotSource:
     return FootageSource(
         arguments.footage.absolute(), width, height,
         cameras=_absolute(arguments.cameras),
+        captions=_absolute(arguments.captions),
         geometry=_absolute(arguments.geometry),
         estimator=estimator,
         shot_frames=arguments.shot_frames,
@@ -312,7 +335,9 @@ def _expect_paths(arguments: argparse.Namespace, names: Sequence[str]) -> None:
 
 
 def run_info(arguments: argparse.Namespace) -> int:
-    """Print what a data set holds."""
+    """Print what a data set holds, and draw some of it."""
+    _expect_paths(arguments, ("vae",))
+    _expect_sheet(arguments.pictures)
     folder: Path = arguments.folder
     manifest, skipped = read_manifest(folder), read_skipped(folder)
     why = [f"skipped: {name}: {reason}" for name, reason in skipped.items()]
@@ -335,8 +360,34 @@ def run_info(arguments: argparse.Namespace) -> int:
         f"{texts} clips with embedded text",
     ]
     lines += [f"damaged: {reason}" for reason in dataset.damaged.values()]
+    if arguments.pictures is not None:
+        codec = _codec_of(manifest.codec, arguments.vae)
+        with atomic_path(arguments.pictures) as temporary:
+            data_sheet(dataset, codec, skipped).save(temporary, quality=90)
+        lines.append(f"pictures: {arguments.pictures}")
     sys.stdout.write("\n".join(lines + why) + "\n")
     return 0
+
+
+def _codec_of(name: str, vae: Path | None) -> LatentCodec | None:
+    """What decodes the clips of a data set; None where that would need weights."""
+    if name == CODEC_NAME:
+        return DctCodec()
+    if vae is None:
+        return None
+    from ..models.vae import load_vae
+
+    return load_vae(vae)
+
+
+def _expect_sheet(path: Path | None) -> None:
+    """Refuse other formats before clips are decoded."""
+    if path is not None and path.suffix.lower() not in SHEETS:
+        raise CacheFormatError(
+            "A sheet of pictures has a format that is not written",
+            got=path.name,
+            expected=f"a name that ends with {' or '.join(SHEETS)}",
+        )
 
 
 def _spread(values: list[int]) -> str:

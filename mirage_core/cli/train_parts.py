@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,7 +16,7 @@ from ..checkpoints.lora_format import read_lora
 from ..checkpoints.transformer_format import open_transformer, read_format, transformer_folder
 from ..codecs.base import LatentCodec
 from ..codecs.dct import DctCodec
-from ..conditioning.features import SideFeature, format_features, no_render, parse_features
+from ..conditioning.features import SideFeature, format_features, parse_features
 from ..constants import MAX_CHUNK_FRAMES, TEMPORAL_STRIDE
 from ..errors import ModelMismatchError, ValueRangeError
 from ..folder_lock import exclusive_folder
@@ -86,6 +87,7 @@ def make_trainer(arguments: argparse.Namespace, settings: TrainingSettings) -> T
     _expect_same_codec(arguments, codec)
     _expect_drawn(arguments, settings, model)
     _expect_own_branch(arguments, settings, model)
+    settings = _of_own_branch(settings, model)
     if processes.first and settings.text_tokens > 1:
         _tell_missing_captions(arguments)
     width = int(model.config.text_dim)
@@ -225,7 +227,12 @@ def _expect_drawn(arguments: argparse.Namespace, settings: TrainingSettings, mod
     own = model.branch_config
     features = parse_features(settings.side_features) if own is None else own.features
     if not {SideFeature.RENDER, SideFeature.SCORE}.isdisjoint(features):
-        raise no_render()
+        raise ModelMismatchError(
+            "The side branch is steered by a colour render of points, which clips do not hold",
+            got=f"a branch of {format_features(features)}",
+            expected="one that takes what a memory of tokens shows",
+            fix="Teach its blocks to read tokens with --preset from-spatia, or leave --branch out",
+        )
     if not (arguments.data / MANIFEST).exists():
         return
     drawn = DRAWN in read_manifest(arguments.data).settings.split(";")
@@ -243,15 +250,9 @@ def _expect_own_branch(
     arguments: argparse.Namespace, settings: TrainingSettings, model: Any
 ) -> None:
     """Raise `ModelMismatchError` when options or the preset describe another branch."""
-    own = model.branch_config
-    if arguments.branch is None or own is None:
+    if arguments.branch is None:
         return
-    has = {
-        "side_blocks": len(own.layers),
-        "side_features": format_features(own.features),
-        "side_shared_embedding": own.shared_embedding,
-    }
-    for name, value in has.items():
+    for name, value in _own_branch(model).items():
         given = getattr(arguments, name)
         if given is None and name in preset_values(settings.preset):
             given = getattr(settings, name)
@@ -264,6 +265,23 @@ def _expect_own_branch(
                 got=f"{given}, and a branch of {value}",
                 fix=f"Set {option} to the branch's own, or begin without --branch",
             )
+
+
+def _own_branch(model: Any) -> dict[str, Any]:
+    """What the settings of a new branch would be for the model's own one."""
+    own = model.branch_config
+    if own is None:
+        return {}
+    return {
+        "side_blocks": len(own.layers),
+        "side_features": format_features(own.features),
+        "side_shared_embedding": own.shared_embedding,
+    }
+
+
+def _of_own_branch(settings: TrainingSettings, model: Any) -> TrainingSettings:
+    """The settings with what the given branch is: the defaults describe another one."""
+    return dataclasses.replace(settings, **_own_branch(model))
 
 
 def _tell_missing_captions(arguments: argparse.Namespace) -> None:

@@ -241,7 +241,14 @@ def _clip(
         text=None if shot.text is None else shot.text.cpu().contiguous(),
         caption=shot.caption,
         key=f"{shot.key}#{state.done}",
+        path=_path(state.latent_cameras),
     )
+
+
+def _path(cameras: Trajectory) -> Tensor:
+    """(T, 6) where cameras are, and where they look to."""
+    poses = cameras.camera_to_world
+    return torch.cat([poses[:, :3, 3], poses[:, :3, 2]], dim=1).float().cpu()
 
 
 def _drawer(codec: LatentCodec) -> Callable[[Readout], Tensor]:

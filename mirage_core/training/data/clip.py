@@ -24,6 +24,8 @@ class TrainingClip:
         text: (L, D) embedding of the caption without padding, or None.
         caption: What the clip shows.
         key: Name that is unique in a data set and the same whenever the clip is made again.
+        path: (T, 6) places of the target frames' cameras in scene units, and the directions in
+            which they look; None where they are not known. For people: no model sees it.
 
     Raises:
         ShapeError: Sizes differ, the key is empty, or some extra planes are missing.
@@ -34,6 +36,7 @@ class TrainingClip:
     text: Tensor | None = None
     caption: str = ""
     key: str
+    path: Tensor | None = None
 
     def __post_init__(self) -> None:
         told = expect_shape("The clip's projection", self.condition.projection, "C T h w")
@@ -45,6 +48,8 @@ class TrainingClip:
             )
         if self.text is not None:
             expect_shape("The clip's text", self.text, "L D")
+        if self.path is not None:
+            expect_shape("The clip's camera path", self.path, "T 6", T=told["T"])
         if not self.key:
             raise ShapeError("A training clip needs a key", expected="a unique name")
 

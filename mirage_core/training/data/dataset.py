@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
@@ -83,6 +84,8 @@ class ClipWriter:
         self._spread: dict[str, int] = {}
         self._bytes = 0
         self._since = 0.0
+        # Whoever ends a worker has it store what is waiting while another thread adds to it.
+        self._lock = threading.RLock()
 
     def add(self, *clips: TrainingClip, total: int | None = None) -> tuple[str, ...]:
         """Take clips; those of one call are stored together or not at all.
@@ -102,15 +105,16 @@ class ClipWriter:
         """
         for clip in clips:
             expect_storable(clip, self._dtype)
-        if not self._waiting:
-            self._since = time.monotonic()
-        if total is not None:
-            self._spread |= {item_of(clip.key): total for clip in clips}
-        self._waiting += clips
-        self._bytes += sum(_numbers(clip) for clip in clips) * self._dtype.itemsize
         max_bytes, max_clips, seconds = self._limits
-        full = self._bytes >= max_bytes or len(self._waiting) >= max_clips
-        return self.flush() if full or time.monotonic() - self._since >= seconds else ()
+        with self._lock:
+            if not self._waiting:
+                self._since = time.monotonic()
+            if total is not None:
+                self._spread |= {item_of(clip.key): total for clip in clips}
+            self._waiting += clips
+            self._bytes += sum(_numbers(clip) for clip in clips) * self._dtype.itemsize
+            full = self._bytes >= max_bytes or len(self._waiting) >= max_clips
+            return self.flush() if full or time.monotonic() - self._since >= seconds else ()
 
     def flush(self) -> tuple[str, ...]:
         """Store what is waiting.
@@ -122,16 +126,16 @@ class ClipWriter:
             StorageError: The disk is full, or the folder cannot be written. The clips are
                 still waiting then.
         """
-        if not self._waiting:
-            return ()
-        number = 0
-        while (path := self._path(number)).exists() or index_path(path).exists():
-            number += 1
-        write_shard(path, self._waiting, self._dtype, self._spread)
-        self._spread = {}
-        keys = tuple(clip.key for clip in self._waiting)
-        self._waiting, self._bytes = [], 0
-        return keys
+        with self._lock:
+            if not self._waiting:
+                return ()
+            number = 0
+            while (path := self._path(number)).exists() or index_path(path).exists():
+                number += 1
+            write_shard(path, self._waiting, self._dtype, self._spread)
+            keys = tuple(clip.key for clip in self._waiting)
+            self._waiting, self._spread, self._bytes = [], {}, 0
+            return keys
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{PREFIX}{self._name}-{number:05d}.safetensors"

@@ -26,7 +26,14 @@ from ...trajectories.exchange.lenses import CORNER_TOLERANCE
 from ...validate import expect_range
 from .build_clip import CHUNK_STEP, Shot
 from .fit import Fit
-from .footage_files import Footage, find_cameras, find_footage, find_geometry, read_caption
+from .footage_files import (
+    Footage,
+    find_cameras,
+    find_caption,
+    find_footage,
+    find_geometry,
+    read_caption,
+)
 from .pipeline import BadShot, UnusedFrames
 from .scale import to_camera_units
 
@@ -55,6 +62,8 @@ class FootageSource:
         stride: Take every n-th frame of the footage.
         exact_depth: Geometry files are those of a renderer, and get errors in training.
         caption: Caption of footage without one.
+        captions: Folder of captions, in which ``.txt`` is one too; ``root`` by default, where
+            that is cameras. It may be ``root``.
 
     Raises:
         ShapeError: The picture size is not a multiple of 32, or a shot is not of whole chunks.
@@ -71,6 +80,7 @@ class FootageSource:
     stride: int = 1
     exact_depth: bool = False
     caption: str = ""
+    captions: Path | None = None
 
     def __post_init__(self) -> None:
         latent_size(self.width, self.height)
@@ -194,7 +204,8 @@ class _Parts:
                 expected=f"at least {MAX_CHUNK_FRAMES}",
             )
         fit = Fit((width, height), (source.width, source.height))
-        file = find_cameras(source.cameras or source.root, path)
+        caption = find_caption(source.root, path, source.captions)
+        file = find_cameras(source.cameras or source.root, path, caption)
         cameras = None
         if file is not None:
             footage.expect_times(file)
@@ -214,7 +225,7 @@ class _Parts:
             fit,
             None if cameras is None else fit.cameras(cameras),
             geometry,
-            read_caption(source.root, path, source.caption),
+            read_caption(caption, source.caption),
         )
 
 

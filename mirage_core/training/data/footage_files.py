@@ -146,15 +146,24 @@ def base_name(item: str) -> str:
     return path.with_suffix("").as_posix() if path.suffix.lower() in VIDEOS else item
 
 
-def find_beside(root: Path, item: str, suffixes: tuple[str, ...]) -> Path | None:
-    """The file that goes with an item: of the same relative path, with another ending."""
+def find_beside(
+    root: Path, item: str, suffixes: tuple[str, ...], taken: Path | None = None
+) -> Path | None:
+    """The file that goes with an item: of the same relative path, with another ending.
+
+    Args:
+        root: Where to look.
+        item: Relative path of the footage.
+        suffixes: Endings, the first that is there counts.
+        taken: A file that is something else.
+    """
     candidates = (root / f"{base_name(item)}{suffix}" for suffix in suffixes)
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if path.is_file() and path != taken), None)
 
 
-def find_cameras(root: Path, item: str) -> Path | None:
-    """Path of the camera file next to an item; None when there is none."""
-    return find_beside(root, item, CAMERA_SUFFIXES)
+def find_cameras(root: Path, item: str, taken: Path | None = None) -> Path | None:
+    """Path of the camera file next to an item, which is not ``taken``; None without one."""
+    return find_beside(root, item, CAMERA_SUFFIXES, taken)
 
 
 def find_geometry(root: Path, item: str) -> Path | None:
@@ -162,7 +171,15 @@ def find_geometry(root: Path, item: str) -> Path | None:
     return find_beside(root, item, GEOMETRY_SUFFIXES)
 
 
-def read_caption(root: Path, item: str, default: str) -> str:
-    """Caption from the text file next to an item, or the default."""
-    path = find_beside(root, item, (CAPTION_SUFFIX,))
+def find_caption(root: Path, item: str, captions: Path | None = None) -> Path | None:
+    """Path of an item's caption, in a folder of captions or next to it; None without one.
+
+    In a folder that is named as that of captions ``.txt`` is one; elsewhere it is cameras.
+    """
+    path = None if captions is None else find_beside(captions, item, (CAPTION_SUFFIX, ".txt"))
+    return path or find_beside(root, item, (CAPTION_SUFFIX,))
+
+
+def read_caption(path: Path | None, default: str) -> str:
+    """The words of a caption's file, or the default without one."""
     return default if path is None else " ".join(read_text(path).split())

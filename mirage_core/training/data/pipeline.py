@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,17 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
-from torch import Tensor
-
 from ...codecs.base import LatentCodec
-from ...errors import CacheFormatError, MirageError, StorageError
+from ...errors import MirageError, StorageError
 from ...files import discard_unfinished
 from ...log import logger
 from .build_clip import ClipSettings, Shot, build_clips
+from .captions import CaptionEncoder, Captions
 from .clip import TrainingClip
-from .dataset import ClipDataset, ClipWriter, expect_storable
-from .manifest import DataManifest, claim, read_skipped, write_empty_text, write_skipped
-from .shards import item_of, shot_of
+from .dataset import ClipWriter, expect_storable
+from .manifest import DataManifest, claim, read_skipped, write_skipped
+from .shards import shot_of
+from .stored import begun_items, finished_items, items_of, without_item
 
 ABANDONED_SECONDS: Final = 3600.0
 """Age in seconds at which a half-written shard counts as left by a killed worker."""
@@ -77,13 +76,6 @@ class ContinuedSource(Protocol):
         self, item: str, stored: Collection[str]
     ) -> Iterable[Shot | BadShot | UnusedFrames]:
         """What ``load`` gives, without the shots of these keys."""
-
-
-class CaptionEncoder(Protocol):
-    """Turns captions into text tokens, such as `mirage_core.models.text.TextEncoder`."""
-
-    def encode(self, prompt: str) -> Tensor:
-        """(1, 512, D), zero after the prompt's length."""
 
 
 @dataclass(frozen=True)
@@ -173,22 +165,6 @@ class Pool(Protocol):
         """
 
 
-class _LockedWriter(ClipWriter):
-    """A writer that one thread fills while another has it store what is waiting."""
-
-    def __init__(self, folder: Path, *, flush_seconds: float) -> None:
-        super().__init__(folder, flush_seconds=flush_seconds)
-        self._lock = threading.RLock()
-
-    def add(self, *clips: TrainingClip, total: int | None = None) -> tuple[str, ...]:
-        with self._lock:
-            return super().add(*clips, total=total)
-
-    def flush(self) -> tuple[str, ...]:
-        with self._lock:
-            return super().flush()
-
-
 class Worker:
     """Makes clips of items and writes them to shards of its own.
 
@@ -201,7 +177,7 @@ class Worker:
         self._job = job
         self._codec = job.codec()
         self._captions = None if job.text is None else Captions(folder, job.text())
-        self._writer = _LockedWriter(folder, flush_seconds=job.flush_seconds)
+        self._writer = ClipWriter(folder, flush_seconds=job.flush_seconds)
         self._begun = begun_items(folder)
 
     def make(self, item: str) -> ItemResult:
@@ -235,7 +211,7 @@ class Worker:
             return self._broken_off(item, held, bad, count, stored)
         if not count:
             bad.append(BadShot(item, "None of its shots can be used."))
-        whole = items_of([*stored, *last] if last else _without(item, stored))
+        whole = items_of([*stored, *last] if last else without_item(item, stored))
         return ItemResult(item, count, tuple(bad), whole, unused=unused)
 
     def _shots(
@@ -262,7 +238,7 @@ class Worker:
             stored += self._writer.add(*held, total=0) if held else ()
         except StorageError as error:
             return ItemResult(item, fatal=str(error))
-        return ItemResult(item, count, tuple(bad), items_of(_without(item, stored)))
+        return ItemResult(item, count, tuple(bad), items_of(without_item(item, stored)))
 
     def _made(self, shot: Shot, bad: list[BadShot]) -> list[TrainingClip]:
         try:
@@ -290,34 +266,12 @@ class Worker:
         return items_of(self._writer.flush())
 
 
-def _without(item: str, keys: Sequence[str]) -> list[str]:
-    """Keys of the clips of other items."""
-    return [key for key in keys if item_of(key) != item]
-
-
 def reason_for(name: str, error: Exception) -> str:
     """Why an item or a shot cannot be used; what no check foresaw goes to the log whole."""
     if isinstance(error, MirageError):
         return str(error)
     logger.error("Unexpected error in %s", name, exc_info=error)
     return f"{type(error).__name__}: {error}"[:500]
-
-
-class Captions:
-    """Embeddings of captions, each made once; leaves that of the empty one in the folder."""
-
-    def __init__(self, folder: Path, encoder: CaptionEncoder) -> None:
-        self._encoder = encoder
-        self._known: dict[str, Tensor] = {}
-        write_empty_text(folder, self.encode(""))
-
-    def encode(self, caption: str) -> Tensor:
-        """(L, D) tokens of a caption, without padding."""
-        if caption not in self._known:
-            tokens = self._encoder.encode(caption)[0].float().cpu()
-            used = (tokens != 0).any(dim=1).nonzero()
-            self._known[caption] = tokens[: int(used.max()) + 1 if len(used) else 1].clone()
-        return self._known[caption]
 
 
 class LocalPool:
@@ -333,42 +287,6 @@ class LocalPool:
     def close(self, *, hurried: bool = False) -> tuple[str, ...]:
         """Store what is waiting; nothing else is at work."""
         return self._worker.flush()
-
-
-def items_of(keys: Iterable[str]) -> tuple[str, ...]:
-    """Items that clips belong to, by their keys."""
-    return tuple(dict.fromkeys(map(item_of, keys)))
-
-
-def finished_items(folder: Path) -> set[str]:
-    """Items whose clips are all stored. Clips of damaged shards do not count."""
-    dataset = _opened(folder)
-    return set() if dataset is None else dataset.finished()
-
-
-def has_clips(folder: Path) -> bool:
-    """True when a data set holds a clip that can be read."""
-    return _opened(folder) is not None
-
-
-def begun_items(folder: Path) -> dict[str, tuple[str, ...]]:
-    """Keys of the clips that are stored, of every item that is not finished."""
-    dataset = _opened(folder)
-    if dataset is None:
-        return {}
-    finished = dataset.finished()
-    found: dict[str, tuple[str, ...]] = {}
-    for key in dataset.keys():
-        if (item := item_of(key)) not in finished:
-            found[item] = (*found.get(item, ()), key)
-    return found
-
-
-def _opened(folder: Path) -> ClipDataset | None:
-    try:
-        return ClipDataset(folder)
-    except CacheFormatError:
-        return None
 
 
 def make_data(

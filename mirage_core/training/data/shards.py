@@ -31,18 +31,25 @@ VERSION: Final = 1
 MAX_SIZE: Final = 1 << 16
 """Largest size of a clip along one axis: products of larger ones leave the range of torch."""
 
+PATH_NUMBERS: Final = 6
+"""Numbers of a camera in a path: where it is, and where it looks to."""
+
 FLOATS: Final = (
     "target", "scene", "preceding", "preceding_scene", "references",
     "offset", "log_depth", "preceding_offset", "preceding_log_depth", "text",
+    "path",
 )  # fmt: skip
 FLAGS: Final = ("visible", "preceding_visible")
 FIELDS: Final = (*FLOATS, *FLAGS)
 """Tensors of a clip, in the order in which offsets are counted."""
 
+_OWN: Final = ("target", "text", "path")
+"""Fields that are not part of a clip's condition."""
+
 CONDITION: Final = {
     "scene": "projection",
     "preceding_scene": "preceding_projection",
-    **{name: name for name in FIELDS if name not in ("scene", "preceding_scene", "target", "text")},
+    **{name: name for name in FIELDS if name not in (*_OWN, "scene", "preceding_scene")},
 }
 """The part of a clip's condition that each field of a file holds."""
 
@@ -60,6 +67,7 @@ class ClipSizes:
         words: Tokens of the caption L; 0 when there is no text.
         text: Channels of a text token; 0 when there is no text.
         planes: 1 when the extra planes are there, else 0.
+        path: 1 when the cameras are there, else 0. Files of earlier versions do not say it.
     """
 
     target: int
@@ -70,6 +78,7 @@ class ClipSizes:
     words: int
     text: int
     planes: int
+    path: int = 0
 
     @classmethod
     def of(cls, clip: TrainingClip) -> ClipSizes:
@@ -78,8 +87,8 @@ class ClipSizes:
         _, frames, height, width = clip.target.shape
         told = clip.condition
         preceding, references = told.preceding.shape[1], told.references.shape[1]
-        planes = int(clip.has_planes)
-        return cls(frames, height, width, preceding, references, int(words), int(text), planes)
+        flags = int(clip.has_planes), int(clip.path is not None)
+        return cls(frames, height, width, preceding, references, int(words), int(text), *flags)
 
     def shapes(self, channels: int) -> dict[str, tuple[int, ...]]:
         """Shape of every field that is there, of latents with so many channels."""
@@ -99,6 +108,8 @@ class ClipSizes:
             shapes |= {"preceding_offset": (2, *before), "preceding_log_depth": before}
         if self.text:
             shapes["text"] = (self.words, self.text)
+        if self.path:
+            shapes["path"] = (self.target, PATH_NUMBERS)
         return shapes
 
 
@@ -253,7 +264,8 @@ def read_index(path: Path) -> ShardIndex:
 
 def _entry(row: list[Any]) -> IndexEntry:
     key, caption, *sizes = row
-    if len(sizes) != _SIZES or not all(is_count(size) and size <= MAX_SIZE for size in sizes):
+    known = len(sizes) in (_SIZES - 1, _SIZES)
+    if not known or not all(is_count(size) and size <= MAX_SIZE for size in sizes):
         raise ValueError(f"sizes of the clip {key!r}")
     if type(key) is not str or type(caption) is not str or not key:
         raise ValueError(f"the clip {key!r}")

@@ -127,6 +127,18 @@ def test_options_of_another_branch_than_the_given_one(
     )
 
 
+def test_a_run_records_the_branch_that_it_trains(run: Run) -> None:
+    """Not the defaults of a new one, with which it could not be taken up again."""
+    branch = tiny_training.write_branch(run.place)
+    given = {"data": run.clips("own"), "branch": branch, "embedded_codec": True}
+    arguments = run.arguments(**given, out=run.place / "recorded")
+    kept = make_trainer(arguments, settings(side_blocks=1)).settings
+    assert (kept.side_blocks, kept.side_features) == (2, "scene,white")
+    said = {name: getattr(kept, name) for name in ("side_blocks", "side_features")}
+    again = run.arguments(**given, **said, out=run.place / "recorded")
+    assert make_trainer(again, kept).settings == kept
+
+
 def test_clips_without_text_are_told(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     folder = run.clips("own")
     make_trainer(run.arguments(data=folder, out=run.place / "told"), settings())

@@ -22,10 +22,11 @@ from ....conditioning.condition import Condition
 from ....constants import LATENT_CHANNELS, PATCH_SIZE, SPATIAL_STRIDE, WAN_CODEC
 from ....errors import CacheFormatError, MirageError, ShapeError, StorageError
 from ....log import logger
+from ..captions import CaptionEncoder, Captions
 from ..clip import TrainingClip
 from ..dataset import ClipDataset, ClipWriter
 from ..manifest import MANIFEST, DataManifest, claim, read_manifest, read_skipped, write_skipped
-from ..pipeline import CaptionEncoder, Captions, DataProgress
+from ..pipeline import DataProgress
 from .lmdb_file import LmdbFile
 from .safe_load import read_plain, read_tensors
 

@@ -199,6 +199,8 @@ def change(document: dict, place: int, value: object) -> None:
         lambda d: change(d, 2, 2.0),
         lambda d: change(d, 2, True),
         lambda d: d["clips"][0].append(3),
+        lambda d: d.update(spread=["a"]),
+        lambda d: d.update(spread={"a": -1}),
         lambda d: d.clear(),
     ],
 )
@@ -257,6 +259,7 @@ def test_an_empty_folder_is_no_data_set(tmp_path) -> None:
         {"key": ""},
         {"target": torch.zeros(48, 4, 4, 6)},
         {"text": torch.zeros(8)},
+        {"path": torch.zeros(2, 6)},
         {"condition": {"offset": None, "preceding_offset": None}},
         {"condition": {"projection": torch.zeros(48, 4, 4, 6)}},
         {"condition": {"visible": torch.zeros(3, 6, 4, dtype=torch.bool)}},
@@ -273,3 +276,13 @@ def test_clips_are_checked(change) -> None:
             for name, value in change.items()
         }
         dataclasses.replace(clip, **told)
+
+
+def test_clips_of_earlier_versions_have_no_cameras(tmp_path) -> None:
+    """Their rows are one number shorter."""
+    fill(tmp_path, "a", range(2))
+    path = tmp_path / "clips-a-00000.json"
+    document = json.loads(path.read_text())
+    document["clips"] = [row[:-1] for row in document["clips"]]
+    path.write_text(json.dumps(document))
+    assert ClipDataset(tmp_path)[1].path is None

@@ -23,11 +23,10 @@ from mirage_core.training.data.manifest import read_skipped
 from mirage_core.training.data.pipeline import (
     DataProgress,
     Worker,
-    begun_items,
-    finished_items,
     make_data,
 )
 from mirage_core.training.data.shards import shot_of
+from mirage_core.training.data.stored import begun_items, finished_items
 from tiny_clips import WallSource, wall_job, wall_shot
 
 SHOTS = 6

@@ -46,11 +46,11 @@ from mirage_core.training.data.pipeline import (
     DataJob,
     DataProgress,
     LocalPool,
-    finished_items,
     make_data,
 )
 from mirage_core.training.data.procedural import ProceduralSource
 from mirage_core.training.data.ray_pool import RayPool
+from mirage_core.training.data.stored import finished_items
 from tiny_clips import WallSource, wall_job
 
 ROOT = Path(__file__).resolve().parents[4]
