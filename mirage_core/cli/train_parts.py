@@ -27,7 +27,7 @@ from ..training.data.dataset import ClipDataset
 from ..training.data.manifest import MANIFEST, read_empty_text, read_manifest
 from ..training.distributed import Distributed
 from ..training.flow import pixel_weights
-from ..training.memory_estimate import describe_plan, plan_memory, unloaded_model
+from ..training.memory_estimate import MemoryPlan, describe_plan, plan_memory, unloaded_model
 from ..training.sampler import WEIGHTS_SEED, mixed_seed
 from ..training.settings import TrainingSettings
 from ..training.stages import new_branch, seeded
@@ -156,6 +156,17 @@ def parse_sizes(text: str) -> dict[str, int]:
 
 def plan(arguments: argparse.Namespace, settings: TrainingSettings) -> str:
     """What each of ``--plan`` devices would hold, as text."""
+    return describe_plan(planned(arguments, settings, arguments.plan_size))
+
+
+def planned(
+    arguments: argparse.Namespace, settings: TrainingSettings, size: tuple[int, int]
+) -> MemoryPlan:
+    """What each of ``--plan`` devices would hold for pictures of a size, without any weights.
+
+    Raises:
+        MirageError: The model's file cannot be read, or does not fit the stage.
+    """
     sizes: dict[str, Any] = {}
     if arguments.new_transformer is not None:
         sizes = dict(parse_sizes(arguments.new_transformer))
@@ -169,7 +180,7 @@ def plan(arguments: argparse.Namespace, settings: TrainingSettings) -> str:
     if settings.stage in ("joint", "lora"):
         # Their branch comes from the stage before; it has the sizes of a new one.
         model.add_branch(new_branch(model, settings))
-    return describe_plan(plan_memory(model, settings, arguments.plan, arguments.plan_size))
+    return plan_memory(model, settings, arguments.plan, size)
 
 
 def _codec(arguments: argparse.Namespace, device: torch.device) -> LatentCodec | None:

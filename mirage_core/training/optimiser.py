@@ -8,11 +8,13 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ..checkpoints.branch_file import shapes_of
 from ..errors import ValueRangeError
 from ..tensor_files import expect_tensors
 from .distributed import gathered, local_shard, sharded_like
+from .packages import expect_packages
 from .settings import TrainingSettings
 
 MOMENTS: Final = ("exp_avg", "exp_avg_sq")
@@ -31,6 +33,10 @@ MUON_MOMENTUM: Final = 0.95
 class Optimiser:
     """AdamW on float32 weights, with the run's learning rates; Muon for matrices where asked.
 
+    ``adamw8bit`` is torchao's: moments take a quarter of the memory, in blocks of 256 numbers with
+    a factor each. States hold them widened, so they fit any number of processes; taking them up
+    rounds them once more.
+
     Matrices are decayed. Vectors are not: norms, biases, and the tables of the modulation.
 
     Args:
@@ -39,6 +45,7 @@ class Optimiser:
 
     Raises:
         ValueRangeError: Muon is asked for, and the weights are sharded over processes.
+        PackageError: Moments in 8 bits are asked for, and torchao is not installed.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], settings: TrainingSettings) -> None:
@@ -49,7 +56,7 @@ class Optimiser:
         decayed = [name for name in rest if _is_matrix(name, parameters[name])]
         groups = [(decayed, settings.weight_decay)]
         groups += [([name for name in rest if name not in set(decayed)], 0.0)]
-        self._adam = torch.optim.AdamW(
+        self._adam = _adam_of(settings)(
             self._groups(groups),
             lr=settings.learning_rate,
             betas=(settings.beta1, settings.beta2),
@@ -78,20 +85,19 @@ class Optimiser:
         )
         for _, optimiser, _ in self._parts:
             if bool(torch.isfinite(norm)):
-                for group in optimiser.param_groups:
-                    group["lr"] = self._settings.rate(number)
+                _set_rate(optimiser, self._settings.rate(number))
                 optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         return norm
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Moments as ``exp_avg.<parameter>``, sharded as they are."""
+        """Moments as ``exp_avg.<parameter>``, sharded as they are, those in 8 bits widened."""
         for names, optimiser, moments in self._parts:
             for moment in moments:
                 for name in names:
                     state = optimiser.state.get(self._parameters[name])
                     if state:
-                        yield f"{moment}.{name}", state[moment]
+                        yield f"{moment}.{name}", _widened(state[moment])
 
     def load(self, tensors: Mapping[str, Tensor], steps: int) -> None:
         """Take up whole moments after so many steps.
@@ -101,6 +107,9 @@ class Optimiser:
                 shape than its parameter.
         """
         expect_tensors("The saved moments", shapes_of(tensors), self._expected(tensors))
+        if self._settings.optimiser == "adamw8bit":
+            self._load_narrowed(tensors, steps)
+            return
         for names, optimiser, moments in self._parts:
             state: dict[int, dict[str, Any]] = {}
             for number, name in enumerate(names):
@@ -115,6 +124,22 @@ class Optimiser:
                     state[number]["step"] = torch.tensor(float(steps))
             groups = optimiser.state_dict()["param_groups"]
             optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+    def _load_narrowed(self, tensors: Mapping[str, Tensor], steps: int) -> None:
+        """Take up moments in 8 bits; a step with no gradients at rate 0 makes room for them."""
+        names = [name for name in self._parameters if f"{MOMENTS[0]}.{name}" in tensors]
+        for name in names:
+            self._parameters[name].grad = torch.zeros_like(self._parameters[name])
+        _set_rate(self._adam, 0.0)
+        self._adam.step()
+        self._adam.zero_grad(set_to_none=True)
+        for name in names:
+            parameter = self._parameters[name]
+            state = self._adam.state[parameter]
+            state["step"].fill_(float(steps))
+            for moment in MOMENTS:
+                saved = sharded_like(tensors[f"{moment}.{name}"], parameter.data)
+                local_shard(state[moment]).copy_(local_shard(saved))
 
     def _expected(self, found: Container[str]) -> dict[str, tuple[int, ...]]:
         """Shapes of all moments of the parameters that ``found`` has any of."""
@@ -199,6 +224,39 @@ class Ema:
     def _write(self, values: Mapping[str, Tensor]) -> None:
         for name, parameter in self._parameters.items():
             local_shard(parameter.detach()).copy_(values[name])
+
+
+def _adam_of(settings: TrainingSettings) -> Any:
+    """The class that moves what Muon does not."""
+    if settings.optimiser != "adamw8bit":
+        return torch.optim.AdamW
+    expect_packages(settings)
+    from torchao.optim import AdamW8bit
+
+    return AdamW8bit
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def _widened(moment: Tensor) -> Tensor:
+    """A moment in float32, sharded as it is; torchao's tensors of 8 bits widen themselves."""
+    local = local_shard(moment)
+    widen = getattr(local, "dequantize", None)
+    if not isinstance(local, Tensor) or type(local) is Tensor or widen is None:
+        return moment
+    plain: Tensor = widen()
+    if not isinstance(moment, DTensor):
+        return plain
+    return DTensor.from_local(
+        plain, moment.device_mesh, moment.placements,
+        run_check=False, shape=moment.shape, stride=moment.stride(),
+    )  # fmt: skip
 
 
 def _is_turned(name: str, parameter: Tensor, settings: TrainingSettings) -> bool:

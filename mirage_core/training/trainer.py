@@ -22,7 +22,13 @@ from ..rollout.video import write_clip
 from .batch import BatchMaker, one_text
 from .checkpoint import FILMS, TrainingState, has_state, load_state, remove_partial, save_state
 from .data.dataset import ClipDataset
-from .distributed import Distributed, gathered, local_shard, sharded_like
+from .distributed import (
+    Distributed,
+    compile_blocks,
+    gathered,
+    local_shard,
+    sharded_like,
+)
 from .export import export_weights
 from .facts import data_facts
 from .flow import flow_loss
@@ -97,6 +103,8 @@ class Trainer:
         self.processes.share(self.settings.micro_batches)
         prepare_model(self.model, self.settings)
         self._frozen = frozen_digest(self.model)
+        if self.settings.compile:
+            compile_blocks(self.model)
         self.processes.shard(self.model)
         # Sharing out replaces parameters by their parts.
         self._parameters: dict[str, nn.Parameter] = {
