@@ -84,15 +84,24 @@ def _written(value: Any) -> Any:
     return "x".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def _options(path: Path) -> list[str]:
+def read_run(path: Path) -> dict[str, Any]:
+    """Options of a file by name.
+
+    Raises:
+        ResumeError: It cannot be read.
+    """
     try:
-        content = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
+        content: dict[str, Any] = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
     except (OSError, ValueError, TOMLKitError) as error:
         raise ResumeError(
             "The file of the run cannot be read", got=f"{path}: {error}", expected="TOML"
         ) from error
+    return content
+
+
+def _options(path: Path) -> list[str]:
     options = []
-    for name, value in content.items():
+    for name, value in read_run(path).items():
         option = name.replace("_", "-")
         if option in ("config", "help") or not isinstance(value, str | bool | int | float):
             raise ResumeError(

@@ -237,8 +237,9 @@ class Trainer:
                     self.model, dataset, self._maker, self.processes, self.data.loss_weights, stop
                 )
             if self.loops is not None and settings.validation_scenes:
-                shown = journal is not None and self.processes.first
-                on_film = partial(self._keep_film, journal) if shown else None
+                on_film = None
+                if journal is not None and self.processes.first:
+                    on_film = partial(self._keep_film, journal)
                 values |= describe(self.loops(self.model, stop, on_film))
         return values
 
