@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
+import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -60,7 +61,11 @@ def with_file(
             expected="options of mirage train without their dashes, such as steps = 1000",
             fix="Correct the file",
         ) from error
-    return parser.parse_args([*from_file, *given])
+    try:
+        return parser.parse_args([*from_file, *given])
+    except SystemExit:
+        sys.stderr.write(f"Options of {path} count as well.\n")
+        raise
 
 
 def write_run(arguments: argparse.Namespace, settings: TrainingSettings) -> Path:

@@ -164,11 +164,11 @@ def _card(
     if facts.base is not None:
         lines += [f"base_model: {facts.base}", "base_model_relation: adapter"]
     lines += ["tags:", "- video-generation", "- camera-control", "- mirage", "---", ""]
-    base = f"for {facts.base}" if facts.base else "of its own, trained from nothing"
+    base = f"for {facts.base}" if facts.base else "of a small model, trained from nothing"
     lines += [
         "# Latent spatial memory", "",
-        f"Weights {base}, that show a video model what a memory of 3D points with latent tokens "
-        f"knows: stage `{settings.stage}` of Mirage, after {step:,} steps.", "",
+        f"Weights {base}: a video model is shown what a memory of 3D points with latent tokens "
+        f"knows. Stage `{settings.stage}` of Mirage, after {step:,} steps.", "",
         "## Files", "", "| file | is |", "|---|---|",
         *(f"| `{name}` | {text} |" for name, text in files.items()),
         f"| `{SETTINGS}` | all settings of the training |",
@@ -179,7 +179,7 @@ def _card(
     lines += [f"| {name} | {value} |" for name, value in facts.data.items()]
     lines += ["", "## Figures", ""]
     if measured:
-        lines += ["Closed loops are in dB, on procedural rooms that no training has seen.", ""]
+        lines += ["Closed loops are in dB, on procedural rooms with seeds kept for validation.", ""]
         lines += ["| | value | at step |", "|---|---|---|"]
         lines += [f"| {name} | {value:.4g} | {at} |" for name, (at, value) in measured.items()]
     else:

@@ -236,6 +236,10 @@ def test_one_file_holds_the_whole_run(place: Path, tmp_path: Path, capsys) -> No
     assert again == kept | {"steps": 5}
     assert not list(tmp_path.rglob(".mirage-*"))
     capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["train", "--out", str(out), "--vae", "vae.safetensors"])
+    said = capsys.readouterr().err
+    assert "not allowed with" in said and str(out / "run.toml") in said
     for text, message in (
         ("steps = ", "cannot be read"),
         ("steps = 'many'", "invalid int value: 'many'"),
