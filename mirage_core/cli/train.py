@@ -102,8 +102,8 @@ def _add_settings(group: Any) -> None:
             options["metavar"] = "WIDTHxHEIGHT"
             shown = "x".join(map(str, default))
         elif field.name in CHOICES:
-            options["choices"] = CHOICES[field.name]
-            shown = default
+            options["choices"] = [choice for choice in CHOICES[field.name] if choice]
+            shown = default or "none"
         else:
             options["type"] = type(default)
             options["metavar"] = type(default).__name__.upper()
@@ -167,7 +167,7 @@ def run(arguments: argparse.Namespace) -> int:
     with parts.deterministic(), parts.own_folder(arguments):
         trainer = parts.make_trainer(arguments, settings)
         if trainer.processes.first:
-            write_run(arguments, settings)
+            write_run(arguments, trainer.settings)
         return _train(trainer)
 
 

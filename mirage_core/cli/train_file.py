@@ -29,6 +29,9 @@ NOT_KEPT: Final = {
 """What is no option of the run itself. What presets and files of settings say is kept as settings;
 ``out`` is the folder that the file lies in."""
 
+OF_BRANCH: Final = {"side_blocks", "side_features", "side_shared_embedding"}
+"""Settings of a new branch; a branch that is given has its own."""
+
 _SETTINGS: Final = {field.name for field in dataclasses.fields(TrainingSettings)}
 
 
@@ -76,11 +79,21 @@ def write_run(arguments: argparse.Namespace, settings: TrainingSettings) -> Path
     """
     files = {n: v for n, v in vars(arguments).items() if n not in NOT_KEPT | _SETTINGS}
     content = {name: _written(value) for name, value in files.items() if value not in (None, False)}
-    content |= {name: _written(v) for name, v in dataclasses.asdict(settings).items()}
+    content |= {
+        name: _written(value)
+        for name, value in dataclasses.asdict(settings).items()
+        if value != "" and not _of_given_branch(name, arguments)
+    }
     path: Path = arguments.out / RUN
     with atomic_write(path, "w") as file:
         file.write(tomlkit.dumps(content))
     return path
+
+
+def _of_given_branch(name: str, arguments: argparse.Namespace) -> bool:
+    """Whether the file of a branch says it, and the command line did not."""
+    given = getattr(arguments, name) is not None
+    return name in OF_BRANCH and arguments.branch is not None and not given
 
 
 def _written(value: Any) -> Any:

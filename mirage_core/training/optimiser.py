@@ -85,7 +85,8 @@ class Optimiser:
         )
         for _, optimiser, _ in self._parts:
             if bool(torch.isfinite(norm)):
-                _set_rate(optimiser, self._settings.rate(number))
+                for group in optimiser.param_groups:
+                    _set_rate(group, self._settings.rate(number))
                 optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         return norm
@@ -130,7 +131,8 @@ class Optimiser:
         names = [name for name in self._parameters if f"{MOMENTS[0]}.{name}" in tensors]
         for name in names:
             self._parameters[name].grad = torch.zeros_like(self._parameters[name])
-        _set_rate(self._adam, 0.0)
+        for group in self._adam.param_groups:
+            _set_rate(group, 0.0)
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
         for name in names:
@@ -236,12 +238,12 @@ def _adam_of(settings: TrainingSettings) -> Any:
     return AdamW8bit
 
 
-def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimiser.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    """Set the rate of a group of parameters; torchao keeps it as a tensor."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 def _widened(moment: Tensor) -> Tensor:
