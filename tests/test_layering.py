@@ -42,9 +42,11 @@ LIBRARY_PACKAGES = {
     },
     "masks": {"transformers"},
     "sampling": {"diffusers"},
-    "cli": {"tqdm"},
+    "cli": {"tqdm", "tomlkit"},
     "evaluation": {"piq", "torchvision"},
-    "training": {"diffusers", "accelerate", "peft", "ray", "tensorboard", "lmdb"},
+    "training": {
+        "diffusers", "accelerate", "peft", "ray", "tensorboard", "lmdb", "torchao", "wandb",
+    },
 }  # fmt: skip
 """What single parts import beside the rest, where they need it: mostly for headless work."""
 

@@ -15,6 +15,7 @@ from ..checkpoints.lora_format import read_lora, write_for_comfyui
 from ..errors import MirageError, StorageError
 from .data import add_command as add_data_command
 from .evaluate import add_command as add_evaluate_command
+from .export import add_command as add_export_command
 from .inputs import add_branch_format, parse_path
 from .rollout import add_command
 from .train import add_command as add_train_command
@@ -65,6 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_command(commands)
     add_data_command(commands)
     add_train_command(commands)
+    add_export_command(commands)
     add_evaluate_command(commands)
     split = commands.add_parser(
         "split",

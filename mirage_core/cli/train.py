@@ -63,6 +63,14 @@ def add_command(commands: Any) -> None:
         "--embedded-codec", action="store_true", help="the clips were made with the embedded codec"
     )
     parser.add_argument("--device", default="auto", help="auto or cpu")
+    _add_plan(parser)
+    parser.add_argument(
+        "--settings", type=parse_path, metavar="FILE", help="JSON file with initial settings"
+    )
+    _add_settings(parser.add_argument_group("settings", "docs/training.md has more of each"))
+
+
+def _add_plan(parser: Any) -> None:
     parser.add_argument(
         "--plan", type=int, metavar="N",
         help="do not train; print the memory that each of N devices needs. Without "
@@ -73,9 +81,10 @@ def add_command(commands: Any) -> None:
         help="picture size of --plan (default: 1280x704)",
     )  # fmt: skip
     parser.add_argument(
-        "--settings", type=parse_path, metavar="FILE", help="JSON file with initial settings"
-    )
-    _add_settings(parser.add_argument_group("settings", "docs/training.md has more of each"))
+        "--card", type=float, metavar="GIB",
+        help="with --plan (of one device by default): whether a card of so many GiB holds that, "
+        "and which options make it fit",
+    )  # fmt: skip
 
 
 def _add_settings(group: Any) -> None:
@@ -94,8 +103,8 @@ def _add_settings(group: Any) -> None:
             options["metavar"] = "WIDTHxHEIGHT"
             shown = "x".join(map(str, default))
         elif field.name in CHOICES:
-            options["choices"] = CHOICES[field.name]
-            shown = default
+            options["choices"] = [choice for choice in CHOICES[field.name] if choice]
+            shown = default or "none"
         else:
             options["type"] = type(default)
             options["metavar"] = type(default).__name__.upper()
@@ -159,20 +168,30 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, or plan; see `mirage_core.cli.main.main` for the exit codes."""
     settings = settings_of(arguments)
     # Imported late, so that help and typing errors do not wait for diffusers.
-    from ..training.journal import expect_wandb
+    from ..training.packages import expect_packages
     from . import train_parts as parts
     from .train_file import write_run
 
-    if arguments.plan is not None:
-        sys.stdout.write(f"{parts.plan(arguments, settings)}\n")
-        return 0
+    if arguments.plan is not None or arguments.card is not None:
+        return _plan(arguments, settings)
     _expect_needed(arguments)
-    expect_wandb(settings)
+    expect_packages(settings)
     with parts.deterministic(), parts.own_folder(arguments):
         trainer = parts.make_trainer(arguments, settings)
         if trainer.processes.first:
-            write_run(arguments, settings)
+            write_run(arguments, trainer.settings)
         return _train(trainer)
+
+
+def _plan(arguments: argparse.Namespace, settings: Any) -> int:
+    from .train_card import describe_card
+    from .train_parts import plan
+
+    arguments.plan = 1 if arguments.plan is None else arguments.plan
+    sys.stdout.write(f"{plan(arguments, settings)}\n")
+    if arguments.card is not None:
+        sys.stdout.write(f"{describe_card(arguments, settings)}\n")
+    return 0
 
 
 def _train(trainer: Any) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
+import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -27,6 +28,9 @@ NOT_KEPT: Final = {
 }  # fmt: skip
 """What is no option of the run itself. What presets and files of settings say is kept as settings;
 ``out`` is the folder that the file lies in."""
+
+OF_BRANCH: Final = {"side_blocks", "side_features", "side_shared_embedding"}
+"""Settings of a new branch; a branch that is given has its own."""
 
 _SETTINGS: Final = {field.name for field in dataclasses.fields(TrainingSettings)}
 
@@ -60,7 +64,11 @@ def with_file(
             expected="options of mirage train without their dashes, such as steps = 1000",
             fix="Correct the file",
         ) from error
-    return parser.parse_args([*from_file, *given])
+    try:
+        return parser.parse_args([*from_file, *given])
+    except SystemExit:
+        sys.stderr.write(f"Options of {path} count as well.\n")
+        raise
 
 
 def write_run(arguments: argparse.Namespace, settings: TrainingSettings) -> Path:
@@ -71,11 +79,21 @@ def write_run(arguments: argparse.Namespace, settings: TrainingSettings) -> Path
     """
     files = {n: v for n, v in vars(arguments).items() if n not in NOT_KEPT | _SETTINGS}
     content = {name: _written(value) for name, value in files.items() if value not in (None, False)}
-    content |= {name: _written(v) for name, v in dataclasses.asdict(settings).items()}
+    content |= {
+        name: _written(value)
+        for name, value in dataclasses.asdict(settings).items()
+        if value != "" and not _of_given_branch(name, arguments)
+    }
     path: Path = arguments.out / RUN
     with atomic_write(path, "w") as file:
         file.write(tomlkit.dumps(content))
     return path
+
+
+def _of_given_branch(name: str, arguments: argparse.Namespace) -> bool:
+    """Whether the file of a branch says it, and the command line did not."""
+    given = getattr(arguments, name) is not None
+    return name in OF_BRANCH and arguments.branch is not None and not given
 
 
 def _written(value: Any) -> Any:
@@ -84,15 +102,24 @@ def _written(value: Any) -> Any:
     return "x".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def _options(path: Path) -> list[str]:
+def read_run(path: Path) -> dict[str, Any]:
+    """Options of a file by name.
+
+    Raises:
+        ResumeError: It cannot be read.
+    """
     try:
-        content = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
+        content: dict[str, Any] = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
     except (OSError, ValueError, TOMLKitError) as error:
         raise ResumeError(
             "The file of the run cannot be read", got=f"{path}: {error}", expected="TOML"
         ) from error
+    return content
+
+
+def _options(path: Path) -> list[str]:
     options = []
-    for name, value in content.items():
+    for name, value in read_run(path).items():
         option = name.replace("_", "-")
         if option in ("config", "help") or not isinstance(value, str | bool | int | float):
             raise ResumeError(

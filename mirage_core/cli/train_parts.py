@@ -30,7 +30,7 @@ from ..training.data.dataset import ClipDataset
 from ..training.data.manifest import MANIFEST, read_empty_text, read_manifest
 from ..training.distributed import Distributed
 from ..training.flow import pixel_weights
-from ..training.memory_estimate import describe_plan, plan_memory, unloaded_model
+from ..training.memory_estimate import MemoryPlan, describe_plan, plan_memory, unloaded_model
 from ..training.new_planes import load_with_new_planes
 from ..training.presets import preset_values
 from ..training.sampler import WEIGHTS_SEED, mixed_seed
@@ -180,7 +180,25 @@ def parse_sizes(text: str) -> dict[str, int]:
 
 
 def plan(arguments: argparse.Namespace, settings: TrainingSettings) -> str:
-    """What each of ``--plan`` devices would hold, as text."""
+    """What each of ``--plan`` devices would hold, and what the run would cost, as text."""
+    table = describe_plan(planned(arguments, settings, arguments.plan_size))
+    flops = flops_of_step(_planned_model(arguments, settings), settings, arguments.plan_size)
+    return f"{table}\n{describe_cost(flops, settings.steps, arguments.plan)}"
+
+
+def planned(
+    arguments: argparse.Namespace, settings: TrainingSettings, size: tuple[int, int]
+) -> MemoryPlan:
+    """What each of ``--plan`` devices would hold for pictures of a size, without any weights.
+
+    Raises:
+        MirageError: The model's file cannot be read, or does not fit the stage.
+    """
+    return plan_memory(_planned_model(arguments, settings), settings, arguments.plan, size)
+
+
+def _planned_model(arguments: argparse.Namespace, settings: TrainingSettings) -> Any:
+    """The model that would be trained, without its weights."""
     sizes: dict[str, Any] = {}
     if arguments.new_transformer is not None:
         sizes = dict(parse_sizes(arguments.new_transformer))
@@ -194,9 +212,7 @@ def plan(arguments: argparse.Namespace, settings: TrainingSettings) -> str:
     if settings.stage in ("joint", "lora"):
         # Their branch comes from the stage before; it has the sizes of a new one.
         model.add_branch(new_branch(model, settings))
-    table = describe_plan(plan_memory(model, settings, arguments.plan, arguments.plan_size))
-    flops = flops_of_step(model, settings, arguments.plan_size)
-    return f"{table}\n{describe_cost(flops, settings.steps, arguments.plan)}"
+    return model
 
 
 def _codec(arguments: argparse.Namespace, device: torch.device) -> LatentCodec | None:

@@ -69,7 +69,7 @@ class Reporter:
             return
         mean = sum(self._seconds[1:]) / (FIRST_STEPS - 1)
         left = report.steps - report.step
-        line = f"about {mean * left / 3600:.1f} hours for the {left:,} steps that are left, "
+        line = f"about {_duration(mean * left)} hours for the {left:,} steps that are left, "
         line += "validations not counted"
         if self._device.type == "cuda":
             peak = torch.cuda.max_memory_reserved(self._device) / GIB

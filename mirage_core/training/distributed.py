@@ -108,6 +108,13 @@ def sharded_blocks(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if type(module).__name__ in kinds]
 
 
+def compile_blocks(model: nn.Module) -> None:
+    """Compile what each block computes; before `Distributed.shard`, whose hooks stay outside."""
+    for block in sharded_blocks(model):
+        compiled: Any = torch.compile(block.forward)
+        block.forward = compiled
+
+
 def gathered(tensor: Tensor) -> Tensor:
     """A tensor that may be sharded, whole; all processes must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import torch
 
-from ..constants import SPATIAL_STRIDE
 from ..files import storage_error
 from .data.dataset import ClipDataset
 from .data.manifest import MANIFEST, read_manifest
@@ -81,9 +80,8 @@ def run_facts(trainer: Any) -> RunFacts:
     left = settings.steps - trainer.step
     checkpoints = -(-left // settings.checkpoint_every)
     plan = plan_prepared(
-        trainer.model, settings, trainer.processes.count,
-        (sizes.width * SPATIAL_STRIDE, sizes.height * SPATIAL_STRIDE),
-    )  # fmt: skip
+        trainer.model, settings, trainer.processes.count, (sizes.height, sizes.width)
+    )
     return RunFacts(
         steps=settings.steps,
         left=left,

@@ -49,5 +49,8 @@ def _named(name: str, parameter: Tensor) -> str:
 
 def _sample(parameter: Tensor) -> Tensor:
     flat = parameter.detach().reshape(-1)
+    if flat.element_size() == 1:
+        # What reads some numbers of a tensor is not there for 8-bit floats on every device.
+        flat = flat.view(torch.uint8)
     places = torch.linspace(0, max(0, flat.numel() - 1), min(SAMPLES, flat.numel())).long()
     return flat[places.to(flat.device)].cpu()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,9 +12,9 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from ..errors import PackageError
 from ..files import storage_error
 from .films import animated
+from .packages import expect_packages
 from .settings import TrainingSettings
 
 LOGS: Final = "logs"
@@ -42,17 +41,6 @@ class StepReport:
     values: dict[str, float]
 
 
-def expect_wandb(settings: TrainingSettings) -> None:
-    """Raise `PackageError` when a run is to be told to wandb, and that is not installed."""
-    if settings.wandb and importlib.util.find_spec("wandb") is None:
-        raise PackageError(
-            "Weights & Biases is not installed",
-            got=f"wandb = {settings.wandb!r}",
-            fix="Run pip install wandb, or leave --wandb out; TensorBoard's files are written "
-            "either way",
-        )
-
-
 class Journal:
     """The books of a run; nothing is written without a folder.
 
@@ -74,7 +62,7 @@ class Journal:
         if folder is None:
             return
         self._logs = folder / LOGS
-        expect_wandb(settings)
+        expect_packages(settings)
         from torch.utils.tensorboard import SummaryWriter
 
         with self._typed():

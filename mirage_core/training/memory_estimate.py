@@ -21,6 +21,12 @@ GIB: Final = 1 << 30
 MOMENT_COPIES: Final = 2
 """Float32 numbers that AdamW keeps for each trained one."""
 
+NARROW_BLOCK: Final = 256
+"""Numbers that share a factor where moments have 8 bits."""
+
+MIN_NARROW: Final = 4096
+"""Tensors of fewer numbers keep moments in 32 bits there."""
+
 UNITS_AT_ONCE: Final = 2
 """Blocks that are gathered at the same time: one computes, the next is on its way."""
 
@@ -126,13 +132,20 @@ def plan_memory(
     """
     expect_range("The number of devices", devices, 1, 1 << 20)
     prepare_model(model, settings)
-    return plan_prepared(model, settings, devices, size)
+    return plan_prepared(model, settings, devices, latent_size(*size))
 
 
 def plan_prepared(
-    model: Any, settings: TrainingSettings, devices: int, size: tuple[int, int]
+    model: Any, settings: TrainingSettings, devices: int, grid: tuple[int, int]
 ) -> MemoryPlan:
-    """`plan_memory` for a model that is prepared for its stage already."""
+    """`plan_memory` for a model that is prepared for its stage already.
+
+    Args:
+        model: On any device.
+        settings: Of the run.
+        devices: How many share it.
+        grid: Rows and columns of the latents.
+    """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     blocks = {id(block): block for block in sharded_blocks(model)}
     units = [
@@ -145,13 +158,13 @@ def plan_prepared(
     part = sum(_rows(p, devices) * 4 for p in trained.values())
     largest = sorted((_with_gradient(unit) for unit in units[:-1]), reverse=True)
     gathered = (sum(largest[:UNITS_AT_ONCE]) + _with_gradient(units[-1])) if devices > 1 else 0
-    tokens, side_tokens = _tokens(settings, size)
+    tokens, side_tokens = _tokens(settings, grid)
     return MemoryPlan(
         devices=devices,
         units=tuple(units),
         weights=sum(unit.largest_part for unit in units),
         gradients=part,
-        moments=MOMENT_COPIES * part,
+        moments=sum(_moments(p, settings, devices) for p in trained.values()),
         average=part if settings.ema_decay else 0,
         gathered=gathered,
         activations=_activations(model, settings, tokens, side_tokens),
@@ -180,9 +193,18 @@ def _rows(parameter: Tensor, devices: int) -> int:
     return -(-length // devices) * (parameter.numel() // max(1, length))
 
 
-def _tokens(settings: TrainingSettings, size: tuple[int, int]) -> tuple[int, int]:
+def _moments(parameter: Tensor, settings: TrainingSettings, devices: int) -> int:
+    """Bytes that AdamW keeps for a parameter on the first device."""
+    numbers = _rows(parameter, devices)
+    narrow = numbers >= MIN_NARROW and numbers % NARROW_BLOCK == 0
+    if settings.optimiser == "adamw8bit" and narrow:
+        return MOMENT_COPIES * (numbers + 4 * numbers // NARROW_BLOCK)
+    return MOMENT_COPIES * 4 * numbers
+
+
+def _tokens(settings: TrainingSettings, grid: tuple[int, int]) -> tuple[int, int]:
     """Tokens in the backbone and in the side branch, of a clip of full length."""
-    height, width = latent_size(*size)
+    height, width = grid
     frame = height * width // PATCH_SIZE**2
     target = (MAX_CHUNK_FRAMES - 1) // TEMPORAL_STRIDE + 1
     main = target + settings.preceding

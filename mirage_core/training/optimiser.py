@@ -8,12 +8,14 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ..checkpoints.branch_file import shapes_of
 from ..errors import ValueRangeError
 from ..tensor_files import expect_tensors
 from .distributed import gathered, local_shard, sharded_like
 from .new_planes import is_plane
+from .packages import expect_packages
 from .settings import TrainingSettings
 
 MOMENTS: Final = ("exp_avg", "exp_avg_sq")
@@ -32,6 +34,10 @@ MUON_MOMENTUM: Final = 0.95
 class Optimiser:
     """AdamW on float32 weights, with the run's learning rates; Muon for matrices where asked.
 
+    ``adamw8bit`` is torchao's: moments take a quarter of the memory, in blocks of 256 numbers with
+    a factor each. States hold them widened, so they fit any number of processes; taking them up
+    rounds them once more.
+
     Matrices are decayed. Vectors are not: norms, biases, and the tables of the modulation.
 
     Args:
@@ -40,6 +46,7 @@ class Optimiser:
 
     Raises:
         ValueRangeError: Muon is asked for, and the weights are sharded over processes.
+        PackageError: Moments in 8 bits are asked for, and torchao is not installed.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], settings: TrainingSettings) -> None:
@@ -48,7 +55,7 @@ class Optimiser:
         turned = [name for name, p in parameters.items() if _is_turned(name, p, settings)]
         rest = [name for name in parameters if name not in set(turned)]
         groups = _by_decay(rest, parameters, settings)
-        self._adam = torch.optim.AdamW(
+        self._adam = _adam_of(settings)(
             self._groups(groups),
             lr=settings.learning_rate,
             betas=(settings.beta1, settings.beta2),
@@ -79,19 +86,19 @@ class Optimiser:
             if bool(torch.isfinite(norm)):
                 for group in optimiser.param_groups:
                     share = 1.0 if group["new"] else self._settings.rest_share(number)
-                    group["lr"] = self._settings.rate(number) * share
+                    _set_rate(group, self._settings.rate(number) * share)
                 optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         return norm
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Moments as ``exp_avg.<parameter>``, sharded as they are."""
+        """Moments as ``exp_avg.<parameter>``, sharded as they are, those in 8 bits widened."""
         for names, optimiser, moments in self._parts:
             for moment in moments:
                 for name in names:
                     state = optimiser.state.get(self._parameters[name])
                     if state:
-                        yield f"{moment}.{name}", state[moment]
+                        yield f"{moment}.{name}", _widened(state[moment])
 
     def load(self, tensors: Mapping[str, Tensor], steps: int) -> None:
         """Take up whole moments after so many steps.
@@ -101,6 +108,9 @@ class Optimiser:
                 shape than its parameter.
         """
         expect_tensors("The saved moments", shapes_of(tensors), self._expected(tensors))
+        if self._settings.optimiser == "adamw8bit":
+            self._load_narrowed(tensors, steps)
+            return
         for names, optimiser, moments in self._parts:
             state: dict[int, dict[str, Any]] = {}
             for number, name in enumerate(names):
@@ -115,6 +125,23 @@ class Optimiser:
                     state[number]["step"] = torch.tensor(float(steps))
             groups = optimiser.state_dict()["param_groups"]
             optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+    def _load_narrowed(self, tensors: Mapping[str, Tensor], steps: int) -> None:
+        """Take up moments in 8 bits; a step with no gradients at rate 0 makes room for them."""
+        names = [name for name in self._parameters if f"{MOMENTS[0]}.{name}" in tensors]
+        for name in names:
+            self._parameters[name].grad = torch.zeros_like(self._parameters[name])
+        for group in self._adam.param_groups:
+            _set_rate(group, 0.0)
+        self._adam.step()
+        self._adam.zero_grad(set_to_none=True)
+        for name in names:
+            parameter = self._parameters[name]
+            state = self._adam.state[parameter]
+            state["step"].fill_(float(steps))
+            for moment in MOMENTS:
+                saved = sharded_like(tensors[f"{moment}.{name}"], parameter.data)
+                local_shard(state[moment]).copy_(local_shard(saved))
 
     def _expected(self, found: Container[str]) -> dict[str, tuple[int, ...]]:
         """Shapes of all moments of the parameters that ``found`` has any of."""
@@ -216,6 +243,39 @@ def _by_decay(
             chosen = [name for name in part if _is_matrix(name, parameters[name]) == matrix]
             groups.append((chosen, decay))
     return groups
+
+
+def _adam_of(settings: TrainingSettings) -> Any:
+    """The class that moves what Muon does not."""
+    if settings.optimiser != "adamw8bit":
+        return torch.optim.AdamW
+    expect_packages(settings)
+    from torchao.optim import AdamW8bit
+
+    return AdamW8bit
+
+
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    """Set the rate of a group of parameters; torchao keeps it as a tensor."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+def _widened(moment: Tensor) -> Tensor:
+    """A moment in float32, sharded as it is; torchao's tensors of 8 bits widen themselves."""
+    local = local_shard(moment)
+    widen = getattr(local, "dequantize", None)
+    if not isinstance(local, Tensor) or type(local) is Tensor or widen is None:
+        return moment
+    plain: Tensor = widen()
+    if not isinstance(moment, DTensor):
+        return plain
+    return DTensor.from_local(
+        plain, moment.device_mesh, moment.placements,
+        run_check=False, shape=moment.shape, stride=moment.stride(),
+    )  # fmt: skip
 
 
 def _is_turned(name: str, parameter: Tensor, settings: TrainingSettings) -> bool:

@@ -33,13 +33,14 @@ FULL_MODEL_STAGES: Final = ("backbone", "full")
 """Stages that train every weight of the video model."""
 
 Noise = Literal["frame", "clip"]
-OptimiserName = Literal["adamw", "muon"]
+OptimiserName = Literal["adamw", "adamw8bit", "muon"]
 Loss = Literal["latent", "pixel"]
 LoraLayers = Literal["attention", "released"]
 BranchInit = Literal["copy", "zero"]
 Preset = Literal["", "paper-stage-one", "paper-stage-two", "from-spatia"]
 PRESETS: Final[tuple[str, ...]] = get_args(Preset)
 """Names of `mirage_core.training.presets`; the first is for none."""
+FrozenDtype = Literal["dtype", "float8"]
 
 DTYPES: Final = {
     "float32": torch.float32,
@@ -76,8 +77,9 @@ class TrainingSettings:
         micro_batch: Clips of one forward pass. They share their numbers of reference and
             preceding frames. ``batch`` is a multiple of it times the number of processes.
         seed: Of weights, order, noise and dropout.
-        optimiser: ``adamw``, or ``muon`` for the matrices of the blocks and AdamW for the rest:
-            learns faster from nothing. Its weights cannot be sharded over processes.
+        optimiser: ``adamw``. ``adamw8bit``: moments in 8 bits, a quarter of their memory; needs
+            torchao. ``muon``: for the matrices of the blocks, and AdamW for the rest: learns
+            faster from nothing; its weights cannot be sharded over processes.
         learning_rate: Highest rate.
         final_rate: Rate at the last step, as a share of the highest.
         warmup: Steps until the highest rate.
@@ -103,8 +105,12 @@ class TrainingSettings:
             attentions, and the feed-forward part.
         lora_dropout: Dropout before the LoRA.
         dtype: Type to compute in, and of weights that are not trained.
+        frozen_dtype: How matrices of blocks that are not trained are stored: as ``dtype``, or in
+            ``float8`` with a factor for each row, half the memory of bfloat16.
         export_dtype: Type of the weights in finished files.
         gradient_checkpointing: Compute blocks again instead of keeping what is inside them.
+        compile: Compile the blocks with torch.compile: fewer passes over memory, after minutes of
+            compiling; needs a C++ compiler, or Triton on a GPU.
         checkpoint_every: Steps between checkpoints.
         keep: Number of states to keep for resuming; finished weights are never removed.
         validate_every: Steps between validations; 0 for none.
@@ -160,8 +166,10 @@ class TrainingSettings:
     lora_layers: LoraLayers | str = "attention"
     lora_dropout: float = 0.05
     dtype: str = "bfloat16"
+    frozen_dtype: FrozenDtype | str = "dtype"
     export_dtype: str = "bfloat16"
     gradient_checkpointing: bool = True
+    compile: bool = False
     checkpoint_every: int = 500
     keep: int = 2
     validate_every: int = 500
@@ -186,6 +194,12 @@ class TrainingSettings:
             expect_range(f"The setting {name}", getattr(self, name), low, high)
         _expect_optimiser(self.optimiser)
         parse_features(self.side_features)
+        if self.trains_full_model and self.frozen_dtype != "dtype":
+            raise ValueRangeError(
+                "Nothing is frozen that could be stored in 8 bits",
+                got=f"frozen_dtype {self.frozen_dtype} and the stage {self.stage}",
+                expected="a stage that trains a branch or a LoRA",
+            )
         if self.batch % self.micro_batch:
             raise ValueRangeError(
                 "The batch is not divisible into micro-batches",
@@ -297,6 +311,7 @@ CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "side_init": get_args(BranchInit),
     "lora_layers": get_args(LoraLayers),
     "dtype": ("float32", "bfloat16"),
+    "frozen_dtype": get_args(FrozenDtype),
     "export_dtype": tuple(DTYPES),
     "preset": PRESETS,
 }

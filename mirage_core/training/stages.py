@@ -16,6 +16,7 @@ from ..checkpoints.names import is_branch
 from ..conditioning.features import parse_features
 from ..errors import ModelMismatchError
 from ..models.transformer import BACKBONE_ATTENTION
+from .float8 import store_frozen
 from .sampler import WEIGHTS_SEED, mixed_seed
 from .settings import TrainingSettings
 
@@ -34,7 +35,7 @@ def prepare_model(
     """Make a model ready for its stage.
 
     A model without a branch gets a new one, where the stage trains branches. What is trained
-    becomes float32 and the rest is frozen in the type that it has.
+    becomes float32 and the rest is frozen in the type that it has, or in 8 bits.
 
     Args:
         transformer: A `mirage_core.models.transformer.MirageTransformer3DModel` with floating
@@ -66,6 +67,8 @@ def prepare_model(
         parameter.requires_grad_(trained)
         if trained:
             parameter.data = parameter.data.float()
+    if settings.frozen_dtype == "float8":
+        store_frozen(transformer, settings.compute_dtype)
     if settings.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     if settings.compute_dtype != torch.float32:

@@ -23,7 +23,13 @@ from ..rollout.video import write_clip
 from .batch import BatchMaker, one_text
 from .checkpoint import FILMS, TrainingState, has_state, load_state, remove_partial, save_state
 from .data.dataset import ClipDataset
-from .distributed import Distributed, gathered, local_shard, sharded_like
+from .distributed import (
+    Distributed,
+    compile_blocks,
+    gathered,
+    local_shard,
+    sharded_like,
+)
 from .export import export_weights
 from .facts import data_facts
 from .flow import flow_loss
@@ -100,6 +106,8 @@ class Trainer:
         self.processes.share(self.settings.micro_batches)
         prepare_model(self.model, self.settings, self.lora)
         self._frozen = frozen_digest(self.model)
+        if self.settings.compile:
+            compile_blocks(self.model)
         self.processes.shard(self.model)
         # Sharing out replaces parameters by their parts.
         self._parameters: dict[str, nn.Parameter] = {
@@ -232,8 +240,9 @@ class Trainer:
                     self.model, dataset, self._maker, self.processes, self.data.loss_weights, stop
                 )
             if self.loops is not None and settings.validation_scenes:
-                shown = journal is not None and self.processes.first
-                on_film = partial(self._keep_film, journal) if shown else None
+                on_film = None
+                if journal is not None and self.processes.first:
+                    on_film = partial(self._keep_film, journal)
                 values |= describe(self.loops(self.model, stop, on_film))
         return values
 

@@ -155,3 +155,18 @@ def test_a_group_that_is_not_whole_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MirageError, match="do not form one group.*2 started.*1 in the group"):
         Distributed(cpu=True)
+
+
+@pytest.mark.training
+@pytest.mark.processes
+@needs_gloo
+def test_frozen_weights_in_eight_bits_are_sharded_too(tmp_path) -> None:
+    tiny_training.write_clips(tmp_path / "clips", range(10))
+    tiny_training.write_model(tmp_path / "model")
+    settings = tiny_training.SETTINGS | {
+        "stage": "single", "steps": 3, "checkpoint_every": 3, "frozen_dtype": "float8",
+    }  # fmt: skip
+    alone = train_here(tmp_path / "one", tmp_path, settings)
+    for report in train_apart(2, tmp_path / "two", tmp_path, settings):
+        found = collect(report["values"])
+        assert torch.allclose(found["loss"], alone["loss"], atol=1e-5, rtol=0)

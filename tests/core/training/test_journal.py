@@ -130,7 +130,7 @@ def test_what_is_printed(place: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     for step, seconds in ((1, 99.0), (2, 3.0), (3, 4.2)):
         reporter(StepReport(step, 2000, {"loss": 1.0, "seconds": seconds, "waiting": 0.0}))
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "about 2.0 hours for the 1,997 steps that are left, validations not counted"
+    assert last == "about 1:59:49 hours for the 1,997 steps that are left, validations not counted"
 
 
 class FakeWandb(ModuleType):

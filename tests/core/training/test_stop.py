@@ -236,6 +236,10 @@ def test_one_file_holds_the_whole_run(place: Path, tmp_path: Path, capsys) -> No
     assert again == kept | {"steps": 5}
     assert not list(tmp_path.rglob(".mirage-*"))
     capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["train", "--out", str(out), "--vae", "vae.safetensors"])
+    said = capsys.readouterr().err
+    assert "not allowed with" in said and str(out / "run.toml") in said
     for text, message in (
         ("steps = ", "cannot be read"),
         ("steps = 'many'", "invalid int value: 'many'"),
@@ -249,3 +253,20 @@ def test_one_file_holds_the_whole_run(place: Path, tmp_path: Path, capsys) -> No
         said = capsys.readouterr().err
         assert message in said and str(file) in said, said
     assert not (tmp_path / "none").exists()
+
+
+def test_a_run_that_began_with_a_branch_goes_on_by_its_folder(place: Path, tmp_path: Path) -> None:
+    """Its branch is another one than the settings of a new branch describe."""
+    tomlkit = pytest.importorskip("tomlkit")
+    settings = tiny_training.SETTINGS | {"stage": "joint", "steps": 2, "wandb": ""}
+    del settings["side_blocks"]
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    branch = tiny_training.write_branch(tmp_path)
+    out = tmp_path / "run"
+    places = ["--data", str(place / "clips"), "--branch", str(branch), "--embedded-codec"]
+    model = ["--transformer", str(place / "model.safetensors"), "--device", "cpu"]
+    assert main(["train", "--out", str(out), *places, *model, *flags]) == 0
+    kept = tomlkit.parse((out / "run.toml").read_text()).unwrap()
+    assert not {"side_blocks", "side_features", "wandb"} & kept.keys()
+    assert main(["train", "--out", str(out), "--steps", "3"]) == 0
+    assert load_state(out).step == 3

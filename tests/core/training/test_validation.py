@@ -199,7 +199,6 @@ def test_training_a_new_model_on_the_command_line(place: Path, tmp_path: Path, c
             ["--new-transformer=width=9,heads=2,ffn=8,layers=2,text=4", "--stage=full"],
             "not divisible by the number of attention heads",
         ),
-        (["--stage=several"], "stage is unknown"),
         (["--transformer={model}", "--side-features=scene,white"], "needs the codec"),
         (["--transformer={model}", "--loss=pixel"], "needs the codec"),
         (["--transformer={model}", "--stage=joint"], "requires a trained side branch"),

@@ -1,0 +1,73 @@
+"""What makes a run fit a card."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("diffusers", reason="needs diffusers for the library's transformer")
+
+import tiny_training
+from mirage_core.cli.main import main
+from mirage_core.cli.train_card import RESERVED
+from mirage_core.training.memory_estimate import plan_memory, unloaded_model
+from mirage_core.training.settings import TrainingSettings
+
+SIZES = "width=512,heads=4,ffn=2048,layers=8,text=64"
+
+
+def planned(capsys: pytest.CaptureFixture[str], *options: str) -> list[str]:
+    tiny = ["--side-blocks", "4", "--text-tokens", "4", "--plan-size", "1280x704"]
+    assert main(["train", "--new-transformer", SIZES, *tiny, *options]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_options_are_added_until_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each line is what the plan with these options says, and the last one fits."""
+    lines = planned(capsys, "--card", "2.4", "--no-gradient-checkpointing")
+    start = next(n for n, line in enumerate(lines) if line.startswith("a card of 2.4 GiB"))
+    row = re.compile(r"  (.*?) +([\d.]+)  (fits|too large)")
+    rows = [row.fullmatch(line) for line in lines[start + 1 :]]
+    options = [found[1] for found in rows]
+    assert options == [
+        "as it is", "and --gradient-checkpointing", "and --frozen-dtype float8",
+        "and --optimiser adamw8bit",
+    ]  # fmt: skip
+    totals = [float(found[2]) for found in rows]
+    assert totals == sorted(totals, reverse=True)
+    assert [found[3] for found in rows] == ["too large"] * 3 + ["fits"]
+    assert totals[-1] <= 2.4 - RESERVED < totals[-2]
+    # The same, asked for itself.
+    flags = " ".join(option.removeprefix("and ") for option in options[1:]).split()
+    (own,) = [line for line in planned(capsys, "--plan", "1", *flags) if " total " in line]
+    assert float(own.split()[1]) == totals[-1]
+
+
+def test_what_nothing_makes_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    last = planned(capsys, "--plan", "2", "--card", "1.6", "--stage", "full")[-1]
+    assert "nothing makes it fit" in last and "--plan 3" in last
+
+
+def test_moments_in_eight_bits_are_planned() -> None:
+    """Needs no torchao: a plan is made on any machine."""
+    settings = {**tiny_training.SETTINGS, "text_tokens": 4}
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 64, "ffn_dim": 256, "num_layers": 4,
+             "text_dim": 16, "freq_dim": 256}  # fmt: skip
+    plain, narrow = (
+        plan_memory(
+            unloaded_model(TrainingSettings(**settings | {"optimiser": name}), **sizes),
+            TrainingSettings(**settings | {"optimiser": name}), 1, (96, 64),
+        )
+        for name in ("adamw", "adamw8bit")
+    )  # fmt: skip
+    assert plain.moments == 8 * sum(unit.trained for unit in plain.units)
+    assert 0.25 < narrow.moments / plain.moments < 0.3
+    assert narrow.weights == plain.weights
+
+
+def test_a_card_is_a_number_of_gibibytes(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--card", "big"])
+    assert "--card" in capsys.readouterr().err
