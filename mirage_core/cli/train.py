@@ -88,7 +88,8 @@ def _add_plan(parser: Any) -> None:
 
 
 def _add_settings(group: Any) -> None:
-    from ..training.settings import CHOICES, TrainingSettings, setting_texts
+    from ..training.setting_texts import setting_texts
+    from ..training.settings import CHOICES, TrainingSettings
 
     texts = setting_texts()
     for field in dataclasses.fields(TrainingSettings):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -349,19 +347,6 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "still_rate": (0.0, 1.0),
     "rest_rate": (0.0, 1.0),
 }
-
-
-def setting_texts() -> dict[str, str]:
-    """What each setting means, on one line, as the documentation of `TrainingSettings` says it.
-
-    Returns:
-        Texts by name of the setting; none of them is missing.
-    """
-    section = (inspect.getdoc(TrainingSettings) or "").partition("Attributes:")[2]
-    section = section.partition("Raises:")[0]
-    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
-    texts = {name: " ".join(text.replace("`", "").split()) for name, text in entries}
-    return {f.name: texts.get(f.name, "") for f in dataclasses.fields(TrainingSettings)}
 
 
 def _expect_choice(name: str, value: str, known: tuple[str, ...]) -> None:

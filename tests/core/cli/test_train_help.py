@@ -16,7 +16,8 @@ from mirage_core.cli.main import main
 from mirage_core.codecs.dct import DctCodec
 from mirage_core.errors import ShapeError
 from mirage_core.models.bundled import empty_text
-from mirage_core.training.settings import CHOICES, TrainingSettings, setting_texts
+from mirage_core.training.setting_texts import setting_texts
+from mirage_core.training.settings import CHOICES, TrainingSettings
 from mirage_core.training.trainer import TrainingData
 from mirage_core.training.validation import LoopTest
 
