@@ -50,7 +50,9 @@ class Placed:
     notes: tuple[str, ...]
 
 
-def parse_path(text: str, ground: Ground, fps: float) -> Track | None:
+def parse_path(
+    text: str, ground: Ground, fps: float, heading: float | None = None
+) -> Track | None:
     """A path from its keyframes; None for an empty text.
 
     The text is a JSON list of objects. ``frame`` is a frame of the shot, or ``time`` seconds;
@@ -61,6 +63,7 @@ def parse_path(text: str, ground: Ground, fps: float) -> Track | None:
         text: The keyframes.
         ground: What the actor stands on.
         fps: Frames per second.
+        heading: In radians, where none is given, in place of the way ahead.
 
     Raises:
         TrajectoryError: The text is no such list, or a number is missing or out of range.
@@ -78,7 +81,8 @@ def parse_path(text: str, ground: Ground, fps: float) -> Track | None:
     if bool((frames.diff() <= 0).any()):
         raise _no_path("two keyframes are at one time", frames.tolist()[:16])
     places = ground.under(torch.tensor([place for _, place, _ in read], dtype=torch.float64))
-    headings = _headings(places, [turn for _, _, turn in read], ground)
+    turns = [heading if turn is None else turn for _, _, turn in read]
+    headings = _headings(places, turns, ground)
     return Track(frames, places, headings, ground.up)
 
 
@@ -161,8 +165,12 @@ def place_actor(
     """
     expect_range("The actor's height", height, 0, MAX_PLACE)
     ground = ground or ground_of(cache)
-    drawn = parse_path(path, ground, fps)
+    one_side = sum(len(block.frames) for block in actor.cache.blocks) == 1
+    # What only one side is known of would be a sheet seen from its edge.
+    drawn = parse_path(path, ground, fps, float(actor.track.headings[-1]) if one_side else None)
     notes = [] if ground.found else [ground.describe()]
+    if one_side and drawn is not None:
+        notes.append(f"{actor.name} was seen from one side: it faces as it did then, unless told")
     if height:
         actor = actor.scaled(height / max(actor.size[1], 1e-9))
     track = dataclasses.replace(
