@@ -138,3 +138,7 @@ def test_a_scene_without_a_floor(person) -> None:
     placed = place_actor(nothing, person)
     assert any("no floor found" in note for note in placed.notes)
     assert placed.cache.actors[0].pose(0) is not None
+    # Its own feet say how far below the camera it stands.
+    text = '[{"frame": 0, "place": [1, 4]}]'
+    (there,) = place_actor(nothing, person, path=text).cache.actors
+    assert there.pose(0)[:3, 3].tolist() == pytest.approx([1.0, FLOOR, 4.0], abs=0.03)
