@@ -25,12 +25,13 @@ def likeness(one: Actor, other: Actor) -> float:
     """How alike two actors look, 1 for the same tokens, towards 0.
 
     The distance between the means of their tokens or colours is measured in the spread of these
-    within each of them, so that the kind of token does not matter.
+    within the more varied of them, so that the kind of token does not matter, and a glimpse of a
+    few points is not taken for something plain.
     """
     a, b = (_values(actor) for actor in (one, other))
     apart = float((a.mean(dim=0) - b.mean(dim=0)).square().sum())
-    within = float(a.var(dim=0, correction=0).sum() + b.var(dim=0, correction=0).sum())
-    return 1 / (1 + apart / max(within, 1e-9))
+    within = max(float(part.var(dim=0, correction=0).sum()) for part in (a, b))
+    return 1 / (1 + apart / max(2 * within, 1e-9))
 
 
 def nearness(known: Actor, seen: Actor) -> float:

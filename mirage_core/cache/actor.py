@@ -21,6 +21,9 @@ MAX_ACTORS: Final = 1000
 
 MAX_NAME: Final = 200
 
+_MEASURED: Final = 100_000
+"""About so many points tell an actor's size."""
+
 _OUTLIERS: Final = 0.01
 """Share of the points at either end that an actor's size leaves out."""
 
@@ -86,6 +89,7 @@ class Actor:
     def size(self) -> tuple[float, float, float]:
         """Width, height above the ground and length in scene units, a few stray points left out."""
         points = torch.cat([block.points for block in self.cache.blocks]).double().cpu()
+        points = points[:: max(1, len(points) // _MEASURED)]
         ends = torch.tensor([_OUTLIERS, 1 - _OUTLIERS], dtype=torch.float64)
         low, high = torch.quantile(points, ends, dim=0)
         return float(high[0] - low[0]), float(-low[1]), float(high[2] - low[2])

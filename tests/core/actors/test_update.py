@@ -172,3 +172,15 @@ def test_tracks_of_all_frames_or_every_fourth() -> None:
     assert expect_frames(all_frames, 9, 4) is all_frames
     with pytest.raises(ShapeError, match="do not belong to this chunk"):
         expect_frames(all_frames, 4, 4)
+
+
+def test_a_glimpse_of_a_few_points_is_known_again(make) -> None:
+    """Four of two hundred points, all of one part of it, look plainer than the whole."""
+    whole = actor(make, track((0, 0.0, 0.0, 3.0)), "dog", count=200, codec="test")
+    (block,) = whole.cache.blocks
+    part = block.take((block.tokens[:, 0] - block.tokens.mean()).abs().argsort()[:4])
+    glimpse = dataclasses.replace(
+        whole, cache=dataclasses.replace(whole.cache, blocks=(part,)),
+        track=track((96, 0.5, 0.0, 3.0)),
+    )  # fmt: skip
+    assert assign([whole], [glimpse], False) == [0]
