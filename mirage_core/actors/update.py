@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,7 +18,7 @@ from ..geometry.trajectory import Trajectory
 from ..readout.readout import default_view, grid_intrinsics, placed_actors, read_winners
 from .build import ActorConfig, Look, MadeActor, make_actor, track_of, write_sights
 from .ground import Ground, ground_of
-from .recognise import THRESHOLD, assign
+from .recognise import GLIMPSE, THRESHOLD, assign
 from .sight import locate, on_depth
 from .tracks import Tracks
 
@@ -124,6 +125,9 @@ def update_actors(
     actors = list(cache.actors)
     names: dict[str, list[str]] = {"seen": [], "back": [], "new": []}
     for made, mask, known in zip(things, masks, whose, strict=True):
+        if known < 0 and _is_glimpse(made.actor, cache.actors, set(whose)):
+            notes = (*notes, f"{made.actor.name}: too little is seen of it to tell who it is")
+            continue
         if known < 0:
             actors.append(made.actor)
             names["new"].append(made.actor.name)
@@ -138,6 +142,12 @@ def update_actors(
         tuple(names["seen"]), tuple(names["back"]), tuple(names["new"]), left, notes
     )
     return Recast(cache.with_actors(actors), report)
+
+
+def _is_glimpse(seen: Actor, known: Sequence[Actor], matched: set[int]) -> bool:
+    """Whether a thing may well be a missing actor of its name, of which hardly anything is seen."""
+    missing = (one.name.casefold() for number, one in enumerate(known) if number not in matched)
+    return len(seen) < GLIMPSE and seen.name.casefold() in missing
 
 
 def _things(

@@ -244,7 +244,8 @@ class LatentCache:
     @property
     def nbytes(self) -> int:
         """Bytes held by all blocks and actors."""
-        return sum(part.nbytes for part in (*self.blocks, *self.actors))
+        still = sum(block.nbytes for block in self.blocks)
+        return still + sum(actor.nbytes for actor in self.actors)
 
     @property
     def device(self) -> torch.device:

@@ -9,7 +9,12 @@ import torch
 
 from mirage_core.actors.recognise import assign
 from mirage_core.actors.tracks import Tracks, expect_frames, one_track
-from mirage_core.actors.update import CastConfig, contradicted, update_actors
+from mirage_core.actors.update import (
+    CastConfig,
+    _is_glimpse,
+    contradicted,
+    update_actors,
+)
 from mirage_core.cache.track import Behaviour
 from mirage_core.errors import ShapeError, ValueRangeError
 from tiny_actors import Box, Hall, actor, track
@@ -184,3 +189,14 @@ def test_a_glimpse_of_a_few_points_is_known_again(make) -> None:
         track=track((96, 0.5, 0.0, 3.0)),
     )  # fmt: skip
     assert assign([whole], [glimpse], False) == [0]
+
+
+def test_a_glimpse_of_nobody_in_particular_is_no_new_actor(make) -> None:
+    """A few points of other looks while one of its name is missing: that is told, and no more."""
+    way = track((0, 0.0, 0.0, 3.0))
+    dog = actor(make, way, "dog", codec="test")
+    few, many = (actor(make, way, "dog", count=n, seed=9, codec="test") for n in (4, 60))
+    assert _is_glimpse(few, [dog], set())
+    assert not _is_glimpse(few, [dog], {0})
+    assert not _is_glimpse(many, [dog], set())
+    assert not _is_glimpse(dataclasses.replace(few, name="cat"), [dog], set())
