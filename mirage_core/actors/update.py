@@ -74,7 +74,7 @@ class CastReport:
             f"{words} {', '.join(names)}"
             for words, names in (
                 ("in view:", self.seen), ("back in view:", self.back), ("new:", self.new),
-                ("not where remembered, and forgotten:", self.left),
+                ("not where remembered:", self.left),
             )
             if names
         ]  # fmt: skip
@@ -183,22 +183,23 @@ def _grown(
     track = track_of(sights, look.frames, ground, config.actor, heading)
     points = write_sights(known.cache, look, mask, sights, track, config.actor)
     ids = tuple(dict.fromkeys((*known.ids, *seen.ids)))
-    return dataclasses.replace(known, cache=points, track=known.track.joined(track), ids=ids)
+    joined = known.track.joined(track)
+    return dataclasses.replace(known, cache=points, track=joined, ids=ids, gone=False)
 
 
 def _without_gone(
     actors: list[Actor], matched: set[int], known: int, look: Look
 ) -> tuple[list[Actor], tuple[str, ...]]:
-    """The actors, of which those that frames look past are forgotten, and their names.
+    """The actors, of which those that frames look past are gone, and their names.
 
     Where an actor was told to be, it stays.
     """
     left = []
     for number in range(known):
         actor = actors[number]
-        told = actor.behaviour in (Behaviour.PATH, Behaviour.FORGET)
+        told = actor.gone or actor.behaviour in (Behaviour.PATH, Behaviour.FORGET)
         if number not in matched and not told and contradicted(actor, look):
-            actors[number] = actor.directed(Behaviour.FORGET)
+            actors[number] = dataclasses.replace(actor, gone=True)
             left.append(actor.name)
     return actors, tuple(left)
 

@@ -41,6 +41,8 @@ class Actor:
         behaviour: Where it is when nobody looks.
         path: Where it was told to be; needed for `Behaviour.PATH`.
         ids: Numbers that a tracker gave it.
+        gone: It was not where it was remembered: until it is seen again it is nowhere, unless a
+            path says where it is.
 
     Raises:
         ValueRangeError: It has no name or no points, holds actors itself, or has no path where it
@@ -53,6 +55,7 @@ class Actor:
     behaviour: Behaviour = Behaviour.STAY
     path: Track | None = None
     ids: tuple[int, ...] = ()
+    gone: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "behaviour", Behaviour(self.behaviour))
@@ -110,11 +113,11 @@ class Actor:
         if self.behaviour is Behaviour.PATH and self.path is not None:
             track = self.path
             places = track.at(frames)
-        elif self.behaviour is Behaviour.GO_ON:
+        elif self.behaviour is Behaviour.GO_ON and not self.gone:
             places = track.going_on(frames)
         else:
             places = track.at(frames)
-            if self.behaviour is Behaviour.FORGET:
+            if self.behaviour is Behaviour.FORGET or self.gone:
                 shown = track.seen_at(frames)
         return shown, track.poses(*places)
 

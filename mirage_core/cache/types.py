@@ -329,6 +329,6 @@ class LatentCache:
             digest.update(f"{tuple(raw.shape)}{raw.dtype}".encode())
             digest.update(raw.view(torch.uint8).numpy().tobytes() if raw.numel() else b"")
         for actor in self.actors:
-            own = f"{actor.name}|{actor.behaviour.value}|{actor.ids}|{actor.path is None}"
+            own = (actor.name, actor.behaviour.value, actor.ids, actor.path is None, actor.gone)
             digest.update(f"{own}|{actor.cache.fingerprint()}".encode())
         return digest.hexdigest()

@@ -103,8 +103,14 @@ def test_what_left_for_good_is_told(make) -> None:
     again = update_actors(done.cache, empty.look, empty.tracks("two"))
     assert again.report.left == ("one",)
     assert "not where remembered" in again.report.describe()
-    assert again.cache.actors[0].behaviour is Behaviour.FORGET
-    assert again.cache.actors[1].behaviour is Behaviour.STAY
+    assert [one.gone for one in again.cache.actors] == [True, False]
+    assert again.cache.actors[0].pose(104) is None
+    # It comes back, and stays again where it is seen.
+    back = Hall.of(make, [[Box(-0.6, 3.5, colour=RED)]] * 3, first=200)
+    found = update_actors(again.cache, back.look, back.tracks("one"))
+    assert found.report.back == ("one",)
+    assert not found.cache.actors[0].gone
+    assert found.cache.actors[0].pose(400) is not None
 
 
 def test_what_is_hidden_or_out_of_view_has_not_left(make) -> None:
