@@ -17,11 +17,13 @@ import dataclasses
 import json
 import math
 import statistics
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from PIL import Image
+from readout_cpu import processor
 from torch import Tensor
 
 from mirage_core.actors.build import ActorConfig, Look, make_actor
@@ -256,7 +258,15 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
     codec, size = CODECS[asked.what], (asked.size[0], asked.size[1])
-    report: dict[str, Any] = {"what": asked.what, "size": size, "turning": asked.turning}
+    report: dict[str, Any] = {
+        "program": "benchmarks/actors.py",
+        "date": date.today().isoformat(),
+        "machine": processor(),
+        "torch": torch.__version__,
+        "what": asked.what,
+        "size": size,
+        "turning": asked.turning,
+    }
     for frames in asked.frames:
         rooms, known, without, seed = [], [], [], asked.first
         while len(rooms) < asked.rooms:

@@ -192,6 +192,23 @@ def _limits_and_doubts() -> list[io.Input]:
     ]
 
 
+def _what_moves() -> list[io.Input]:
+    """Inputs of what goes to actors."""
+    return [
+        TracksType.Input(
+            "tracks", optional=True,
+            tooltip="What moves in the chunk's frames, from Mirage Tracks: it is written "
+            "to its actor, and stays out of the set.",
+        ),
+        io.Combo.Input(
+            "unseen", optional=True, advanced=True,
+            options=[one.value for one in Behaviour if one is not Behaviour.PATH],
+            default=Behaviour.STAY.value,
+            tooltip="What new actors do when nobody looks: be forgotten, stay, or go on.",
+        ),
+    ]
+
+
 class MirageCacheUpdate(io.ComfyNode):
     """Writes a finished chunk back, saves it, and moves the rollout on."""
 
@@ -240,17 +257,7 @@ class MirageCacheUpdate(io.ComfyNode):
                     tooltip="White is left out of the memory: sky, people, anything that moves.",
                 ),
                 *_limits_and_doubts(),
-                TracksType.Input(
-                    "tracks", optional=True,
-                    tooltip="What moves in the chunk's frames, from Mirage Tracks: it is written "
-                    "to its actor, and stays out of the set.",
-                ),
-                io.Combo.Input(
-                    "unseen", optional=True, advanced=True,
-                    options=[one.value for one in Behaviour if one is not Behaviour.PATH],
-                    default=Behaviour.STAY.value,
-                    tooltip="What new actors do when nobody looks: be forgotten, stay, or go on.",
-                ),
+                *_what_moves(),
             ],
             outputs=[
                 StateType.Output(display_name="state"),
@@ -308,7 +315,6 @@ class MirageCacheUpdate(io.ComfyNode):
             tracks=tracks,
             cast=CastConfig(behaviour=Behaviour(unseen)),
         )
-        report = _report(state, written, hold_back)
         made = written.prepared.observation
         first = (made.frames - state.chunk.first_frame).tolist()
         keep_pictures(written.cache, images[first], made.world_to_camera, made.frames)
@@ -321,7 +327,7 @@ class MirageCacheUpdate(io.ComfyNode):
             overlap=encode_overlap(codec, state, images),
             on_frame=lambda done, total: steps(2 + done / total, STAGES),
         )
-        return io.NodeOutput(viewer.announce_chunk(after), report)
+        return io.NodeOutput(viewer.announce_chunk(after), _report(state, written, hold_back))
 
 
 def _report(state: RolloutState, written: WrittenChunk, checked: bool) -> str:

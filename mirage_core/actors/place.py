@@ -50,7 +50,9 @@ class Placed:
     notes: tuple[str, ...]
 
 
-def parse_path(text: str, ground: Ground, fps: float) -> Track | None:
+def parse_path(
+    text: str, ground: Ground, fps: float, heading: float | None = None, level: float = 0.0
+) -> Track | None:
     """A path from its keyframes; None for an empty text.
 
     The text is a JSON list of objects. ``frame`` is a frame of the shot, or ``time`` seconds;
@@ -61,6 +63,8 @@ def parse_path(text: str, ground: Ground, fps: float) -> Track | None:
         text: The keyframes.
         ground: What the actor stands on.
         fps: Frames per second.
+        heading: In radians, where none is given, in place of the way ahead.
+        level: Height along ``up`` of places of two numbers, where there is no floor.
 
     Raises:
         TrajectoryError: The text is no such list, or a number is missing or out of range.
@@ -77,12 +81,23 @@ def parse_path(text: str, ground: Ground, fps: float) -> Track | None:
     frames = torch.tensor([frame for frame, _, _ in read])
     if bool((frames.diff() <= 0).any()):
         raise _no_path("two keyframes are at one time", frames.tolist()[:16])
-    places = ground.under(torch.tensor([place for _, place, _ in read], dtype=torch.float64))
-    headings = _headings(places, [turn for _, _, turn in read], ground)
+    places = torch.stack([_on_ground(place, ground, level) for _, place, _ in read])
+    turns = [heading if turn is None else turn for _, _, turn in read]
+    headings = _headings(places, turns, ground)
     return Track(frames, places, headings, ground.up)
 
 
-def _key(key: object, number: int, fps: float) -> tuple[int, tuple[float, float, float], Any]:
+def _on_ground(place: list[float], ground: Ground, level: float) -> Tensor:
+    """(3,) a place of 2 or 3 numbers on the floor; without one, of 2 numbers at a level."""
+    if len(place) == 3:  # noqa: PLR2004
+        return ground.under(torch.tensor(place, dtype=torch.float64))
+    flat = torch.tensor([place[0], 0.0, place[1]], dtype=torch.float64)
+    if ground.found:
+        return ground.under(flat)
+    return flat + (level - flat @ ground.up) * ground.up
+
+
+def _key(key: object, number: int, fps: float) -> tuple[int, list[float], Any]:
     """Frame, place and heading in radians, or None, of one keyframe."""
     name = f"keyframe {number + 1}"
     if not isinstance(key, dict) or not set(key) <= _KNOWN:
@@ -97,11 +112,10 @@ def _key(key: object, number: int, fps: float) -> tuple[int, tuple[float, float,
     if not isinstance(place, list) or len(place) not in (2, 3):
         raise _no_path(f"{name} needs a place of 2 or 3 numbers", key)
     where = [_number(one, f"the place of {name}", -MAX_PLACE, MAX_PLACE) for one in place]
-    x, y, z = where if len(where) == 3 else (where[0], 0.0, where[1])  # noqa: PLR2004
     turn = key.get("heading")
     if turn is not None:
         turn = math.radians(_number(turn, f"the heading of {name}", -36000, 36000))
-    return frame, (x, y, z), turn
+    return frame, where, turn
 
 
 def _number(value: object, name: str, low: float, high: float) -> float:
@@ -161,8 +175,14 @@ def place_actor(
     """
     expect_range("The actor's height", height, 0, MAX_PLACE)
     ground = ground or ground_of(cache)
-    drawn = parse_path(path, ground, fps)
+    one_side = sum(len(block.frames) for block in actor.cache.blocks) == 1
+    # What only one side is known of would be a sheet seen from its edge.
+    facing = float(actor.track.headings[-1]) if one_side else None
+    level = float(actor.track.positions[-1] @ ground.up)
+    drawn = parse_path(path, ground, fps, facing, level)
     notes = [] if ground.found else [ground.describe()]
+    if one_side and drawn is not None:
+        notes.append(f"{actor.name} was seen from one side: it faces as it did then, unless told")
     if height:
         actor = actor.scaled(height / max(actor.size[1], 1e-9))
     track = dataclasses.replace(

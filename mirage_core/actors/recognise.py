@@ -17,6 +17,13 @@ THRESHOLD: Final = 0.4
 STRIDE: Final = 0.03
 """Part of its height that something may go in one frame while nobody looks."""
 
+FLAT: Final = 0.1
+"""Part of the mean variance that even a channel without any has."""
+
+GLIMPSE: Final = 6
+"""Of what fewer points are seen than this, too little is seen to call it new while one of its name
+is missing."""
+
 PLACE: Final = 0.5
 """What the place counts: what stands elsewhere and looks the same has so much less of a score."""
 
@@ -24,13 +31,16 @@ PLACE: Final = 0.5
 def likeness(one: Actor, other: Actor) -> float:
     """How alike two actors look, 1 for the same tokens, towards 0.
 
-    The distance between the means of their tokens or colours is measured in the spread of these
-    within each of them, so that the kind of token does not matter.
+    The distance between the means of their tokens or colours is measured, channel by channel, in
+    the variance of the more varied of them: so the kind of token does not matter, and a glimpse of
+    a few points is not taken for something plain. Channels count by how far apart they are.
     """
     a, b = (_values(actor) for actor in (one, other))
-    apart = float((a.mean(dim=0) - b.mean(dim=0)).square().sum())
-    within = float(a.var(dim=0, correction=0).sum() + b.var(dim=0, correction=0).sum())
-    return 1 / (1 + apart / max(within, 1e-9))
+    variance = torch.maximum(a.var(dim=0, correction=0), b.var(dim=0, correction=0))
+    variance = (variance + FLAT * variance.mean()).clamp_min(1e-12)
+    apart = (a.mean(dim=0) - b.mean(dim=0)).square()
+    distance = float((apart.square() / variance).sum() / apart.sum().clamp_min(1e-12))
+    return 1 / (1 + distance / 2)
 
 
 def nearness(known: Actor, seen: Actor) -> float:

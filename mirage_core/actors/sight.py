@@ -11,7 +11,7 @@ from torch import Tensor
 from ..cache.track import ground_axes
 from ..errors import GeometryError, ShapeError
 from ..geometry.depth import valid_depth
-from ..geometry.frame_geometry import FrameGeometry
+from ..geometry.frame_geometry import ASPECT_TOLERANCE, FrameGeometry
 from ..geometry.lift import lift
 from ..geometry.masks import MASKED
 from ..validate import expect_shape
@@ -86,7 +86,8 @@ def on_depth(mask: Tensor, geometry: FrameGeometry) -> Tensor:
     """(F, h, w) bool: a mask (M, H, W) on the depth's pixels, where the middle of each is masked.
 
     Raises:
-        ShapeError: There is not one mask for each frame, or one for all.
+        ShapeError: There is not one mask for each frame, or one for all; or masks show another
+            crop.
     """
     sizes = expect_shape("The actor's mask", mask, "M H W")
     if sizes["M"] not in (1, len(geometry)):
@@ -95,6 +96,13 @@ def on_depth(mask: Tensor, geometry: FrameGeometry) -> Tensor:
             got=f"{sizes['M']} masks, {len(geometry)} depth maps",
             expected=f"1 or {len(geometry)}",
             fix="Track the thing on exactly the frames whose depth is given",
+        )
+    rows, columns = geometry.size
+    if abs(sizes["W"] * rows / (sizes["H"] * columns) - 1) > ASPECT_TOLERANCE:
+        raise ShapeError(
+            "The actor's mask and the depth show different crops",
+            got=f"{sizes['W']} x {sizes['H']} and {columns} x {rows}",
+            expected="the same crop of the same pictures, in any size",
         )
     marked = (mask if mask.dtype == torch.bool else mask > MASKED).float()
     if tuple(mask.shape[1:]) != geometry.size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,7 +18,7 @@ from ..geometry.trajectory import Trajectory
 from ..readout.readout import default_view, grid_intrinsics, placed_actors, read_winners
 from .build import ActorConfig, Look, MadeActor, make_actor, track_of, write_sights
 from .ground import Ground, ground_of
-from .recognise import THRESHOLD, assign
+from .recognise import GLIMPSE, THRESHOLD, assign
 from .sight import locate, on_depth
 from .tracks import Tracks
 
@@ -73,7 +74,7 @@ class CastReport:
             f"{words} {', '.join(names)}"
             for words, names in (
                 ("in view:", self.seen), ("back in view:", self.back), ("new:", self.new),
-                ("not where remembered, and forgotten:", self.left),
+                ("not where remembered:", self.left),
             )
             if names
         ]  # fmt: skip
@@ -124,6 +125,9 @@ def update_actors(
     actors = list(cache.actors)
     names: dict[str, list[str]] = {"seen": [], "back": [], "new": []}
     for made, mask, known in zip(things, masks, whose, strict=True):
+        if known < 0 and _is_glimpse(made.actor, cache.actors, set(whose)):
+            notes = (*notes, f"{made.actor.name}: too little is seen of it to tell who it is")
+            continue
         if known < 0:
             actors.append(made.actor)
             names["new"].append(made.actor.name)
@@ -138,6 +142,12 @@ def update_actors(
         tuple(names["seen"]), tuple(names["back"]), tuple(names["new"]), left, notes
     )
     return Recast(cache.with_actors(actors), report)
+
+
+def _is_glimpse(seen: Actor, known: Sequence[Actor], matched: set[int]) -> bool:
+    """Whether a thing may well be a missing actor of its name, of which hardly anything is seen."""
+    missing = (one.name.casefold() for number, one in enumerate(known) if number not in matched)
+    return len(seen) < GLIMPSE and seen.name.casefold() in missing
 
 
 def _things(
@@ -173,22 +183,23 @@ def _grown(
     track = track_of(sights, look.frames, ground, config.actor, heading)
     points = write_sights(known.cache, look, mask, sights, track, config.actor)
     ids = tuple(dict.fromkeys((*known.ids, *seen.ids)))
-    return dataclasses.replace(known, cache=points, track=known.track.joined(track), ids=ids)
+    joined = known.track.joined(track)
+    return dataclasses.replace(known, cache=points, track=joined, ids=ids, gone=False)
 
 
 def _without_gone(
     actors: list[Actor], matched: set[int], known: int, look: Look
 ) -> tuple[list[Actor], tuple[str, ...]]:
-    """The actors, of which those that frames look past are forgotten, and their names.
+    """The actors, of which those that frames look past are gone, and their names.
 
     Where an actor was told to be, it stays.
     """
     left = []
     for number in range(known):
         actor = actors[number]
-        told = actor.behaviour in (Behaviour.PATH, Behaviour.FORGET)
+        told = actor.gone or actor.behaviour in (Behaviour.PATH, Behaviour.FORGET)
         if number not in matched and not told and contradicted(actor, look):
-            actors[number] = actor.directed(Behaviour.FORGET)
+            actors[number] = dataclasses.replace(actor, gone=True)
             left.append(actor.name)
     return actors, tuple(left)
 

@@ -21,6 +21,9 @@ MAX_ACTORS: Final = 1000
 
 MAX_NAME: Final = 200
 
+_MEASURED: Final = 100_000
+"""About so many points tell an actor's size."""
+
 _OUTLIERS: Final = 0.01
 """Share of the points at either end that an actor's size leaves out."""
 
@@ -38,6 +41,8 @@ class Actor:
         behaviour: Where it is when nobody looks.
         path: Where it was told to be; needed for `Behaviour.PATH`.
         ids: Numbers that a tracker gave it.
+        gone: It was not where it was remembered: until it is seen again it is nowhere, unless a
+            path says where it is.
 
     Raises:
         ValueRangeError: It has no name or no points, holds actors itself, or has no path where it
@@ -50,6 +55,7 @@ class Actor:
     behaviour: Behaviour = Behaviour.STAY
     path: Track | None = None
     ids: tuple[int, ...] = ()
+    gone: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "behaviour", Behaviour(self.behaviour))
@@ -86,6 +92,7 @@ class Actor:
     def size(self) -> tuple[float, float, float]:
         """Width, height above the ground and length in scene units, a few stray points left out."""
         points = torch.cat([block.points for block in self.cache.blocks]).double().cpu()
+        points = points[:: max(1, len(points) // _MEASURED)]
         ends = torch.tensor([_OUTLIERS, 1 - _OUTLIERS], dtype=torch.float64)
         low, high = torch.quantile(points, ends, dim=0)
         return float(high[0] - low[0]), float(-low[1]), float(high[2] - low[2])
@@ -106,11 +113,11 @@ class Actor:
         if self.behaviour is Behaviour.PATH and self.path is not None:
             track = self.path
             places = track.at(frames)
-        elif self.behaviour is Behaviour.GO_ON:
+        elif self.behaviour is Behaviour.GO_ON and not self.gone:
             places = track.going_on(frames)
         else:
             places = track.at(frames)
-            if self.behaviour is Behaviour.FORGET:
+            if self.behaviour is Behaviour.FORGET or self.gone:
                 shown = track.seen_at(frames)
         return shown, track.poses(*places)
 

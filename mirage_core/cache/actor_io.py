@@ -62,6 +62,7 @@ def actor_entries(actors: Sequence[Actor]) -> list[dict[str, Any]]:
             "blocks": len(actor.cache.blocks),
             "points": len(actor),
             "path": actor.path is not None,
+            "gone": actor.gone,
         }
         for actor in actors
     ]
@@ -98,6 +99,7 @@ class _Described(NamedTuple):
     blocks: int
     points: int
     path: bool
+    gone: bool
 
 
 def _actor(
@@ -113,6 +115,7 @@ def _actor(
             told.behaviour,
             _track(tensors, f"{prefix}.path") if told.path else None,
             told.ids,
+            told.gone,
         )
     except (ModelMismatchError, ShapeError, ValueRangeError, GeometryError) as error:
         raise _broken(str(error)) from error
@@ -127,14 +130,17 @@ def _described(entry: object) -> _Described:
         raise _broken(f"an entry of type {type(entry).__name__}")
     name, behaviour, ids = (entry.get(key) for key in ("name", "behaviour", "ids"))
     blocks, points, path = (entry.get(key) for key in ("blocks", "points", "path"))
+    gone = entry.get("gone")
     known = [one.value for one in Behaviour]
     if not isinstance(name, str) or behaviour not in known or not isinstance(path, bool):
         raise _broken(f"name {name!r:.80}, behaviour {behaviour!r:.80}, path {path!r:.80}")
+    if not isinstance(gone, bool):
+        raise _broken(f"gone {gone!r:.80}")
     if not is_count(points) or not is_count(blocks) or blocks > MAX_BLOCKS:
         raise _broken("impossible counts")
     if not isinstance(ids, list) or len(ids) > MAX_IDS or not all(map(is_count, ids)):
         raise _broken("impossible numbers of a tracker")
-    return _Described(name, Behaviour(behaviour), tuple(ids), blocks, points, path)
+    return _Described(name, Behaviour(behaviour), tuple(ids), blocks, points, path, gone)
 
 
 def _track(tensors: dict[str, Tensor], prefix: str) -> Track:

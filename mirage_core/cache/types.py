@@ -244,7 +244,8 @@ class LatentCache:
     @property
     def nbytes(self) -> int:
         """Bytes held by all blocks and actors."""
-        return sum(part.nbytes for part in (*self.blocks, *self.actors))
+        still = sum(block.nbytes for block in self.blocks)
+        return still + sum(actor.nbytes for actor in self.actors)
 
     @property
     def device(self) -> torch.device:
@@ -328,6 +329,6 @@ class LatentCache:
             digest.update(f"{tuple(raw.shape)}{raw.dtype}".encode())
             digest.update(raw.view(torch.uint8).numpy().tobytes() if raw.numel() else b"")
         for actor in self.actors:
-            own = f"{actor.name}|{actor.behaviour.value}|{actor.ids}|{actor.path is None}"
+            own = (actor.name, actor.behaviour.value, actor.ids, actor.path is None, actor.gone)
             digest.update(f"{own}|{actor.cache.fingerprint()}".encode())
         return digest.hexdigest()

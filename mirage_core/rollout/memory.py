@@ -16,6 +16,8 @@ from ..cache.build import observe
 from ..cache.types import LatentCache
 from ..constants import TEMPORAL_STRIDE
 from ..geometry.frame_geometry import FrameGeometry
+from ..geometry.masks import grow
+from ..readout.readout import read
 from ..writing.consistency import remove_points
 from ..writing.policy import write
 from .chunk_geometry import Masks, chunk_geometry
@@ -25,6 +27,9 @@ from .state import RolloutState
 
 TRACKED: Final = "The tracks of moving things"
 """How errors call the mask of what goes to actors."""
+
+CAST: Final = "The places of the actors"
+"""How errors call the mask of where the memory's actors are."""
 
 
 def begin_memory(
@@ -133,6 +138,8 @@ def write_chunk(
     if tracks is not None:
         tracks = expect_frames(tracks, state.chunk.latent_frames, TEMPORAL_STRIDE)
         masks = {**(masks or {}), TRACKED: tracks.moving}
+    if state.cache.actors:
+        masks = {**(masks or {}), CAST: _places(state)}
     prepared = prepare_observation(
         state, latents, frames, geometry, settings, encode=encode, masks=masks, scaled=scaled
     )
@@ -144,6 +151,9 @@ def write_chunk(
     if tracks is None:
         return WrittenChunk(cache, prepared)
     look, tracks = _look(state, geometry, prepared, tracks)
+    if len(look.frames) == 0:
+        note = "the depth of every frame was refused: nothing was learned of them"
+        return WrittenChunk(cache, prepared, CastReport(notes=(note,)))
     recast = update_actors(cache, look, tracks, cast)
     return WrittenChunk(recast.cache, prepared, recast.report)
 
@@ -151,13 +161,36 @@ def write_chunk(
 def _look(
     state: RolloutState, geometry: FrameGeometry, prepared: PreparedObservation, tracks: Tracks
 ) -> tuple[Look, Tracks]:
-    """The chunk's new frames as actors are made from them, and their tracks."""
+    """The chunk's new frames that agree with the memory, as actors are made from them."""
     seen, alignment = prepared.observation, prepared.report.alignment
     if alignment is None:
         own = chunk_geometry(state, geometry, check_cameras=False)
+        trusted: tuple[bool, ...] = (True,) * len(own.frames)
     else:
-        own = alignment.geometry
-    count = len(own.frames)
-    rows = list(range(count - len(seen.frames), count))
-    frames = own.frames.select(rows)
-    return Look(seen.tokens, frames, seen.world_to_camera, seen.frames), tracks.select(rows)
+        own, trusted = alignment.geometry, alignment.trusted
+    first = len(own.frames) - len(seen.frames)
+    chosen = [row for row in range(len(seen.frames)) if trusted[first + row]]
+    rows = [first + row for row in chosen]
+    look = Look(
+        seen.tokens[:, chosen],
+        own.frames.select(rows),
+        seen.world_to_camera[chosen],
+        seen.frames[chosen],
+    )
+    return look, tracks.select(rows)
+
+
+def _places(state: RolloutState) -> Tensor:
+    """(T, h, w) bool, where the memory's actors are in the chunk, and a cell around them.
+
+    What a model makes of them is no part of the set, whether anything tracks it or not.
+    """
+    height, width = state.grid
+    shown = read(state.cache, state.frame_cameras).actor
+    if shown is None:
+        return torch.zeros(state.chunk.latent_frames, height, width, dtype=torch.bool)
+    moving = grow((shown >= 0).float(), 1) > 0
+    if bool(moving.all()):
+        # A close-up of an actor is no mask that was given inverted, which is refused.
+        moving[0, 0, 0] = False
+    return moving

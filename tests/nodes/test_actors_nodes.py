@@ -60,7 +60,7 @@ class Studio:
             picture, geometry, changes.pop("mask", mask), self.vae, cache, name, **changes
         ).args
 
-    def placed(self, cache: Any, path: str, behaviour: str = "path", height: float = 0.6) -> Any:
+    def placed(self, cache: Any, path: str, behaviour: str = "path", height: float = 1.1) -> Any:
         actor, _ = self.actor(cache)
         return self.nodes.MiragePlaceActor.execute(
             cache, actor, behaviour, height, path, 24.0
@@ -73,14 +73,15 @@ def studio(pack: ModuleType) -> Studio:
         return Studio(pack)
 
 
-WAY = json.dumps([{"frame": 0, "place": [-0.5, 1.6]}, {"frame": 8, "place": [0.5, 1.6]}])
+# On the room's floor, which lies below the picture where the camera stands.
+WAY = json.dumps([{"frame": 0, "place": [-0.9, 2.6]}, {"frame": 8, "place": [0.9, 2.6]}])
 
 
 @pytest.mark.parametrize("what", ["tokens", "colours"])
 def test_an_actor_is_directed_along_a_path(studio: Studio, what: str) -> None:
     """A photograph of a figure walks through the room from left to right."""
     cache, report = studio.placed(studio.memory(what=what), WAY)
-    assert "0.60 high" in report
+    assert "1.10 high" in report
     render = studio.module("nodes.render").MirageRender
     images, holes, _, actors = render.execute(
         holes="smooth", cache=cache, trajectory=studio.path

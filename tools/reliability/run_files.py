@@ -14,7 +14,9 @@ import torch
 from safetensors import safe_open
 
 import tiny_training
+from mirage_core.cache.actor import Actor
 from mirage_core.cache.io import load_cache, save_cache
+from mirage_core.cache.track import Behaviour, Track
 from mirage_core.cache.types import CacheBlock, LatentCache
 from mirage_core.codecs.dct import DctCodec
 from mirage_core.digests import PREFIX
@@ -97,7 +99,13 @@ def _memory() -> LatentCache:
 
 def _memories(folder: Path) -> list[Path]:
     cache = _memory()
-    files = [save_cache(folder / "a", cache), save_cache(folder / "b", cache.to("cpu", torch.int8))]
+    way = Track(torch.tensor([0, 4]), torch.eye(2, 3), torch.zeros(2))
+    moving = Actor("dog", cache, way, Behaviour.PATH, way, (3,))
+    files = [
+        save_cache(folder / "a", cache),
+        save_cache(folder / "b", cache.to("cpu", torch.int8)),
+        save_cache(folder / "c", cache.with_actors([moving])),
+    ]
     unseal(*files)
     return files
 

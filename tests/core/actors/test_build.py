@@ -202,5 +202,7 @@ def test_masks_and_frames_have_to_fit(make) -> None:
     hall = walk(make)
     with pytest.raises(ShapeError, match="different numbers of frames"):
         on_depth(hall.numbers[:3] == 1, hall.geometry)
+    with pytest.raises(ShapeError, match="different crops"):
+        on_depth(torch.zeros(7, 64, 64), hall.geometry)
     with pytest.raises(ShapeError, match="different numbers of frames"):
         dataclasses.replace(hall.look, geometry=hall.geometry.select([0]))

@@ -84,6 +84,22 @@ def test_a_path_that_is_none(text: str) -> None:
         parse_path(text, GROUND, 24.0)
 
 
+def test_what_was_seen_from_one_side_keeps_facing_as_it_did(person, scene, make) -> None:
+    text = '[{"frame": 0, "place": [-1, 4]}, {"frame": 40, "place": [1, 4]}]'
+    placed = place_actor(scene, person, behaviour=Behaviour.PATH, path=text)
+    (actor,) = placed.cache.actors
+    assert actor.path.headings.tolist() == [float(person.track.headings[0])] * 2
+    assert any("seen from one side" in note for note in placed.notes)
+    told = text.replace("[-1, 4]", '[-1, 4], "heading": 0')
+    (turned,) = place_actor(scene, person, behaviour=Behaviour.PATH, path=told).cache.actors
+    assert float(turned.path.headings[0]) == 0
+    hall = Hall.of(make, [[Box(-0.9 + 0.3 * n, 3.5)] for n in range(7)])
+    mask = on_depth(hall.numbers == 1, hall.geometry)
+    many = make_actor("box", hall.look, mask, hall.memory, ground_of(hall.memory)).actor
+    (ahead,) = place_actor(scene, many, behaviour=Behaviour.PATH, path=text).cache.actors
+    assert ahead.path.headings.tolist() == pytest.approx([math.pi / 2] * 2, abs=1e-6)
+
+
 def test_directed_along_a_path(person, scene) -> None:
     text = '[{"frame": 0, "place": [-1, 4]}, {"frame": 40, "place": [1, 4]}]'
     (actor,) = place_actor(scene, person, behaviour=Behaviour.PATH, path=text).cache.actors
@@ -122,3 +138,7 @@ def test_a_scene_without_a_floor(person) -> None:
     placed = place_actor(nothing, person)
     assert any("no floor found" in note for note in placed.notes)
     assert placed.cache.actors[0].pose(0) is not None
+    # Its own feet say how far below the camera it stands.
+    text = '[{"frame": 0, "place": [1, 4]}]'
+    (there,) = place_actor(nothing, person, path=text).cache.actors
+    assert there.pose(0)[:3, 3].tolist() == pytest.approx([1.0, FLOOR, 4.0], abs=0.03)

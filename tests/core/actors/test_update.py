@@ -9,7 +9,12 @@ import torch
 
 from mirage_core.actors.recognise import assign
 from mirage_core.actors.tracks import Tracks, expect_frames, one_track
-from mirage_core.actors.update import CastConfig, contradicted, update_actors
+from mirage_core.actors.update import (
+    CastConfig,
+    _is_glimpse,
+    contradicted,
+    update_actors,
+)
 from mirage_core.cache.track import Behaviour
 from mirage_core.errors import ShapeError, ValueRangeError
 from tiny_actors import Box, Hall, actor, track
@@ -98,8 +103,14 @@ def test_what_left_for_good_is_told(make) -> None:
     again = update_actors(done.cache, empty.look, empty.tracks("two"))
     assert again.report.left == ("one",)
     assert "not where remembered" in again.report.describe()
-    assert again.cache.actors[0].behaviour is Behaviour.FORGET
-    assert again.cache.actors[1].behaviour is Behaviour.STAY
+    assert [one.gone for one in again.cache.actors] == [True, False]
+    assert again.cache.actors[0].pose(104) is None
+    # It comes back, and stays again where it is seen.
+    back = Hall.of(make, [[Box(-0.6, 3.5, colour=RED)]] * 3, first=200)
+    found = update_actors(again.cache, back.look, back.tracks("one"))
+    assert found.report.back == ("one",)
+    assert not found.cache.actors[0].gone
+    assert found.cache.actors[0].pose(400) is not None
 
 
 def test_what_is_hidden_or_out_of_view_has_not_left(make) -> None:
@@ -172,3 +183,26 @@ def test_tracks_of_all_frames_or_every_fourth() -> None:
     assert expect_frames(all_frames, 9, 4) is all_frames
     with pytest.raises(ShapeError, match="do not belong to this chunk"):
         expect_frames(all_frames, 4, 4)
+
+
+def test_a_glimpse_of_a_few_points_is_known_again(make) -> None:
+    """Four of two hundred points, all of one part of it, look plainer than the whole."""
+    whole = actor(make, track((0, 0.0, 0.0, 3.0)), "dog", count=200, codec="test")
+    (block,) = whole.cache.blocks
+    part = block.take((block.tokens[:, 0] - block.tokens.mean()).abs().argsort()[:4])
+    glimpse = dataclasses.replace(
+        whole, cache=dataclasses.replace(whole.cache, blocks=(part,)),
+        track=track((96, 0.5, 0.0, 3.0)),
+    )  # fmt: skip
+    assert assign([whole], [glimpse], False) == [0]
+
+
+def test_a_glimpse_of_nobody_in_particular_is_no_new_actor(make) -> None:
+    """A few points of other looks while one of its name is missing: that is told, and no more."""
+    way = track((0, 0.0, 0.0, 3.0))
+    dog = actor(make, way, "dog", codec="test")
+    few, many = (actor(make, way, "dog", count=n, seed=9, codec="test") for n in (4, 60))
+    assert _is_glimpse(few, [dog], set())
+    assert not _is_glimpse(few, [dog], {0})
+    assert not _is_glimpse(many, [dog], set())
+    assert not _is_glimpse(dataclasses.replace(few, name="cat"), [dog], set())

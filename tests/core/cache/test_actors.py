@@ -115,6 +115,16 @@ def test_what_goes_on_stays_on_its_ground(make) -> None:
     assert at(actor(make, falling, behaviour=Behaviour.GO_ON), 100)[1] == pytest.approx(0.4)
 
 
+def test_what_is_gone_is_nowhere_until_it_is_seen(make) -> None:
+    way = track((0, 0.0, 0.0, 3.0), (8, 0.8, 0.0, 3.0))
+    for behaviour in (Behaviour.STAY, Behaviour.GO_ON):
+        gone = dataclasses.replace(actor(make, way, behaviour=behaviour), gone=True)
+        assert gone.pose(4) is not None
+        assert gone.pose(20) is None
+    directed = dataclasses.replace(gone.directed(Behaviour.PATH, way), gone=True)
+    assert directed.pose(20) is not None
+
+
 def test_a_path_is_followed_at_all_times(make) -> None:
     way = track((0, 0.0, 0.0, 3.0), (8, 0.8, 0.0, 3.0))
     path = track((0, 5.0, 0.0, 3.0), (10, 5.0, 0.0, 8.0))
@@ -167,13 +177,13 @@ def cast(make) -> LatentCache:
     path = track((0, 0.0, 0.0, 1.0), (9, 0.0, 0.0, 4.0), heading=0.3)
     one = actor(make, track((0, 0.0, 0.0, 3.0)), "Hündin", ids=(3, 8))
     two = actor(make, track((4, 1.0, 0.0, 3.0)), "cat", behaviour=Behaviour.PATH, path=path)
-    return make.cache(600, 7).with_actors([one, two])
+    return make.cache(600, 7).with_actors([one, dataclasses.replace(two, gone=True)])
 
 
 def expect_equal_actors(one: LatentCache, other: LatentCache) -> None:
     assert len(one.actors) == len(other.actors)
     for a, b in zip(one.actors, other.actors, strict=True):
-        assert (a.name, a.behaviour, a.ids) == (b.name, b.behaviour, b.ids)
+        assert (a.name, a.behaviour, a.ids, a.gone) == (b.name, b.behaviour, b.ids, b.gone)
         assert a.cache.fingerprint() == b.cache.fingerprint()
         for mine, theirs in ((a.track, b.track), (a.path, b.path)):
             if mine is None or theirs is None:
@@ -209,11 +219,11 @@ def test_any_change_of_an_actor_changes_the_fingerprint(cast) -> None:
     prints = {cast.fingerprint()}
     for other in (
         dataclasses.replace(first, name="dog"), moved, first.directed(Behaviour.FORGET),
-        dataclasses.replace(first, ids=()), first.scaled(2),
+        dataclasses.replace(first, ids=()), first.scaled(2), dataclasses.replace(first, gone=True),
         first.directed(Behaviour.STAY, track((0, 0.0, 0.0, 0.0))),
     ):  # fmt: skip
         prints.add(cast.with_actors([other, *others]).fingerprint())
-    assert len(prints) == 7
+    assert len(prints) == 8
 
 
 @settings(max_examples=100)
@@ -261,7 +271,7 @@ def test_changed_bytes_give_a_memory_or_the_agreed_error(make, tmp_path_factory,
     [
         None, [], 7, {"name": 5}, {"behaviour": "fly"}, {"ids": "all"}, {"ids": [-1]},
         {"blocks": 2}, {"blocks": -1}, {"points": 59}, {"path": True}, {"path": 0}, {"name": ""},
-        {"blocks": 10**9},
+        {"blocks": 10**9}, {"gone": 0}, {"gone": None},
     ],
 )  # fmt: skip
 def test_a_header_that_describes_no_actor(make, tmp_path: Path, change) -> None:

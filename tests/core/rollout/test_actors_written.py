@@ -11,8 +11,10 @@ from mirage_core.actors.tracks import one_track
 from mirage_core.errors import ShapeError
 from mirage_core.geometry.align import AlignConfig
 from mirage_core.geometry.frame_geometry import FrameGeometry
+from mirage_core.readout.readout import read
 from mirage_core.rollout.memory import write_chunk
 from mirage_core.rollout.settings import MemorySettings
+from tiny_actors import actor, track
 
 
 def things(shot, state, every: int = 1):
@@ -72,3 +74,46 @@ def test_tracks_of_another_chunk(shot) -> None:
     parts, geometry, tracks = things(shot, state)
     with pytest.raises(ShapeError, match="tracks do not belong to this chunk"):
         write(shot, state, parts, geometry, tracks=tracks.select([0, 1]))
+
+
+def test_what_a_model_makes_of_an_actor_is_no_part_of_the_set(make, shot) -> None:
+    """Nothing tracks it: where the memory shows it, and a cell around, nothing is written."""
+    state = shot.begin(None)
+    parts, geometry, _ = things(shot, state)
+    way = track((0, 0.0, 0.6, 1.6))
+    cast = dataclasses.replace(
+        state, cache=state.cache.with_actors([actor(make, way, codec="test")])
+    )
+    seen = read(cast.cache, cast.frame_cameras).actor >= 0
+    assert bool(seen[1:].any())
+    written = write(shot, cast, parts, geometry)
+    alone = write(shot, state, parts, geometry)
+    assert bool(written.prepared.excluded[seen[1:]].all())
+    assert not bool(alone.prepared.excluded.any())
+    assert written.cast is None
+    assert written.cache.actors == cast.cache.actors
+
+
+def test_a_close_up_of_an_actor(make, shot) -> None:
+    """It fills every frame: nothing of the set is seen, and nobody is told to turn a mask."""
+    state = shot.begin(None)
+    parts, geometry, _ = things(shot, state)
+    way = track((0, 0.0, 0.5, 0.35), (32, 0.96, 0.5, 0.35))
+    near = actor(make, way, count=4000, codec="test")
+    cast = dataclasses.replace(state, cache=state.cache.with_actors([near]))
+    written = write(shot, cast, parts, geometry)
+    assert float(written.prepared.excluded.float().mean()) > 0.9
+
+
+def test_frames_whose_depth_is_refused_tell_nothing_of_actors(shot) -> None:
+    state = shot.begin(None)
+    parts, geometry, tracks = things(shot, state)
+    wrong = dataclasses.replace(
+        geometry, depth=torch.rand(geometry.depth.shape, generator=torch.Generator()) * 50 + 0.5
+    )
+    written = write(shot, state, parts, wrong, MemorySettings(), tracks=tracks)
+    if not any(written.report.alignment.trusted):
+        assert not written.cache.actors
+        assert "refused" in written.cast.describe()
+    else:
+        pytest.fail("the alignment took noise for depth")
