@@ -110,7 +110,8 @@ def test_a_run_that_is_killed_again_and_again(place: Path, whole: Path) -> None:
             arguments, env=environment, text=True, stderr=subprocess.PIPE, cwd=place
         ) as process:
             lines = rng.randint(2, 4) if attempt < KILLS else STEPS
-            for number, _ in enumerate(process.stderr, start=1):
+            steps = (line for line in process.stderr if line.startswith("step "))
+            for number, _ in enumerate(steps, start=1):
                 if number == lines and attempt < KILLS:
                     if attempt % 2:
                         wait_for_a_checkpoint(process, out)
