@@ -107,6 +107,11 @@ def find_depth_model(name: str, kinds: Sequence[Kind] = tuple(Kind)) -> DepthMod
     return min(found, key=lambda model: kinds.index(model.kind))
 
 
+def has_depth_model(kind: Kind) -> bool:
+    """Whether there is a file of a family."""
+    return any(model is not None and model.kind is kind for model in map(_model_of, depth_files()))
+
+
 def _missing(got: str, files: list[str]) -> ModelMismatchError:
     there = f"; there {'is' if len(files) == 1 else 'are'} {', '.join(files[:5])}" if files else ""
     return ModelMismatchError(

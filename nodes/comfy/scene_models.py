@@ -16,7 +16,15 @@ from torch import Tensor
 
 from ...mirage_core.conditioning.entities import QUESTION, detection_prompt, noun_phrases
 from ...mirage_core.errors import ModelMismatchError
-from .depth_models import AUTO, DepthModel, Kind, depth_files, find_depth_model, load_depth_model
+from .depth_models import (
+    AUTO,
+    DepthModel,
+    Kind,
+    depth_files,
+    find_depth_model,
+    has_depth_model,
+    load_depth_model,
+)
 
 NONE = "none"
 """Choice of no model."""
@@ -113,12 +121,9 @@ def choose_depth(depth: str, moge_file: str, da3_file: str) -> DepthModel | None
     for kind in DEPTHS[depth]:
         if named[kind] in there:
             return _of_kind(find_depth_model(named[kind]), kind)
-    try:
-        return find_depth_model(AUTO, DEPTHS[depth])
-    except ModelMismatchError:
-        if depth == AUTO:
-            return None
-        raise
+        if depth != AUTO or has_depth_model(kind):
+            return find_depth_model(AUTO, (kind,))
+    return None
 
 
 def _of_kind(model: DepthModel, kind: Kind) -> DepthModel:
@@ -202,7 +207,23 @@ def _load_moving(files: MovingFiles) -> MovingModels:
             embedding_directory=embeddings,
             clip_type=comfy.sd.CLIPType.STABLE_DIFFUSION,
         )
+        _expect_writing(language, files.language)
     return MovingModels(files, language, segmenter, words)
+
+
+def _expect_writing(clip: Any, name: str) -> None:  # noqa: ANN401
+    """Raise `ModelMismatchError` unless a text encoder can write an answer."""
+    model = clip.cond_stage_model
+    inner = getattr(model, getattr(model, "clip", ""), model)
+    if hasattr(getattr(inner, "transformer", None), "generate"):
+        return
+    raise ModelMismatchError(
+        f"{name} does not say what moves in pictures",
+        got=f"{type(model).__name__}, which writes no text",
+        expected="Qwen3-VL",
+        fix=f"Put {_FROM[LANGUAGE_FOLDER]} into models/{LANGUAGE_FOLDER} and choose it, or set "
+        "language_model = none and write into names what moves",
+    )
 
 
 def find_moving(models: MovingModels, frames: Tensor) -> tuple[Tensor, str]:
