@@ -96,7 +96,8 @@ def test_changed_widgets_of_the_loop_reach_the_nodes_inside(page: Page, path: Pa
     page.evaluate(SET_WIDGETS, {"steps": 7, "cfg": 2.5})
     prompt = page.evaluate(PROMPT)
     (sampler,) = [part["inputs"] for part in prompt.values() if part["class_type"] == "KSampler"]
-    assert (sampler["steps"], sampler["cfg"]) == (7, 2.5)
+    switch = prompt[sampler["steps"][0]]["inputs"]
+    assert (switch["steps"], switch["cfg"], switch["few_steps"]) == (7, 2.5, "off")
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

@@ -167,12 +167,12 @@ def test_settings_are_those_of_the_model_s_makers(object_info: dict[str, Any]) -
     }
     for name, settings in wanted.items():
         prompt = flatten(shipped(name), object_info)
-        sampler, scale, plan = (
+        switch, scale, plan = (
             prompt[only(prompt, kind)]["inputs"]
-            for kind in ("KSampler", "ImageScale", "MirageRolloutStart")
+            for kind in ("MirageFewSteps", "ImageScale", "MirageRolloutStart")
         )
         found = (
-            sampler["steps"], sampler["cfg"],
+            switch["steps"], switch["cfg"],
             prompt[only(prompt, "ModelSamplingSD3")]["inputs"]["shift"],
             (scale["width"], scale["height"]),
             tuple(plan[f"{part}_frames"] for part in ("first_chunk", "chunk", "overlap")),

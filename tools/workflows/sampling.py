@@ -217,7 +217,7 @@ def _loaders(note: str) -> dict[int, Node]:
         ),
         3: Node("CLIPLoader", (0, 150), text, (330, 106), file=TEXT_ENCODER),
         4: Node("VAELoader", (0, 325), {"vae_name": VAE.name}, (330, 58), file=VAE),
-        5: scene_models_node((0, 840)),
+        5: scene_models_node((0, 900)),
         7: Node("ModelSamplingSD3", (0, 740), {"model": Out(2), "shift": 5.0}, (330, 58)),
     }
 

@@ -157,7 +157,7 @@ def _loaders() -> dict[int, Node]:
         2: Node("UNETLoader", (0, 0), model, (330, 82), file=VACE_MODEL),
         3: Node("CLIPLoader", (0, 150), text, (330, 106), file=TEXT_ENCODER),
         4: Node("VAELoader", (0, 325), {"vae_name": VAE21.name}, (330, 58), file=VAE21),
-        5: scene_models_node((0, 840)),
+        5: scene_models_node((0, 900)),
         7: Node("ModelSamplingSD3", (0, 700), shift, (330, 58)),
     }
 
