@@ -179,6 +179,7 @@ def test_settings_are_those_of_the_model_s_makers(object_info: dict[str, Any]) -
             prompt[only(prompt, "MirageTrajectory")]["inputs"]["frames"],
         )  # fmt: skip
         assert found == settings, name
+        sampler = prompt[only(prompt, "KSampler")]["inputs"]
         assert (sampler["sampler_name"], sampler["scheduler"]) == ("uni_pc", "simple")
     prompt = json.dumps(flatten(shipped("spatia"), object_info))
     assert "4K, realistic, high quality, HDR." in prompt
