@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -112,7 +112,7 @@ class MirageInpaintConditioning(io.ComfyNode):
         if rate:
             logger.warning("Mirage Inpaint Conditioning: %s", rate)
             show_text(rate, cls.hidden.unique_id)
-        shown = {"text": (rate,)} if rate else None
+        shown: dict[str, Any] = {"text": (rate,)} if rate else {}
         if first is None:
             latent = empty_latent(planes)
             return io.NodeOutput(told(positive, planes), told(negative, planes), latent, ui=shown)

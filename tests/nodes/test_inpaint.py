@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import logging
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,6 +102,28 @@ def test_pictures_are_encoded_as_one_video_with_grey_holes(clip: Clip) -> None:
     assert 0 < float(mask.mean()) < 1
     assert latent["samples"].shape == image.shape
     assert torch.equal(clip.images, before[0]) and torch.equal(clip.holes, before[1])
+
+
+@pytest.mark.parametrize("fps", [16.0, 24.0])
+def test_another_frame_rate_than_the_model_s_is_told(
+    kit: Kit, caplog: pytest.LogCaptureFixture, fps: float
+) -> None:
+    readout = kit.readout()
+    path = dataclasses.replace(readout.trajectory, fps=fps)
+    node = type(
+        "Placed", (kit.nodes.MirageInpaintConditioning,),
+        {"hidden": SimpleNamespace(unique_id="1")},
+    )  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        told = node.execute(
+            conditioning(1), conditioning(2), readout=dataclasses.replace(readout, trajectory=path)
+        ).ui
+    if fps == 24:
+        assert not told and "frames per second" not in caplog.text
+    else:
+        (text,) = told["text"]
+        assert "has 16 frames per second" in text and "fps = 24 in Mirage Rollout Start" in text
+        assert text in caplog.text
 
 
 @pytest.mark.parametrize("source", ["readout", "pictures"])
