@@ -179,7 +179,7 @@ INPAINT_LOOP = Subgraph(
 def _shot() -> dict[int, Node]:
     name = "fun_inpaint"
     models = {
-        1: Node(NOTE, (-560, 0), {"text": SHOT_NOTE}, (500, 600), title="Read me"),
+        1: Node(NOTE, (-560, 0), {"text": SHOT_NOTE}, (500, 860), title="Read me"),
         4: Node("VAELoader", (0, 0), {"vae_name": VAE.name}, (330, 58), file=VAE),
         5: scene_models_node((0, 130)),
     }

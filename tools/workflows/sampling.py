@@ -211,7 +211,7 @@ FREE_LOOP = chunk_loop(
 def _loaders(note: str) -> dict[int, Node]:
     text = {"clip_name": TEXT_ENCODER.name, "type": "wan"}
     return {
-        1: Node(NOTE, (-560, 0), {"text": note}, (500, 460), title="Read me"),
+        1: Node(NOTE, (-560, 0), {"text": note}, (500, 800), title="Read me"),
         2: Node(
             "UNETLoader", (0, 0), {"unet_name": VIDEO_MODEL.name}, (330, 82), file=VIDEO_MODEL
         ),

@@ -87,7 +87,7 @@ SPATIA_LOOP = _with_later_lora(
 
 def _shot() -> dict[int, Node]:
     nodes = whole_shot(SPATIA_LOOP, "spatia", NOTE_TEXT)
-    nodes[1].size = (500, 760)
+    nodes[1].size = (500, 1080)
     nodes[6].inputs |= {"branch_name": SPATIA_BRANCH.name, "format": "spatia"}
     nodes[6].file = SPATIA_BRANCH
     nodes[9].inputs |= dict(zip(("width", "height"), SIZE, strict=True))

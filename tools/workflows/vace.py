@@ -153,7 +153,7 @@ def _loaders() -> dict[int, Node]:
     text = {"clip_name": TEXT_ENCODER.name, "type": "wan"}
     model, shift = {"unet_name": VACE_MODEL.name}, {"model": Out(2), "shift": 8.0}
     return {
-        1: Node(NOTE, (-560, 0), {"text": NOTE_TEXT}, (500, 620), title="Read me"),
+        1: Node(NOTE, (-560, 0), {"text": NOTE_TEXT}, (500, 1000), title="Read me"),
         2: Node("UNETLoader", (0, 0), model, (330, 82), file=VACE_MODEL),
         3: Node("CLIPLoader", (0, 150), text, (330, 106), file=TEXT_ENCODER),
         4: Node("VAELoader", (0, 325), {"vae_name": VAE21.name}, (330, 58), file=VAE21),
