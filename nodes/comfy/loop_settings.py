@@ -17,6 +17,7 @@ from ...mirage_core.rollout.state import RolloutState
 from ...mirage_core.trajectories.lens import PICTURE
 from .loop_body import Boxed, Node, ancestors, close_of, descendants
 from .named_files import named_files
+from .scene_models import taken_files
 
 _LENGTHS = ChunkLengths()
 _PLAIN: dict[str, dict[str, Any]] = {
@@ -40,11 +41,14 @@ output of Mirage Embedded Shot it is."""
 
 
 def what_counts(node: Node) -> Node:
-    """A node without the inputs that only say where a shot is saved.
+    """A node without the inputs that only say where a shot is saved, and with what they stand for.
 
     Defaults of later inputs are left out as well: prompts of saved shots may lack them, and the
     browser fills them in.
     """
+    if node["class_type"] == "MirageSceneModels":
+        # What auto stands for: a file that came since is another one.
+        return node | {"inputs": node["inputs"] | taken_files(node["inputs"])}
     plain = _PLAIN.get(node["class_type"])
     if plain is None:
         return node

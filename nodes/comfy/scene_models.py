@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,6 +159,31 @@ def choose_moving(segmenter: str, language: str, names: str, most: int) -> Movin
     if asked is None and (not named or language not in (AUTO, NONE)):
         raise _missing(LANGUAGE_FOLDER, language, "nothing tells what moves")
     return MovingFiles(found, asked, names, most)
+
+
+def taken_files(inputs: Mapping[str, Any]) -> dict[str, str]:
+    """The files that Mirage Scene Models takes, by what for; what cannot be told is left out.
+
+    Args:
+        inputs: Of the node in a prompt; links stand for values that are not known.
+    """
+    found: dict[str, str] = {}
+    given = {name: value for name, value in inputs.items() if isinstance(value, (str, int))}
+    try:
+        depth = choose_depth(
+            given["depth"], given["moge_file"], given["depth_anything_file"]
+        )
+        if depth is not None:
+            found["depth file"] = depth.name
+        if given["moving_things"]:
+            moving = choose_moving(
+                given["segmenter"], given["language_model"], given["names"], given["most"]
+            )
+            found |= {"segmenter file": moving.segmenter, "language file": moving.language or ""}
+    except (KeyError, ModelMismatchError):
+        # The node itself says what is missing, should it ever run.
+        return found
+    return found
 
 
 def _file(folder: str, name: str) -> str | None:

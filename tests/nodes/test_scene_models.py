@@ -172,3 +172,19 @@ def test_missing_files_are_told_when_queued(
     assert node.validate_inputs(**given) is True
     told = node.validate_inputs(**given | {"moving_things": True} | changes)
     assert words in told
+
+
+def test_a_shot_counts_the_file_that_auto_stands_for(
+    pack: ModuleType, estimators: Path, tmp_path: Path
+) -> None:
+    """Depth Anything put beside MoGe between two chunks is another shot, and not a mix."""
+    settings = module(pack, "nodes.comfy.loop_settings")
+    node = {"class_type": "MirageSceneModels", "inputs": dict(SETTINGS)}
+    assert settings.what_counts(node)["inputs"]["depth file"] == "b_da3.safetensors"
+    hidden = (estimators / "b_da3.safetensors").rename(tmp_path / "b_da3.safetensors")
+    try:
+        assert settings.what_counts(node)["inputs"]["depth file"] == "a_moge.safetensors"
+    finally:
+        hidden.rename(estimators / "b_da3.safetensors")
+    linked = node | {"inputs": node["inputs"] | {"depth": ["1", 0], "moving_things": True}}
+    assert settings.what_counts(linked)["inputs"] == linked["inputs"]
