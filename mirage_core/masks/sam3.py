@@ -180,21 +180,26 @@ def load_sam3(
             "(--language-model)",
         )
     try:
-        import transformers
+        from transformers import (
+            AutoModelForImageTextToText,
+            AutoProcessor,
+            Sam3VideoModel,
+            Sam3VideoProcessor,
+        )
     except ImportError as error:
         raise ModelMismatchError(
-            "SAM3 needs transformers", got=str(error), fix="Run pip install transformers"
+            "SAM3 needs transformers 5", got=str(error), fix="Run pip install -U transformers"
         ) from error
     device = torch.device(device)
     waiting = device if rest is None else torch.device(rest)
     network, processor = _load(
-        folder, transformers.Sam3VideoModel, transformers.Sam3VideoProcessor, dtype,
+        folder, Sam3VideoModel, Sam3VideoProcessor, dtype,
         "SAM3 for videos, such as a copy of facebook/sam3",
     )  # fmt: skip
     namer = None
     if language is not None:
         asked, prepared = _load(
-            language, transformers.AutoModelForImageTextToText, transformers.AutoProcessor, dtype,
+            language, AutoModelForImageTextToText, AutoProcessor, dtype,
             "a language model that sees pictures, such as a copy of Qwen3-VL-8B-Instruct",
         )  # fmt: skip
         namer = PictureNamer(asked.to(waiting), prepared, device, waiting)

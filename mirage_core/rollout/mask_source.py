@@ -13,9 +13,16 @@ from torch import Tensor
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.masks import grow, with_mask
 from ..geometry.trajectory import Trajectory
+from ..log import logger
 from ..masks.folder import FolderMasks
 from ..masks.types import FrameMasks, MaskProvider
 from .chunk_geometry import DYNAMIC, SKY, Masks
+
+
+def _tell(found: FrameMasks) -> None:
+    names = ", ".join(dict.fromkeys(track.name for track in found.tracks if track.name))
+    share = float(found.moving.float().mean())
+    logger.info("moving: %s, %.1f %% of the pixels", names or "not named", 100 * share)
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class ProvidedMasks:
         # Which frames of the shot these are only the loop knows: it cuts them out of a whole one.
         known = isinstance(self.provider, FolderMasks)
         found = self._shot if known else self.provider(frames, range(len(frames)))
+        if not known:
+            _tell(found)
         return {DYNAMIC: found.moving, SKY: found.sky}
 
     @cached_property
@@ -52,6 +61,7 @@ class ProvidedMasks:
             geometry: Its depth; further frames of a whole shot stay as they are.
         """
         found = self.provider(picture[None], (0,))
+        _tell(found)
         marked = found.moving if found.sky is None else found.moving | found.sky
         size = (int(picture.shape[0]), int(picture.shape[1]))
         # As in the loop: masks grow in pixels of the pictures, whatever their own size is.
