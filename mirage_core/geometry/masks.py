@@ -119,8 +119,7 @@ def with_mask(
 
     Args:
         geometry: Depth of F frames.
-        mask: (M, H, W) bool or numbers, masked above one half; M is 1 or F. None
-            changes nothing, and neither does a mask without a mark.
+        mask: (M, H, W) bool or numbers, masked above one half; M is 1 or F. None changes nothing.
         picture: (H, W) of the pictures, where they are known; the mask shows the crop of these,
             or of the depth, in any resolution.
         name: How errors call the mask.
@@ -142,8 +141,6 @@ def with_mask(
     sizes = [geometry.size] if picture is None else [picture, geometry.size]
     marked = _marked(name, mask, sizes)
     hidden = F.adaptive_max_pool2d(marked[:, None], geometry.size)[:, 0] > 0
-    if not bool(hidden.any()):
-        return geometry
     hidden = hidden.expand(len(geometry), -1, -1).to(geometry.depth.device)
     own = geometry.exclude
     return dataclasses.replace(geometry, exclude=hidden if own is None else hidden | (own > MASKED))

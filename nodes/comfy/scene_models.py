@@ -168,11 +168,10 @@ def taken_files(inputs: Mapping[str, Any]) -> dict[str, str]:
         inputs: Of the node in a prompt; links stand for values that are not known.
     """
     found: dict[str, str] = {}
-    given = {name: value for name, value in inputs.items() if isinstance(value, (str, int))}
+    known = {name: value for name, value in inputs.items() if isinstance(value, (str, int))}
+    given: dict[str, Any] = known
     try:
-        depth = choose_depth(
-            given["depth"], given["moge_file"], given["depth_anything_file"]
-        )
+        depth = choose_depth(given["depth"], given["moge_file"], given["depth_anything_file"])
         if depth is not None:
             found["depth file"] = depth.name
         if given["moving_things"]:
