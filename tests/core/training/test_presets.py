@@ -57,9 +57,12 @@ def test_a_run_does_not_go_on_with_another_preset(tmp_path: Path) -> None:
         other.expect_same(TrainingSettings.load(tmp_path / SETTINGS))
 
 
-def test_what_presets_are_not(tmp_path: Path) -> None:
-    with pytest.raises(ValueRangeError, match="paper-stage-one, paper-stage-two, from-spatia"):
+def test_what_presets_are_not(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
         given("--preset", "best")
+    assert "from-spatia" in capsys.readouterr().err
+    with pytest.raises(ValueRangeError, match="paper-stage-one, paper-stage-two, from-spatia"):
+        TrainingSettings(preset="best")
     path = TrainingSettings().save(tmp_path)
     with pytest.raises(ValueRangeError, match="a file or with a preset"):
         given("--settings", str(path), "--preset", "from-spatia")
