@@ -148,7 +148,7 @@ def told(report: Report) -> str:
     lines = [f"{report.task}, {len(report.items)} measured, {len(report.skipped)} skipped"]
     for way, found in report.summary().items():
         values = [
-            f"{column.heading} {cell(found[column.name], column.digits)}"
+            f"{column.heading} {cell(found[column.name], column.digits, len(report.items))}"
             for column in report.columns
             if column.name in found
         ]
