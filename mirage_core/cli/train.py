@@ -9,10 +9,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ..errors import MirageError, ResumeError, ValueRangeError
+from ..validate import expect_range
 from .inputs import add_branch_format, parse_path, parse_size
 
 RUN: Final = "run.toml"
 """File in a run's folder that holds all of its options."""
+
+MAX_CARD: Final = 1 << 20
+"""GiB; far more than any card has."""
 
 TINY_DEFAULT: Final = "width=256,heads=2,ffn=1024,layers=6,text=64"
 
@@ -198,6 +202,8 @@ def _plan(arguments: argparse.Namespace, settings: Any) -> int:
     from .train_parts import plan
 
     arguments.plan = 1 if arguments.plan is None else arguments.plan
+    if arguments.card is not None:
+        expect_range("The memory of a card in GiB", arguments.card, 1, MAX_CARD)
     sys.stdout.write(f"{plan(arguments, settings)}\n")
     if arguments.card is not None:
         sys.stdout.write(f"{describe_card(arguments, settings)}\n")

@@ -71,3 +71,11 @@ def test_a_card_is_a_number_of_gibibytes(tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--card", "big"])
     assert "--card" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["0", "-24", "nan", "inf"])
+def test_cards_that_there_are_none_of(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", f"--card={size}", "--new-transformer", SIZES]) == 2
+    said = capsys.readouterr()
+    assert "memory of a card in GiB is out of range" in said.err
+    assert not said.out
