@@ -181,8 +181,10 @@ def parse_sizes(text: str) -> dict[str, int]:
 
 def plan(arguments: argparse.Namespace, settings: TrainingSettings) -> str:
     """What each of ``--plan`` devices would hold, and what the run would cost, as text."""
-    table = describe_plan(planned(arguments, settings, arguments.plan_size))
-    flops = flops_of_step(_planned_model(arguments, settings), settings, arguments.plan_size)
+    model = _planned_model(arguments, settings)
+    # This gives the model the branch of its stage, whose work counts as well.
+    table = describe_plan(plan_memory(model, settings, arguments.plan, arguments.plan_size))
+    flops = flops_of_step(model, settings, arguments.plan_size)
     return f"{table}\n{describe_cost(flops, settings.steps, arguments.plan)}"
 
 

@@ -79,3 +79,13 @@ def test_cards_that_there_are_none_of(size: str, capsys: pytest.CaptureFixture[s
     said = capsys.readouterr()
     assert "memory of a card in GiB is out of range" in said.err
     assert not said.out
+
+
+@pytest.mark.parametrize("cards", ["1", "8"])
+def test_a_plan_costs_what_the_page_says(cards: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The work of a new branch counts, which the model gets when it is planned."""
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    hours, dollars = re.findall(rf"\n\| {cards} \| 3,000 \| ([\d.]+) \| (\d+) \|", page)[0]
+    assert main(["train", "--plan", cards, "--preset", "from-spatia"]) == 0
+    said = f"3,000 steps take some {float(hours):,.0f} hours and {dollars} dollars"
+    assert said in capsys.readouterr().out
