@@ -89,3 +89,18 @@ def test_a_plan_costs_what_the_page_says(cards: str, capsys: pytest.CaptureFixtu
     assert main(["train", "--plan", cards, "--preset", "from-spatia"]) == 0
     said = f"3,000 steps take some {float(hours):,.0f} hours and {dollars} dollars"
     assert said in capsys.readouterr().out
+
+
+def test_a_plan_is_of_the_given_branch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tiny one has 2 blocks for a model of 3 layers, which has no 8 evenly spaced ones."""
+    model = tiny_training.write_model(tmp_path)
+    branch = tiny_training.write_branch(tmp_path)
+    files = ["--transformer", str(model), "--branch", str(branch)]
+    command = ["train", "--plan-size", "64x64", "--text-tokens", "4", "--card", "1.5", *files]
+    for stage, planes in (("joint", []), ("branch", []), ("branch", ["--new-planes"])):
+        assert main([*command, "--stage", stage, *planes]) == 0
+        said = capsys.readouterr().out
+        assert len(re.findall(r"^vace_blocks\.\d+ ", said, re.MULTILINE)) == 2
+        assert "and --side-blocks" not in said
