@@ -105,6 +105,31 @@ def load_branch(
             planes, are left open.
     """
     path = Path(path)
+    config, names = _described(path, backbone_layers, merged, form)
+    tensors = read_tensors(path, names.values(), device)
+    return BranchWeights(config, {plain: tensors[name] for plain, name in names.items()}, path)
+
+
+def read_branch_config(
+    path: Path | str, backbone_layers: int | None = None, form: BranchFormat | str = "auto"
+) -> BranchConfig:
+    """What a side branch is made for, without its weights.
+
+    Args:
+        path: A ``.safetensors`` file.
+        backbone_layers: As in `load_branch`.
+        form: As in `load_branch`.
+
+    Raises:
+        ModelMismatchError: As `load_branch`.
+    """
+    return _described(Path(path), backbone_layers, False, form)[0]
+
+
+def _described(
+    path: Path, backbone_layers: int | None, merged: bool, form: BranchFormat | str
+) -> tuple[BranchConfig, dict[str, str]]:
+    """What a branch is made for, and its tensors' plain names with those in the file."""
     header = read_header(path)
     original = without_wrappers({name: name for name in header.shapes})
     kind = kind_of(original)
@@ -120,8 +145,7 @@ def load_branch(
         name=path.name,
     )
     expect_tensors(f"The side branch {path.name}", shapes, expected_shapes(config), DOWNLOAD_AGAIN)
-    tensors = read_tensors(path, names.values(), device)
-    return BranchWeights(config, {plain: tensors[name] for plain, name in names.items()}, path)
+    return config, names
 
 
 def save_branch(path: Path | str, tensors: Mapping[str, Tensor], config: BranchConfig) -> Path:

@@ -46,22 +46,23 @@ def add_command(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the folder; see `mirage_core.cli.main.main` for the exit codes."""
     from ..training.facts import data_facts
-    from ..training.hub import BASE, CardFacts, export_run, newest_step
+    from ..training.hub import CardFacts, base_of, export_run, newest_step
     from .train_file import read_run
 
     training: Path = arguments.training
     step = newest_step(training) if arguments.step is None else arguments.step
-    content = read_run(training / RUN)
-    data = Path(content["data"]) if arguments.data is None else arguments.data
-    if not data.is_dir():
+    # Runs of earlier versions have no such file.
+    content = read_run(training / RUN) if (training / RUN).exists() else {}
+    data = content.get("data") if arguments.data is None else arguments.data
+    if not isinstance(data, str | Path) or not Path(data).is_dir():
         raise ResumeError(
             "The clips of the run are not there, and the card tells of them",
             got=data,
             fix="Say with --data where they are now",
         )
-    facts = {name: value for name, value in data_facts(data).items() if name not in PLACES}
-    base = None if "new_transformer" in content else BASE
-    card = CardFacts(arguments.license, base, facts)
+    facts = {name: value for name, value in data_facts(Path(data)).items() if name not in PLACES}
+    new = "new_transformer" in content
+    card = CardFacts(arguments.license, None if new else base_of(training, step), facts)
     for path in export_run(training, arguments.out, step, card):
         sys.stdout.write(f"{path}\n")
     return 0

@@ -9,10 +9,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ..errors import MirageError, ResumeError, ValueRangeError
+from ..validate import expect_range
 from .inputs import add_branch_format, parse_path, parse_size
 
 RUN: Final = "run.toml"
 """File in a run's folder that holds all of its options."""
+
+MAX_CARD: Final = 1 << 20
+"""GiB; far more than any card has."""
 
 TINY_DEFAULT: Final = "width=256,heads=2,ffn=1024,layers=6,text=64"
 
@@ -132,9 +136,15 @@ def settings_of(arguments: argparse.Namespace) -> Any:
         base = first_settings(arguments.preset, TrainingSettings.load(saved))
     else:
         base = first_settings(arguments.preset, None)
-    names = [field.name for field in dataclasses.fields(TrainingSettings)]
-    given = {name: getattr(arguments, name) for name in names}
+    given = {name: getattr(arguments, name) for name in setting_names()}
     return dataclasses.replace(base, **{k: v for k, v in given.items() if v is not None})
+
+
+def setting_names() -> frozenset[str]:
+    """Names of all settings of a run."""
+    from ..training.settings import TrainingSettings
+
+    return frozenset(field.name for field in dataclasses.fields(TrainingSettings))
 
 
 def with_options_of_file(
@@ -145,15 +155,18 @@ def with_options_of_file(
     Raises:
         ResumeError: The file cannot be read, or says what is no option.
     """
-    path = arguments.config
+    path, ignored = arguments.config, frozenset[str]()
     if path is None and arguments.out is not None and (arguments.out / RUN).exists():
         path = arguments.out / RUN
+        if arguments.settings is not None or arguments.preset is not None:
+            # The run's own settings would stand for options that replace those asked for.
+            ignored = setting_names()
     if path is None:
         return arguments
     # Imported late: TOML comes with the packages for training.
     from .train_file import with_file
 
-    return with_file(parser, argv, path)
+    return with_file(parser, argv, path, ignored)
 
 
 def _expect_one_beginning(arguments: argparse.Namespace) -> None:
@@ -189,6 +202,8 @@ def _plan(arguments: argparse.Namespace, settings: Any) -> int:
     from .train_parts import plan
 
     arguments.plan = 1 if arguments.plan is None else arguments.plan
+    if arguments.card is not None:
+        expect_range("The memory of a card in GiB", arguments.card, 1, MAX_CARD)
     sys.stdout.write(f"{plan(arguments, settings)}\n")
     if arguments.card is not None:
         sys.stdout.write(f"{describe_card(arguments, settings)}\n")
@@ -199,6 +214,8 @@ def _train(trainer: Any) -> int:
     from ..training.stop import StopFlag
     from .train_report import Reporter
 
+    if trainer.step >= trainer.settings.steps and trainer.processes.first:
+        sys.stderr.write(f"All {trainer.step} steps are done; --steps makes the run longer.\n")
     stop = StopFlag(trainer.processes)
     resume = f"mirage train --out {trainer.folder} goes on from there."
     try:
@@ -212,7 +229,8 @@ def _train(trainer: Any) -> int:
     if finished:
         return 0
     if trainer.processes.first:
-        sys.stderr.write(f"Stopped after step {trainer.step}, which is saved. {resume}\n")
+        saved = f"after step {trainer.step}, which is saved" if trainer.step else "at the beginning"
+        sys.stderr.write(f"Stopped {saved}. {resume}\n")
     return stop.exit_code
 
 

@@ -50,7 +50,7 @@ def describe_card(arguments: argparse.Namespace, settings: TrainingSettings) -> 
         f"which {RESERVED:g} stay free for CUDA:"
     ]
     total, found = 0.0, None
-    for step in _tries(arguments.plan_size, settings):
+    for step in _tries(arguments.plan_size, settings, arguments.branch is None):
         try:
             plan: MemoryPlan = planned(arguments, step.settings, step.size)
         except ModelMismatchError:
@@ -69,7 +69,9 @@ def describe_card(arguments: argparse.Namespace, settings: TrainingSettings) -> 
     return "\n".join(lines)
 
 
-def _tries(size: tuple[int, int], settings: TrainingSettings) -> Iterator[_Try]:
+def _tries(
+    size: tuple[int, int], settings: TrainingSettings, new_branch: bool
+) -> Iterator[_Try]:
     """First as it is; then what costs little, then what the result depends on."""
     yield _Try("as it is", settings, size)
     for name, value in _cheaper(settings):
@@ -80,7 +82,7 @@ def _tries(size: tuple[int, int], settings: TrainingSettings) -> Iterator[_Try]:
         if smaller[0] * smaller[1] < size[0] * size[1]:
             size = smaller
             yield _Try(f"and clips of {size[0]}x{size[1]}", settings, size)
-    if settings.stage in ("branch", "single"):
+    if new_branch and not settings.new_planes and settings.stage in ("branch", "single"):
         for blocks in FEWER_BLOCKS:
             if blocks < settings.side_blocks:
                 settings = dataclasses.replace(settings, side_blocks=blocks)

@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +20,8 @@ from tomlkit.exceptions import TOMLKitError
 
 from ..errors import ResumeError
 from ..files import atomic_write
-from ..training.settings import TrainingSettings
-from .train import RUN
+from ..training.settings import OF_BRANCH, TrainingSettings
+from .train import RUN, setting_names
 
 NOT_KEPT: Final = {
     "run", "out", "config", "settings", "preset", "plan", "plan_size", "card",
@@ -29,14 +29,14 @@ NOT_KEPT: Final = {
 """What is no option of the run itself. What presets and files of settings say is kept as settings;
 ``out`` is the folder that the file lies in."""
 
-OF_BRANCH: Final = {"side_blocks", "side_features", "side_shared_embedding"}
-"""Settings of a new branch; a branch that is given has its own."""
-
-_SETTINGS: Final = {field.name for field in dataclasses.fields(TrainingSettings)}
+_SETTINGS: Final = setting_names()
 
 
 def with_file(
-    parser: argparse.ArgumentParser, argv: Sequence[str], path: Path
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str],
+    path: Path,
+    ignored: Container[str] = (),
 ) -> argparse.Namespace:
     """Parse the arguments together with those of a file.
 
@@ -44,6 +44,7 @@ def with_file(
         parser: Of the whole command line.
         argv: What was given there, the command first.
         path: The file.
+        ignored: Names of options that do not count where the file says them.
 
     Returns:
         All arguments; those of the command line replace those of the file.
@@ -52,7 +53,9 @@ def with_file(
         ResumeError: The file cannot be read, or says what is no option.
     """
     command, *given = argv
-    from_file = [command, *_options(path)]
+    known = vars(parser.parse_args([command]))
+    content = {name: v for name, v in _options(path).items() if name not in ignored}
+    from_file = [command, *(word for item in content.items() for word in _option(*item))]
     said = io.StringIO()
     try:
         with redirect_stderr(said):
@@ -64,6 +67,7 @@ def with_file(
             expected="options of mirage train without their dashes, such as steps = 1000",
             fix="Correct the file",
         ) from error
+    _expect_whole_names(path, content, known)
     try:
         return parser.parse_args([*from_file, *given])
     except SystemExit:
@@ -82,7 +86,7 @@ def write_run(arguments: argparse.Namespace, settings: TrainingSettings) -> Path
     content |= {
         name: _written(value)
         for name, value in dataclasses.asdict(settings).items()
-        if value != "" and not _of_given_branch(name, arguments)
+        if value != "" and not _of_given_branch(name, arguments, settings)
     }
     path: Path = arguments.out / RUN
     with atomic_write(path, "w") as file:
@@ -90,9 +94,12 @@ def write_run(arguments: argparse.Namespace, settings: TrainingSettings) -> Path
     return path
 
 
-def _of_given_branch(name: str, arguments: argparse.Namespace) -> bool:
-    """Whether the file of a branch says it, and the command line did not."""
+def _of_given_branch(
+    name: str, arguments: argparse.Namespace, settings: TrainingSettings
+) -> bool:
+    """Whether the file of a branch says it, and neither the command line nor a preset did."""
     given = getattr(arguments, name) is not None
+    given |= settings.new_planes and name != "side_blocks"
     return name in OF_BRANCH and arguments.branch is not None and not given
 
 
@@ -109,7 +116,7 @@ def read_run(path: Path) -> dict[str, Any]:
         ResumeError: It cannot be read.
     """
     try:
-        content: dict[str, Any] = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
+        content: dict[str, Any] = tomlkit.parse(path.read_text(encoding="utf-8-sig")).unwrap()
     except (OSError, ValueError, TOMLKitError) as error:
         raise ResumeError(
             "The file of the run cannot be read", got=f"{path}: {error}", expected="TOML"
@@ -117,10 +124,10 @@ def read_run(path: Path) -> dict[str, Any]:
     return content
 
 
-def _options(path: Path) -> list[str]:
-    options = []
+def _options(path: Path) -> dict[str, str | bool | float]:
+    options = {}
     for name, value in read_run(path).items():
-        option = name.replace("_", "-")
+        option = name.replace("-", "_")
         if option in ("config", "help") or not isinstance(value, str | bool | int | float):
             raise ResumeError(
                 f"{path} says what mirage train does not take",
@@ -129,13 +136,29 @@ def _options(path: Path) -> list[str]:
                 'validation_size = "320x192"',
                 fix="Correct the file",
             )
-        options += _option(option, value)
+        options[option] = value
     return options
 
 
-def _option(option: str, value: str | bool | float) -> list[str]:
+def _expect_whole_names(
+    path: Path, content: Mapping[str, str | bool | float], known: Mapping[str, Any]
+) -> None:
+    """Refuse parts of names, which argparse takes, and false for what cannot be switched off."""
+    for name, value in content.items():
+        switch = name in _SETTINGS or isinstance(known.get(name), bool)
+        if name == "run" or name not in known or (value is False and not switch):
+            raise ResumeError(
+                f"{path} says what mirage train does not take",
+                got=f"{name} = {str(value).lower() if isinstance(value, bool) else value}",
+                expected="whole names of options, and false for those that can be switched off",
+                fix="Correct the file",
+            )
+
+
+def _option(name: str, value: str | bool | float) -> list[str]:
+    option = name.replace("_", "-")
     if value is True:
         return [f"--{option}"]
     if value is False:
-        return [f"--no-{option}"] if option.replace("-", "_") in _SETTINGS else []
+        return [f"--no-{option}"] if name in _SETTINGS else []
     return [f"--{option}={value}"]

@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from ..checkpoints.branch_file import read_branch_config
 from ..checkpoints.lora_format import read_lora
 from ..checkpoints.transformer_format import open_transformer, read_format, transformer_folder
 from ..codecs.base import LatentCodec
@@ -31,7 +32,7 @@ from ..training.data.manifest import MANIFEST, read_empty_text, read_manifest
 from ..training.distributed import Distributed
 from ..training.flow import pixel_weights
 from ..training.memory_estimate import MemoryPlan, describe_plan, plan_memory, unloaded_model
-from ..training.new_planes import load_with_new_planes
+from ..training.new_planes import load_with_new_planes, planes_of
 from ..training.presets import preset_values
 from ..training.sampler import WEIGHTS_SEED, mixed_seed
 from ..training.settings import TrainingSettings
@@ -181,8 +182,10 @@ def parse_sizes(text: str) -> dict[str, int]:
 
 def plan(arguments: argparse.Namespace, settings: TrainingSettings) -> str:
     """What each of ``--plan`` devices would hold, and what the run would cost, as text."""
-    table = describe_plan(planned(arguments, settings, arguments.plan_size))
-    flops = flops_of_step(_planned_model(arguments, settings), settings, arguments.plan_size)
+    model = _planned_model(arguments, settings)
+    # This gives the model the branch of its stage, whose work counts as well.
+    table = describe_plan(plan_memory(model, settings, arguments.plan, arguments.plan_size))
+    flops = flops_of_step(model, settings, arguments.plan_size)
     return f"{table}\n{describe_cost(flops, settings.steps, arguments.plan)}"
 
 
@@ -209,7 +212,12 @@ def _planned_model(arguments: argparse.Namespace, settings: TrainingSettings) ->
         )  # fmt: skip
         sizes = dict(form.arguments)
     model = unloaded_model(settings, **sizes)
-    if settings.stage in ("joint", "lora"):
+    if arguments.branch is not None:
+        own = read_branch_config(
+            arguments.branch, model.config.num_layers, arguments.branch_format
+        )
+        model.add_branch(planes_of(own, settings) if settings.new_planes else own)
+    elif settings.stage in ("joint", "lora"):
         # Their branch comes from the stage before; it has the sizes of a new one.
         model.add_branch(new_branch(model, settings))
     return model

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ..errors import ResumeError, StorageError
 from ..files import atomic_path, atomic_write, ensure_writable_folder
+from ..tensor_files import read_header
 from .checkpoint import FILMS
 from .journal import LOGS
 from .settings import SETTINGS, TrainingSettings
@@ -18,6 +19,13 @@ CARD: Final = "README.md"
 FILM: Final = "validation.mp4"
 BASE: Final = "Wan-AI/Wan2.2-TI2V-5B"
 """Name of the video model under which hubs know it."""
+
+BASE_WIDTH: Final = 3072
+"""Its channels: a whole model of another width is not it, nor made from it."""
+
+MODEL: Final = "model/step_{step}_model.safetensors"
+PATCH_EMBEDDING: Final = "patch_embedding.weight"
+STEP_DIGITS: Final = 7
 
 KINDS: Final = {
     "vace/step_{step}_vace.safetensors": (
@@ -31,7 +39,7 @@ KINDS: Final = {
     "lora/step_{step}_lora.safetensors": (
         "mirage_lora.safetensors", "the same LoRA under the names of the released code",
     ),
-    "model/step_{step}_model.safetensors": (
+    MODEL: (
         "mirage_model.safetensors", "the whole model with its branch, for `mirage rollout`; "
         "`mirage split` takes it apart for the graph",
     ),
@@ -63,10 +71,11 @@ def newest_step(run: Path) -> int:
     Raises:
         ResumeError: It has none.
     """
+    digits = "[0-9]" * STEP_DIGITS
     steps = [
         int(path.name.split("_")[1])
         for pattern in KINDS
-        for path in run.glob(pattern.format(step="*"))
+        for path in run.glob(pattern.format(step=digits))
     ]
     if not steps:
         raise ResumeError(
@@ -75,6 +84,23 @@ def newest_step(run: Path) -> int:
             expected="the folder of a run of mirage train, after its first checkpoint",
         )
     return max(steps)
+
+
+def base_of(run: Path, step: int) -> str | None:
+    """Name of the video model that a run's weights belong to; None for a small model's.
+
+    Args:
+        run: Folder of a run that was begun with the weights of a video model.
+        step: Whose weights are taken.
+
+    Raises:
+        ModelMismatchError: The file of the whole model is damaged.
+    """
+    model = run / MODEL.format(step=f"{step:0{STEP_DIGITS}d}")
+    if not model.exists():
+        return BASE
+    width, *_ = read_header(model).shapes.get(PATCH_EMBEDDING, (0,))
+    return BASE if width == BASE_WIDTH else None
 
 
 def export_run(run: Path, out: Path, step: int, facts: CardFacts) -> list[Path]:
@@ -93,7 +119,7 @@ def export_run(run: Path, out: Path, step: int, facts: CardFacts) -> list[Path]:
         ResumeError: The run has no weights of this step, or its settings are damaged.
         StorageError: The folder is not empty, or cannot be written.
     """
-    name = f"{step:07d}"
+    name = f"{step:0{STEP_DIGITS}d}"
     found = {
         run / pattern.format(step=name): entry
         for pattern, entry in KINDS.items()

@@ -58,13 +58,18 @@ def with_new_planes(branch: BranchWeights, settings: TrainingSettings) -> Branch
     given branch had for its own: what a latent looks like need not be learnt again. All further
     planes begin at 0.
     """
-    config = dataclasses.replace(
-        branch.config,
+    config = planes_of(branch.config, settings)
+    kept = {name: tensor for name, tensor in branch.tensors.items() if not is_plane(name)}
+    return dataclasses.replace(branch, config=config, tensors=kept | _planes(branch, config))
+
+
+def planes_of(config: BranchConfig, settings: TrainingSettings) -> BranchConfig:
+    """What a branch is made for once it has the planes that the settings name."""
+    return dataclasses.replace(
+        config,
         features=parse_features(settings.side_features),
         shared_embedding=settings.side_shared_embedding,
     )
-    kept = {name: tensor for name, tensor in branch.tensors.items() if not is_plane(name)}
-    return dataclasses.replace(branch, config=config, tensors=kept | _planes(branch, config))
 
 
 def _planes(branch: BranchWeights, config: BranchConfig) -> dict[str, Tensor]:

@@ -53,6 +53,9 @@ RESUMABLE: Final = {
 }  # fmt: skip
 """Settings that may change when a run is resumed: the weights so far do not depend on them."""
 
+OF_BRANCH: Final = ("side_blocks", "side_features", "side_shared_embedding")
+"""Settings of a new branch; a branch that is given has its own."""
+
 MUON_TORCH: Final = "2.9"
 """The first torch that has Muon."""
 

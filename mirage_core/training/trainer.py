@@ -39,7 +39,7 @@ from .journal import Journal, StepReport
 from .optimiser import Ema, Optimiser
 from .prefetch import Prefetcher
 from .sampler import ClipSampler, Position
-from .settings import DTYPES, SETTINGS, TrainingSettings
+from .settings import DTYPES, OF_BRANCH, SETTINGS, TrainingSettings
 from .stages import prepare_model, seeded
 from .stop import StopFlag, StopRequested
 from .validation import Film, LoopTest, describe, held_out_loss
@@ -320,12 +320,21 @@ class Trainer:
         """Make the folder ready, and refuse one that holds a run with other settings."""
         path = self.folder / SETTINGS
         if path.exists() and has_state(self.folder):
-            self.settings.expect_same(TrainingSettings.load(path))
+            self.settings.expect_same(self._settings_there(path))
         self.processes.wait()
         if self.processes.first:
             ensure_writable_folder(self.folder)
             remove_partial(self.folder)
         self.processes.wait()
+
+    def _settings_there(self, path: Path) -> TrainingSettings:
+        """Settings of the run that the folder holds."""
+        there = TrainingSettings.load(path)
+        if self.model.branch_config is None or "new_planes" in path.read_text(encoding="utf-8"):
+            return there
+        # Earlier versions kept the defaults of a new branch where one was given.
+        own = {name: getattr(self.settings, name) for name in OF_BRANCH}
+        return dataclasses.replace(there, **own)
 
     def _restore(self, state: TrainingState) -> None:
         if state.step > self.settings.steps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,36 @@ def test_what_cannot_be_exported(run: Path, tmp_path: Path, capsys) -> None:
         main(["export", str(run), "--out", str(out)])
     clips = ["--data", str(run.parent / "clips")]
     assert main(["export", str(gone), "--out", str(out), "--license", "mit", *clips]) == 0
+
+
+@pytest.mark.parametrize("text", ["steps = 4", "data = 3", None])
+def test_a_run_whose_file_does_not_name_the_clips(
+    run: Path, tmp_path: Path, capsys, text: str | None
+) -> None:
+    """It was edited by hand, or the run was made before runs had one."""
+    again, out = tmp_path / "run", tmp_path / "hub"
+    shutil.copytree(run, again)
+    (again / "run.toml").unlink()
+    # What stands beside the weights does not count.
+    (again / "vace" / "step_best_vace.safetensors").write_bytes(b"mine")
+    if text is not None:
+        (again / "run.toml").write_text(text)
+    command = ["export", str(again), "--out", str(out), "--license", "mit"]
+    assert main(command) == 2
+    assert "Say with --data" in capsys.readouterr().err
+    assert main([*command, "--data", str(run.parent / "clips")]) == 0
+    assert "base_model: Wan-AI/Wan2.2-TI2V-5B\n" in (out / "README.md").read_text("utf-8")
+
+
+def test_a_small_model_that_was_trained_on_is_not_the_large_one(tmp_path: Path) -> None:
+    """Its second run begins from a file, as one from the large model's weights does."""
+    tiny_training.write_clips(tmp_path / "clips", range(4))
+    tiny_training.write_model(tmp_path)
+    settings = tiny_training.SETTINGS | {"stage": "full", "steps": 1}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    places = ["--data", str(tmp_path / "clips"), "--transformer"]
+    places += [str(tmp_path / "model.safetensors"), "--out", str(tmp_path / "run")]
+    assert main(["train", "--device=cpu", *places, *flags]) == 0
+    words = ["export", str(tmp_path / "run"), "--license", "mit", "--out", str(tmp_path / "hub")]
+    assert main(words) == 0
+    assert "base_model" not in (tmp_path / "hub" / "README.md").read_text("utf-8")

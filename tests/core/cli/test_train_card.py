@@ -71,3 +71,36 @@ def test_a_card_is_a_number_of_gibibytes(tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--card", "big"])
     assert "--card" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["0", "-24", "nan", "inf"])
+def test_cards_that_there_are_none_of(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", f"--card={size}", "--new-transformer", SIZES]) == 2
+    said = capsys.readouterr()
+    assert "memory of a card in GiB is out of range" in said.err
+    assert not said.out
+
+
+@pytest.mark.parametrize("cards", ["1", "8"])
+def test_a_plan_costs_what_the_page_says(cards: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The work of a new branch counts, which the model gets when it is planned."""
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    hours, dollars = re.findall(rf"\n\| {cards} \| 3,000 \| ([\d.]+) \| (\d+) \|", page)[0]
+    assert main(["train", "--plan", cards, "--preset", "from-spatia"]) == 0
+    said = f"3,000 steps take some {float(hours):,.0f} hours and {dollars} dollars"
+    assert said in capsys.readouterr().out
+
+
+def test_a_plan_is_of_the_given_branch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tiny one has 2 blocks for a model of 3 layers, which has no 8 evenly spaced ones."""
+    model = tiny_training.write_model(tmp_path)
+    branch = tiny_training.write_branch(tmp_path)
+    files = ["--transformer", str(model), "--branch", str(branch)]
+    command = ["train", "--plan-size", "64x64", "--text-tokens", "4", "--card", "1.5", *files]
+    for stage, planes in (("joint", []), ("branch", []), ("branch", ["--new-planes"])):
+        assert main([*command, "--stage", stage, *planes]) == 0
+        said = capsys.readouterr().out
+        assert len(re.findall(r"^vace_blocks\.\d+ ", said, re.MULTILINE)) == 2
+        assert "and --side-blocks" not in said
