@@ -158,7 +158,8 @@ def _look(
     seen, alignment = prepared.observation, prepared.report.alignment
     if alignment is None:
         own = chunk_geometry(state, geometry, check_cameras=False)
-        trusted: tuple[bool, ...] = (True,) * len(own.frames)
+        # Depth that was aligned before leaves out all of the frames that it refuses.
+        trusted = tuple((~own.masked.flatten(1).all(dim=1)).tolist())
     else:
         own, trusted = alignment.geometry, alignment.trusted
     first = len(own.frames) - len(seen.frames)
