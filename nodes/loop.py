@@ -104,21 +104,34 @@ class MirageRolloutStart(io.ComfyNode):
     ) -> io.NodeOutput:
         lengths = ChunkLengths(first_chunk_frames, chunk_frames, overlap_frames)
         given = trajectory.fingerprint()
+        told = ""
         if fps and fps != trajectory.fps:
             expect_rollout_length(len(trajectory))
+            told = _actors_keep_frames(cache, trajectory.fps, fps)
             trajectory = resampled(trajectory, fps)
         expect_rollout_length(len(trajectory))
         fitted = fit_lens(trajectory, memory_lens(cache, trajectory), lens)
-        logger.info("%s: %s", name, fitted.report)
+        report = "\n".join(line for line in (fitted.report, told) if line)
+        logger.info("%s: %s", name, report)
         tokens = latent_tokens(first_latent, "The picture's latent", cache.kind)[:, :1]
         folder = ensure_writable_folder(output_folder(name))
         state = RolloutState(fitted.trajectory, cache, tokens, seed, run_id="", lengths=lengths)
         as_given = fitted.trajectory.fingerprint() == given
-        show_text(fitted.report, cls.hidden.unique_id)
+        show_text(report, cls.hidden.unique_id)
         return io.NodeOutput(
             PlannedShot(state, folder, resume, cls.hidden.unique_id, as_given),
-            ui={"text": (fitted.report,)},
+            ui={"text": (report,)},
         )
+
+
+def _actors_keep_frames(cache: LatentCache, before: float, fps: float) -> str:
+    """What to tell of actors whose paths are in frames of another rate; nothing without any."""
+    if not any(actor.path is not None for actor in cache.actors):
+        return ""
+    return (
+        f"the paths of actors keep their frames: the camera's are {fps:g} per second now, no more "
+        f"{before:g}. Set fps = {fps:g} in Mirage Place Actor, and keyframes by time"
+    )
 
 
 def _lengths() -> list[io.Input]:

@@ -15,7 +15,8 @@ from ..constants import TEMPORAL_STRIDE
 from ..errors import ShapeError
 from ..geometry.expect_cameras import expect_same_lens, expect_same_path
 from ..geometry.frame_geometry import FrameGeometry
-from ..geometry.masks import MaskGrowth, exclusion, expect_not_all
+from ..geometry.masks import MaskGrowth, exclusion, expect_not_all, grow
+from ..readout.readout import read
 from .state import RolloutState
 
 DYNAMIC: Final = "The mask of moving things"
@@ -59,6 +60,9 @@ def chunk_geometry(
 ) -> ChunkGeometry:
     """Bring geometry to the next chunk's latent frames, and join masks to what it leaves out.
 
+    Cells in which the memory has an actor are left out as well: what a model makes of them is no
+    part of the set, and is not to be compared with what is behind.
+
     Args:
         state: The state before the chunk is finished.
         geometry: Depth of all F pixel frames of the chunk, of the T whose cameras latent frames
@@ -83,7 +87,7 @@ def chunk_geometry(
         expect_same_path(frames, cameras)
     given = {name: mask for name, mask in (masks or {}).items() if mask is not None}
     own = _own_cells(state, geometry)
-    masked = _masked_cells(state, geometry, own, given, growth)
+    masked = _masked_cells(state, geometry, own, given, growth) | _cast_cells(state)
     whole = ChunkGeometry(frames, masked)
     # A mask for each latent frame and each pixel of the depth says more than its cells do.
     fine = geometry.exclude is None or len(geometry) == chunk.latent_frames
@@ -130,6 +134,19 @@ def _masked_cells(
         expect_not_all(name, cells)
         union = union | cells
     return union
+
+
+def _cast_cells(state: RolloutState) -> Tensor:
+    """(T, h, w) bool, where the memory's actors are in the chunk, and a cell around them."""
+    nowhere = torch.zeros(state.chunk.latent_frames, *state.grid, dtype=torch.bool)
+    shown = read(state.cache, state.frame_cameras).actor if state.cache.actors else None
+    if shown is None:
+        return nowhere
+    moving = grow((shown >= 0).float(), 1).cpu() > 0
+    if bool(moving.all()):
+        # A close-up of an actor is no mask that was given inverted, which is refused.
+        moving[0, 0, 0] = False
+    return moving
 
 
 def _to_pixels(cells: Tensor, geometry: FrameGeometry) -> Tensor:

@@ -16,8 +16,6 @@ from ..cache.build import observe
 from ..cache.types import LatentCache
 from ..constants import TEMPORAL_STRIDE
 from ..geometry.frame_geometry import FrameGeometry
-from ..geometry.masks import grow
-from ..readout.readout import read
 from ..writing.consistency import remove_points
 from ..writing.policy import write
 from .chunk_geometry import Masks, chunk_geometry
@@ -27,9 +25,6 @@ from .state import RolloutState
 
 TRACKED: Final = "The tracks of moving things"
 """How errors call the mask of what goes to actors."""
-
-CAST: Final = "The places of the actors"
-"""How errors call the mask of where the memory's actors are."""
 
 
 def begin_memory(
@@ -138,8 +133,6 @@ def write_chunk(
     if tracks is not None:
         tracks = expect_frames(tracks, state.chunk.latent_frames, TEMPORAL_STRIDE)
         masks = {**(masks or {}), TRACKED: tracks.moving}
-    if state.cache.actors:
-        masks = {**(masks or {}), CAST: _places(state)}
     prepared = prepare_observation(
         state, latents, frames, geometry, settings, encode=encode, masks=masks, scaled=scaled
     )
@@ -165,7 +158,8 @@ def _look(
     seen, alignment = prepared.observation, prepared.report.alignment
     if alignment is None:
         own = chunk_geometry(state, geometry, check_cameras=False)
-        trusted: tuple[bool, ...] = (True,) * len(own.frames)
+        # Depth that was aligned before leaves out all of the frames that it refuses.
+        trusted = tuple((~own.masked.flatten(1).all(dim=1)).tolist())
     else:
         own, trusted = alignment.geometry, alignment.trusted
     first = len(own.frames) - len(seen.frames)
@@ -178,19 +172,3 @@ def _look(
         seen.frames[chosen],
     )
     return look, tracks.select(rows)
-
-
-def _places(state: RolloutState) -> Tensor:
-    """(T, h, w) bool, where the memory's actors are in the chunk, and a cell around them.
-
-    What a model makes of them is no part of the set, whether anything tracks it or not.
-    """
-    height, width = state.grid
-    shown = read(state.cache, state.frame_cameras).actor
-    if shown is None:
-        return torch.zeros(state.chunk.latent_frames, height, width, dtype=torch.bool)
-    moving = grow((shown >= 0).float(), 1) > 0
-    if bool(moving.all()):
-        # A close-up of an actor is no mask that was given inverted, which is refused.
-        moving[0, 0, 0] = False
-    return moving

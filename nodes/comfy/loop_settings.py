@@ -12,6 +12,7 @@ import torch
 from comfy_execution.graph_utils import is_link
 from torch import Tensor
 
+from ...mirage_core.cache.track import Behaviour
 from ...mirage_core.rollout.plan import ChunkLengths
 from ...mirage_core.rollout.state import RolloutState
 from ...mirage_core.trajectories.lens import PICTURE
@@ -28,6 +29,9 @@ _PLAIN: dict[str, dict[str, Any]] = {
     "MirageTrajectoryImport": {"lens": PICTURE, "camera": "", "animation": ""},
     "MirageTrajectoryLoad": {"lens": PICTURE},
     "MirageTrajectoryFromCameras": {"lens": PICTURE},
+    "MirageReadout": {"actor_strength": 1},
+    "MirageRender": {"actor_strength": 1},
+    "MirageCacheUpdate": {"unseen": Behaviour.STAY.value},
 }  # fmt: skip
 """Inputs that nodes were given later, with the values that change nothing."""
 

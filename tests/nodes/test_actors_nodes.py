@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from types import ModuleType
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -187,3 +188,20 @@ def test_a_clip_of_every_fourth_frame(studio: Studio) -> None:
     ).args  # fmt: skip
     assert actor.track.frames.tolist() == [16, 20, 24]
     assert "seen in 3 frames, 16 to 24" in report
+
+
+@pytest.mark.parametrize(("fps", "told"), [(0.0, False), (24.0, False), (16.0, True)])
+def test_a_shot_at_another_rate_tells_of_paths_in_frames(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fps: float, told: bool
+) -> None:
+    """The camera is as fast as before, and what walks by the number of the frame is not."""
+    node = studio.module("nodes.loop").MirageRolloutStart
+    paths = studio.module("nodes.comfy.files").folder_paths
+    monkeypatch.setattr(paths, "output_directory", str(tmp_path))
+    start = type("Placed", (node,), {"hidden": SimpleNamespace(unique_id="1")})
+    cache, _ = studio.placed(studio.memory(), WAY)
+    latent = {"samples": torch.zeros(1, 48, 1, HEIGHT // 16, WIDTH // 16)}
+    shot = start.execute(cache, studio.path, latent, 0, "shot", True, fps=fps)
+    assert ("16 per second now, no more 24" in shot.ui["text"][0]) == told
+    still = start.execute(studio.memory(), studio.path, latent, 0, "shot", True, fps=fps)
+    assert "actors" not in still.ui["text"][0]

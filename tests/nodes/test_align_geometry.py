@@ -283,3 +283,48 @@ def test_frames_with_transparency_are_written_without_it(shot: Shot, tmp_path: P
     for one, two in zip(plain.cache.blocks, written.cache.blocks, strict=True):
         assert torch.equal(one.points, two.points)
         assert torch.equal(one.tokens, two.tokens)
+
+
+def with_actor(shot: Shot) -> Any:
+    """The shot, with a figure in its memory that stands close to the camera."""
+    actors = shot.module("mirage_core.cache.actor")
+    track = shot.module("mirage_core.cache.track")
+    types = shot.module("mirage_core.cache.types")
+    cache = shot.state.cache
+    block = cache.blocks[0]
+    y, x = torch.meshgrid(
+        torch.linspace(-0.6, 0, 90), torch.linspace(-0.2, 0.2, 60), indexing="ij"
+    )
+    points = torch.stack([x, y, torch.zeros_like(x)], dim=-1).reshape(-1, 3)
+    rows = torch.zeros(len(points), dtype=torch.long)
+    own = dataclasses.replace(block.take(rows), points=points, bounds=torch.empty(0))
+    place = track.Track(
+        torch.tensor([0]), torch.tensor([[-0.35, 0.35, 0.8]], dtype=torch.float64),
+        torch.zeros(1, dtype=torch.float64),
+    )  # fmt: skip
+    figure = actors.Actor(
+        "figure", types.LatentCache((own,), cache.convention, cache.codec, cache.channels), place
+    )
+    return dataclasses.replace(shot.state, cache=cache.with_actors([figure]))
+
+
+def test_where_the_memory_has_an_actor_depth_is_not_compared_with_the_set(shot: Shot) -> None:
+    """A directed actor is in the chunk's pictures, and no mask says so."""
+    state = with_actor(shot)
+    node = shot.module("nodes.readout").MirageReadout
+    readout = node.execute(state.cache, state.frame_cameras).result[0]
+    seen = readout.actor >= 0
+    assert float(seen.float().mean()) > 0.1
+    depth = shot.geometry.depth.clone()
+    front = seen.float().repeat_interleave(16, 1).repeat_interleave(16, 2) > 0
+    depth[front] = 0.8
+    align = shot.placed("nodes.chunk_geometry", "MirageAlignGeometry").execute
+    exact, _ = shot.align()
+    for grown in (0, 1):
+        found, report = align(
+            state, shot.of(depth=1.2 * depth), "scale", 0.1, 0, grown, True
+        ).result
+        assert "refused frames: none" in report
+        torch.testing.assert_close(found.depth[~front], exact.depth[~front], rtol=2e-3, atol=0)
+        assert found.exclude is not None
+        assert bool(found.exclude[front].all())

@@ -384,6 +384,29 @@ def test_inputs_that_came_later_do_not_make_another_rollout(
         assert with_inputs(**later | {key: "file"}) != with_inputs()
 
 
+@pytest.mark.parametrize(
+    ("name", "later", "other"),
+    [
+        ("read", {"actor_strength": 1.0}, {"actor_strength": 0.5}),
+        ("read", {"actor_strength": 1}, {"actor_strength": ["codec", 0]}),
+        ("update", {"unseen": "stay"}, {"unseen": "go_on"}),
+    ],
+)
+def test_what_actors_brought_to_the_body_does_not_make_another_rollout(
+    loops: ModuleType, name: str, later: dict[str, Any], other: dict[str, Any]
+) -> None:
+    """A shot that was stopped before there were actors goes on when its graph is opened again."""
+
+    def with_inputs(inputs: dict[str, Any], **how: bool) -> str:
+        prompt = graph()
+        prompt[name]["inputs"] |= inputs
+        return digest(loops, dynamic(prompt), **how)
+
+    for how in ({}, {"by_value": True}):
+        assert with_inputs({}, **how) == with_inputs(later, **how)
+        assert with_inputs({}, **how) != with_inputs(other, **how)
+
+
 @pytest.mark.parametrize("key", ["name", "resume"])
 def test_names_by_link_do_not_make_another_rollout(loops: ModuleType, key: str) -> None:
     prompts = chained(), chained()

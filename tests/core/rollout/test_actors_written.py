@@ -58,6 +58,20 @@ def test_tracked_things_go_to_their_actor(shot, every: int, align) -> None:
     assert without.fingerprint() == masked.cache.fingerprint()
 
 
+def test_frames_that_were_refused_before_tell_nothing_of_actors(shot) -> None:
+    """Mirage Align Geometry has left them out: their depth is of another scale."""
+    state = shot.begin(None)
+    parts, geometry, tracks = things(shot, state)
+    refused = torch.zeros(geometry.depth.shape, dtype=torch.bool)
+    refused[4:6] = True
+    depth = torch.where(refused, 0.7 * geometry.depth, geometry.depth)
+    geometry = dataclasses.replace(geometry, depth=depth, exclude=refused)
+    written = write(shot, state, parts, geometry, tracks=tracks)
+    (sign,) = written.cache.actors
+    assert sign.track.frames.tolist() == [4, 8, 12, 24, 28, 32]
+    assert float(sign.track.positions[:, 2].min()) > 1.0
+
+
 def test_nothing_tracked_changes_nothing(shot) -> None:
     state = shot.begin(None)
     parts, geometry, _ = things(shot, state)
