@@ -291,7 +291,7 @@ def whole_shot(loop: Subgraph, name: str, note: str) -> dict[int, Node]:
     if any(title == "branch" for title, _ in loop.inputs):
         nodes[6] = Node("MirageLoadBranch", (0, 575), {"branch_name": BRANCH}, (330, 82))
         links["branch"] = Out(6)
-    nodes[17] = Node(loop.id, (1610, 0), links, (320, 260))
+    nodes[17] = Node(loop.id, (1610, 0), links, (320, 310))
     return dict(sorted(nodes.items()))
 
 

@@ -63,7 +63,7 @@ def _with_later_lora(loop: Subgraph) -> Subgraph:
     model = {"model": apply.inputs["model"], "state": Out(_START, 1), "lora_name": SPATIA_LORA.name}
     apply.inputs |= {"model": Out(_LORA), "references": REFERENCES}
     loop.nodes[_LORA] = Node(
-        "MirageLaterLora", (470, 200), model, (290, 110), file=SPATIA_LORA
+        "MirageLaterLora", (470, 255), model, (290, 110), file=SPATIA_LORA
     )
     return loop
 

@@ -104,7 +104,7 @@ def _making() -> dict[int, Node]:
     trim = {"samples": Out(_SAMPLER), "trim_amount": Out(_WAN, 3)}
     return {
         _OPEN: Node("MirageLoopOpen", (150, 0), {"state": _GIVEN["state"]}, (270, 200)),
-        _READ: Node("MirageReadout", (470, 230), memory, (270, 120)),
+        _READ: Node("MirageReadout", (150, 270), memory, (270, 120)),
         _RENDER: Node("MirageRender", (470, 0), {**memory, "holes": "grey"}, (270, 170)),
         _CONTROL: Node("MirageVaceControl", (790, 0), control, (290, 200)),
         _WAN: Node("WanVaceToVideo", (1120, 0), told, (290, 300)),
