@@ -356,7 +356,7 @@ def test_render_and_inpaint_go_together(kit: Kit, clip: Clip) -> None:
     """From a memory of colours, through the pictures that Mirage Render draws."""
     render = importlib.import_module(f"{kit.name}.nodes.render").MirageRender
     readout = kit.readout(codec="embedded-dct-1")
-    images, holes, _ = render.execute(holes="grey", readout=readout).args
+    images, holes, *_ = render.execute(holes="grey", readout=readout).args
     image, mask = entries(clip.run(vae=clip.vae, images=images, holes=holes)[0])
     assert mask.shape == (1, 4, *GRID) and image.shape == (1, 48, *GRID)
     assert torch.equal(mask[0, :, 0], mask[0, :1, 0].expand(4, -1, -1))
