@@ -18,12 +18,14 @@ from ..mirage_core.geometry.trajectory import Trajectory
 from ..mirage_core.readout.readout import Readout
 from ..mirage_core.rollout.state import RolloutState
 from .comfy.loop_body import Boxed
+from .comfy.scene_models import SceneModels
 from .shot import PlannedShot
 from .types import (
     ActorType,
     CacheType,
     GeometryType,
     ReadoutType,
+    SceneModelsType,
     StateType,
     TracksType,
     TrajectoryType,
@@ -38,6 +40,7 @@ _HOLDS: Final[dict[str, type | tuple[type, ...]]] = {
     ReadoutType.io_type: Readout,
     ActorType.io_type: Actor,
     TracksType.io_type: Tracks,
+    SceneModelsType.io_type: SceneModels,
     # What a loop begins with, and what its copies hand on.
     StateType.io_type: (RolloutState, PlannedShot, Boxed),
 }
