@@ -132,10 +132,10 @@ EMBEDDED_MODEL: dict[int, Node] = {
         },
         (380, 640),
     ),
-    6: Node("MirageEmbeddedShot", (750, 630), {"seed": SEED, "trajectory": Out(5)}, (310, 100)),
+    6: Node("MirageEmbeddedShot", (750, 686), {"seed": SEED, "trajectory": Out(5)}, (310, 100)),
     7: Node(
         "MirageRolloutStart",
-        (750, 230),
+        (750, 226),
         {
             "cache": Out(4),
             "trajectory": Out(5),
@@ -158,7 +158,7 @@ EMBEDDED_MODEL: dict[int, Node] = {
         (310, 220),
     ),
     9: Node("MirageRolloutResult", (1100, -60), {"state": Out(8)}, (350, 140)),
-    10: Node("PreviewAny", (750, 810), {"source": Out(9, 4)}, (310, 190)),
+    10: Node("PreviewAny", (750, 840), {"source": Out(9, 4)}, (310, 160)),
     11: Node(
         "SaveVideo",
         (1100, 300),

@@ -47,7 +47,7 @@ COLUMNS: tuple[tuple[int, int, tuple[str, ...]], ...] = (
 HEIGHTS = {
     "LoadImage": 330, "ImageScale": 170, "MoGeInference": 210, "MirageSceneModels": 230,
     "MirageCacheInit": 250, "CLIPTextEncode": 130, "MirageRolloutStart": 310, "PreviewAny": 170,
-    "SaveVideo": 380, "SaveImage": 180,
+    "SaveVideo": 380, "SaveImage": 220,
 }  # fmt: skip
 GROWS = {"MirageRolloutStart": 100, "SaveImage": 80}
 """Room for what a node tells or shows when it has run."""

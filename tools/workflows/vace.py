@@ -179,7 +179,7 @@ def _shot() -> dict[int, Node]:
         "scene_models": Out(5),
         "picture": Out(9),
     }
-    nodes[17] = Node(VACE_LOOP.id, (1610, 0), links, (320, 330))
+    nodes[17] = Node(VACE_LOOP.id, (1610, 0), links, (320, 316))
     return dict(sorted(nodes.items()))
 
 
