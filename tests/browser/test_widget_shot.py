@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from mirage_core.geometry.trajectory import intrinsics_from_fov
 from mirage_core.trajectories.shot import shot_from_json, shot_trajectory
@@ -92,14 +93,17 @@ def test_how_the_path_goes_through_a_keyframe_is_chosen(panel: Any) -> None:
 
 def test_f_and_drag_sets_the_focal_length_that_is_told(panel: Any) -> None:
     mm = button(panel, "Focal length in mm on full frame (F and drag)")
-    before = float(mm.input_value())
+    shown = mm.input_value()
+    before = float(shown)
     focus(panel)
     panel.page.keyboard.down("f")
+    panel.wait("(w) => w.editor.zooming")
     # Something else may take the focus while the key is held.
     panel.page.evaluate("() => document.activeElement.blur()")
     drag(panel, middle(panel), (40, 0))
     panel.page.keyboard.up("f")
-    assert not panel.widget("(w) => w.editor.zooming")
+    panel.wait("(w) => !w.editor.zooming")
+    expect(mm).not_to_have_value(shown)
     assert float(mm.input_value()) == pytest.approx(before * np.exp(0.2), rel=0.02)
     fov = selected(panel)["fov_x"]
     assert 18 / np.tan(np.radians(fov / 2)) == pytest.approx(float(mm.input_value()), abs=0.06)
