@@ -281,9 +281,14 @@ def test_ctrl_c_does_not_wait_for_what_workers_are_at(tmp_path, monkeypatch) -> 
             threading.Event().wait(0.1)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=press, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        make_data(folder, wall_job(source), partial(RayPool, workers=1))
+    # Programs that are started in the background ignore SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=press, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            make_data(folder, wall_job(source), partial(RayPool, workers=1))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not ray.is_initialized()
     assert finished_items(folder) == {"wall-0"}
 
