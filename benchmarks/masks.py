@@ -76,13 +76,14 @@ def roll(
     state = RolloutState(shot.cameras, cache, tokens, 0, "benchmark")
     while not state.complete:
         chunk = state.chunk
+        numbers = range(chunk.first_frame, chunk.output_end)
         frames = shot.frames[chunk.first_frame : chunk.output_end]
         every = slice(chunk.first_frame, chunk.output_end, 4)
         latents = CODEC.encode_images(shot.frames[every])
         seen = FrameGeometry(shot.estimated(chunk.index, every), shot.cameras.intrinsics[every])
         written = write_chunk(
             state, latents, frames, seen, settings, encode=CODEC.encode_images,
-            masks=masks(frames, state.frame_cameras) if chunks else None,
+            masks=masks(frames, state.frame_cameras, numbers) if chunks else None,
         )  # fmt: skip
         blank = latents[:, 1:]
         record = ChunkRecord(blank, blank, torch.ones(blank.shape[1:], dtype=torch.bool))
@@ -116,7 +117,7 @@ def study(seed: int, size: Size) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as place:
         files = find_masks(save_masks(Path(place) / "masks", shot.moving))
         files.expect_shot(len(cameras), cameras.width, cameras.height)
-        masks = ProvidedMasks(files, len(cameras))
+        masks = ProvidedMasks(files)
         return {
             f"{way}{held}": judge(roll(shot, masks, WAYS[way], HELD[held]), shot, room)
             for held in HELD

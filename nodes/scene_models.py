@@ -23,6 +23,7 @@ from .comfy.depth_models import (
     depth_files,
     estimate,
 )
+from .comfy.model import model_files
 from .comfy.scene_models import (
     DEPTHS,
     LANGUAGE_FOLDER,
@@ -31,7 +32,6 @@ from .comfy.scene_models import (
     SceneModels,
     choose_depth,
     choose_moving,
-    files_of,
     find_moving,
     load_scene_models,
     no_mask,
@@ -85,13 +85,13 @@ class MirageSceneModels(io.ComfyNode):
                     "file that is not there: the first one.",
                 ),
                 io.Combo.Input(
-                    "language_model", options=[AUTO, NONE, *files_of(LANGUAGE_FOLDER)],
+                    "language_model", options=[AUTO, NONE, *model_files(LANGUAGE_FOLDER)],
                     default=AUTO, advanced=True,
                     tooltip="Qwen3-VL in models/text_encoders, which says what moves. auto: the "
                     "first one, or only names where there is none. none: only names.",
                 ),
                 io.Combo.Input(
-                    "segmenter", options=[AUTO, *files_of(SEGMENTER_FOLDER)], default=AUTO,
+                    "segmenter", options=[AUTO, *model_files(SEGMENTER_FOLDER)], default=AUTO,
                     advanced=True, tooltip="SAM3 in models/checkpoints, which tracks it.",
                 ),
                 io.Int.Input(
@@ -107,7 +107,7 @@ class MirageSceneModels(io.ComfyNode):
     def fingerprint_inputs(cls, **_: Any) -> tuple[str, ...]:
         # With auto, a file that came since would be taken.
         return (
-            *depth_files(), "", *files_of(LANGUAGE_FOLDER), "", *files_of(SEGMENTER_FOLDER)
+            *depth_files(), "", *model_files(LANGUAGE_FOLDER), "", *model_files(SEGMENTER_FOLDER)
         )  # fmt: skip
 
     @classmethod

@@ -100,18 +100,17 @@ def folder_masks(
 
 
 def load_masks(
-    arguments: argparse.Namespace, files: FolderMasks | None, frames: int, setup: DeviceSetup
+    arguments: argparse.Namespace, files: FolderMasks | None, setup: DeviceSetup
 ) -> ProvidedMasks | None:
     """What finds the masks of the shot; None where nothing is left out.
 
     Args:
         arguments: Of the command line.
         files: From `folder_masks`.
-        frames: Frames of the shot.
         setup: Where models compute.
     """
     if files is not None:
-        return ProvidedMasks(files, frames, arguments.grow_masks)
+        return ProvidedMasks(files, arguments.grow_masks)
     if not arguments.masks:
         return None
     from ..masks.sam3 import load_sam3
@@ -120,7 +119,7 @@ def load_masks(
         arguments.tracker_model, names=arguments.names, language=arguments.language_model,
         device=setup.device, rest=setup.load_device, dtype=setup.stable_dtype,
     )  # fmt: skip
-    return ProvidedMasks(provider, frames, arguments.grow_masks)
+    return ProvidedMasks(provider, arguments.grow_masks)
 
 
 def describe_masks(arguments: argparse.Namespace, files: FolderMasks | None) -> str:

@@ -292,7 +292,7 @@ def run(arguments: argparse.Namespace) -> int:
     models.expect_text_encoder(arguments)
     setup = models.DeviceSetup.from_arguments(arguments)
     depth = models.load_depth(arguments, geometry, len(trajectory), setup)
-    found = masks.load_masks(arguments, marked, len(trajectory), setup)
+    found = masks.load_masks(arguments, marked, setup)
     if found is not None:
         geometry = found.of_picture(picture, geometry)
     codec = models.load_codec(arguments, setup)

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..constants import TEMPORAL_STRIDE, WHITE_8
 from ..errors import CacheFormatError, ModelMismatchError, ResumeError
-from ..files import atomic_path, atomic_write
+from ..files import atomic_write
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.geometry_io import save_geometry
 from ..geometry.transform import invert_rigid
 from ..rollout.video import read_frames, to_bytes
 from ..trajectories.files import save_trajectory
+from .results import save_picture
 from .shots import ShotDepth
 from .systems import Made, Request
 from .variations import Variation
@@ -114,8 +114,7 @@ def ask(folder: Path, request: Request) -> None:
                 fix="Use the data and the settings that it was asked with, or another --videos",
             )
         return
-    with atomic_path(folder / PICTURE) as temporary:
-        Image.fromarray(to_bytes(request.picture).numpy()).save(temporary)
+    save_picture(folder / PICTURE, request.picture)
     # As a memory of the picture alone has it, the first camera is where the world begins.
     start = invert_rigid(request.cameras.world_to_camera[:1])
     poses = request.cameras.world_to_camera @ start

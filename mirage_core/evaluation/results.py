@@ -125,7 +125,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def save_picture(path: Path, picture: Tensor) -> None:
-    """Save (H, W, 3) in 0..1 as a JPEG file."""
+    """Save (H, W, 3) in 0..1 in the format that the file's name asks for."""
     with atomic_path(path) as temporary:
         Image.fromarray(to_bytes(picture).numpy()).save(temporary, quality=QUALITY)
 

@@ -18,7 +18,7 @@ from ..constants import TEMPORAL_STRIDE
 from ..errors import ModelMismatchError
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.trajectory import Trajectory
-from ..preview.drawn import drawn_tokens
+from ..preview.drawn import as_still, drawn_tokens
 from ..preview.fill import fill_holes
 from ..readout.pixel_memory import FeatureCache, PixelCache, RgbCache
 from ..readout.readout import Readout, read
@@ -105,8 +105,7 @@ class Beside(_OfTokens):
         stride = TEMPORAL_STRIDE
         middle = [max(0, stride * (n // stride) - 1) for n in range(len(cameras))]
         shown = self.memory.read(cameras.select(middle))
-        tokens = fill_holes(shown.tokens, shown.visible)
-        tokens = torch.cat([tokens[:, :1], codec.static_tokens(tokens[:, 1:])], dim=1)
+        tokens = as_still(fill_holes(shown.tokens, shown.visible), codec)
         return dataclasses.replace(condition, projection=tokens, visible=shown.visible)
 
 

@@ -179,7 +179,8 @@ class PreviewSystem:
         geometry = witness(
             drawn[::TEMPORAL_STRIDE], state.latent_cameras, state.chunk.pose_frames
         )
-        witness.masks(drawn, state.frame_cameras)
+        chunk = range(state.chunk.first_frame, state.chunk.output_end)
+        witness.masks(drawn, state.frame_cameras, chunk)
         witness.stage("memory")
         written = write_chunk(
             state, latents, drawn, geometry, loop.memory,

@@ -59,7 +59,7 @@ class Witness:
         self._last = cameras, numbers
         return found
 
-    def masks(self, frames: Tensor, cameras: Trajectory) -> Masks:
+    def masks(self, frames: Tensor, cameras: Trajectory, numbers: Sequence[int]) -> Masks:
         """Take note of a chunk's decoded frames; there are no masks but the depth's own."""
         self.frames.append(frames.float().cpu())
         if self.learn is not None and self._last is not None:

@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..constants import TEMPORAL_STRIDE, WHITE_8
 from ..errors import CacheFormatError, ModelMismatchError
-from ..files import atomic_path, atomic_write
+from ..files import atomic_write
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.picture_files import read_picture
 from ..geometry.trajectory import Trajectory
 from ..geometry.transform import invert_rigid
 from ..rollout.depth_source import DepthSource, EstimatedDepth
-from ..rollout.video import to_bytes, write_clip
+from ..rollout.video import write_clip
 from ..training.data.fit import Fit
 from ..trajectories.rotations import nearest_rigid
 from .novel_views import strip
+from .results import save_picture
 from .rooms import CAPTION, Rooms
 from .shots import ShotDepth, depth_by
 from .systems import Request, System
@@ -349,17 +349,12 @@ def write_world(folder: Path, frames: Tensor, world: Instance) -> None:
     Raises:
         StorageError: The disk is full, or the folder cannot be written.
     """
-    _save(folder / INPUT, world.picture)
+    save_picture(folder / INPUT, world.picture)
     for number, frame in enumerate(frames):
-        _save(folder / "frames" / f"{number:03}.png", frame)
+        save_picture(folder / "frames" / f"{number:03}.png", frame)
     write_clip(folder / "videos" / "output.mp4", frames, FPS)
     # Its evaluator looks for these, so they come last.
     for name, document in ((CAMERA_DATA, world.camera_data), (IMAGE_DATA, world.image_data)):
         if document is not None:
             with atomic_write(folder / name, "w") as file:
                 json.dump(document, file, indent=4)
-
-
-def _save(path: Path, picture: Tensor) -> None:
-    with atomic_path(path) as temporary:
-        Image.fromarray(to_bytes(picture).numpy()).save(temporary)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..checkpoints.pretrained import load_pretrained
 from ..conditioning.entities import QUESTION, noun_phrases
 from ..constants import WHITE_8
 from ..errors import ModelMismatchError
@@ -216,16 +217,7 @@ def _load(
             expected=what,
             fix=f"Put a complete copy of the model into {folder}; nothing is downloaded",
         )
-    try:
-        network = kind.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, dtype=dtype
-        )
-        prepared = processor.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # each library below raises errors of its own for bad folders
-        raise ModelMismatchError(
-            f"The folder {folder.name} contains another model, or not all of it",
-            got=str(error).splitlines()[0][:300] if str(error) else type(error).__name__,
-            expected=what,
-            fix="Download the complete folder",
-        ) from error
+    network, prepared = load_pretrained(
+        folder, kind, processor, dtype, what="another model, or not all of it", expected=what
+    )
     return network.eval().requires_grad_(False), prepared

@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 from PIL import Image
 
+from ..checkpoints.pretrained import load_pretrained
 from ..errors import ModelMismatchError
 
 INSTRUCTION: Final = (
@@ -98,18 +99,12 @@ def load_captioner(
             got=str(error),
             fix="Run pip install transformers",
         ) from error
-    try:
-        network: Any = AutoModelForImageTextToText.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, dtype=dtype
-        )
-        processor: Any = AutoProcessor.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # each library below raises errors of its own for bad folders
-        raise ModelMismatchError(
-            f"The folder {folder.name} contains no captioning model that can be loaded",
-            got=str(error).splitlines()[0][:300] if str(error) else type(error).__name__,
-            expected="an image-text-to-text model of transformers, with safetensors weights",
-            fix="Download the complete folder, for example Qwen3-VL-4B-Instruct",
-        ) from error
+    network, processor = load_pretrained(
+        folder, AutoModelForImageTextToText, AutoProcessor, dtype,
+        what="no captioning model that can be loaded",
+        expected="an image-text-to-text model of transformers, with safetensors weights",
+        fix="Download the complete folder, for example Qwen3-VL-4B-Instruct",
+    )  # fmt: skip
     return Captioner(network.to(device), processor, instruction)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..checkpoints.pretrained import load_pretrained
 from ..errors import ModelMismatchError
 from ..validate import expect_shape
 
@@ -110,18 +111,12 @@ def load_depth_model(
             expected="depth_estimation_type in its config.json, or an explicit choice",
             fix="Choose metric for distances, or relative for inverse depth",
         )
-    try:
-        network: Any = AutoModelForDepthEstimation.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, dtype=dtype
-        )
-        processor: Any = AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # each library below raises errors of its own for bad folders
-        raise ModelMismatchError(
-            f"The folder {folder.name} contains no depth model that can be loaded",
-            got=str(error).splitlines()[0][:300] if str(error) else type(error).__name__,
-            expected="a depth-estimation model of transformers, with safetensors weights",
-            fix="Download the complete folder, for example Depth-Anything-V2-Small-hf",
-        ) from error
+    network, processor = load_pretrained(
+        folder, AutoModelForDepthEstimation, AutoImageProcessor, dtype,
+        what="no depth model that can be loaded",
+        expected="a depth-estimation model of transformers, with safetensors weights",
+        fix="Download the complete folder, for example Depth-Anything-V2-Small-hf",
+    )  # fmt: skip
     return DepthModel(network.to(device), processor, metric=metric)
 
 

@@ -60,7 +60,12 @@ def drawn_tokens(
         ModelMismatchError: The memory's points are not for this drawer.
     """
     cameras = trajectory.select(middle_frames(len(trajectory)))
-    tokens = codec.encode_images(render_preview(cache, cameras, drawer, view=None).frames)
+    pictures = render_preview(cache, cameras, drawer, view=None).frames
+    return as_still(codec.encode_images(pictures), codec)
+
+
+def as_still(tokens: Tensor, codec: PatchCodec) -> Tensor:
+    """Tokens (C, T, h, w) of single pictures as those of a video in which each of them stays."""
     return torch.cat([tokens[:, :1], codec.static_tokens(tokens[:, 1:])], dim=1)
 
 

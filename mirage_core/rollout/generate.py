@@ -91,7 +91,10 @@ def _finish_chunk(
     geometry = models.depth(
         frames[::TEMPORAL_STRIDE], state.latent_cameras, state.chunk.pose_frames
     )
-    masks = None if models.masks is None else models.masks(frames, state.frame_cameras)
+    masks = None
+    if models.masks is not None:
+        numbers = range(state.chunk.first_frame, state.chunk.output_end)
+        masks = models.masks(frames, state.frame_cameras, numbers)
     clock.stage(state, "memory")
     written = write_chunk(
         state,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,6 @@ from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.masks import grow, with_mask
 from ..geometry.trajectory import Trajectory
 from ..log import logger
-from ..masks.folder import FolderMasks
 from ..masks.types import FrameMasks, MaskProvider
 from .chunk_geometry import DYNAMIC, SKY, Masks
 
@@ -31,27 +30,17 @@ class ProvidedMasks:
 
     Attributes:
         provider: Finds it.
-        frames: Frames of the whole shot.
         grow: Pixels by which the picture's mask grows; those of chunks grow by the settings.
     """
 
     provider: MaskProvider
-    frames: int
     grow: int = 0
 
-    def __call__(self, frames: Tensor, cameras: Trajectory) -> Masks:
+    def __call__(self, frames: Tensor, cameras: Trajectory, numbers: Sequence[int]) -> Masks:
         """Masks of a chunk's frames (line 15), by the names that errors give them."""
-        # Which frames of the shot these are only the loop knows: it cuts them out of a whole one.
-        known = isinstance(self.provider, FolderMasks)
-        found = self._shot if known else self.provider(frames, range(len(frames)))
-        if not known:
-            _tell(found)
+        found = self.provider(frames, numbers)
+        _tell(found)
         return {DYNAMIC: found.moving, SKY: found.sky}
-
-    @cached_property
-    def _shot(self) -> FrameMasks:
-        """Masks of the whole shot, which are there from the start."""
-        return self.provider(torch.empty(0), range(self.frames))
 
     def of_picture(self, picture: Tensor, geometry: FrameGeometry) -> FrameGeometry:
         """The picture's geometry without what moves in it, and without sky (line 3).

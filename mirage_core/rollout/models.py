@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,9 +24,10 @@ DenoiserFactory = Callable[[Condition], Denoise]
 Preparation = Callable[[RolloutState], None]
 """Sets the video model up for the next chunk, from the state before it alone."""
 
-MaskSource = Callable[[Tensor, Trajectory], Masks]
-"""Masks of a chunk's decoded frames (4T - 3, H, W, 3) in 0..1 with their cameras, by the name
-that errors give them, such as `mirage_core.rollout.chunk_geometry.DYNAMIC`."""
+MaskSource = Callable[[Tensor, Trajectory, Sequence[int]], Masks]
+"""Masks of a chunk's decoded frames (4T - 3, H, W, 3) in 0..1 with their cameras and their numbers
+in the shot, by the name that errors give them, such as
+`mirage_core.rollout.chunk_geometry.DYNAMIC`."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from ...mirage_core.geometry.sources import (
 )
 from ...mirage_core.tensor_files import read_header
 from .estimator import FOLDER
+from .model import model_files
 
 AUTO = "auto"
 """Choice of the first file that is a depth model."""
@@ -74,7 +75,7 @@ class DepthModel:
 
 def depth_files() -> list[str]:
     """Files in models/geometry_estimation, as ComfyUI's loaders list them."""
-    return list(folder_paths.get_filename_list(FOLDER))
+    return model_files(FOLDER)
 
 
 def find_depth_model(name: str, kinds: Sequence[Kind] = tuple(Kind)) -> DepthModel:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.ldm.wan.model
-import comfy.lora
-import comfy.lora_convert
 import comfy.model_base
+import comfy.sd
 import comfy.utils
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
@@ -170,18 +169,20 @@ def patched_by(model: Patcher, path: Path, strength: float = 1.0) -> Patcher:
     """
     read_header(path)
     stored = comfy.utils.load_torch_file(str(path), safe_load=True)
-    tensors = comfy.lora_convert.convert_lora(stored)
-    names = comfy.lora.model_lora_keys_unet(model.model, {})
-    clone = model.clone()
-    changed = clone.add_patches(comfy.lora.load_lora(tensors, names), strength)
-    if not changed:
+    patched, _ = comfy.sd.load_lora_for_models(model, None, stored, strength, 0.0)
+    if _changes(patched) == _changes(model):
         raise ModelMismatchError(
             f"The LoRA {path.name} changes nothing of this model",
-            got=f"{len(tensors)} tensors, none under a name of the model's, such as "
-            f"{next(iter(tensors), 'none at all')}",
+            got=f"{len(stored)} tensors, none under a name of the model's, such as "
+            f"{next(iter(stored), 'none at all')}",
             expected="a LoRA for the video model that is loaded",
             fix="Choose another file; `mirage lora` gives a LoRA of a trainer the names that "
             "ComfyUI reads",
         )
-    expect_fitting_loras(clone, "the video model that is loaded")
-    return clone
+    expect_fitting_loras(patched, "the video model that is loaded")
+    return patched
+
+
+def _changes(model: Patcher) -> int:
+    """How many changes LoRAs make to a model's weights."""
+    return sum(map(len, model.patches.values()))

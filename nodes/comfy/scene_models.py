@@ -26,6 +26,7 @@ from .depth_models import (
     has_depth_model,
     load_depth_model,
 )
+from .model import model_files
 
 NONE = "none"
 """Choice of no model."""
@@ -99,11 +100,6 @@ class SceneModels:
 
     depth: tuple[DepthModel, Any] | None = None
     moving: MovingModels | None = None
-
-
-def files_of(folder: str) -> list[str]:
-    """Files in a model folder, as ComfyUI's loaders list them."""
-    return list(folder_paths.get_filename_list(folder))
 
 
 def choose_depth(depth: str, moge_file: str, da3_file: str) -> DepthModel | None:
@@ -186,7 +182,7 @@ def taken_files(inputs: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _file(folder: str, name: str) -> str | None:
-    there = files_of(folder)
+    there = model_files(folder)
     if name != AUTO:
         return name if name in there else None
     parts = _NAMES[folder]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +99,15 @@ class TestAgreement:
         append = QUICK.remembering(rules=WriteRules("append"))
         seen: list[tuple[int, ...]] = []
 
-        def left_half(frames: Tensor, cameras: Trajectory) -> Masks:
-            seen.append((len(frames), len(cameras)))
+        def left_half(frames: Tensor, cameras: Trajectory, numbers: Sequence[int]) -> Masks:
+            seen.append((len(frames), len(cameras), numbers[0], numbers[-1]))
             mask = torch.zeros(1, 64, 64)
             mask[:, :, :32] = 1
             return {DYNAMIC: mask}
 
         half = self.shot(make, tmp_path / "half", append, masks=left_half)
         whole = self.shot(make, tmp_path / "whole", append)
-        assert seen == [(33, 33), (33, 33), (5, 5)]
+        assert seen == [(33, 33, 0, 32), (33, 33, 32, 64), (5, 5, 64, 68)]
         first = 16
         assert len(half.cache) - first == (len(whole.cache) - first) // 2
 
