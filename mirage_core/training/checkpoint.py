@@ -30,6 +30,10 @@ from .sampler import Position
 from .settings import MAX_STEPS
 
 STATES: Final = "state"
+STEP_DIGITS: Final = 7
+ANY_STEP: Final = "step_" + "[0-9]" * STEP_DIGITS
+"""Pattern of what `step_name` gives."""
+
 FILMS: Final = "validation"
 """Folder of the films of validations inside a run's folder."""
 
@@ -69,6 +73,11 @@ class TrainingState:
             expect_tensors("The saved average", shapes_of(self.average), expected, fix)
 
 
+def step_name(step: int) -> str:
+    """What files and folders of a step are called, so that they stand in its order."""
+    return f"step_{step:0{STEP_DIGITS}d}"
+
+
 def save_state(folder: Path, state: TrainingState, keep: int) -> Path:
     """Write a state, then remove the oldest ones above ``keep``.
 
@@ -80,7 +89,7 @@ def save_state(folder: Path, state: TrainingState, keep: int) -> Path:
     Raises:
         StorageError: The disk is full, or the folder cannot be written. Older states stay.
     """
-    saved = folder / STATES / f"step_{state.step:07d}"
+    saved = folder / STATES / step_name(state.step)
     _remove(saved)
     lengths, digests = {}, {}
     for part in PARTS:

@@ -15,6 +15,7 @@ from ..checkpoints.names import is_branch, to_released
 from ..checkpoints.transformer_format import NO_TEXT, TEXT_EMBEDDING, TEXT_KEY
 from ..constants import TEXT_WIDTH
 from ..tensor_files import write_tensors
+from .checkpoint import step_name
 from .stages import ADAPTER
 
 RELEASED_PREFIX: Final = "pipe.dit."
@@ -60,7 +61,7 @@ def export_weights(
     Raises:
         StorageError: The disk is full, or the folder cannot be written.
     """
-    name = f"step_{step:07d}"
+    name = step_name(step)
     cast = {key: tensor.to(dtype).contiguous() for key, tensor in trained.items()}
     paths = []
     if full_model:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from ..errors import ResumeError, StorageError
 from ..files import atomic_path, atomic_write, ensure_writable_folder
 from ..tensor_files import read_header
-from .checkpoint import FILMS
+from .checkpoint import ANY_STEP, FILMS, step_name
 from .journal import LOGS
 from .settings import SETTINGS, TrainingSettings
 
@@ -23,20 +23,19 @@ BASE: Final = "Wan-AI/Wan2.2-TI2V-5B"
 BASE_WIDTH: Final = 3072
 """Its channels: a whole model of another width is not it, nor made from it."""
 
-MODEL: Final = "model/step_{step}_model.safetensors"
+MODEL: Final = "model/{step}_model.safetensors"
 PATCH_EMBEDDING: Final = "patch_embedding.weight"
-STEP_DIGITS: Final = 7
 
 KINDS: Final = {
-    "vace/step_{step}_vace.safetensors": (
+    "vace/{step}_vace.safetensors": (
         "mirage_branch.safetensors", "the side branch: ComfyUI's `models/model_patches`, for "
         "Mirage Load Branch, or `mirage rollout --branch`",
     ),
-    "lora/step_{step}_lora_comfyui.safetensors": (
+    "lora/{step}_lora_comfyui.safetensors": (
         "mirage_lora_comfyui.safetensors", "the LoRA: ComfyUI's `models/loras`, for any LoRA "
         "loader, or `mirage rollout --lora`",
     ),
-    "lora/step_{step}_lora.safetensors": (
+    "lora/{step}_lora.safetensors": (
         "mirage_lora.safetensors", "the same LoRA under the names of the released code",
     ),
     MODEL: (
@@ -71,11 +70,10 @@ def newest_step(run: Path) -> int:
     Raises:
         ResumeError: It has none.
     """
-    digits = "[0-9]" * STEP_DIGITS
     steps = [
         int(path.name.split("_")[1])
         for pattern in KINDS
-        for path in run.glob(pattern.format(step=digits))
+        for path in run.glob(pattern.format(step=ANY_STEP))
     ]
     if not steps:
         raise ResumeError(
@@ -96,7 +94,7 @@ def base_of(run: Path, step: int) -> str | None:
     Raises:
         ModelMismatchError: The file of the whole model is damaged.
     """
-    model = run / MODEL.format(step=f"{step:0{STEP_DIGITS}d}")
+    model = run / MODEL.format(step=step_name(step))
     if not model.exists():
         return BASE
     width, *_ = read_header(model).shapes.get(PATCH_EMBEDDING, (0,))
@@ -119,7 +117,7 @@ def export_run(run: Path, out: Path, step: int, facts: CardFacts) -> list[Path]:
         ResumeError: The run has no weights of this step, or its settings are damaged.
         StorageError: The folder is not empty, or cannot be written.
     """
-    name = f"{step:0{STEP_DIGITS}d}"
+    name = step_name(step)
     found = {
         run / pattern.format(step=name): entry
         for pattern, entry in KINDS.items()

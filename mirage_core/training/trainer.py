@@ -21,7 +21,15 @@ from ..files import ensure_writable_folder
 from ..log import logger
 from ..rollout.video import write_clip
 from .batch import BatchMaker, one_text
-from .checkpoint import FILMS, TrainingState, has_state, load_state, remove_partial, save_state
+from .checkpoint import (
+    FILMS,
+    TrainingState,
+    has_state,
+    load_state,
+    remove_partial,
+    save_state,
+    step_name,
+)
 from .data.dataset import ClipDataset
 from .distributed import (
     Distributed,
@@ -247,7 +255,7 @@ class Trainer:
         return values
 
     def _keep_film(self, journal: Journal, film: Film) -> None:
-        path = self.folder / FILMS / f"step_{self.step:07d}" / f"room_{film.scene}.mp4"
+        path = self.folder / FILMS / step_name(self.step) / f"room_{film.scene}.mp4"
         write_clip(path, film.frames, film.fps)
         journal.film(f"closed_loop/room_{film.scene}", film.frames, film.fps, self.step, path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -12,24 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from .room_kit import PictureKit
+
 WIDTH, HEIGHT, FRAMES = 160, 96, 9
 
 
-class Studio:
+class Studio(PictureKit):
     """A procedural picture with its memory, a standing camera, and a thing in the picture."""
-
-    def __init__(self, pack: ModuleType) -> None:
-        self.pack = pack
-        self.vae = self.module("nodes.embedded").MirageEmbeddedCodec.execute().args[0]
-        scene = self.module("nodes.embedded").MirageEmbeddedScene
-        self.image, self.geometry = scene.execute(16, WIDTH, HEIGHT, 70.0).args[:2]
-        path = self.module("mirage_core.geometry.trajectory").Trajectory
-        poses = torch.eye(4, dtype=torch.float64).repeat(FRAMES, 1, 1)
-        lens = self.geometry.intrinsics_for((HEIGHT, WIDTH)).repeat(FRAMES, 1, 1)
-        self.path = path(poses, lens, WIDTH, HEIGHT)
-
-    def module(self, name: str) -> Any:
-        return importlib.import_module(f"{self.pack.__name__}.{name}")
 
     @property
     def nodes(self) -> Any:
@@ -38,12 +26,6 @@ class Studio:
     @property
     def errors(self) -> Any:
         return self.module("mirage_core.errors")
-
-    def memory(self, **changes: Any) -> Any:
-        node = self.module("nodes.memory").MirageCacheInit
-        return node.execute(
-            self.image, self.geometry, self.vae, "bilinear", True, "paper", **changes
-        ).args[0]
 
     def photograph(self) -> tuple[Tensor, Any, Tensor]:
         """A red figure before a far wall, with depth and mask, from another picture."""
@@ -71,7 +53,7 @@ class Studio:
 @pytest.fixture(scope="module")
 def studio(pack: ModuleType) -> Studio:
     with torch.inference_mode():
-        return Studio(pack)
+        return Studio(pack, WIDTH, HEIGHT, FRAMES)
 
 
 # On the room's floor, which lies below the picture where the camera stands.

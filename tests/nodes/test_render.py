@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from .room_kit import PictureKit
 from .sampling_kit import Kit
 
 WIDTH, HEIGHT, FRAMES = 96, 64, 5
@@ -17,28 +17,8 @@ WIDTH, HEIGHT, FRAMES = 96, 64, 5
 pytestmark = pytest.mark.usefixtures("inference")
 
 
-class Room:
+class Room(PictureKit):
     """A procedural picture with the memories that can be made of it, and a move."""
-
-    def __init__(self, pack: ModuleType) -> None:
-        self.pack = pack
-        self.vae = self.module("nodes.embedded").MirageEmbeddedCodec.execute().args[0]
-        scene = self.module("nodes.embedded").MirageEmbeddedScene
-        self.image, self.geometry = scene.execute(16, WIDTH, HEIGHT, 70.0).args[:2]
-        path = self.module("mirage_core.geometry.trajectory").Trajectory
-        poses = torch.eye(4, dtype=torch.float64).repeat(FRAMES, 1, 1)
-        poses[:, 0, 3] = -0.1 * torch.arange(FRAMES)
-        lens = self.geometry.intrinsics_for((HEIGHT, WIDTH)).repeat(FRAMES, 1, 1)
-        self.path = path(poses, lens, WIDTH, HEIGHT)
-
-    def module(self, name: str) -> Any:
-        return importlib.import_module(f"{self.pack.__name__}.{name}")
-
-    def memory(self, **changes: Any) -> Any:
-        node = self.module("nodes.memory").MirageCacheInit
-        return node.execute(
-            self.image, self.geometry, self.vae, "bilinear", True, "paper", **changes
-        ).args[0]
 
     def render(self, **inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
         return self.module("nodes.render").MirageRender.execute(**inputs).args[:3]
@@ -54,7 +34,7 @@ class Room:
 @pytest.fixture(scope="module")
 def room(pack: ModuleType) -> Room:
     with torch.inference_mode():
-        return Room(pack)
+        return Room(pack, WIDTH, HEIGHT, FRAMES, step=0.1)
 
 
 @pytest.mark.parametrize("step", [1, 2])
