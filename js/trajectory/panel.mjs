@@ -102,6 +102,7 @@ export class Panel {
     this.aspect = select(text("aspect"), [["", text("aspect_picture")], ...aspects], (name) => director.mask(name));
     this.output = element("button", {
       type: "button", class: "mirage-text-button", onclick: () => director.setOutput(),
+      text: text("output"), "aria-label": text("outputNone"),
     });
     this.record = iconButton("record", text("playblast"), record);
     return element(

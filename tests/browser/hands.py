@@ -27,10 +27,19 @@ UNCOVERED = "([x, y]) => document.elementFromPoint(x, y)?.closest('.mirage-widge
 """Nothing of ComfyUI's own lies over this place of the page, such as a message that goes by."""
 
 
+def widget(studio: Any) -> Any:
+    """The trajectory widget: the page may hold other views, in any order."""
+    return studio.page.locator(".mirage-widget", has=studio.page.locator(".mirage-timeline"))
+
+
+def canvas(studio: Any) -> Any:
+    """The view of the trajectory widget."""
+    return widget(studio).locator(".mirage-canvas").first
+
+
 def button(studio: Any, name: str) -> Any:
     """A control of the trajectory widget by its accessible name."""
-    place = studio.page.locator(".mirage-widget", has=studio.page.locator(".mirage-timeline"))
-    return place.get_by_label(name, exact=True).first
+    return widget(studio).get_by_label(name, exact=True).first
 
 
 def focus(studio: Any) -> None:

@@ -15,7 +15,7 @@ from mirage_core.trajectories.files import load_trajectory
 from mirage_core.trajectories.keyframes import keyframe_trajectory, keyframes_from_json
 from mirage_core.trajectories.presets import PRESETS
 
-from .hands import KEYFRAMES, at, button, drag, drag_keyframe, press, stored
+from .hands import KEYFRAMES, at, button, canvas, drag, drag_keyframe, press, stored
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
@@ -160,8 +160,7 @@ def test_undo_and_redo_are_comfyuis(studio: Any, modern: bool) -> None:
     first = studio.value("keyframes")
     noted(first)
     studio.widget("(w) => { w.model.selected = 0; w.model.select(1); }")
-    canvas = studio.page.locator(".mirage-widget:has(.mirage-timeline) .mirage-canvas")
-    canvas.focus()
+    canvas(studio).focus()
     studio.page.keyboard.press("ArrowUp")
     second = studio.value("keyframes")
     assert second != first
@@ -297,8 +296,7 @@ def test_everything_can_be_reached_and_is_named(studio: Any, modern: bool) -> No
             .map((e) => e.outerHTML)"""
     )
     assert unnamed == []
-    canvas = studio.page.locator(".mirage-widget:has(.mirage-timeline) .mirage-canvas")
-    canvas.focus()
+    canvas(studio).focus()
     seen = set()
     for _ in range(12):
         studio.page.keyboard.press("Tab")

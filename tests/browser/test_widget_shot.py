@@ -13,7 +13,18 @@ from playwright.sync_api import expect
 from mirage_core.geometry.trajectory import intrinsics_from_fov
 from mirage_core.trajectories.shot import shot_from_json, shot_trajectory
 
-from .hands import KEYFRAMES, at, button, drag, drag_keyframe, focus, press, stored
+from .hands import (
+    KEYFRAMES,
+    at,
+    button,
+    canvas,
+    drag,
+    drag_keyframe,
+    focus,
+    press,
+    stored,
+    widget,
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
@@ -45,7 +56,7 @@ def middle(studio: Any) -> Callable[[], list[float]]:
     """The middle of the view."""
 
     def place() -> list[float]:
-        box = studio.page.locator(".mirage-canvas").first.bounding_box()
+        box = canvas(studio).bounding_box()
         return [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
 
     return place
@@ -320,7 +331,7 @@ def test_an_aspect_ratio_is_masked(panel: Any) -> None:
 
 
 def test_a_path_through_what_is_remembered_is_warned_of(studio: Any, modern: bool) -> None:
-    note = studio.page.locator(".mirage-note").first
+    note = widget(studio).locator(".mirage-note").first
     studio.wait("(w) => w.near === null")
     studio.widget(
         """(w) => {
