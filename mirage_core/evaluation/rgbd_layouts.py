@@ -100,6 +100,19 @@ def numbers_of(path: Path, columns: int, *, finite: bool = True) -> np.ndarray:
     return values
 
 
+def row_of(path: Path, columns: int) -> np.ndarray:
+    """(columns,) float64 of the first line of a text file.
+
+    Raises:
+        CacheFormatError: It is missing, empty or malformed.
+    """
+    rows = numbers_of(path, columns)
+    if not len(rows):
+        raise _malformed(path, "no numbers")
+    row: np.ndarray = rows[0]
+    return row
+
+
 def _malformed(path: Path, why: str) -> CacheFormatError:
     return CacheFormatError(
         f"{path.name} of {path.parent.name} cannot be read", got=why[:200], fix="Fetch it again"
@@ -217,10 +230,12 @@ def read_arkit(folder: Path) -> RecordedFiles:
     rotation = Rotation.from_rotvec(chosen[:, 1:4]).as_matrix()
     world_to_camera[:, :3, :3] = torch.from_numpy(rotation)
     world_to_camera[:, :3, 3] = torch.from_numpy(chosen[:, 4:7])
-    values = np.stack([numbers_of(lenses[names[n]], 6)[0] for n in kept])
+    values = np.stack([row_of(lenses[names[n]], 6) for n in kept])
     intrinsics = torch.cat([matrices((v[2], v[3], v[4], v[5]), 1) for v in values])
     files = [Files(pictures[names[n]], depths[names[n]]) for n in kept]
     size = (int(values[0, 0]), int(values[0, 1]))
+    if min(size) < 1:
+        raise _malformed(lenses[names[kept[0]]], f"a picture of {size[0]} x {size[1]}")
     return RecordedFiles(folder.name, files, world_to_camera, intrinsics, lens_size=size)
 
 
@@ -239,7 +254,7 @@ def read_numbered(folder: Path) -> RecordedFiles:
         raise _malformed(folder / "pose.txt", f"{len(rows)} poses for {len(files)} pictures")
     lens = NUMBERED_LENS
     if (folder / "lens.txt").is_file():
-        fx, fy, cx, cy = numbers_of(folder / "lens.txt", 4)[0].tolist()
+        fx, fy, cx, cy = row_of(folder / "lens.txt", 4).tolist()
         lens = (fx, fy, cx, cy)
     poses = poses_of(rows[:, 3:], rows[:, :3])
     return _recorded(folder.name, files, poses, matrices(lens, len(files)))

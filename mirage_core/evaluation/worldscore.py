@@ -33,6 +33,9 @@ from .task import Choice, Column, Outcome
 
 IMAGE_DATA: Final = "image_data.json"
 CAMERA_DATA: Final = "camera_data.json"
+MOST_FRAMES: Final = 10_000
+"""Of a world whose camera stands still; WorldScore asks for some hundred."""
+
 INPUT: Final = "input_image.png"
 FOCAL: Final = 500.0
 """Focal length in pixels of the input picture where a file states none: WorldScore's own."""
@@ -160,7 +163,7 @@ class PreparedFolder:
         try:
             poses, focal = _poses(image_data, camera_data)
             prompt = " ".join(image_data.get("prompt_list") or [image_data.get("prompt", "")])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _damaged(folder, f"{type(error).__name__}: {error}") from error
         rows, columns = int(picture.shape[0]), int(picture.shape[1])
         lens = torch.tensor(
@@ -182,6 +185,8 @@ def _poses(
     """Cameras of all frames, and the focal length in pixels of the input picture."""
     if camera_data is None:
         count = int(image_data["total_frames"])
+        if not 1 <= count <= MOST_FRAMES:
+            raise ValueError(f"total_frames {count}")
         return torch.eye(4, dtype=torch.float64).repeat(count, 1, 1), FOCAL
     matrices = torch.tensor(camera_data["cameras_interp"], dtype=torch.float64)
     if matrices.ndim != 3 or matrices.shape[1:] != (4, 4):  # noqa: PLR2004

@@ -18,6 +18,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from ...errors import TrajectoryError
 from ...geometry.transform import invert_rigid, rigid
 
 _CAMERA: Final = ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0))
@@ -65,9 +66,21 @@ def quaternions(poses: Tensor) -> Tensor:
 
 
 def poses_of(quaternion: Tensor, translation: Tensor) -> Tensor:
-    """(F, 4, 4) transforms of quaternions (F, 4), (x, y, z, w), and translations (F, 3)."""
+    """(F, 4, 4) transforms of quaternions (F, 4), (x, y, z, w), and translations (F, 3).
+
+    Raises:
+        TrajectoryError: A quaternion is zero, which is no direction.
+    """
     from scipy.spatial.transform import Rotation
 
+    zero = (quaternion == 0).all(dim=1).nonzero()
+    if len(zero):
+        raise TrajectoryError(
+            f"The camera of frame {int(zero[0])} looks nowhere",
+            got="a quaternion of zeros",
+            expected="a rotation",
+            fix="Export the cameras again",
+        )
     rotation = Rotation.from_quat(quaternion.double().numpy()).as_matrix()
     return rigid(torch.from_numpy(rotation), translation.double())
 

@@ -11,7 +11,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from mirage_core.cli.main import main
-from mirage_core.errors import CacheFormatError, GeometryError
+from mirage_core.errors import CacheFormatError, GeometryError, TrajectoryError
 from mirage_core.evaluation.rgbd import associated
 from mirage_core.evaluation.rgbd_layouts import (
     LAYOUTS,
@@ -218,3 +218,13 @@ def test_broken_recordings_are_refused(tmp_path) -> None:
     (tmp_path / "d" / "trajectory.log").write_text("0 0 1\n1 0 0 x\n" + "0 0 0 1\n" * 3)
     with pytest.raises(CacheFormatError, match="trajectory.log"):
         read_recording(tmp_path / "d")
+    as_arkit(tmp_path / "e", pictures, depths, cameras)
+    lens = tmp_path / "e" / "lowres_wide_intrinsics" / "47_9.500.pincam"
+    for content, said in (("", "no numbers"), ("0 48 1 1 1 1", "picture of 0 x 48")):
+        lens.write_text(content)
+        with pytest.raises(CacheFormatError, match=said):
+            read_recording(tmp_path / "e")
+    as_tum(tmp_path / "f", pictures, depths, cameras)
+    text(tmp_path / "f" / "groundtruth.txt", [[100.0, *([0.0] * 7)]])
+    with pytest.raises(TrajectoryError, match="looks nowhere"):
+        read_recording(tmp_path / "f")

@@ -148,6 +148,15 @@ def test_missing_and_broken_worlds_are_named(prepared, tmp_path, capsys) -> None
     (prepared / PLACE / "camera_data.json").write_text('{"cameras_interp": [[1, 2]]}')
     with pytest.raises(CacheFormatError, match="cameras of shape"):
         source.load(PLACE)
+    (prepared / PLACE / "camera_data.json").write_text(
+        json.dumps({"cameras_interp": [np.eye(4).tolist()], "focal_length": 10**400})
+    )
+    with pytest.raises(CacheFormatError, match="OverflowError"):
+        source.load(PLACE)
+    for count in (0, 10**12):
+        (prepared / STILL / "image_data.json").write_text(json.dumps({"total_frames": count}))
+        with pytest.raises(CacheFormatError, match=f"total_frames {count}"):
+            source.load(STILL)
     (prepared / STILL / "image_data.json").write_text("[]")
     with pytest.raises(CacheFormatError, match=r"image_data\.json"):
         source.load(STILL)
