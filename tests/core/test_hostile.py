@@ -37,6 +37,7 @@ from mirage_core.training.data.shards import map_shard, read_index
 from mirage_core.training.optimiser import Ema, Optimiser
 from mirage_core.training.settings import TrainingSettings
 from mirage_core.trajectories.exchange.load3d import camera_of_frame, keyframes_of_cameras
+from shared_material import SHARED
 
 pytest.importorskip("resource", reason="this system does not bound a process's memory")
 
@@ -48,7 +49,7 @@ from reliability.worker import GIB, UNTYPED, Reader  # noqa: E402
 INPUTS = 25
 """Damaged files of each format; `tools/reliability/fuzz.py` reads thousands."""
 
-SHARED = Path("/work/shared/data/hostile")
+HOSTILE = SHARED / "data" / "hostile"
 LONG = "9" * 5000
 """Digits beyond what Python turns into a number."""
 
@@ -66,7 +67,7 @@ def test_damaged_files_are_refused_with_typed_errors(name: str, tmp_path: Path) 
     assert {result.outcome for result in results} >= {"read", "refused"}
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the files of {SHARED}")
+@pytest.mark.skipif(not HOSTILE.is_dir(), reason="needs shared/data/hostile")
 @pytest.mark.parametrize(
     ("name", "read"),
     [
@@ -81,7 +82,7 @@ def test_damaged_files_are_refused_with_typed_errors(name: str, tmp_path: Path) 
 )
 def test_files_that_failed_once(name: str, read: Callable[[Path], object]) -> None:
     try:
-        read(SHARED / name)
+        read(HOSTILE / name)
     except MirageError as error:
         assert str(error)
 

@@ -18,10 +18,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mirage_core.geometry.trajectory import Trajectory
+from shared_material import SHARED
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = ROOT / "tests" / "data" / "spatia_oracle.safetensors"
-WHOLE = ROOT.parent / "shared" / "oracle" / "spatia.safetensors"
+WHOLE = SHARED / "oracle" / "spatia.safetensors"
 
 
 class SpatiaOracle:

@@ -21,6 +21,7 @@ from mirage_core.evaluation.rgbd_layouts import (
     read_recording,
 )
 from mirage_core.geometry.trajectory import Trajectory
+from shared_material import SHARED
 from tiny_evaluation import HEIGHT, WIDTH, save_depth, save_picture, wall_views
 
 COUNT = 5
@@ -158,7 +159,7 @@ def test_a_layout(name, tmp_path) -> None:
 
 
 def test_the_office_capture_is_read_as_its_page_says() -> None:
-    folder = Path(__file__).resolve().parents[4] / "shared" / "data" / "office_rgbd"
+    folder = SHARED / "data" / "office_rgbd"
     if not (folder / "pose.txt").is_file():
         pytest.skip("needs the office capture beside the checkout")
     views = RecordingFolder(folder, 640, 480).open(folder.name).select([0, 4])

@@ -13,10 +13,11 @@ import torch
 from mirage_core.errors import CacheFormatError
 from mirage_core.geometry.geometry_io import load_geometry
 from mirage_core.geometry.sources import describe_geometry
+from shared_material import SHARED
 
 SHAPE = (9, 16)
 DEPTH = np.linspace(2, 8.94, 9 * 16, dtype=np.float32).reshape(SHAPE)
-FIELD = Path("/work/shared/data/field/exr")
+FIELD = SHARED / "data" / "field" / "exr"
 
 
 def flat(value: float) -> np.ndarray:
