@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 from typing_extensions import override
 
+from ..mirage_core.checkpoints.branch import BranchConfig
 from ..mirage_core.checkpoints.branch_file import split_merged
 from ..mirage_core.checkpoints.branch_format import FORMATS
 from ..mirage_core.codecs.base import expect_same_codec
@@ -40,7 +40,7 @@ from .comfy.model import (
     split_targets,
 )
 from .comfy.vae import Latent, VaeCodec, clean_tokens
-from .drawn import drawn_condition_of, expect_render_branch
+from .drawn import colours_as_tokens, drawn_condition_of, expect_render_branch
 from .shot import expect_begun
 from .types import BranchType, ReadoutType, StateType
 
@@ -178,23 +178,23 @@ class MirageApply(io.ComfyNode):
         state: RolloutState | None = None,
         vae: comfy.sd.VAE | None = None,
     ) -> io.NodeOutput:
-        drawn = readout.cache.kind is MemoryKind.COLOURS
-        backbone, first = expect_parts(model, readout, first_latent, colours=drawn)
+        colours = readout.cache.kind is MemoryKind.COLOURS
+        backbone, first = expect_parts(model, readout, first_latent, colours=colours)
         config = None if branch is None else branch.fitted(backbone)
-        if drawn:
+        if colours:
             expect_render_branch(config)
         latent = chunk_latent(first, len(readout.visible))
         if state is not None:
             _expect_clean(expect_begun(state), first)
         if not strength:
             return io.NodeOutput(without_mirage(model), latent)
-        if drawn:
+        if colours and config is not None and config.needs_render:
             condition = drawn_condition_of(readout, state, vae, first.shape[1], references)
         else:
-            condition = _read_condition(readout, state, references, preceding)
+            shown = colours_as_tokens(readout, vae) if colours else shown_to(config, readout)
+            condition = _read_condition(readout, state, references, preceding, shown)
         side = None
         if branch is not None and config is not None:
-            condition = shown(branch, condition, readout)
             planes = condition.side_input(
                 config.features, white_planes(branch, condition, vae, readout)
             )
@@ -205,12 +205,18 @@ class MirageApply(io.ComfyNode):
 
 
 def _read_condition(
-    readout: Readout, state: RolloutState | None, references: int, preceding: int
+    readout: Readout,
+    state: RolloutState | None,
+    references: int,
+    preceding: int,
+    shown: Tensor | None,
 ) -> Condition:
-    """What a memory of tokens tells of a chunk, with earlier frames if there is a state."""
+    """What a memory tells of a chunk, with earlier frames if there is a state."""
     if state is None:
-        return Condition.of_readout(readout)
-    return chunk_condition(state, readout, references=references, preceding=preceding)
+        return Condition.of_readout(readout, shown)
+    return chunk_condition(
+        state, readout, references=references, preceding=preceding, shown=shown
+    )
 
 
 def _expect_clean(state: RolloutState, first: Tensor) -> None:
@@ -225,11 +231,11 @@ def _expect_clean(state: RolloutState, first: Tensor) -> None:
         )
 
 
-def shown(branch: Branch, condition: Condition, readout: Readout) -> Condition:
-    """The condition with the drawing of what the memory shows, for branches that take that."""
-    if not branch.config.needs_drawing:
-        return condition
-    return dataclasses.replace(condition, projection=drawn_latents(readout, DctCodec()))
+def shown_to(config: BranchConfig | None, readout: Readout) -> Tensor | None:
+    """Drawings of a memory of tokens for branches that take these; None for what takes tokens."""
+    if config is None or not config.needs_drawing:
+        return None
+    return drawn_latents(readout, DctCodec())
 
 
 def white_planes(

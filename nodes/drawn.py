@@ -1,14 +1,18 @@
-"""What Spatia's branch is shown: a memory of colours, drawn and encoded for one chunk."""
+"""What side branches are shown of a memory of colours: drawn and encoded for one chunk."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from ..mirage_core.checkpoints.branch import BranchConfig
+from ..mirage_core.codecs.memory_kind import memory_drawer
 from ..mirage_core.conditioning.condition import Condition
 from ..mirage_core.conditioning.features import no_render_branch
 from ..mirage_core.errors import ModelMismatchError
 from ..mirage_core.log import logger
+from ..mirage_core.preview.drawn import drawn_tokens
 from ..mirage_core.readout.readout import Readout
 from ..mirage_core.rollout.context import expect_readout
 from ..mirage_core.rollout.spatia import (
@@ -20,7 +24,7 @@ from ..mirage_core.rollout.spatia import (
 from ..mirage_core.rollout.state import RolloutState
 from .comfy.device import drawing_device
 from .comfy.ui import progress
-from .comfy.vae import VaeCodec
+from .comfy.vae import VaeCodec, dct_codec
 
 if TYPE_CHECKING:
     import comfy.sd
@@ -28,8 +32,33 @@ if TYPE_CHECKING:
 
 def expect_render_branch(config: BranchConfig | None) -> None:
     """Raise `ModelMismatchError` unless there is a branch that is steered by drawings."""
-    if config is None or not config.needs_render:
+    if config is None or not (config.needs_render or config.needs_drawing):
         raise no_render_branch(None if config is None else config.features)
+
+
+def colours_as_tokens(readout: Readout, vae: comfy.sd.VAE | None) -> Tensor:
+    """Drawings of a memory of colours as the tokens that the embedded model's branch takes.
+
+    Args:
+        readout: Gives the memory, and the cameras of the chunk.
+        vae: The embedded codec, of which the shot's latents are.
+
+    Returns:
+        (C, T, h, w) float32 model-space latents.
+
+    Raises:
+        ModelMismatchError: There is no VAE, or another one.
+    """
+    codec = None if vae is None else dct_codec(vae)
+    if codec is None:
+        raise ModelMismatchError(
+            "The embedded model is shown a memory of colours by drawings of its own codec",
+            got="no VAE" if vae is None else "a VAE with weights",
+            expected="the VAE of Mirage Embedded Model",
+            fix="Connect it to vae",
+        )
+    cache = readout.cache
+    return drawn_tokens(cache, readout.trajectory, memory_drawer(cache.codec), codec)
 
 
 def drawn_condition_of(

@@ -92,11 +92,18 @@ class Condition:
         return cls(projection, visible, none, none, none, visible[:0])
 
     @classmethod
-    def of_readout(cls, readout: Readout) -> Condition:
-        """A condition without reference or preceding frames, with the readout's planes."""
+    def of_readout(cls, readout: Readout, shown: Tensor | None = None) -> Condition:
+        """A condition without reference or preceding frames, with the readout's planes.
+
+        Args:
+            readout: What the memory shows to T latent cameras.
+            shown: (C, T, h, w) what the side branch is shown of it; its tokens by default.
+        """
         offset, log_depth = readout.planes
         return dataclasses.replace(
-            cls.of_projection(readout.weighed_tokens, readout.visible),
+            cls.of_projection(
+                readout.weighed_tokens if shown is None else shown, readout.visible
+            ),
             offset=offset,
             log_depth=log_depth,
             preceding_offset=offset[:, :0],

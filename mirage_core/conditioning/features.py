@@ -221,9 +221,9 @@ def no_render_branch(features: Features | None) -> ModelMismatchError:
         features: What the branch takes; None without a branch.
     """
     return ModelMismatchError(
-        "A memory of colours steers a side branch of Spatia's only",
+        "A memory of colours steers side branches that take drawings only",
         got="no side branch" if features is None else f"one that takes {format_features(features)}",
-        expected=format_features(RENDER_AND_SCORE),
+        expected=f"{format_features(RENDER_AND_SCORE)}, or {SideFeature.DRAWN}",
         fix="Load Spatia's branch (step-8500.safetensors); if this is it, load it as spatia; or "
         "make a memory of tokens",
     )

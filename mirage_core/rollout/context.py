@@ -31,6 +31,7 @@ def chunk_condition(
     exclude_seen: bool = True,
     history: History | None = None,
     planes: bool = True,
+    shown: Tensor | None = None,
 ) -> Condition:
     """All that the denoiser is told about the next chunk, when sampling and when training.
 
@@ -50,6 +51,8 @@ def chunk_condition(
             model sees them anyway. Off is the released behaviour.
         history: Where earlier frames come from; the rollout's folder by default.
         planes: Give the sub-cell offset and the depth ratio as well.
+        shown: (C, T, h, w) what the side branch is shown of the memory; by default the tokens that
+            were read, which of a memory of colours are none.
 
     Returns:
         The condition, float32, on the readout's device.
@@ -70,7 +73,7 @@ def chunk_condition(
     )
     history = history or History(state)
     condition = Condition(
-        projection=readout.weighed_tokens,
+        projection=readout.weighed_tokens if shown is None else shown,
         visible=readout.visible,
         references=history.latents(chosen).to(device),
         preceding=history.latents(before).to(device),
