@@ -340,7 +340,8 @@ def _report(state: RolloutState, written: WrittenChunk, checked: bool) -> str:
         )
     drift = "" if done.drift is None else f"; {done.drift.describe_drift()}"
     cast = "" if written.cast is None else f"; {written.cast.describe()}"
+    notes = "".join(f"; {note}" for note in done.notes)
     return (
         f"{done.written:.1%} of the cells may be written; {rejected}; "
-        f"{len(state.cache):,} points became {len(written.cache):,}{drift}{cast}"
+        f"{len(state.cache):,} points became {len(written.cache):,}{drift}{cast}{notes}"
     )

@@ -126,8 +126,8 @@ def write_chunk(
 
     Raises:
         ShapeError: Frames, latents, depth, tracks or masks do not belong to this chunk.
-        GeometryError: Everything is masked, the cameras are not the shot's, or, when strict, no
-            frame agrees with the memory.
+        GeometryError: The cameras are not the shot's, or, when strict, no frame agrees with the
+            memory.
     """
     settings = settings or MemorySettings()
     if tracks is not None:
