@@ -32,7 +32,6 @@ from torch import Tensor
 from mirage_core.actors.build import ActorConfig, Look, make_actor
 from mirage_core.actors.ground import ground_of
 from mirage_core.actors.sight import on_depth
-from mirage_core.actors.tracks import Tracks
 from mirage_core.actors.update import CastConfig, update_actors
 from mirage_core.cache.actor import Actor
 from mirage_core.cache.track import Behaviour, Track
@@ -43,6 +42,7 @@ from mirage_core.errors import GeometryError
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid, rigid, rotation_about
+from mirage_core.masks.tracks import Tracks
 from mirage_core.metrics import psnr
 from mirage_core.preview.render import render_preview
 from mirage_core.rollout.memory import begin_memory

@@ -17,6 +17,7 @@ from ..errors import ShapeError
 from ..geometry.expect_cameras import expect_same_lens, expect_same_path
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.masks import MaskGrowth, exclusion, grow, note_if_all
+from ..masks.types import FrameMasks
 from ..readout.readout import read
 from .state import RolloutState
 
@@ -27,6 +28,11 @@ OWN: Final = "The geometry's exclusion mask"
 Masks = Mapping[str, Tensor | None]
 """Masks by the name that errors give them; missing ones are None. Each is (M, H, W), see
 `mirage_core.geometry.masks.mask_to_grid`, or one for every frame of the whole shot."""
+
+
+def masks_of(found: FrameMasks) -> Masks:
+    """What stays out of a memory, by the names that errors give it."""
+    return {DYNAMIC: found.moving, SKY: found.sky}
 
 
 @dataclass(frozen=True, eq=False)
