@@ -6,17 +6,20 @@ the set's pixels PSNR, for each behaviour; ghosts, the actor's points that were 
 and for three movers in a room how often each is known again. Movers go straight on; with
 ``--turning`` they turn back on their way.
 
-``--rooms 20 --frames 97 193`` is the whole of it, ``--save FILE`` keeps the report, ``--picture
-FILE`` the truth beside the behaviours for the last room.
+``--rooms 20 --frames 97 193`` is the whole of it. ``--save FILE`` keeps the report, room by room:
+the same command goes on where it was stopped, so remove the file after a change of the code.
+``--picture FILE`` has the truth beside the behaviours for the last room.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import statistics
+import sys
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +32,6 @@ from torch import Tensor
 from mirage_core.actors.build import ActorConfig, Look, make_actor
 from mirage_core.actors.ground import ground_of
 from mirage_core.actors.sight import on_depth
-from mirage_core.actors.tracks import Tracks
 from mirage_core.actors.update import CastConfig, update_actors
 from mirage_core.cache.actor import Actor
 from mirage_core.cache.track import Behaviour, Track
@@ -40,6 +42,7 @@ from mirage_core.errors import GeometryError
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory, intrinsics_from_fov
 from mirage_core.geometry.transform import invert_rigid, rigid, rotation_about
+from mirage_core.masks.tracks import Tracks
 from mirage_core.metrics import psnr
 from mirage_core.preview.render import render_preview
 from mirage_core.rollout.memory import begin_memory
@@ -53,6 +56,9 @@ LOOK: Final = 25
 
 STEP: Final = 4
 AWAY: Final = math.radians(100)
+SAME: Final = ("machine", "torch", "what", "size", "turning")
+"""What rooms of one report have in common."""
+
 COVERED: Final = 0.9
 """Part of its way that a mover which goes straight on has gone at the end."""
 
@@ -245,8 +251,8 @@ def table(rooms: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    """Measure and print."""
+def arguments() -> argparse.Namespace:
+    """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rooms", type=int, default=3)
     parser.add_argument("--frames", type=int, nargs="+", default=[97])
@@ -256,40 +262,92 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=FIRST_ROOM)
     parser.add_argument("--save", type=Path)
     parser.add_argument("--picture", type=Path)
-    asked = parser.parse_args()
-    codec, size = CODECS[asked.what], (asked.size[0], asked.size[1])
-    report: dict[str, Any] = {
-        "program": "benchmarks/actors.py",
-        "date": date.today().isoformat(),
-        "machine": processor(),
-        "torch": torch.__version__,
-        "what": asked.what,
-        "size": size,
-        "turning": asked.turning,
+    return parser.parse_args()
+
+
+def opened(path: Path | None, head: dict[str, Any]) -> dict[str, Any]:
+    """The report that a file has so far, if it is of the same settings; else a new one."""
+    if path is None or not path.exists():
+        return head
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    other = [key for key in SAME if kept.get(key) != head[key]]
+    if other:
+        raise SystemExit(f"{path} is of another {', '.join(other)}: choose another file")
+    return kept
+
+
+def save(path: Path | None, report: dict[str, Any]) -> None:
+    """Write the report; a file that is there stays whole until the new one is."""
+    if path is None:
+        return
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    new.replace(path)
+
+
+def room_of(
+    seed: int, frames: int, asked: argparse.Namespace, codec: Any, size: tuple[int, int]
+) -> dict[str, Any]:
+    """All figures of one room, or why it has none."""
+    try:
+        room, picture = measure(seed, frames, codec, size, asked.turning)
+        known = recognised(seed, frames, codec, size, asked.turning)
+    except GeometryError as error:
+        # A room without space for movers, or whose mover is never in view.
+        return {"seed": seed, "without": error.what}
+    if asked.picture:
+        Image.fromarray((picture * 255).round().byte().numpy()).save(asked.picture)
+    return {"seed": seed, "figures": room, "recognition": known}
+
+
+def summary(each: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over the rooms that have figures."""
+    rooms = [room for room in each if "figures" in room]
+    return table([room["figures"] for room in rooms]) | {
+        "rooms": len(rooms),
+        "without": [f"{room['seed']}: {room['without']}" for room in each if "without" in room],
+        "recognition": {
+            key: sum(room["recognition"][key] for room in rooms)
+            for key in ("returns", "right", "doubles")
+        },
+        "each": each,
     }
+
+
+def main() -> None:
+    """Measure and print; rooms that a saved report has are not measured again."""
+    asked = arguments()
+    codec, size = CODECS[asked.what], (asked.size[0], asked.size[1])
+    report = opened(
+        asked.save,
+        {
+            "program": "benchmarks/actors.py",
+            "date": date.today().isoformat(),
+            "machine": processor(),
+            "torch": torch.__version__,
+            "what": asked.what,
+            "size": list(size),
+            "turning": asked.turning,
+        },
+    )
     for frames in asked.frames:
-        rooms, known, without, seed = [], [], [], asked.first
-        while len(rooms) < asked.rooms:
-            try:
-                room, picture = measure(seed, frames, codec, size, asked.turning)
-                rooms.append(room)
-                known.append(recognised(seed, frames, codec, size, asked.turning))
-            except GeometryError as error:
-                # A room without space for movers, or whose mover is never in view.
-                without.append(f"{seed}: {error.what}")
-            seed += 1
-        report[str(frames)] = table(rooms) | {
-            "rooms": len(rooms),
-            "without": without,
-            "recognition": {
-                key: sum(one[key] for one in known) for key in ("returns", "right", "doubles")
-            },
-        }
-        if asked.picture:
-            Image.fromarray((picture * 255).round().byte().numpy()).save(asked.picture)
+        each: list[dict[str, Any]] = report.get(str(frames), {}).get("each", [])
+        by_seed = {room["seed"]: room for room in each}
+        each, done = [], 0
+        for seed in itertools.count(asked.first):
+            if done == asked.rooms:
+                break
+            fresh = seed not in by_seed
+            room = room_of(seed, frames, asked, codec, size) if fresh else by_seed[seed]
+            each.append(room)
+            done += "figures" in room
+            if fresh and done:
+                report[str(frames)] = summary(each)
+                save(asked.save, report)
+                sys.stderr.write(f"{frames} frames: room {done} of {asked.rooms}\n")
+        report[str(frames)] = summary(each)
     print(json.dumps(report, indent=1))
-    if asked.save:
-        asked.save.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    save(asked.save, report)
 
 
 if __name__ == "__main__":

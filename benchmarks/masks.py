@@ -30,6 +30,7 @@ from mirage_core.geometry.align import AlignConfig
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.masks.folder import find_masks
 from mirage_core.preview.render import render_preview
+from mirage_core.rollout.chunk_geometry import masks_of
 from mirage_core.rollout.mask_source import ProvidedMasks
 from mirage_core.rollout.memory import begin_memory, write_chunk
 from mirage_core.rollout.settings import MemorySettings
@@ -83,7 +84,7 @@ def roll(
         seen = FrameGeometry(shot.estimated(chunk.index, every), shot.cameras.intrinsics[every])
         written = write_chunk(
             state, latents, frames, seen, settings, encode=CODEC.encode_images,
-            masks=masks(frames, state.frame_cameras, numbers) if chunks else None,
+            masks=masks_of(masks(frames, state.frame_cameras, numbers)) if chunks else None,
         )  # fmt: skip
         blank = latents[:, 1:]
         record = ChunkRecord(blank, blank, torch.ones(blank.shape[1:], dtype=torch.bool))

@@ -13,7 +13,7 @@ from ..mirage_core.actors.build import ActorConfig, Look, make_actor
 from ..mirage_core.actors.ground import find_ground
 from ..mirage_core.actors.place import place_actor
 from ..mirage_core.actors.sight import on_depth
-from ..mirage_core.actors.tracks import Tracks, one_track
+from ..mirage_core.actors.tracks import one_track
 from ..mirage_core.cache.actor import Actor
 from ..mirage_core.cache.track import Behaviour
 from ..mirage_core.cache.types import LatentCache
@@ -25,6 +25,7 @@ from ..mirage_core.errors import GeometryError, ShapeError
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.lift import lift
 from ..mirage_core.geometry.trajectory import Trajectory
+from ..mirage_core.masks.tracks import Tracks
 from ..mirage_core.validate import expect_frame_size
 from .comfy.vae import VaeCodec
 from .types import ActorType, CacheType, GeometryType, TracksType, TrajectoryType
@@ -299,4 +300,4 @@ class MirageTracks(io.ComfyNode):
     ) -> io.NodeOutput:
         if tracks is None:
             return io.NodeOutput(one_track(name, mask, lasting=lasting))
-        return io.NodeOutput(tracks.with_thing(name, mask))
+        return io.NodeOutput(tracks.with_thing(name, mask, lasting=lasting))

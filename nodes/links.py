@@ -9,12 +9,12 @@ from comfy_api.latest import io
 from torch import Tensor
 from typing_extensions import override
 
-from ..mirage_core.actors.tracks import Tracks
 from ..mirage_core.cache.actor import Actor
 from ..mirage_core.cache.types import LatentCache
 from ..mirage_core.errors import LinkError
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.trajectory import Trajectory
+from ..mirage_core.masks.tracks import Tracks
 from ..mirage_core.readout.readout import Readout
 from ..mirage_core.rollout.state import RolloutState
 from .comfy.loop_body import Boxed

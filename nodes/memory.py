@@ -9,7 +9,6 @@ from comfy_api.latest import io
 from torch import Tensor
 from typing_extensions import override
 
-from ..mirage_core.actors.tracks import Tracks
 from ..mirage_core.actors.update import CastConfig
 from ..mirage_core.cache.build import WriteConfig
 from ..mirage_core.cache.track import Behaviour
@@ -21,6 +20,7 @@ from ..mirage_core.geometry.depth import DEPTH_MODES
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.masks import with_mask
 from ..mirage_core.geometry.sources import views_to_begin
+from ..mirage_core.masks.tracks import Tracks
 from ..mirage_core.readout.readout import Readout
 from ..mirage_core.rollout.decode import encode_overlap
 from ..mirage_core.rollout.memory import WrittenChunk, begin_memory, write_chunk
@@ -340,7 +340,8 @@ def _report(state: RolloutState, written: WrittenChunk, checked: bool) -> str:
         )
     drift = "" if done.drift is None else f"; {done.drift.describe_drift()}"
     cast = "" if written.cast is None else f"; {written.cast.describe()}"
+    notes = "".join(f"; {note}" for note in done.notes)
     return (
         f"{done.written:.1%} of the cells may be written; {rejected}; "
-        f"{len(state.cache):,} points became {len(written.cache):,}{drift}{cast}"
+        f"{len(state.cache):,} points became {len(written.cache):,}{drift}{cast}{notes}"
     )

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from ..mirage_core.errors import MirageError, ModelMismatchError
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
+from ..mirage_core.geometry.masks import MASKED
 from ..mirage_core.geometry.sources import describe_geometry
 from ..mirage_core.validate import expect_shape
 from .comfy.cancel import stop_when_cancelled
@@ -36,7 +37,7 @@ from .comfy.scene_models import (
     load_scene_models,
     no_mask,
 )
-from .types import GeometryType, MoGeModelType, SceneModelsType
+from .types import GeometryType, MoGeModelType, SceneModelsType, TracksType
 
 CATEGORY = "Mirage/geometry"
 
@@ -211,6 +212,11 @@ class MirageLook(io.ComfyNode):
                     "as well. Black where nothing is looked for.",
                 ),
                 io.String.Output(display_name="report"),
+                TracksType.Output(
+                    display_name="tracks",
+                    tooltip="What moves, thing by thing: for tracks of Mirage Cache Update, which "
+                    "writes each to its actor. Nothing where nothing is looked for.",
+                ),
             ],
         )
 
@@ -241,14 +247,17 @@ class MirageLook(io.ComfyNode):
         report = describe_geometry(geometry)
         if model.kind is Kind.DA3 and not fov and geometry.world_to_camera is None:
             report += f"; no lens found, {DEFAULT_FOV:g} degrees taken"
-        moving, sky = no_mask(frames), no_mask(image)
+        moving, sky, tracks = no_mask(frames), no_mask(image), None
         if models.moving is not None:
             stop_when_cancelled()
-            moving, named = find_moving(models.moving, frames[..., :3])
-            sky = _sky(geometry)
-            share = float((moving > 0.5).float().mean())  # noqa: PLR2004
-            report += f"\nmoving: {named or 'nothing'}, {share:.1%} of the pixels"
-        return io.NodeOutput(geometry, moving, sky, report, ui={"text": (report,)})
+            found = find_moving(models.moving, frames[..., :3])
+            moving, sky, tracks = found.mask, _sky(geometry), found.tracks
+            share = float((moving > MASKED).float().mean())
+            report += (
+                f"\nmoving: {found.named or 'nothing'}, {share:.1%} of the pixels, "
+                f"{len(tracks.numbers)} things"
+            )
+        return io.NodeOutput(geometry, moving, sky, report, tracks, ui={"text": (report,)})
 
 
 def _given(moge_model: Any) -> tuple[DepthModel, Any]:  # noqa: ANN401

@@ -25,7 +25,7 @@ StateType = io.Custom("MIRAGE_STATE")
 # mirage_core.cache.actor.Actor: something that moves, with points of its own.
 ActorType = io.Custom("MIRAGE_ACTOR")
 
-# mirage_core.actors.tracks.Tracks: which pixels of a chunk show which moving thing.
+# mirage_core.masks.tracks.Tracks: which pixels of a chunk show which moving thing.
 TracksType = io.Custom("MIRAGE_TRACKS")
 
 # nodes.loop.Flow: ties a Loop Close to its Loop Open.

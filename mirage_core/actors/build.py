@@ -15,6 +15,8 @@ from ..cache.track import Behaviour, Track, heading_of
 from ..cache.types import LatentCache
 from ..constants import TEMPORAL_STRIDE
 from ..errors import ShapeError
+from ..geometry.camera import project, projection_matrices
+from ..geometry.depth import valid_depth
 from ..geometry.frame_geometry import FrameGeometry
 from ..validate import expect_range, expect_shape
 from ..writing.novelty import NoveltyRule
@@ -27,6 +29,9 @@ STRAIGHT: Final = 0.9
 
 MOVED: Final = 0.25
 """What went less far than this share of its width stood still."""
+
+AGREED: Final = 0.5
+"""Part of an actor's points that its sights have to agree on for the others to be left out."""
 
 _BEHIND: Final = 20.0
 """How many times the thing's size behind it everything else is put, so that cells on its outline
@@ -253,7 +258,7 @@ def write_sights(
         seen = _observed(cache, look, mask[row], sights, number, track, config)
         if bool((seen.depth > 0).any()):
             cache = _without_far(write(cache, seen, rules), _BEHIND / 2 * size)
-    return cache
+    return without_fringe(cache, look, mask, sights, track)
 
 
 def _chosen(sights: Sights, most: int) -> list[int]:
@@ -311,3 +316,54 @@ def _without_far(cache: LatentCache, reach: float) -> LatentCache:
         blocks.append(block if bool(near.all()) else block.take(near))
     return dataclasses.replace(cache, blocks=tuple(block for block in blocks if len(block)))
 
+
+
+def without_fringe(
+    cache: LatentCache, look: Look, mask: Tensor, sights: Sights, track: Track
+) -> LatentCache:
+    """An actor's points without those of a look that most of its sights see beside it.
+
+    Places are known to about a pixel, so the outlines of several views do not meet. All of them
+    together would be wider than the thing; what most of them agree on is not.
+
+    Args:
+        cache: The points, in the actor's frame.
+        look: The frames that the latest points are of; what came before stays as it is.
+        mask: (F, H, W) bool on the depth's pixels.
+        sights: What the frames show of it.
+        track: Where it was in them.
+    """
+    poses = cameras_of(
+        track.poses(*track.at(look.frames[sights.rows])), look.world_to_camera[sights.rows]
+    )
+    blocks = []
+    for block in cache.blocks:
+        new = torch.isin(block.frames.cpu(), look.frames.cpu())[block.source.cpu().long()]
+        beside = _beside(block.points, poses, look.geometry, mask, sights)
+        keep = ~(beside & new.to(beside.device))
+        blocks.append(block if bool(keep.all()) else block.take(keep))
+    kept = dataclasses.replace(cache, blocks=tuple(block for block in blocks if len(block)))
+    # Where most of it would go, it is its heading that is wrong, and not its outline.
+    return kept if len(kept) > AGREED * len(cache) else cache
+
+
+def _beside(
+    points: Tensor, poses: Tensor, geometry: FrameGeometry, mask: Tensor, sights: Sights
+) -> Tensor:
+    """(N,) bool: points (N, 3) that more of some sights show beside a thing than on it."""
+    height, width = geometry.size
+    matrices = projection_matrices(poses, geometry.intrinsics[sights.rows]).to(points.device)
+    votes = torch.zeros(len(points), dtype=torch.int32, device=points.device)
+    for row, matrix, nearest in zip(
+        sights.rows.tolist(), matrices, sights.nearest.tolist(), strict=True
+    ):
+        x, y, z = project(points, matrix)
+        column, line = (x / z).floor(), (y / z).floor()
+        inside = (z > 0) & (column >= 0) & (column < width) & (line >= 0) & (line < height)
+        place = torch.where(inside, line * width + column, 0.0).long()
+        marked = mask[row].flatten().to(points.device)[place]
+        depth = geometry.depth[row].flatten().to(points.device)[place]
+        # What stands before it hides whether it is there.
+        hidden = valid_depth(depth) & (depth < nearest)
+        votes += (inside & ~marked & ~hidden).int() - (inside & marked).int()
+    return votes > 0

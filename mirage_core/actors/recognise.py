@@ -64,24 +64,23 @@ def _expected(known: Actor, frame: Tensor) -> Tensor:
     return places(frame)[0][0]
 
 
-def score(known: Actor, seen: Actor, lasting: bool) -> float:
+def score(known: Actor, seen: Actor) -> float:
     """How sure it is that two are one: 0 for other names, 2 for the same lasting number."""
     if known.name.casefold() != seen.name.casefold():
         return 0.0
-    if lasting and set(known.ids) & set(seen.ids):
+    if set(known.ids) & set(seen.ids):
         return 2.0
     return likeness(known, seen) * (1 - PLACE + PLACE * nearness(known, seen))
 
 
 def assign(
-    known: Sequence[Actor], seen: Sequence[Actor], lasting: bool, threshold: float = THRESHOLD
+    known: Sequence[Actor], seen: Sequence[Actor], threshold: float = THRESHOLD
 ) -> list[int]:
     """Which actor each thing is, -1 for a new one; no actor is two things at once.
 
     Args:
         known: The actors of the memory.
-        seen: What is in view now, each made as an actor.
-        lasting: Whether numbers of the tracker hold from chunk to chunk.
+        seen: What is in view now, each made as an actor, with those of its numbers that last.
         threshold: Least score.
     """
     from scipy.optimize import linear_sum_assignment
@@ -89,7 +88,7 @@ def assign(
     found = [-1] * len(seen)
     if not known or not seen:
         return found
-    scores = torch.tensor([[score(one, other, lasting) for one in known] for other in seen])
+    scores = torch.tensor([[score(one, other) for one in known] for other in seen])
     rows, columns = linear_sum_assignment(scores.numpy(), maximize=True)
     for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
         if float(scores[row, column]) >= threshold:

@@ -15,12 +15,12 @@ from ..cache.types import LatentCache
 from ..errors import GeometryError, ValueRangeError
 from ..geometry.depth import downsample_depth
 from ..geometry.trajectory import Trajectory
+from ..masks.tracks import Tracks
 from ..readout.readout import default_view, grid_intrinsics, placed_actors, read_winners
 from .build import ActorConfig, Look, MadeActor, make_actor, track_of, write_sights
 from .ground import Ground, ground_of
 from .recognise import GLIMPSE, THRESHOLD, assign
 from .sight import locate, on_depth
-from .tracks import Tracks
 
 SEEN_PAST: Final = 1.1
 """A frame that is so many times deeper than an actor looks past it."""
@@ -119,9 +119,7 @@ def update_actors(
     config = config or CastConfig()
     ground = ground or ground_of(cache)
     things, masks, notes = _things(cache, look, tracks, ground, config)
-    whose = assign(
-        cache.actors, [made.actor for made in things], tracks.lasting, config.threshold
-    )
+    whose = assign(cache.actors, [made.actor for made in things], config.threshold)
     actors = list(cache.actors)
     names: dict[str, list[str]] = {"seen": [], "back": [], "new": []}
     for made, mask, known in zip(things, masks, whose, strict=True):
@@ -158,7 +156,7 @@ def _things(
     for number in tracks.numbers:
         name = tracks.names[number]
         mask = on_depth(tracks.of(number), look.geometry)
-        ids = (number,) if tracks.lasting else ()
+        ids = (number,) if number in tracks.lasting else ()
         try:
             made = make_actor(
                 name, look, mask, cache, ground, config.actor, ids=ids, behaviour=config.behaviour

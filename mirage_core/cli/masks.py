@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ..actors.update import CastConfig
+from ..cache.track import Behaviour
 from ..errors import ModelMismatchError, ValueRangeError
 from ..geometry.masks import MaskGrowth
 from ..masks.folder import FolderMasks, find_masks
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 SAM3, FOLDER = "sam3", "folder"
 KINDS: Final = (SAM3, FOLDER)
+UNSEEN: Final = [one.value for one in Behaviour if one is not Behaviour.PATH]
 
 
 def add_masks(group: Any) -> None:
@@ -44,6 +47,11 @@ def add_masks(group: Any) -> None:
     group.add_argument(
         "--grow-masks", type=int, default=0, metavar="PIXELS",
         help="pixels by which masks grow on every side (default: 0)",
+    )  # fmt: skip
+    group.add_argument(
+        "--unseen", choices=UNSEEN, default=Behaviour.STAY.value,
+        help="with --masks that tell things apart, each of which becomes an actor: what they do "
+        "when nobody looks (default: %(default)s)",
     )  # fmt: skip
 
 
@@ -126,12 +134,17 @@ def describe_masks(arguments: argparse.Namespace, files: FolderMasks | None) -> 
     """Text that changes with what the masks of a shot follow from; "" where there are none."""
     if not arguments.masks:
         return ""
-    parts = [arguments.masks[0], arguments.names, str(arguments.grow_masks)]
+    parts = [arguments.masks[0], arguments.names, str(arguments.grow_masks), arguments.unseen]
     used = [] if files is None else [path for layer in files.layers.values() for path in layer]
     for folder in (arguments.tracker_model, arguments.language_model):
         used += [] if folder is None else sorted(folder.glob("*.safetensors"))
     parts += [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in used]
     return "\0".join(parts)
+
+
+def cast_of(arguments: argparse.Namespace) -> CastConfig:
+    """How what masks tell apart becomes actors."""
+    return CastConfig(behaviour=Behaviour(arguments.unseen))
 
 
 def with_growth(settings: GenerationSettings, arguments: argparse.Namespace) -> GenerationSettings:

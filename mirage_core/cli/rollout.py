@@ -314,7 +314,7 @@ def run(arguments: argparse.Namespace) -> int:
                 finish(state)
             else:
                 parts = models.load_models(arguments, codec, depth, setup)
-                parts = dataclasses.replace(parts, masks=found)
+                parts = dataclasses.replace(parts, masks=found, cast=masks.cast_of(arguments))
                 with Bar() as bar:
                     state = generate(state, parts, settings, bar)
         except KeyboardInterrupt:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.trajectory import Trajectory
-from ..rollout.chunk_geometry import Masks
 from ..rollout.depth_source import DepthSource
 
 Learn = Callable[[Tensor, FrameGeometry, Trajectory, Sequence[int]], None]
@@ -59,13 +58,12 @@ class Witness:
         self._last = cameras, numbers
         return found
 
-    def masks(self, frames: Tensor, cameras: Trajectory, numbers: Sequence[int]) -> Masks:
+    def masks(self, frames: Tensor, cameras: Trajectory, numbers: Sequence[int]) -> None:
         """Take note of a chunk's decoded frames; there are no masks but the depth's own."""
         self.frames.append(frames.float().cpu())
         if self.learn is not None and self._last is not None:
             step = (len(frames) - 1) // max(1, len(self._last[1]) - 1)
             self.learn(frames[::step], self.geometry[-1], *self._last)
-        return {}
 
     def stage(self, name: str) -> None:
         """Say that a stage begins, or goes on; all work of the device counts for its stage."""

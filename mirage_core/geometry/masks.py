@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..constants import TEMPORAL_STRIDE
-from ..errors import GeometryError, ShapeError
+from ..errors import ShapeError
 from ..validate import expect_finite, expect_range, expect_shape
 from .frame_geometry import ASPECT_TOLERANCE, FrameGeometry
 
@@ -146,15 +146,17 @@ def with_mask(
     return dataclasses.replace(geometry, exclude=hidden if own is None else hidden | (own > MASKED))
 
 
-def expect_not_all(name: str, cells: Tensor) -> None:
-    """Raise `GeometryError` when a mask (T, h, w) covers everything."""
-    if cells.numel() and bool(cells.all()):
-        raise GeometryError(
-            f"{name} covers all of every frame: nothing is left to remember",
-            got="only masked cells",
-            expected="some surface",
-            fix="Check that the mask is not inverted (white is left out), or lower its growth",
-        )
+def note_if_all(name: str, cells: Tensor) -> tuple[str, ...]:
+    """A sentence for people when a mask (T, h, w) covers everything; none else.
+
+    A close-up of what moves is such a mask, and no reason to stop a shot.
+    """
+    if not cells.numel() or not bool(cells.all()):
+        return ()
+    return (
+        f"{name} covers all of every frame: nothing of them is remembered. If that is not meant, "
+        "check that the mask is not inverted (white is left out), or lower its growth",
+    )
 
 
 def _marked(name: str, mask: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:

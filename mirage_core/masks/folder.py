@@ -18,7 +18,8 @@ from ..geometry.frame_geometry import ASPECT_TOLERANCE
 from ..geometry.masks import MASKED
 from ..geometry.picture_files import DAMAGED, MAX_PIXELS, read_levels
 from ..geometry.sequence import MARK, files_of, is_pattern, numbered_files, patterns_among
-from .types import FrameMasks, Track
+from .tracks import Tracks
+from .types import FrameMasks
 
 MOVING, SKY, TRACKS = "moving", "sky", "tracks"
 _SPELLINGS: Final = {
@@ -41,7 +42,7 @@ class FolderMasks:
         layers: Files by what they show (`MOVING`, `SKY`, `TRACKS`), in the order of the frames; a
             single file is for all frames. White is left out; in tracks the grey value, or the
             number of the palette's colour, is the track, and 0 is none.
-        names: Names of tracks by their numbers.
+        names: Names of tracks by their numbers; others are called ``thing`` and their number.
     """
 
     folder: Path
@@ -95,10 +96,7 @@ class FolderMasks:
         if ids is not None:
             marked = marked | (ids > 0)
         sky = found.get(SKY)
-        return FrameMasks(
-            marked, None if sky is None else sky > MASKED,
-            None if ids is None else ids.int(), self._tracks(ids),
-        )  # fmt: skip
+        return FrameMasks(marked, None if sky is None else sky > MASKED, self._tracks(ids))
 
     def _layer(self, layer: str, numbers: Sequence[int]) -> Tensor:
         """(F, H, W) float values of a layer."""
@@ -124,9 +122,13 @@ class FolderMasks:
             )
         return torch.stack(values)
 
-    def _tracks(self, ids: Tensor | None) -> tuple[Track, ...]:
-        shown = set() if ids is None else set(ids.int().unique().tolist()) - {0}
-        return tuple(Track(number, self.names.get(number, "")) for number in sorted(shown))
+    def _tracks(self, ids: Tensor | None) -> Tracks | None:
+        """Things by their numbers, which a folder has for the whole shot."""
+        if ids is None:
+            return None
+        shown = sorted(set(ids.int().unique().tolist()) - {0})
+        names = {number: self.names.get(number) or f"thing {number}" for number in shown}
+        return Tracks(ids, names, frozenset(shown))
 
 
 def find_masks(folder: Path) -> FolderMasks:

@@ -17,7 +17,8 @@ from ..conditioning.entities import QUESTION, noun_phrases
 from ..constants import WHITE_8
 from ..errors import ModelMismatchError
 from ..validate import expect_shape
-from .types import FrameMasks, Track
+from .tracks import Tracks
+from .types import FrameMasks
 
 SKY_NAME: Final = "sky"
 MOST_KINDS: Final = 8
@@ -95,8 +96,7 @@ class Sam3Masks:
                     # Numbers of SAM3 begin at 0, which stands for nothing in a map.
                     names[number + 1] = name_of[number]
                     ids[output.frame_idx][seen] = number + 1
-        tracks = tuple(Track(number, name) for number, name in sorted(names.items()))
-        return FrameMasks(ids > 0, sky & (ids == 0), ids, tracks)
+        return FrameMasks(ids > 0, sky & (ids == 0), Tracks(ids, names))
 
 
 @dataclass(frozen=True)

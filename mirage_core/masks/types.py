@@ -6,24 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from ..errors import ShapeError
 from ..validate import expect_shape
-
-
-@dataclass(frozen=True)
-class Track:
-    """One thing that is followed through frames.
-
-    Attributes:
-        number: Its number in a map of tracks, from 1.
-        name: What it is, such as ``person``; empty where nobody said.
-    """
-
-    number: int
-    name: str = ""
+from .tracks import Tracks
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,18 +19,15 @@ class FrameMasks:
     Attributes:
         moving: (F, H, W) bool, True where something moves.
         sky: (F, H, W) bool, True where there is sky; None where nobody looked for it.
-        track_map: (F, H, W) int32, the number of the track that each pixel shows, 0 where it
-            shows none; None where things are not told apart.
-        tracks: The tracks that ``track_map`` may show.
+        tracks: Which thing moves where, in the same pixels; None where things are not told apart.
 
     Raises:
-        ShapeError: The arrays have different sizes, or the map shows a track that is not listed.
+        ShapeError: The arrays have different sizes.
     """
 
     moving: Tensor
     sky: Tensor | None = None
-    track_map: Tensor | None = None
-    tracks: tuple[Track, ...] = ()
+    tracks: Tracks | None = None
 
     def __post_init__(self) -> None:
         sizes = expect_shape("The mask of moving things", self.moving, "F H W")
@@ -52,27 +35,11 @@ class FrameMasks:
         if self.sky is not None:
             expect_shape("The sky mask", self.sky, "F H W", **sizes)
             object.__setattr__(self, "sky", self.sky.bool())
-        if self.track_map is None:
-            return
-        expect_shape("The map of tracks", self.track_map, "F H W", **sizes)
-        object.__setattr__(self, "track_map", self.track_map.int())
-        known = {0, *(track.number for track in self.tracks)}
-        shown = set(self.track_map.unique().tolist())
-        if shown - known:
-            raise ShapeError(
-                "The map of tracks shows tracks that are not listed",
-                got=f"numbers {sorted(shown - known)}",
-                expected=f"some of {sorted(known)}",
-            )
+        if self.tracks is not None:
+            expect_shape("The map of tracks", self.tracks.map, "F H W", **sizes)
 
     def __len__(self) -> int:
         return len(self.moving)
-
-    def of_track(self, number: int) -> Tensor:
-        """(F, H, W) bool, where one track is seen."""
-        if self.track_map is None:
-            return torch.zeros_like(self.moving)
-        return self.track_map == number
 
 
 class MaskProvider(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +42,9 @@ _FIXED_POINT: Final = float(1 << 16)
 LEAST_HALF_WIDTH: Final = math.sqrt(0.5) / SUPPORT
 """Pixels. What was seen finer than it is drawn still covers the middle of the pixel in which it
 lies, however it is turned."""
+
+_EXCESS: Final = LEAST_HALF_WIDTH - 0.5
+"""Pixels by which a patch that was made as large as a pixel reaches beyond one."""
 
 _RADII: Final = (2, 3, 4, 6, 10, 14, 20, 32, MAX_RADIUS)
 
@@ -91,9 +94,24 @@ class _Samples:
     inverse_depth: Tensor
 
 
+class Drawn(NamedTuple):
+    """Patches drawn on pictures.
+
+    Attributes:
+        picture: (H, W, 3) or (B, H, W, 3) float32 like the background, not clamped.
+        depth: (H, W) or (B, H, W) float32 z-depth, 0 where no patch lies.
+        inner: Like ``depth``, bool: where a patch of the nearest surface lies with more than its
+            overlap. Elsewhere at an outline the picture shows a pixel too much of the surface.
+    """
+
+    picture: Tensor
+    depth: Tensor
+    inner: Tensor
+
+
 def draw(
     patches: PlacedPatches, background: Tensor, stage: Callable[[], None] = lambda: None
-) -> tuple[Tensor, Tensor]:
+) -> Drawn:
     """Draw patches over backgrounds, nearest surface in front.
 
     Sums are made in fixed point, so that a picture has the same bits whatever the order of
@@ -103,10 +121,6 @@ def draw(
         patches: What to draw.
         background: (H, W, 3) or (B, H, W, 3) shown where no patch lies.
         stage: Called between the passes over the patches; may raise to cancel.
-
-    Returns:
-        float32 pictures like the background, not clamped, and z-depth (H, W) or (B, H, W), 0
-        where no patch lies.
     """
     height, width = background.shape[-3:-1]
     samples = []
@@ -122,7 +136,10 @@ def draw(
         samples = _lowest_rank(samples, patches.rank, len(nearest))
     stage()
     total = torch.zeros(len(nearest), 4, dtype=torch.int32, device=background.device)
+    own = 1 - _EXCESS / patches.axes.norm(dim=1)
+    inner = torch.zeros(len(nearest), dtype=torch.bool, device=background.device)
     for part in samples:
+        inner[part.pixel[(part.local.abs() <= own[part.patch]).all(dim=1)]] = True
         weight = _tent(part) if patches.bins is None else _share(part, patches.bins)
         _accumulate(total, part, patches, weight)
         stage()
@@ -130,7 +147,8 @@ def draw(
     colour = summed[:, :3] + BACKGROUND_WEIGHT * background.reshape(-1, 3).float()
     picture = colour / (summed[:, 3:] + BACKGROUND_WEIGHT)
     depth = torch.where(nearest > 0, 1 / nearest, 0.0)
-    return picture.view(background.shape), depth.view(background.shape[:-1])
+    shape = background.shape[:-1]
+    return Drawn(picture.view(background.shape), depth.view(shape), inner.view(shape))
 
 
 def _touched(patches: PlacedPatches, height: int, width: int) -> Iterator[_Samples]:

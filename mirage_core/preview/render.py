@@ -30,7 +30,7 @@ from ..readout.readout import (
 )
 from ..validate import expect_range, expect_shape
 from .fill import fill_tokens_and_depth
-from .placement import PlacedPatches, at_least_a_pixel, draw
+from .placement import Drawn, PlacedPatches, at_least_a_pixel, draw
 
 FINER = 2
 """Points are chosen on a grid this many times finer than the one on which they were written, so
@@ -136,7 +136,7 @@ def render_preview(
                 on_frame(done, len(trajectory))
 
         cameras = trajectory.select(list(numbers))
-        pictures, maps = _render_frames(cache, cameras, codec, behind, view, stage)
+        pictures, maps, _ = _render_frames(cache, cameras, codec, behind, view, stage)
         if actors is not None:
             pictures, maps, seen_actors = _with_actors(
                 (pictures, maps), cache, cameras, codec, view, stage
@@ -165,8 +165,8 @@ def _render_frames(
     behind: Tensor | None,
     view: BestView | None,
     stage: Callable[[], None],
-) -> tuple[Tensor, Tensor]:
-    """(B, H, W, 3) pictures in 0..1 and (B, H, W) depth of some cameras."""
+) -> Drawn:
+    """Pictures in 0..1 of some cameras."""
     winner = _drawn_points(cache, cameras, codec, view)
     stage()
     if behind is None:
@@ -179,12 +179,13 @@ def _render_frames(
     # Each point once for each camera that sees it.
     pairs = (number[shown] * len(cache) + winner[shown]).unique() if len(cache) else winner[shown]
     if len(pairs) == 0:
-        return background.clamp(0, 1), torch.zeros_like(background[..., 0])
+        nowhere = torch.zeros_like(background[..., 0])
+        return Drawn(background.clamp(0, 1), nowhere, nowhere > 0)
     views, points = pairs // len(cache), pairs % len(cache)
     patches = place(cache, points, cameras, codec, views, view)
     stage()
-    picture, depth = draw(patches, background, stage)
-    return picture.clamp(0, 1), depth
+    drawn = draw(patches, background, stage)
+    return drawn._replace(picture=drawn.picture.clamp(0, 1))
 
 
 def _with_actors(
@@ -202,12 +203,19 @@ def _with_actors(
     pictures, depth = drawn
     which = torch.full(depth.shape, -1, dtype=torch.int16, device=depth.device)
     for number, actor, frames, moved in placed_actors(cache, cameras):
-        picture, near = _render_frames(actor.cache, moved, codec, None, view, stage)
-        front = (near > 0) & ((depth[frames] <= 0) | (near <= depth[frames]))
+        picture, near, inner = _render_frames(actor.cache, moved, codec, None, view, stage)
+        own = (near > 0) & _without_cracks(inner)
+        front = own & ((depth[frames] <= 0) | (near <= depth[frames]))
         pictures[frames] = torch.where(front[..., None], picture, pictures[frames])
         depth[frames] = torch.where(front, near, depth[frames])
         which[frames] = torch.where(front, number, which[frames])
     return pictures, depth, which
+
+
+def _without_cracks(inner: Tensor) -> Tensor:
+    """(B, H, W) bool with gaps of a pixel or two closed: patches overlap for these alone."""
+    wide = F.max_pool2d(inner.float()[:, None], 3, stride=1, padding=1)
+    return -F.max_pool2d(-wide, 3, stride=1, padding=1)[:, 0] > 0
 
 
 def _drawn_points(

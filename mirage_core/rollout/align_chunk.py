@@ -12,7 +12,6 @@ from ..cache.build import WriteConfig
 from ..errors import GeometryError
 from ..geometry.align import AlignConfig, Alignment, align_depth, depth_edges
 from ..geometry.depth import downsample_depth, flying_pixels
-from ..geometry.masks import expect_not_all
 from ..readout.depth_pairs import depth_pairs
 from ..readout.readout import grid_intrinsics
 from .chunk_geometry import ChunkGeometry
@@ -68,7 +67,7 @@ class AlignedGeometry:
         refused = ", ".join(map(str, self.refused)) or "none"
         masked = float(self.geometry.masked.float().mean())
         lines.append(f"masked {masked:.1%}, refused frames: {refused}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.geometry.notes])
 
 
 def align_to_memory(
@@ -93,13 +92,13 @@ def align_to_memory(
         with_first: The frames that the chunk begins with will be written as well.
 
     Raises:
-        GeometryError: Everything is masked, or, when strict, no frame agrees with the memory.
+        GeometryError: When strict, of what is not masked no frame agrees with the memory.
     """
     frames, masked = geometry.frames, geometry.masked
-    expect_not_all("What is left out", masked)
     alignment = _align(state, geometry, align, write or WriteConfig())
     start = 0 if with_first else state.chunk.clean_latents
-    trusted = _trusted(state, alignment, align, start if strict else None)
+    demanded = start if strict and not bool(masked.all()) else None
+    trusted = _trusted(state, alignment, align, demanded)
     values = alignment.correction.apply(frames.depth)
     # A shift may push all of a frame behind the camera. Geometry must have some depth: the
     # frame keeps its own, and is refused.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +16,8 @@ from ..constants import TEMPORAL_STRIDE
 from ..errors import ShapeError
 from ..geometry.expect_cameras import expect_same_lens, expect_same_path
 from ..geometry.frame_geometry import FrameGeometry
-from ..geometry.masks import MaskGrowth, exclusion, expect_not_all, grow
+from ..geometry.masks import MaskGrowth, exclusion, grow, note_if_all
+from ..masks.types import FrameMasks
 from ..readout.readout import read
 from .state import RolloutState
 
@@ -28,6 +30,11 @@ Masks = Mapping[str, Tensor | None]
 `mirage_core.geometry.masks.mask_to_grid`, or one for every frame of the whole shot."""
 
 
+def masks_of(found: FrameMasks) -> Masks:
+    """What stays out of a memory, by the names that errors give it."""
+    return {DYNAMIC: found.moving, SKY: found.sky}
+
+
 @dataclass(frozen=True, eq=False)
 class ChunkGeometry:
     """What is known of the surfaces in a chunk, at its T latent frames.
@@ -35,10 +42,12 @@ class ChunkGeometry:
     Attributes:
         frames: T depth maps; ``exclude`` has all masks joined.
         masked: (T, h, w) bool on the CPU, cells under any mask.
+        notes: Sentences for people: masks that leave nothing.
     """
 
     frames: FrameGeometry
     masked: Tensor
+    notes: tuple[str, ...] = ()
 
     def without(self, cells: Tensor) -> ChunkGeometry:
         """The same geometry that leaves out just these cells (T, h, w), in place of all masks."""
@@ -73,7 +82,7 @@ def chunk_geometry(
 
     Raises:
         ShapeError: Depth or masks do not belong to this chunk.
-        GeometryError: One of the masks covers everything, or the cameras are not the shot's.
+        GeometryError: The cameras are not the shot's.
     """
     chunk, cameras = state.chunk, state.latent_cameras
     if len(geometry) not in (chunk.model_frames, chunk.latent_frames):
@@ -87,8 +96,11 @@ def chunk_geometry(
         expect_same_path(frames, cameras)
     given = {name: mask for name, mask in (masks or {}).items() if mask is not None}
     own = _own_cells(state, geometry)
-    masked = _masked_cells(state, geometry, own, given, growth) | _cast_cells(state)
-    whole = ChunkGeometry(frames, masked)
+    cells = _masked_cells(state, geometry, given, growth)
+    told = [note for name, mask in cells.items() for note in note_if_all(name, mask)]
+    union = functools.reduce(torch.logical_or, cells.values(), own)
+    masked = union | _cast_cells(state)
+    whole = ChunkGeometry(frames, masked, tuple(told) or note_if_all("What is left out", union))
     # A mask for each latent frame and each pixel of the depth says more than its cells do.
     fine = geometry.exclude is None or len(geometry) == chunk.latent_frames
     return whole if fine and torch.equal(masked, own) else whole.without(masked)
@@ -121,19 +133,17 @@ def _own_cells(state: RolloutState, geometry: FrameGeometry) -> Tensor:
 def _masked_cells(
     state: RolloutState,
     geometry: FrameGeometry,
-    own: Tensor,
     masks: Mapping[str, Tensor],
     growth: MaskGrowth | None,
-) -> Tensor:
-    chunk, cameras, union = state.chunk, state.trajectory, own
+) -> dict[str, Tensor]:
+    """(T, h, w) bool, the cells under each mask."""
+    chunk, cameras, cells = state.chunk, state.trajectory, {}
     sizes = _sizes(state, geometry)
     for name, mask in masks.items():
         if len(mask) == len(cameras) != chunk.model_frames:
             mask = mask[chunk.first_frame : chunk.output_end]
-        cells = exclusion({name: mask}, state.grid, chunk.latent_frames, sizes, growth)
-        expect_not_all(name, cells)
-        union = union | cells
-    return union
+        cells[name] = exclusion({name: mask}, state.grid, chunk.latent_frames, sizes, growth)
+    return cells
 
 
 def _cast_cells(state: RolloutState) -> Tensor:
@@ -142,11 +152,7 @@ def _cast_cells(state: RolloutState) -> Tensor:
     shown = read(state.cache, state.frame_cameras).actor if state.cache.actors else None
     if shown is None:
         return nowhere
-    moving = grow((shown >= 0).float(), 1).cpu() > 0
-    if bool(moving.all()):
-        # A close-up of an actor is no mask that was given inverted, which is refused.
-        moving[0, 0, 0] = False
-    return moving
+    return grow((shown >= 0).float(), 1).cpu() > 0
 
 
 def _to_pixels(cells: Tensor, geometry: FrameGeometry) -> Tensor:

@@ -9,6 +9,7 @@ from ..constants import TEMPORAL_STRIDE
 from ..folder_lock import exclusive_folder
 from ..log import logger
 from ..readout.readout import Readout
+from .chunk_geometry import masks_of
 from .decode import context_latents, decode_with_context, encode_overlap
 from .memory import write_chunk
 from .models import GenerationModels
@@ -91,10 +92,10 @@ def _finish_chunk(
     geometry = models.depth(
         frames[::TEMPORAL_STRIDE], state.latent_cameras, state.chunk.pose_frames
     )
-    masks = None
+    found = None
     if models.masks is not None:
         numbers = range(state.chunk.first_frame, state.chunk.output_end)
-        masks = models.masks(frames, state.frame_cameras, numbers)
+        found = models.masks(frames, state.frame_cameras, numbers)
     clock.stage(state, "memory")
     written = write_chunk(
         state,
@@ -103,10 +104,12 @@ def _finish_chunk(
         geometry,
         settings.memory,
         encode=models.codec.encode_images,
-        masks=masks,
+        masks=None if found is None else masks_of(found),
         scaled=models.depth.scaled,
+        tracks=None if found is None else found.tracks,
+        cast=models.cast,
     )
-    logger.info("chunk %d: %s", state.done + 1, written.report.describe())
+    logger.info("chunk %d: %s", state.done + 1, written.describe())
     clock.stage(state, "saving")
     return commit(
         state,

@@ -15,11 +15,11 @@ from ..geometry.masks import grow, with_mask
 from ..geometry.trajectory import Trajectory
 from ..log import logger
 from ..masks.types import FrameMasks, MaskProvider
-from .chunk_geometry import DYNAMIC, SKY, Masks
 
 
 def _tell(found: FrameMasks) -> None:
-    names = ", ".join(dict.fromkeys(track.name for track in found.tracks if track.name))
+    named = {} if found.tracks is None else found.tracks.names
+    names = ", ".join(dict.fromkeys(named.values()))
     share = float(found.moving.float().mean())
     logger.info("moving: %s, %.1f %% of the pixels", names or "not named", 100 * share)
 
@@ -36,11 +36,11 @@ class ProvidedMasks:
     provider: MaskProvider
     grow: int = 0
 
-    def __call__(self, frames: Tensor, cameras: Trajectory, numbers: Sequence[int]) -> Masks:
-        """Masks of a chunk's frames (line 15), by the names that errors give them."""
+    def __call__(self, frames: Tensor, cameras: Trajectory, numbers: Sequence[int]) -> FrameMasks:
+        """Masks of a chunk's frames (line 15)."""
         found = self.provider(frames, numbers)
         _tell(found)
-        return {DYNAMIC: found.moving, SKY: found.sky}
+        return found
 
     def of_picture(self, picture: Tensor, geometry: FrameGeometry) -> FrameGeometry:
         """The picture's geometry without what moves in it, and without sky (line 3).

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ..actors.build import Look
-from ..actors.tracks import Tracks, expect_frames
+from ..actors.tracks import expect_frames
 from ..actors.update import CastConfig, CastReport, update_actors
 from ..cache.build import observe
 from ..cache.types import LatentCache
 from ..constants import TEMPORAL_STRIDE
 from ..geometry.frame_geometry import FrameGeometry
+from ..masks.tracks import Tracks
 from ..writing.consistency import remove_points
 from ..writing.policy import write
 from .chunk_geometry import Masks, chunk_geometry
@@ -91,6 +92,11 @@ class WrittenChunk:
         """What was done, in numbers."""
         return self.prepared.report
 
+    def describe(self) -> str:
+        """A few lines for people."""
+        cast = [] if self.cast is None else [self.cast.describe()]
+        return "\n".join([self.report.describe(), *cast])
+
 
 def write_chunk(
     state: RolloutState,
@@ -126,8 +132,8 @@ def write_chunk(
 
     Raises:
         ShapeError: Frames, latents, depth, tracks or masks do not belong to this chunk.
-        GeometryError: Everything is masked, the cameras are not the shot's, or, when strict, no
-            frame agrees with the memory.
+        GeometryError: The cameras are not the shot's, or, when strict, no frame agrees with the
+            memory.
     """
     settings = settings or MemorySettings()
     if tracks is not None:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..actors.update import CastConfig
 from ..codecs.base import LatentCodec
 from ..conditioning.condition import Condition
 from ..errors import ModelMismatchError
 from ..geometry.trajectory import Trajectory
+from ..masks.types import FrameMasks
 from ..sampling.solve import Denoise
-from .chunk_geometry import Masks
 from .conditions import ConditionSource, ProjectionSource, TokenConditions
 from .depth_source import DepthSource
 from .state import RolloutState
@@ -24,10 +25,9 @@ DenoiserFactory = Callable[[Condition], Denoise]
 Preparation = Callable[[RolloutState], None]
 """Sets the video model up for the next chunk, from the state before it alone."""
 
-MaskSource = Callable[[Tensor, Trajectory, Sequence[int]], Masks]
+MaskSource = Callable[[Tensor, Trajectory, Sequence[int]], FrameMasks | None]
 """Masks of a chunk's decoded frames (4T - 3, H, W, 3) in 0..1 with their cameras and their numbers
-in the shot, by the name that errors give them, such as
-`mirage_core.rollout.chunk_geometry.DYNAMIC`."""
+in the shot; None where nothing is looked for."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class GenerationModels:
         denoiser: The video model.
         depth: Depth of the frames that a chunk adds.
         device: Where latents are sampled; the models move what they get to their own devices.
-        masks: Finds what moves, and the sky; None remembers everything.
+        masks: Finds what moves, and the sky; None remembers everything. What it tells apart is
+            written to actors.
+        cast: How actors are made and known again.
         projection: What the side branch is shown; None shows the readout's tokens. Branches
             that take drawings want `mirage_core.preview.drawn.drawn_latents`.
         conditions: Makes what the video model is told about a chunk; from a memory of tokens,
@@ -52,6 +54,7 @@ class GenerationModels:
     depth: DepthSource
     device: torch.device = torch.device("cpu")
     masks: MaskSource | None = None
+    cast: CastConfig | None = None
     projection: ProjectionSource | None = None
     conditions: ConditionSource | None = None
     prepare: Preparation | None = None

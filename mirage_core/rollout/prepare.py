@@ -41,6 +41,7 @@ class ChunkReport:
         alignment: How depth was aligned; None when nothing was compared.
         drift: How the chunk's colours would have to move to those of a memory of colours; None
             for tokens.
+        notes: Sentences for people: masks that leave nothing.
     """
 
     masked: float
@@ -49,6 +50,7 @@ class ChunkReport:
     gone: int
     alignment: AlignedGeometry | None = None
     drift: ColourShift | None = None
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """A few lines for people."""
@@ -57,14 +59,15 @@ class ChunkReport:
             f"masked {self.masked:.1%}, held back {self.rejected:.1%}, "
             f"to write {self.written:.1%} of the cells"
         )
-        if self.alignment is not None and self.alignment.refused:
+        # Where all is masked there is nothing that depth could contradict.
+        if self.alignment is not None and self.alignment.refused and not self.notes:
             numbers = ", ".join(map(str, self.alignment.refused))
             lines.append(f"refused, since depth contradicts the memory: frames {numbers}")
         if self.gone:
             lines.append(f"{self.gone:,} remembered points are seen through")
         if self.drift is not None:
             lines.append(self.drift.describe_drift())
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +125,8 @@ def prepare_observation(
 
     Raises:
         ShapeError: Frames, latents, depth or masks do not belong to this chunk.
-        GeometryError: Everything is masked, the cameras are not the shot's, or, when strict,
-            no frame agrees with the memory.
+        GeometryError: The cameras are not the shot's, or, when strict, no frame agrees with the
+            memory.
     """
     _expect_chunk(state, latents, frames)
     encode, settings = _as_remembered(state, encode, settings)
@@ -141,7 +144,7 @@ def prepare_observation(
         checked = reject_inconsistent(state, observation, before, own, settings)
     masked = own.masked[start:]
     drift = _colour_drift(state, observation) if state.cache.kind is MemoryKind.COLOURS else None
-    report = _report(checked, masked, aligned, drift)
+    report = _report(checked, masked, aligned, drift, own.notes)
     return PreparedObservation(
         checked.observation, report, checked.gone, masked, checked.rejected
     )
@@ -152,6 +155,7 @@ def _report(
     masked: Tensor,
     aligned: AlignedGeometry | None,
     drift: ColourShift | None,
+    notes: tuple[str, ...],
 ) -> ChunkReport:
     return ChunkReport(
         masked=_share(masked),
@@ -160,6 +164,7 @@ def _report(
         gone=len(checked.gone),
         alignment=aligned,
         drift=drift,
+        notes=notes,
     )
 
 

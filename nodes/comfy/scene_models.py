@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...mirage_core.conditioning.entities import QUESTION, detection_prompt, noun_phrases
 from ...mirage_core.errors import ModelMismatchError
+from ...mirage_core.masks.tracks import Tracks
 from .depth_models import (
     AUTO,
     DepthModel,
@@ -37,6 +38,9 @@ DEPTHS = {
 """Choices of a depth model, and the families that each takes, the best first."""
 
 LANGUAGE_FOLDER, SEGMENTER_FOLDER = "text_encoders", "checkpoints"
+
+UNNAMED = "thing"
+"""Name of what was found by any of several phrases."""
 
 _SHOWN_FRAMES = 4
 _SHOWN_MEGAPIXELS = 0.25
@@ -247,28 +251,54 @@ def _expect_writing(clip: Any, name: str) -> None:  # noqa: ANN401
     )
 
 
-def find_moving(models: MovingModels, frames: Tensor) -> tuple[Tensor, str]:
+@dataclass(frozen=True, eq=False)
+class Moving:
+    """What moves in frames.
+
+    Attributes:
+        mask: (F, H, W), 1 where something moves; of zeros (1, H, W) where nothing was named.
+        named: What was looked for.
+        tracks: Which thing moves where.
+    """
+
+    mask: Tensor
+    named: str
+    tracks: Tracks
+
+
+def find_moving(models: MovingModels, frames: Tensor) -> Moving:
     """Name what moves in frames, and track it through all of them.
 
     Args:
         models: What does it.
         frames: (F, H, W, 3) all frames, in order.
-
-    Returns:
-        Mask (F, H, W), 1 where something moves, and what was looked for. Where nothing is, the
-        mask is one of zeros (1, H, W), and nothing is tracked.
     """
     answer = "" if models.language is None else _ask(models.language, frames)
     phrases = noun_phrases(f"{models.files.names}, {answer}", models.files.most)
     if not phrases:
-        return no_mask(frames), ""
+        return Moving(no_mask(frames), "", tracks_of(frames, [], []))
     prompt = detection_prompt(phrases, _PER_KIND)
     words = models.words
     told = words.encode_from_tokens_scheduled(words.tokenize(prompt))
     tracked = SAM3_VideoTrack.execute(
         frames, models.segmenter, None, told, _LEAST_SCORE, _MOST_TRACKS, 1
     ).result[0]
-    return SAM3_TrackToMask.execute(tracked).result[0], ", ".join(phrases)
+    packed = tracked["packed_masks"]
+    count = 0 if packed is None else int(packed.shape[1])
+    each = [SAM3_TrackToMask.execute(tracked, str(number)).result[0] for number in range(count)]
+    mask = SAM3_TrackToMask.execute(tracked).result[0]
+    return Moving(mask, ", ".join(phrases), tracks_of(frames, each, phrases))
+
+
+def tracks_of(frames: Tensor, masks: Sequence[Tensor], phrases: Sequence[str]) -> Tracks:
+    """Tracks of frames (F, H, W, C) from the mask (F, H, W) of each thing.
+
+    The tracker does not say by which of several phrases it found a thing.
+    """
+    tracks = Tracks(torch.zeros(frames.shape[:3], dtype=torch.int32))
+    for mask in masks:
+        tracks = tracks.with_thing(phrases[0] if len(phrases) == 1 else UNNAMED, mask.cpu())
+    return tracks
 
 
 def no_mask(frames: Tensor) -> Tensor:

@@ -125,9 +125,11 @@ def test_tracks_are_chained(studio: Studio) -> None:
     mask = torch.zeros(9, HEIGHT, WIDTH)
     mask[:, :20] = 1
     one = studio.nodes.MirageTracks.execute(mask, "dog").args[0]
-    both = studio.nodes.MirageTracks.execute(mask.flip(1), "cat", one).args[0]
+    both = studio.nodes.MirageTracks.execute(mask.flip(1), "cat", one, lasting=True).args[0]
     assert dict(both.names) == {1: "dog", 2: "cat"}
-    assert not both.lasting
+    assert not one.lasting and both.lasting == {2}
+    three = studio.nodes.MirageTracks.execute(mask.flip(2), "cow", both, lasting=False).args[0]
+    assert three.lasting == {2}
     with pytest.raises(studio.errors.ValueRangeError):
         studio.nodes.MirageTracks.execute(mask, " ")
 

@@ -186,6 +186,19 @@ def test_what_changes_its_looks_is_held_back_on_request(shot: Shot, tmp_path: Pa
     assert counts[1] < counts[0]
 
 
+def test_masks_of_everything_do_not_stop_the_shot(shot: Shot, tmp_path: Path) -> None:
+    """They are told, and nothing is remembered of the chunk."""
+    white = torch.ones(1, HEIGHT, WIDTH)
+    aligned, told = shot.align(sky=white)
+    assert "The sky mask covers all of every frame" in told and "inverted" in told
+    for number, given in enumerate(({"geometry": aligned}, {"exclude": white})):
+        after, report = shot.update(
+            given.pop("geometry", shot.geometry), tmp_path / str(number), **given
+        )
+        assert len(after.cache) == len(shot.state.cache)
+        assert "covers all of every frame" in report
+
+
 class TestBadInput:
     """Typed errors with a remedy, and nothing committed."""
 
@@ -202,15 +215,6 @@ class TestBadInput:
         for act in (shot.align, shot.update):
             with pytest.raises(errors.ShapeError, match="does not belong to this chunk.*Estimate"):
                 act(geometry)
-
-    def test_all_sky(self, shot: Shot, errors: ModuleType) -> None:
-        white = torch.ones(1, HEIGHT, WIDTH)
-        with pytest.raises(errors.GeometryError, match="The sky mask covers all.*inverted"):
-            shot.align(sky=white)
-        with pytest.raises(errors.GeometryError, match="What is left out covers all"):
-            shot.align(shot.of(exclude=torch.ones_like(shot.geometry.depth, dtype=torch.bool)))
-        with pytest.raises(errors.GeometryError, match="The exclusion mask covers all"):
-            shot.update(shot.geometry, exclude=white)
 
     @pytest.mark.parametrize("shape", [(1, 48, 80), (9, 96, 256), (5, 96, 128)])
     def test_masks_of_another_size(

@@ -137,24 +137,29 @@ def test_moving_things_and_sky_are_masks_when_somebody_looks_for_them(
     nodes = module(pack, "nodes.scene_models")
     asked = []
 
-    def find(models: str, frames: torch.Tensor) -> tuple[torch.Tensor, str]:
+    own = module(pack, "nodes.comfy.scene_models")
+
+    def find(models: str, frames: torch.Tensor) -> Any:
         asked.append((models, len(frames)))
         mask = torch.zeros(len(frames), HEIGHT, WIDTH)
         mask[:, :, : WIDTH // 4] = 1
-        return mask, "dog"
+        return own.Moving(mask, "dog", own.tracks_of(frames, [mask], ["dog"]))
 
     monkeypatch.setattr(nodes, "find_moving", find)
     monkeypatch.setattr(nodes, "estimate", lambda *_: geometry_of(pack))
     models = load(pack, depth="MoGe")
     on = type(models)(models.depth, "found by name")
     frames = picture.repeat(5, 1, 1, 1)
-    geometry, moving, sky, report = nodes.MirageLook.execute(
+    geometry, moving, sky, report, tracks = nodes.MirageLook.execute(
         picture, 0.0, on, frames=frames
     ).result
+    assert dict(tracks.names) == {1: "dog"} and torch.equal(tracks.of(1), moving > 0)
     assert asked == [("found by name", 5)] and moving.shape == (5, HEIGHT, WIDTH)
     assert torch.equal(sky > 0, geometry.exclude) and "moving: dog, 25.0% of the pixels" in report
-    _, moving, sky, _ = nodes.MirageLook.execute(picture, 0.0, models, frames=frames).result
-    assert asked == asked[:1] and not (moving.any() or sky.any())
+    _, moving, sky, _, tracks = nodes.MirageLook.execute(
+        picture, 0.0, models, frames=frames
+    ).result
+    assert asked == asked[:1] and not (moving.any() or sky.any()) and tracks is None
 
 
 @pytest.mark.parametrize(

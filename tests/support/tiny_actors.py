@@ -7,7 +7,6 @@ import dataclasses
 import torch
 
 from mirage_core.actors.build import Look
-from mirage_core.actors.tracks import Tracks
 from mirage_core.cache.actor import Actor
 from mirage_core.cache.track import Behaviour, Track
 from mirage_core.cache.types import CacheBlock, LatentCache
@@ -16,6 +15,7 @@ from mirage_core.constants import WAN_CODEC
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory
 from mirage_core.geometry.transform import rotation_about
+from mirage_core.masks.tracks import Tracks
 from mirage_core.rollout.memory import begin_memory
 
 
@@ -144,4 +144,5 @@ class Hall:
         return begin_memory(codec.encode_images(self.pictures[:1]), first, codec.name)
 
     def tracks(self, *names: str, lasting: bool = False) -> Tracks:
-        return Tracks(self.numbers, {n: name for n, name in enumerate(names, start=1)}, lasting)
+        named = dict(enumerate(names, start=1))
+        return Tracks(self.numbers, named, frozenset(named if lasting else ()))

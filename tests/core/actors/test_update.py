@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mirage_core.actors.recognise import assign
-from mirage_core.actors.tracks import Tracks, expect_frames, one_track
+from mirage_core.actors.tracks import expect_frames, one_track
 from mirage_core.actors.update import (
     CastConfig,
     _is_glimpse,
@@ -17,6 +17,7 @@ from mirage_core.actors.update import (
 )
 from mirage_core.cache.track import Behaviour
 from mirage_core.errors import ShapeError, ValueRangeError
+from mirage_core.masks.tracks import Tracks
 from tiny_actors import Box, Hall, actor, track
 
 RED, GREEN = (0.9, 0.1, 0.1), (0.1, 0.8, 0.1)
@@ -159,7 +160,7 @@ def test_forty_actors_are_told_apart(make) -> None:
     ]
     order = torch.randperm(40, generator=torch.Generator().manual_seed(1)).tolist()
     again = [dataclasses.replace(many[n], track=track((40, n + 0.1, 0.0, 3.0))) for n in order]
-    assert assign(many, again, False) == order
+    assert assign(many, again) == order
 
 
 def test_tracks_are_numbers_with_names() -> None:
@@ -194,7 +195,7 @@ def test_a_glimpse_of_a_few_points_is_known_again(make) -> None:
         whole, cache=dataclasses.replace(whole.cache, blocks=(part,)),
         track=track((96, 0.5, 0.0, 3.0)),
     )  # fmt: skip
-    assert assign([whole], [glimpse], False) == [0]
+    assert assign([whole], [glimpse]) == [0]
 
 
 def test_a_glimpse_of_nobody_in_particular_is_no_new_actor(make) -> None:

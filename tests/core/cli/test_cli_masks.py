@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from mirage_core.cache.io import load_cache
+from mirage_core.cache.track import Behaviour
 from mirage_core.cache.types import LatentCache
 from mirage_core.cli.main import main
 from mirage_core.geometry.camera import project_each, projection_matrices
@@ -113,6 +114,35 @@ def test_growing_masks_take_more(files: Path, tmp_path: Path) -> None:
     given = ("--masks", "folder", str(masks), "--grow-masks", "5")
     places, _ = run(files, tmp_path / "out", *given)
     assert places.min() > 0.75
+
+
+def tracked(folder: Path) -> Path:
+    """A dog that walks from left to right through all frames."""
+    folder.mkdir()
+    for number in range(FRAMES):
+        ids = np.zeros((SIDE, SIDE), dtype=np.uint8)
+        ids[16:48, 4 + number : 28 + number] = 3
+        Image.fromarray(ids).save(folder / f"tracks.{number:04d}.png")
+    (folder / "names.json").write_text('{"3": "dog"}')
+    return folder
+
+
+@pytest.mark.rollout
+def test_what_a_folder_tells_apart_becomes_actors(
+    files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One actor in both chunks, by its number; not a point of it is left in the set."""
+    masks = tracked(tmp_path / "masks")
+    given = ("--masks", "folder", str(masks), "--unseen", "go_on")
+    with caplog.at_level("INFO"):
+        places, frames = run(files, tmp_path / "out", *given)
+    (dog,) = load_cache(tmp_path / "out" / "memory.safetensors").actors
+    assert dog.name == "dog" and dog.ids == (3,) and dog.behaviour is Behaviour.GO_ON
+    assert dog.track.frames.tolist() == list(range(4, FRAMES, 4))
+    x = dog.track.positions[:, 0]
+    assert float((x[1:] - x[:-1]).min()) > 0 and "new: dog" in caplog.text
+    middle = (places > 0.5) & (places < 0.6)
+    assert not (middle & (frames == 16)).any()
 
 
 @pytest.mark.rollout

@@ -12,8 +12,8 @@ from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.masks import (
     MaskGrowth,
     exclusion,
-    expect_not_all,
     mask_to_grid,
+    note_if_all,
     with_mask,
 )
 from mirage_core.geometry.trajectory import intrinsics_from_fov
@@ -109,12 +109,12 @@ def test_masks_that_are_not_numbers_are_refused() -> None:
         mask_to_grid(mask, GRID, 1, SIZES)
 
 
-def test_all_sky_is_an_error() -> None:
-    with pytest.raises(GeometryError, match="The sky mask covers all"):
-        expect_not_all("The sky mask", torch.ones(3, *GRID, dtype=torch.bool))
+def test_all_sky_is_told() -> None:
+    (note,) = note_if_all("The sky mask", torch.ones(3, *GRID, dtype=torch.bool))
+    assert note.startswith("The sky mask covers all") and "inverted" in note
     cells = torch.ones(3, *GRID, dtype=torch.bool)
     cells[2, 3, 5] = False
-    expect_not_all("The sky mask", cells)
+    assert note_if_all("The sky mask", cells) == ()
 
 
 @pytest.mark.parametrize("growth", [{"pixels": -1}, {"cells": -1}, {"cells": 1000}])

@@ -12,7 +12,6 @@ from PIL import Image
 
 from mirage_core.errors import CacheFormatError, ShapeError
 from mirage_core.masks.folder import find_masks
-from mirage_core.masks.types import Track
 
 FRAMES, HEIGHT, WIDTH = 5, 8, 12
 
@@ -48,7 +47,7 @@ def test_layouts_of_moving_things(tmp_path: Path, pattern: str, first: int) -> N
     masks.expect_shot(FRAMES, 64 * WIDTH, 64 * HEIGHT)
     found = masks(torch.empty(0), [1, 2, 3])
     assert torch.equal(found.moving, expected([1, 2, 3]))
-    assert found.sky is None and found.track_map is None
+    assert found.sky is None and found.tracks is None
 
 
 def test_frames_may_lie_beside_their_masks(tmp_path: Path) -> None:
@@ -82,9 +81,11 @@ def test_tracks_are_numbers(tmp_path: Path, mode: str) -> None:
         picture.save(tmp_path / "tracks" / f"{number:05d}.png")
     (tmp_path / "names.json").write_text(json.dumps({"1": "person"}))
     found = find_masks(tmp_path)(torch.empty(0), [0, 4])
-    assert torch.equal(found.track_map, torch.from_numpy(ids.astype(np.int32)).expand(2, -1, -1))
-    assert torch.equal(found.moving, found.track_map > 0)
-    assert found.tracks == (Track(1, "person"), Track(int(ids.max())))
+    tracks, last = found.tracks, int(ids.max())
+    assert torch.equal(tracks.map, torch.from_numpy(ids.astype(np.int32)).expand(2, -1, -1))
+    assert torch.equal(found.moving, tracks.moving)
+    assert tracks.names == {1: "person", last: f"thing {last}"}
+    assert tracks.lasting == {1, last}
 
 
 def test_files_that_do_not_fit_the_shot_are_told_early(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Masks of frames with tracks: what is refused, and what is read of them."""
+"""Masks of frames with tracks: arrays of one size."""
 
 from __future__ import annotations
 
@@ -6,25 +6,20 @@ import pytest
 import torch
 
 from mirage_core.errors import ShapeError
-from mirage_core.masks.types import FrameMasks, Track
+from mirage_core.masks.tracks import Tracks
+from mirage_core.masks.types import FrameMasks
 
 
-def test_tracks_of_a_map() -> None:
+def test_masks_of_frames() -> None:
     ids = torch.zeros(2, 4, 6, dtype=torch.int64)
-    ids[0, 0], ids[1, 1] = 3, 5
-    masks = FrameMasks(ids > 0, track_map=ids, tracks=(Track(3, "dog"), Track(5)))
-    assert len(masks) == 2 and masks.track_map.dtype == torch.int32
-    assert torch.equal(masks.of_track(3), ids == 3) and not masks.of_track(4).any()
-    assert not FrameMasks(ids > 0).of_track(3).any()
+    ids[0, 0] = 3
+    masks = FrameMasks(ids > 0, tracks=Tracks(ids, {3: "dog"}))
+    assert len(masks) == 2 and masks.tracks.map.dtype == torch.int32
 
 
-def test_a_map_shows_tracks_that_are_listed() -> None:
-    ids = torch.full((1, 2, 2), 7)
-    with pytest.raises(ShapeError, match=r"\[7\]"):
-        FrameMasks(ids > 0, track_map=ids, tracks=(Track(3),))
-
-
-@pytest.mark.parametrize("part", ["sky", "track_map"])
-def test_all_arrays_have_one_size(part: str) -> None:
+@pytest.mark.parametrize(
+    "part", [{"sky": torch.zeros(2, 4, 5)}, {"tracks": Tracks(torch.zeros(2, 4, 5))}]
+)
+def test_all_arrays_have_one_size(part: dict) -> None:
     with pytest.raises(ShapeError):
-        FrameMasks(torch.zeros(2, 4, 6), **{part: torch.zeros(2, 4, 5)})
+        FrameMasks(torch.zeros(2, 4, 6), **part)

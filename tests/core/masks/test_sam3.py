@@ -35,9 +35,9 @@ def frames() -> torch.Tensor:
 def test_names_are_tracked(tracker: Path, frames: torch.Tensor) -> None:
     found = load_sam3(tracker, names="a person, the cat")(frames, range(FRAMES))
     assert found.moving.shape == found.sky.shape == (FRAMES, HEIGHT, WIDTH)
-    assert found.tracks and {track.name for track in found.tracks} <= {"person", "cat"}
-    assert torch.equal(found.moving, found.track_map > 0) and found.moving.any()
-    assert set(found.track_map.unique().tolist()) - {0} <= {t.number for t in found.tracks}
+    assert found.tracks.names and set(found.tracks.names.values()) <= {"person", "cat"}
+    assert torch.equal(found.moving, found.tracks.moving) and found.moving.any()
+    assert not found.tracks.lasting
     assert not (found.moving & found.sky).any()
 
 
@@ -47,14 +47,14 @@ def test_a_language_model_adds_its_names(
     masks = load_sam3(tracker, names="person", language=namer)
     assert masks.namer(frames) == ANSWER
     found = masks(frames[:1], [0])
-    assert {track.name for track in found.tracks} <= {"person", ANSWER}
+    assert set(found.tracks.names.values()) <= {"person", ANSWER}
     assert len(found) == 1
 
 
 def test_equal_frames_give_equal_masks(tracker: Path, frames: torch.Tensor) -> None:
     masks = load_sam3(tracker, names="person")
     one, two = masks(frames, range(FRAMES)), masks(frames, range(FRAMES))
-    assert torch.equal(one.track_map, two.track_map) and torch.equal(one.sky, two.sky)
+    assert torch.equal(one.tracks.map, two.tracks.map) and torch.equal(one.sky, two.sky)
 
 
 def test_something_has_to_be_named(tracker: Path) -> None:

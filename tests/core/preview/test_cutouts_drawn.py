@@ -77,7 +77,7 @@ def test_whole_masks_change_no_bit(make, seed: int) -> None:
 
 def test_what_is_cut_off_hides_nothing() -> None:
     """In depth and in colour, and beyond the cell as well."""
-    picture, depth = draw(one_over_another(LEFT), GREY)
+    picture, depth, _ = draw(one_over_another(LEFT), GREY)
     assert torch.equal(depth[16:32, 15:24], torch.full((16, 9), 2.0))
     assert torch.equal(depth[16:32, 24:33], torch.full((16, 9), 5.0))
     assert torch.allclose(picture[20:28, 20:24], torch.tensor(1.0), atol=0.02)
@@ -87,7 +87,7 @@ def test_what_is_cut_off_hides_nothing() -> None:
 def test_pixels_by_a_loop(make) -> None:
     """Depth of every pixel is that of the nearest patch that has its place in the mask."""
     crowded = crowd(make, 40, 2)
-    _, depth = draw(crowded, GREY)
+    _, depth, _ = draw(crowded, GREY)
     nearest = torch.zeros(48, 64, dtype=torch.float64)
     y, x = torch.meshgrid(torch.arange(48) + 0.5, torch.arange(64) + 0.5, indexing="ij")
     for number in range(40):

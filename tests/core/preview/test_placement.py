@@ -55,7 +55,7 @@ GREY = torch.full((48, 64, 3), 0.5)
 def test_a_patch_on_a_cell_reproduces_its_pixels(make) -> None:
     pixels = make.uniform(1, SIDE, SIDE, 3)
     one = patches(pixels, torch.tensor([[24.0, 24.0]]), torch.tensor([3.0]))
-    picture, depth = draw(one, GREY)
+    picture, depth, _ = draw(one, GREY)
     interior = picture[20:28, 20:28]
     assert torch.allclose(interior, pixels[0, 4:12, 4:12], atol=0.01)
     assert torch.allclose(depth[16:32, 16:32], torch.tensor(3.0))
@@ -68,7 +68,7 @@ def test_a_patch_on_a_cell_reproduces_its_pixels(make) -> None:
 
 def test_beside_patches_the_background_shows() -> None:
     one = patches(plain(0.9), torch.tensor([[24.0, 24.0]]), torch.tensor([3.0]))
-    picture, depth = draw(one, GREY)
+    picture, depth, _ = draw(one, GREY)
     outside = torch.ones(48, 64, dtype=torch.bool)
     outside[14:34, 14:34] = False
     assert torch.allclose(picture[outside], GREY[outside])
@@ -78,7 +78,7 @@ def test_beside_patches_the_background_shows() -> None:
 
 def test_the_nearer_patch_hides_the_farther() -> None:
     both = patches(plain(0.9, 0.1), torch.tensor([[24.0, 24], [28, 24]]), torch.tensor([2.0, 5.0]))
-    picture, depth = draw(both, GREY)
+    picture, depth, _ = draw(both, GREY)
     assert torch.allclose(picture[18:30, 18:30], torch.tensor(0.9), atol=0.02)
     assert torch.allclose(depth[18:30, 18:30], torch.tensor(2.0))
     assert torch.allclose(picture[20:28, 34:36], torch.tensor(0.1), atol=0.06)
@@ -87,7 +87,7 @@ def test_the_nearer_patch_hides_the_farther() -> None:
 
 def test_patches_of_one_surface_blend() -> None:
     both = patches(plain(0.2, 0.8), torch.tensor([[24.0, 24], [24, 24]]), torch.tensor([2.0, 2.1]))
-    picture, depth = draw(both, GREY)
+    picture, depth, _ = draw(both, GREY)
     assert torch.allclose(picture[20:28, 20:28], torch.tensor(0.5), atol=0.01)
     assert torch.allclose(depth[20:28, 20:28], torch.tensor(2.0))
 
@@ -95,19 +95,19 @@ def test_patches_of_one_surface_blend() -> None:
 def test_the_lowest_rank_covers_the_others_of_its_surface() -> None:
     two = patches(plain(0.2, 0.8), torch.tensor([[24.0, 24], [24, 24]]), torch.tensor([2.0, 2.1]))
     for ranks, colour in (([0, 5], 0.2), ([7, 5], 0.8), ([5, 5], 0.5)):
-        picture, _ = draw(dataclasses.replace(two, rank=torch.tensor(ranks)), GREY)
+        picture, _, _ = draw(dataclasses.replace(two, rank=torch.tensor(ranks)), GREY)
         assert torch.allclose(picture[20:28, 20:28], torch.tensor(colour), atol=0.01)
 
 
 def test_rank_does_not_bring_hidden_patches_to_the_front() -> None:
     two = patches(plain(0.2, 0.8), torch.tensor([[24.0, 24], [24, 24]]), torch.tensor([5.0, 2.0]))
-    picture, _ = draw(dataclasses.replace(two, rank=torch.tensor([0, 9])), GREY)
+    picture, _, _ = draw(dataclasses.replace(two, rank=torch.tensor([0, 9])), GREY)
     assert torch.allclose(picture[20:28, 20:28], torch.tensor(0.8), atol=0.01)
 
 
 def test_a_leaning_patch_has_leaning_depth() -> None:
     one = patches(plain(0.5), torch.tensor([[24.0, 24.0]]), torch.tensor([2.0]), lean=0.1)
-    _, depth = draw(one, GREY)
+    _, depth, _ = draw(one, GREY)
     column = torch.arange(16, 32) + 0.5
     local = (column - 24) / 8
     expected = 1 / (0.5 + 0.1 * local[None, :] + 0.1 * local[:, None])
@@ -143,7 +143,7 @@ def test_the_order_of_patches_does_not_matter(make, seed: int) -> None:
 def test_pixels_by_a_loop(make) -> None:
     """Depth of every pixel is that of the nearest patch over it."""
     crowded = crowd(make, 40, 2)
-    _, depth = draw(crowded, GREY)
+    _, depth, _ = draw(crowded, GREY)
     nearest = torch.zeros(48, 64, dtype=torch.float64)
     for axes, centre, inverse, lean in zip(
         crowded.axes.double(), crowded.centre.double(), crowded.inverse_depth.double(),
@@ -175,7 +175,7 @@ def test_pixels_by_a_loop(make) -> None:
 )
 def test_patches_that_cannot_be_drawn(spoil: dict[str, Tensor]) -> None:
     one = patches(plain(0.9), torch.tensor([[24.0, 24.0]]), torch.tensor([3.0]))
-    picture, depth = draw(dataclasses.replace(one, **spoil), GREY)
+    picture, depth, _ = draw(dataclasses.replace(one, **spoil), GREY)
     assert torch.allclose(picture, GREY)
     assert not depth.any()
 
@@ -378,7 +378,7 @@ def two_views(bins: tuple[int, int], shift: float = 0.0) -> PlacedPatches:
     ("bins", "share"), [((0, 0), 0.5), ((0, 1), 0.924), ((0, 2), 0.989), ((5, 9), 0.5)]
 )
 def test_views_are_mixed_by_how_well_they_saw(bins: tuple[int, int], share: float) -> None:
-    picture, _ = draw(two_views(bins), GREY)
+    picture, _, _ = draw(two_views(bins), GREY)
     middle = picture[20:28, 20:28]
     assert torch.allclose(middle, torch.full_like(middle, share), atol=0.02)
 
@@ -388,7 +388,7 @@ def test_a_view_far_off_still_covers_the_background() -> None:
         patches(plain(1.0), torch.tensor([[24.0, 24.0]]), torch.tensor([3.0])),
         bins=torch.tensor([127]),
     )
-    picture, _ = draw(one, torch.zeros(48, 64, 3))
+    picture, _, _ = draw(one, torch.zeros(48, 64, 3))
     assert bool((picture[18:30, 18:30] > 0.9).all())
 
 
@@ -405,7 +405,7 @@ def test_inside_of_a_patch_no_other_view_shows_as_dots() -> None:
         ),
         bins=torch.tensor([0] * 9 + [2] * 4),
     )
-    picture, _ = draw(together, GREY[:48, :48])
+    picture, _, _ = draw(together, GREY[:48, :48])
     assert bool((picture[4:44, 4:44] > 0.95).all())
 
 

@@ -17,8 +17,8 @@ from mirage_core.folder_lock import LOCK
 from mirage_core.geometry.align import AlignConfig
 from mirage_core.geometry.frame_geometry import FrameGeometry
 from mirage_core.geometry.trajectory import Trajectory
+from mirage_core.masks.types import FrameMasks
 from mirage_core.rollout.begin import begin
-from mirage_core.rollout.chunk_geometry import DYNAMIC, Masks
 from mirage_core.rollout.depth_source import EstimatedDepth, KnownDepth
 from mirage_core.rollout.generate import generate
 from mirage_core.rollout.models import GenerationModels
@@ -99,11 +99,11 @@ class TestAgreement:
         append = QUICK.remembering(rules=WriteRules("append"))
         seen: list[tuple[int, ...]] = []
 
-        def left_half(frames: Tensor, cameras: Trajectory, numbers: Sequence[int]) -> Masks:
+        def left_half(frames: Tensor, cameras: Trajectory, numbers: Sequence[int]) -> FrameMasks:
             seen.append((len(frames), len(cameras), numbers[0], numbers[-1]))
             mask = torch.zeros(1, 64, 64)
             mask[:, :, :32] = 1
-            return {DYNAMIC: mask}
+            return FrameMasks(mask.expand(len(frames), -1, -1))
 
         half = self.shot(make, tmp_path / "half", append, masks=left_half)
         whole = self.shot(make, tmp_path / "whole", append)

@@ -221,14 +221,18 @@ class TestBadInput:
         assert ready.observation.depth[:, 3].any()
 
     def test_all_sky(self, scene) -> None:
-        with pytest.raises(GeometryError, match="The sky mask covers all"):
-            scene.prepare(sky=torch.ones(1, 64, 64))
+        """A close-up of what is masked does not stop the shot: nothing is written, and told."""
+        ready = scene.prepare(sky=torch.ones(1, 64, 64))
+        assert not ready.observation.depth.any() and ready.report.written == 0
+        assert "The sky mask covers all of every frame" in ready.report.describe()
+        assert "refused" not in ready.report.describe()
 
     def test_masks_that_leave_nothing_together(self, scene) -> None:
         upper = torch.zeros(1, 64, 64)
         upper[:, :32] = 1
-        with pytest.raises(GeometryError, match="What is left out covers all"):
-            scene.prepare(sky=upper, dynamic=1 - upper)
+        ready = scene.prepare(sky=upper, dynamic=1 - upper)
+        assert not ready.observation.depth.any()
+        assert "What is left out covers all of every frame" in ready.report.describe()
 
     @pytest.mark.parametrize("shape", [(1, 32, 64), (9, 64, 128), (5, 64, 64), (34, 64, 64)])
     def test_masks_of_another_size_or_length(self, scene, shape) -> None:
