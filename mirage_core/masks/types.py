@@ -68,6 +68,11 @@ class FrameMasks:
     def __len__(self) -> int:
         return len(self.moving)
 
+    @property
+    def left_out(self) -> Tensor:
+        """(F, H, W) bool, what moves or is sky."""
+        return self.moving if self.sky is None else self.moving | self.sky
+
     def of_track(self, number: int) -> Tensor:
         """(F, H, W) bool, where one track is seen."""
         if self.track_map is None:
