@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,15 +13,12 @@ import torch
 
 from ..conditioning.features import parse_features
 from ..errors import ResumeError, ValueRangeError
-from ..files import atomic_write
 from ..sampling.schedule import DEFAULT_SHIFT, MAX_SHIFT
 from ..validate import expect_range
+from .settings_file import read_document, write_document
 
 SETTINGS: Final = "settings.json"
 """File of the settings in a run's folder."""
-
-FORMAT: Final = "mirage-training"
-VERSION: Final = 1
 
 Stage = Literal["branch", "joint", "single", "lora", "backbone", "full"]
 STAGES: Final[tuple[str, ...]] = get_args(Stage)
@@ -258,10 +254,8 @@ class TrainingSettings:
 
     def save(self, folder: Path) -> Path:
         """Write ``settings.json`` into a run's folder."""
-        content = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
         path = folder / SETTINGS
-        with atomic_write(path, "w") as file:
-            json.dump(content, file, indent=1)
+        write_document(path, dataclasses.asdict(self))
         return path
 
     @classmethod
@@ -269,16 +263,11 @@ class TrainingSettings:
         """Read settings from JSON; what the file leaves out keeps its default.
 
         Raises:
-            ResumeError: The file is missing or damaged, or holds unknown settings.
+            ResumeError: The file is missing or damaged, of a newer version, or holds unknown
+                settings.
             ValueRangeError: A setting is out of range.
         """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            found = {k: v for k, v in content.items() if k not in ("format", "version")}
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
-            raise ResumeError(
-                "The settings cannot be read", got=f"{path}: {error}", expected="a JSON object"
-            ) from error
+        _, found = read_document(path)
         return cls(**_known(found, path))
 
     def expect_same(self, other: TrainingSettings) -> None:

@@ -48,6 +48,7 @@ from .optimiser import Ema, Optimiser
 from .prefetch import Prefetcher
 from .sampler import ClipSampler, Position
 from .settings import DTYPES, OF_BRANCH, SETTINGS, TrainingSettings
+from .settings_file import read_document
 from .stages import prepare_model, seeded
 from .stop import StopFlag, StopRequested
 from .validation import Film, LoopTest, describe, held_out_loss
@@ -338,9 +339,11 @@ class Trainer:
     def _settings_there(self, path: Path) -> TrainingSettings:
         """Settings of the run that the folder holds."""
         there = TrainingSettings.load(path)
-        if self.model.branch_config is None or "new_planes" in path.read_text(encoding="utf-8"):
+        version, values = read_document(path)
+        # Of the files of version 1 only the later ones have this entry; those before it hold the
+        # defaults of a new branch where one was given.
+        if self.model.branch_config is None or version > 1 or "new_planes" in values:
             return there
-        # Earlier versions kept the defaults of a new branch where one was given.
         own = {name: getattr(self.settings, name) for name in OF_BRANCH}
         return dataclasses.replace(there, **own)
 
