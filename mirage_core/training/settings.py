@@ -45,7 +45,7 @@ DTYPES: Final = {
 RESUMABLE: Final = {
     "steps", "checkpoint_every", "keep", "validate_every", "validation_clips", "validation_scenes",
     "validation_frames", "validation_size", "validation_steps", "readers",
-    "gradient_checkpointing", "wandb",
+    "gradient_checkpointing", "context_parallel", "wandb",
 }  # fmt: skip
 """Settings that may change when a run is resumed: the weights so far do not depend on them."""
 
@@ -106,6 +106,9 @@ class TrainingSettings:
             ``float8`` with a factor for each row, half the memory of bfloat16.
         export_dtype: Type of the weights in finished files.
         gradient_checkpointing: Compute blocks again instead of keeping what is inside them.
+        context_parallel: Processes that share every frame of a clip; see
+            `mirage_core.training.context_parallel`. ``batch`` is then divided over groups of so
+            many. Their number divides that of all processes, of heads, and of tokens in a frame.
         compile: Compile the blocks with torch.compile: fewer passes over memory, after minutes of
             compiling; needs a C++ compiler, or Triton on a GPU.
         checkpoint_every: Steps between checkpoints.
@@ -167,6 +170,7 @@ class TrainingSettings:
     export_dtype: str = "bfloat16"
     gradient_checkpointing: bool = True
     compile: bool = False
+    context_parallel: int = 1
     checkpoint_every: int = 500
     keep: int = 2
     validate_every: int = 500
@@ -328,6 +332,7 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "lora_rank": (1, 4096),
     "lora_dropout": (0.0, 0.99),
     "checkpoint_every": (1, MAX_STEPS),
+    "context_parallel": (1, 64),
     "keep": (1, 1000),
     "validate_every": (0, MAX_STEPS),
     "validation_clips": (0, 1 << 20),

@@ -30,6 +30,7 @@ from .checkpoint import (
     save_state,
     step_name,
 )
+from .context_parallel import share_frames
 from .data.dataset import ClipDataset
 from .distributed import (
     Distributed,
@@ -112,11 +113,12 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._open()
-        self.processes.share(self.settings.micro_batches)
+        self._share()
         prepare_model(self.model, self.settings, self.lora)
         self._frozen = frozen_digest(self.model)
         if self.settings.compile:
             compile_blocks(self.model)
+        share_frames(self.model, self.settings, self.processes)
         self.processes.shard(self.model)
         # Sharing out replaces parameters by their parts.
         self._parameters: dict[str, nn.Parameter] = {
@@ -168,7 +170,7 @@ class Trainer:
             Prefetcher(
                 dataset, sampler, self._maker,
                 micro_batches=settings.micro_batches,
-                share=self.processes.share(settings.micro_batches),
+                share=self._share(),
                 first_step=self.step,
             ) as batches,
             Journal(self.folder if self.processes.first else None, self.step, settings) as journal,
@@ -283,7 +285,7 @@ class Trainer:
     def _step(self, batches: Prefetcher) -> dict[str, float]:
         settings, processes = self.settings, self.processes
         began, waited = time.perf_counter(), batches.waited
-        share = processes.share(settings.micro_batches)
+        share = self._share()
         self.model.train()
         total = torch.zeros((), device=processes.device)
         for _ in share:
@@ -294,7 +296,8 @@ class Trainer:
                     velocity(self.model, batch, settings),
                     batch.target, batch.noise, self.data.loss_weights,
                 ) / len(share)  # fmt: skip
-                loss.backward()
+                # Gradients are averaged over all processes, and summed where they share a clip.
+                (loss * settings.context_parallel).backward()
             total += loss.detach()
         mean = float(processes.mean(total))
         norm = float(self._optimiser.step(self.step))
@@ -309,6 +312,10 @@ class Trainer:
         return {
             "loss": mean, "rate": rate, "gradient": norm, "seconds": seconds, "waiting": waiting,
         }  # fmt: skip
+
+    def _share(self) -> range:
+        """Which of a step's micro-batches are this process's."""
+        return self.processes.share(self.settings.micro_batches, self.settings.context_parallel)
 
     def _due(self, every: int) -> bool:
         return bool(every) and (self.step % every == 0 or self.step == self.settings.steps)
