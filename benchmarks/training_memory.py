@@ -70,7 +70,7 @@ def one(arguments: argparse.Namespace, name: str) -> dict[str, float]:
         grid = (arguments.height // 16, arguments.picture_width // 16)
         clips = write_clips(Path(folder) / "clips", grid)
         changes = PLAIN | VARIANTS[name]
-        trainer = make_trainer(arguments, clips, Path(folder) / "run", changes)
+        trainer = make_trainer(arguments, clips, Path(folder) / "run", changes, torch.bfloat16)
         list(steps(trainer, 2))
         gc.collect()
         if device == "cpu":

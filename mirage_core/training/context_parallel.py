@@ -49,11 +49,14 @@ def share_frames(model: Any, settings: TrainingSettings, processes: Distributed)
     model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=degree, mesh=mesh))
     for name, module in model.named_modules():
         if name.endswith(("attn1.norm_q", "attn1.norm_k")):
-            module.register_forward_hook(_as_given)
+            module.register_forward_hook(as_given)
 
 
-def _as_given(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-    """Queries and keys in the type of the values: autocast ends where their exchange begins."""
+def as_given(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    """Queries and keys in the type of the values.
+
+    Autocast may widen what a norm gives, and the exchange has no backward pass for mixed types.
+    """
     return output.type_as(inputs[0])
 
 

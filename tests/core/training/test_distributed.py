@@ -17,7 +17,7 @@ import tiny_training
 from mirage_core.codecs.dct import DctCodec
 from mirage_core.errors import MirageError, ModelMismatchError, ValueRangeError
 from mirage_core.models.load import load_transformer
-from mirage_core.training.context_parallel import share_frames
+from mirage_core.training.context_parallel import as_given, share_frames
 from mirage_core.training.distributed import Distributed
 from mirage_core.training.memory_estimate import plan_memory
 from mirage_core.training.settings import TrainingSettings
@@ -129,7 +129,6 @@ def test_two_processes_train_as_one(tmp_path) -> None:
 
 
 ALONE = """
-from mirage_core.training.context_parallel import share_frames
 from mirage_core.training.distributed import Distributed
 processes = Distributed()
 print(f"rank {processes.rank} of {processes.count}")
@@ -238,3 +237,14 @@ def test_frames_that_cannot_be_shared(
     settings = TrainingSettings(**tiny_training.SETTINGS | PAIRS | changes)
     with pytest.raises(error, match=said):
         share_frames(model, settings, Distributed(cpu=True))
+
+
+def test_norms_that_widen_give_what_they_were_given() -> None:
+    class Widening(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.float() * 2
+
+    norm = Widening()
+    norm.register_forward_hook(as_given)
+    found = norm(torch.ones(3, dtype=torch.bfloat16))
+    assert found.dtype == torch.bfloat16 and found.tolist() == [2.0, 2.0, 2.0]
