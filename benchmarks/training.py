@@ -65,9 +65,13 @@ def write_clips(folder: Path, grid: tuple[int, int]) -> Path:
 
 
 def make_trainer(
-    arguments: argparse.Namespace, clips: Path, out: Path, changes: dict[str, Any]
+    arguments: argparse.Namespace,
+    clips: Path,
+    out: Path,
+    changes: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
 ) -> Trainer:
-    """A run of one variant."""
+    """A run of one variant, whose frozen weights have the given type."""
     settings = TrainingSettings(
         stage="branch", steps=1_000_000, batch=arguments.batch, micro_batch=arguments.batch,
         text_tokens=1, side_blocks=arguments.layers // 2, lora_rank=16, dtype="float32",
@@ -82,7 +86,7 @@ def make_trainer(
         num_attention_heads=arguments.width // 128, attention_head_dim=128,
         ffn_dim=4 * arguments.width, num_layers=arguments.layers, text_dim=TEXT,
         **(side if settings.stage == "lora" else {}),
-    ).to(processes.device)  # fmt: skip
+    ).to(processes.device, dtype)  # fmt: skip
     data = TrainingData(clips, torch.zeros(1, TEXT))
     return Trainer(model, settings, data, out, processes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def add_command(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the folder; see `mirage_core.cli.main.main` for the exit codes."""
     from ..training.facts import data_facts
-    from ..training.hub import CardFacts, base_of, export_run, newest_step
+    from ..training.hub import CardFacts, export_run, newest_step
     from .train_file import read_run
 
     training: Path = arguments.training
@@ -61,8 +62,27 @@ def run(arguments: argparse.Namespace) -> int:
             fix="Say with --data where they are now",
         )
     facts = {name: value for name, value in data_facts(Path(data)).items() if name not in PLACES}
-    new = "new_transformer" in content
-    card = CardFacts(arguments.license, None if new else base_of(training, step), facts)
+    card = CardFacts(arguments.license, *_base(content, training, step), facts)
     for path in export_run(training, arguments.out, step, card):
         sys.stdout.write(f"{path}\n")
     return 0
+
+
+def _base(content: Mapping[str, Any], training: Path, step: int) -> tuple[str | None, str]:
+    """Name of the video model on a hub, if it is there, and what it is in words.
+
+    Args:
+        content: All options of the run; empty where it has no file of them.
+        training: Folder of the run.
+        step: Whose weights are taken.
+    """
+    from ..training.hub import BASE, BASE_WIDTH, width_of
+
+    if "new_transformer" in content:
+        return None, "of a small model, trained from nothing"
+    width = width_of(training, step)
+    if width == BASE_WIDTH:
+        return BASE, f"for {BASE}"
+    named = content.get("transformer")
+    file = f", `{Path(named).name}`" if isinstance(named, str) else ""
+    return None, f"for a small model of {width or 'unknown'} channels{file}"

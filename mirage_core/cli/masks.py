@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +19,9 @@ from ..rollout.settings import GenerationSettings
 from .inputs import parse_path
 
 if TYPE_CHECKING:
+    import torch
+
+    from ..masks.sam3 import Sam3Masks
     from .models import DeviceSetup
 
 SAM3, FOLDER = "sam3", "folder"
@@ -24,13 +29,29 @@ KINDS: Final = (SAM3, FOLDER)
 UNSEEN: Final = [one.value for one in Behaviour if one is not Behaviour.PATH]
 
 
-def add_masks(group: Any) -> None:
-    """Add the choice of masks to a group of arguments."""
+OF_A_SHOT: Final = (
+    "keep what moves, and sky, out of the memory, in the picture and in every chunk: "
+    "sam3 (with --tracker-model), or folder FOLDER with a picture for every frame"
+)
+
+
+OF_FOOTAGE: Final = (
+    "keep what moves, and sky, out of the memory of every shot of footage: sam3 (with "
+    "--tracker-model), or folder FOLDER with a folder a/b/ of masks for a/b.mp4, a picture for "
+    "every frame or one for all"
+)
+
+
+def add_masks(group: Any, meaning: str = OF_A_SHOT) -> None:
+    """Add the choice of masks to a group of arguments.
+
+    Args:
+        group: Of a parser.
+        meaning: What ``--masks`` does, for the help.
+    """
     group.add_argument(
-        "--masks", nargs="+", default=[], metavar=("KIND", "FOLDER"),
-        help="keep what moves, and sky, out of the memory, in the picture and in every chunk: "
-        "sam3 (with --tracker-model), or folder FOLDER with a picture for every frame",
-    )  # fmt: skip
+        "--masks", nargs="+", default=[], metavar=("KIND", "FOLDER"), help=meaning
+    )
     group.add_argument(
         "--names", default="", metavar="LIST",
         help='with --masks sam3: what moves, comma separated, such as "person, dog"',
@@ -121,13 +142,57 @@ def load_masks(
         return ProvidedMasks(files, arguments.grow_masks)
     if not arguments.masks:
         return None
-    from ..masks.sam3 import load_sam3
+    load = sam3_loader(
+        arguments, device=setup.device, rest=setup.load_device, dtype=setup.stable_dtype
+    )
+    return ProvidedMasks(load(), arguments.grow_masks)
 
-    provider = load_sam3(
-        arguments.tracker_model, names=arguments.names, language=arguments.language_model,
-        device=setup.device, rest=setup.load_device, dtype=setup.stable_dtype,
+
+def sam3_loader(
+    arguments: argparse.Namespace,
+    *,
+    device: torch.device | str,
+    rest: torch.device | str | None = None,
+    dtype: torch.dtype,
+) -> Callable[[], Sam3Masks]:
+    """What reads the models of ``--masks sam3``; see `mirage_core.masks.sam3.load_sam3`.
+
+    Raises:
+        ModelMismatchError: Nothing says what to look for.
+    """
+    from ..masks.sam3 import expect_named, load_sam3
+
+    language: Path | None = arguments.language_model
+    expect_named(arguments.names, language)
+    return partial(
+        load_sam3, arguments.tracker_model.absolute(), names=arguments.names,
+        language=None if language is None else language.absolute(),
+        device=device, rest=rest, dtype=dtype,
     )  # fmt: skip
-    return ProvidedMasks(provider, arguments.grow_masks)
+
+
+def name_masks(arguments: argparse.Namespace) -> str:
+    """What the masks of footage are made by, without the files; "" where there are none."""
+    if not arguments.masks:
+        return ""
+    models = [path.name for path in _models(arguments)]
+    parts = [arguments.masks[0], arguments.names, *models, f"grown by {arguments.grow_masks}"]
+    return ", ".join(part for part in parts if part)
+
+
+def licences(arguments: argparse.Namespace) -> list[str]:
+    """A line for each model that finds masks, with the licence that its card names."""
+    from ..models.captioner import licence_of
+
+    return [
+        f"masks by {path.name}; its licence: {licence_of(path) or 'not stated in the folder'}"
+        for path in _models(arguments)
+    ]
+
+
+def _models(arguments: argparse.Namespace) -> list[Path]:
+    named = (arguments.tracker_model, arguments.language_model)
+    return [path for path in named if path is not None]
 
 
 def describe_masks(arguments: argparse.Namespace, files: FolderMasks | None) -> str:
@@ -136,8 +201,8 @@ def describe_masks(arguments: argparse.Namespace, files: FolderMasks | None) -> 
         return ""
     parts = [arguments.masks[0], arguments.names, str(arguments.grow_masks), arguments.unseen]
     used = [] if files is None else [path for layer in files.layers.values() for path in layer]
-    for folder in (arguments.tracker_model, arguments.language_model):
-        used += [] if folder is None else sorted(folder.glob("*.safetensors"))
+    for folder in _models(arguments):
+        used += sorted(folder.glob("*.safetensors"))
     parts += [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in used]
     return "\0".join(parts)
 

@@ -76,7 +76,7 @@ def mask_to_grid(
     growth = growth or MaskGrowth()
     marked = grow(_marked(name, mask, sizes), growth.pixels)
     cells = F.adaptive_max_pool2d(marked[:, None], grid)[:, 0]
-    return grow(_over_time(cells, latent_frames), growth.cells) > 0
+    return grow(over_time(cells, latent_frames), growth.cells) > 0
 
 
 def exclusion(
@@ -200,8 +200,13 @@ def _expect_count(name: str, count: int, latent_frames: int) -> None:
     )
 
 
-def _over_time(cells: Tensor, latent_frames: int) -> Tensor:
-    """(T, h, w) maximum over the pixel frames that each latent frame covers."""
+def over_time(cells: Tensor, latent_frames: int) -> Tensor:
+    """(T, h, w) maximum over the pixel frames that each latent frame covers.
+
+    Args:
+        cells: (M, h, w) numbers; M is T (as they are), 1 (for all), or all 4T - 3 pixel frames.
+        latent_frames: T.
+    """
     if len(cells) == latent_frames:
         return cells
     if len(cells) == 1:

@@ -171,15 +171,7 @@ def load_sam3(
         ModelMismatchError: A folder holds no such model, nothing says what to look for, or
             transformers is not installed.
     """
-    wanted = noun_phrases(names, MOST_KINDS)
-    if not wanted and language is None:
-        raise ModelMismatchError(
-            "Nothing tells SAM3 what moves",
-            got="neither names nor a language model",
-            expected="one of them",
-            fix='Name what moves (--names "person, dog"), or give the folder of Qwen3-VL '
-            "(--language-model)",
-        )
+    wanted = expect_named(names, language)
     try:
         from transformers import (
             AutoModelForImageTextToText,
@@ -205,6 +197,20 @@ def load_sam3(
         )  # fmt: skip
         namer = PictureNamer(asked.to(waiting), prepared, device, waiting)
     return Sam3Masks(network.to(waiting), processor, wanted, namer, device, waiting)
+
+
+def expect_named(names: str, language: Path | None) -> tuple[str, ...]:
+    """Names in a list with commas; raise `ModelMismatchError` where nothing says what to find."""
+    wanted = noun_phrases(names, MOST_KINDS)
+    if not wanted and language is None:
+        raise ModelMismatchError(
+            "Nothing tells SAM3 what moves",
+            got="neither names nor a language model",
+            expected="one of them",
+            fix='Name what moves (--names "person, dog"), or give the folder of Qwen3-VL '
+            "(--language-model)",
+        )
+    return wanted
 
 
 def _load(

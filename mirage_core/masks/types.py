@@ -41,6 +41,11 @@ class FrameMasks:
     def __len__(self) -> int:
         return len(self.moving)
 
+    @property
+    def left_out(self) -> Tensor:
+        """(F, H, W) bool, what moves or is sky."""
+        return self.moving if self.sky is None else self.moving | self.sky
+
 
 class MaskProvider(Protocol):
     """Finds what must not be remembered."""

@@ -43,7 +43,7 @@ def expect_divisible(parallel: Any, tokens: int) -> None:
         tokens: Tokens of one frame.
     """
     context = getattr(parallel, "context_parallel_config", None)
-    devices = 1 if context is None else context._world_size
+    devices = 1 if context is None else context.ring_degree * context.ulysses_degree
     if tokens % devices:
         raise ShapeError(
             "The tokens of a frame are not divisible by the number of devices",

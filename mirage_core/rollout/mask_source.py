@@ -17,7 +17,8 @@ from ..log import logger
 from ..masks.types import FrameMasks, MaskProvider
 
 
-def _tell(found: FrameMasks) -> None:
+def tell_masks(found: FrameMasks) -> None:
+    """Say in the log what moves, and how much of the pixels that is."""
     named = {} if found.tracks is None else found.tracks.names
     names = ", ".join(dict.fromkeys(named.values()))
     share = float(found.moving.float().mean())
@@ -39,7 +40,7 @@ class ProvidedMasks:
     def __call__(self, frames: Tensor, cameras: Trajectory, numbers: Sequence[int]) -> FrameMasks:
         """Masks of a chunk's frames (line 15)."""
         found = self.provider(frames, numbers)
-        _tell(found)
+        tell_masks(found)
         return found
 
     def of_picture(self, picture: Tensor, geometry: FrameGeometry) -> FrameGeometry:
@@ -50,11 +51,11 @@ class ProvidedMasks:
             geometry: Its depth; further frames of a whole shot stay as they are.
         """
         found = self.provider(picture[None], (0,))
-        _tell(found)
-        marked = found.moving if found.sky is None else found.moving | found.sky
+        tell_masks(found)
         size = (int(picture.shape[0]), int(picture.shape[1]))
         # As in the loop: masks grow in pixels of the pictures, whatever their own size is.
-        marked = grow(F.adaptive_max_pool2d(marked.float()[:, None], size)[:, 0], self.grow) > 0
+        marked = found.left_out.float()[:, None]
+        marked = grow(F.adaptive_max_pool2d(marked, size)[:, 0], self.grow) > 0
         first = with_mask(geometry.select([0]), marked, size).exclude
         if first is None:
             return geometry

@@ -43,20 +43,40 @@ class Distributed:
         """True in the process that writes files."""
         return self.rank == 0
 
-    def share(self, micro_batches: int) -> range:
+    def share(self, micro_batches: int, together: int = 1) -> range:
         """Which of a step's micro-batches are this process's.
+
+        Args:
+            micro_batches: Of all processes.
+            together: Neighbouring processes that have the same ones.
 
         Raises:
             ValueRangeError: They cannot be divided evenly.
         """
-        if micro_batches % self.count:
+        groups = self.count // self.expect_groups(together)
+        if micro_batches % groups:
             raise ValueRangeError(
                 "The batch is not divisible by the number of processes",
                 got=f"{micro_batches} micro-batches, {self.count} processes",
-                expected="a multiple of the number of processes",
+                expected="a multiple of the number of processes"
+                + (f" over the {together} that share a clip" if together > 1 else ""),
             )
-        part = micro_batches // self.count
-        return range(self.rank * part, (self.rank + 1) * part)
+        part, group = micro_batches // groups, self.rank // together
+        return range(group * part, (group + 1) * part)
+
+    def expect_groups(self, together: int) -> int:
+        """``together``, if the processes can be divided into groups of so many.
+
+        Raises:
+            ValueRangeError: They cannot.
+        """
+        if self.count % together:
+            raise ValueRangeError(
+                "The processes are not divisible into groups that share a clip",
+                got=f"{self.count} processes, context_parallel {together}",
+                expected=f"a multiple of {together} processes",
+            )
+        return together
 
     def shard(self, model: nn.Module) -> None:
         """Shard a model's parameters; each block is a unit of its own."""

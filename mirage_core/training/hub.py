@@ -21,13 +21,20 @@ BASE: Final = "Wan-AI/Wan2.2-TI2V-5B"
 """Name of the video model under which hubs know it."""
 
 BASE_WIDTH: Final = 3072
-"""Its channels: a whole model of another width is not it, nor made from it."""
+"""Its channels: what was trained with a model of another width is not for it."""
 
 MODEL: Final = "model/{step}_model.safetensors"
-PATCH_EMBEDDING: Final = "patch_embedding.weight"
+BRANCH: Final = "vace/{step}_vace.safetensors"
+LORA: Final = "lora/{step}_lora.safetensors"
+
+WIDTHS: Final = {
+    MODEL: ("patch_embedding.weight", 0), BRANCH: ("after_proj.weight", 0),
+    LORA: ("self_attn.q.lora_A.weight", -1),
+}  # fmt: skip
+"""How the name of a tensor ends that is as wide as the video model, and along which axis."""
 
 KINDS: Final = {
-    "vace/{step}_vace.safetensors": (
+    BRANCH: (
         "mirage_branch.safetensors", "the side branch: ComfyUI's `models/model_patches`, for "
         "Mirage Load Branch, or `mirage rollout --branch`",
     ),
@@ -35,7 +42,7 @@ KINDS: Final = {
         "mirage_lora_comfyui.safetensors", "the LoRA: ComfyUI's `models/loras`, for any LoRA "
         "loader, or `mirage rollout --lora`",
     ),
-    "lora/{step}_lora.safetensors": (
+    LORA: (
         "mirage_lora.safetensors", "the same LoRA under the names of the released code",
     ),
     MODEL: (
@@ -55,12 +62,14 @@ class CardFacts:
 
     Attributes:
         license: Identifier of the licence under which the weights are given away.
-        base: Name of the video model on a hub; None for a model that was trained from nothing.
+        base: Name of the video model on a hub; None where it is no model that hubs know.
+        model: What the video model is, for people, such as "for Wan-AI/Wan2.2-TI2V-5B".
         data: Facts of the clips by name, without places on this machine.
     """
 
     license: str
     base: str | None
+    model: str
     data: Mapping[str, object]
 
 
@@ -84,21 +93,23 @@ def newest_step(run: Path) -> int:
     return max(steps)
 
 
-def base_of(run: Path, step: int) -> str | None:
-    """Name of the video model that a run's weights belong to; None for a small model's.
+def width_of(run: Path, step: int) -> int | None:
+    """Channels of the video model that a run's weights belong to; None where they do not tell.
 
     Args:
-        run: Folder of a run that was begun with the weights of a video model.
+        run: Folder of a run.
         step: Whose weights are taken.
 
     Raises:
-        ModelMismatchError: The file of the whole model is damaged.
+        ModelMismatchError: A file is damaged.
     """
-    model = run / MODEL.format(step=step_name(step))
-    if not model.exists():
-        return BASE
-    width, *_ = read_header(model).shapes.get(PATCH_EMBEDDING, (0,))
-    return BASE if width == BASE_WIDTH else None
+    for pattern, (ending, axis) in WIDTHS.items():
+        path = run / pattern.format(step=step_name(step))
+        shapes = read_header(path).shapes if path.exists() else {}
+        for name, shape in shapes.items():
+            if name.endswith(ending):
+                return shape[axis]
+    return None
 
 
 def export_run(run: Path, out: Path, step: int, facts: CardFacts) -> list[Path]:
@@ -188,11 +199,10 @@ def _card(
     if facts.base is not None:
         lines += [f"base_model: {facts.base}", "base_model_relation: adapter"]
     lines += ["tags:", "- video-generation", "- camera-control", "- mirage", "---", ""]
-    base = f"for {facts.base}" if facts.base else "of a small model, trained from nothing"
     lines += [
         "# Latent spatial memory", "",
-        f"Weights {base}: a video model is shown what a memory of 3D points with latent tokens "
-        f"knows. Stage `{settings.stage}` of Mirage, after {step:,} steps.", "",
+        f"Weights {facts.model}: a video model is shown what a memory of 3D points with latent "
+        f"tokens knows. Stage `{settings.stage}` of Mirage, after {step:,} steps.", "",
         "## Files", "", "| file | is |", "|---|---|",
         *(f"| `{name}` | {text} |" for name, text in files.items()),
         f"| `{SETTINGS}` | all settings of the training |",

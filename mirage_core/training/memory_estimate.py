@@ -159,6 +159,7 @@ def plan_prepared(
     largest = sorted((_with_gradient(unit) for unit in units[:-1]), reverse=True)
     gathered = (sum(largest[:UNITS_AT_ONCE]) + _with_gradient(units[-1])) if devices > 1 else 0
     tokens, side_tokens = _tokens(settings, grid)
+    shared = settings.context_parallel
     return MemoryPlan(
         devices=devices,
         units=tuple(units),
@@ -167,7 +168,7 @@ def plan_prepared(
         moments=sum(_moments(p, settings, devices) for p in trained.values()),
         average=part if settings.ema_decay else 0,
         gathered=gathered,
-        activations=_activations(model, settings, tokens, side_tokens),
+        activations=_activations(model, settings, tokens // shared, side_tokens // shared),
         tokens=tokens,
         channels=int(model.config.in_channels),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,15 +13,12 @@ import torch
 
 from ..conditioning.features import parse_features
 from ..errors import ResumeError, ValueRangeError
-from ..files import atomic_write
 from ..sampling.schedule import DEFAULT_SHIFT, MAX_SHIFT
 from ..validate import expect_range
+from .settings_file import read_document, write_document
 
 SETTINGS: Final = "settings.json"
 """File of the settings in a run's folder."""
-
-FORMAT: Final = "mirage-training"
-VERSION: Final = 1
 
 Stage = Literal["branch", "joint", "single", "lora", "backbone", "full"]
 STAGES: Final[tuple[str, ...]] = get_args(Stage)
@@ -49,7 +45,7 @@ DTYPES: Final = {
 RESUMABLE: Final = {
     "steps", "checkpoint_every", "keep", "validate_every", "validation_clips", "validation_scenes",
     "validation_frames", "validation_size", "validation_steps", "readers",
-    "gradient_checkpointing", "wandb",
+    "gradient_checkpointing", "context_parallel", "wandb",
 }  # fmt: skip
 """Settings that may change when a run is resumed: the weights so far do not depend on them."""
 
@@ -110,6 +106,9 @@ class TrainingSettings:
             ``float8`` with a factor for each row, half the memory of bfloat16.
         export_dtype: Type of the weights in finished files.
         gradient_checkpointing: Compute blocks again instead of keeping what is inside them.
+        context_parallel: Processes that share every frame of a clip; see
+            `mirage_core.training.context_parallel`. ``batch`` is then divided over groups of so
+            many. Their number divides that of all processes, of heads, and of tokens in a frame.
         compile: Compile the blocks with torch.compile: fewer passes over memory, after minutes of
             compiling; needs a C++ compiler, or Triton on a GPU.
         checkpoint_every: Steps between checkpoints.
@@ -171,6 +170,7 @@ class TrainingSettings:
     export_dtype: str = "bfloat16"
     gradient_checkpointing: bool = True
     compile: bool = False
+    context_parallel: int = 1
     checkpoint_every: int = 500
     keep: int = 2
     validate_every: int = 500
@@ -258,10 +258,8 @@ class TrainingSettings:
 
     def save(self, folder: Path) -> Path:
         """Write ``settings.json`` into a run's folder."""
-        content = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
         path = folder / SETTINGS
-        with atomic_write(path, "w") as file:
-            json.dump(content, file, indent=1)
+        write_document(path, dataclasses.asdict(self))
         return path
 
     @classmethod
@@ -269,16 +267,11 @@ class TrainingSettings:
         """Read settings from JSON; what the file leaves out keeps its default.
 
         Raises:
-            ResumeError: The file is missing or damaged, or holds unknown settings.
+            ResumeError: The file is missing or damaged, of a newer version, or holds unknown
+                settings.
             ValueRangeError: A setting is out of range.
         """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            found = {k: v for k, v in content.items() if k not in ("format", "version")}
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
-            raise ResumeError(
-                "The settings cannot be read", got=f"{path}: {error}", expected="a JSON object"
-            ) from error
+        _, found = read_document(path)
         return cls(**_known(found, path))
 
     def expect_same(self, other: TrainingSettings) -> None:
@@ -339,6 +332,7 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "lora_rank": (1, 4096),
     "lora_dropout": (0.0, 0.99),
     "checkpoint_every": (1, MAX_STEPS),
+    "context_parallel": (1, 64),
     "keep": (1, 1000),
     "validate_every": (0, MAX_STEPS),
     "validation_clips": (0, 1 << 20),

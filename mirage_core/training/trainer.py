@@ -30,6 +30,7 @@ from .checkpoint import (
     save_state,
     step_name,
 )
+from .context_parallel import share_frames
 from .data.dataset import ClipDataset
 from .distributed import (
     Distributed,
@@ -48,6 +49,7 @@ from .optimiser import Ema, Optimiser
 from .prefetch import Prefetcher
 from .sampler import ClipSampler, Position
 from .settings import DTYPES, OF_BRANCH, SETTINGS, TrainingSettings
+from .settings_file import read_document
 from .stages import prepare_model, seeded
 from .stop import StopFlag, StopRequested
 from .validation import Film, LoopTest, describe, held_out_loss
@@ -111,11 +113,12 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._open()
-        self.processes.share(self.settings.micro_batches)
+        self._share()
         prepare_model(self.model, self.settings, self.lora)
         self._frozen = frozen_digest(self.model)
         if self.settings.compile:
             compile_blocks(self.model)
+        share_frames(self.model, self.settings, self.processes)
         self.processes.shard(self.model)
         # Sharing out replaces parameters by their parts.
         self._parameters: dict[str, nn.Parameter] = {
@@ -167,7 +170,7 @@ class Trainer:
             Prefetcher(
                 dataset, sampler, self._maker,
                 micro_batches=settings.micro_batches,
-                share=self.processes.share(settings.micro_batches),
+                share=self._share(),
                 first_step=self.step,
             ) as batches,
             Journal(self.folder if self.processes.first else None, self.step, settings) as journal,
@@ -282,7 +285,7 @@ class Trainer:
     def _step(self, batches: Prefetcher) -> dict[str, float]:
         settings, processes = self.settings, self.processes
         began, waited = time.perf_counter(), batches.waited
-        share = processes.share(settings.micro_batches)
+        share = self._share()
         self.model.train()
         total = torch.zeros((), device=processes.device)
         for _ in share:
@@ -293,7 +296,8 @@ class Trainer:
                     velocity(self.model, batch, settings),
                     batch.target, batch.noise, self.data.loss_weights,
                 ) / len(share)  # fmt: skip
-                loss.backward()
+                # Gradients are averaged over all processes, and summed where they share a clip.
+                (loss * settings.context_parallel).backward()
             total += loss.detach()
         mean = float(processes.mean(total))
         norm = float(self._optimiser.step(self.step))
@@ -308,6 +312,10 @@ class Trainer:
         return {
             "loss": mean, "rate": rate, "gradient": norm, "seconds": seconds, "waiting": waiting,
         }  # fmt: skip
+
+    def _share(self) -> range:
+        """Which of a step's micro-batches are this process's."""
+        return self.processes.share(self.settings.micro_batches, self.settings.context_parallel)
 
     def _due(self, every: int) -> bool:
         return bool(every) and (self.step % every == 0 or self.step == self.settings.steps)
@@ -338,9 +346,11 @@ class Trainer:
     def _settings_there(self, path: Path) -> TrainingSettings:
         """Settings of the run that the folder holds."""
         there = TrainingSettings.load(path)
-        if self.model.branch_config is None or "new_planes" in path.read_text(encoding="utf-8"):
+        version, values = read_document(path)
+        # Of the files of version 1 only the later ones have this entry; those before it hold the
+        # defaults of a new branch where one was given.
+        if self.model.branch_config is None or version > 1 or "new_planes" in values:
             return there
-        # Earlier versions kept the defaults of a new branch where one was given.
         own = {name: getattr(self.settings, name) for name in OF_BRANCH}
         return dataclasses.replace(there, **own)
 

@@ -114,10 +114,11 @@ def held_out_loss(
     jobs = [(clip, level) for clip in clips for level in LEVELS]
     total = torch.zeros(2, device=processes.device)
     # All processes run the model equally often, since each holds a part of every block.
-    for first in range(0, len(jobs), processes.count):
+    together = settings.context_parallel
+    for first in range(0, len(jobs), processes.count // together):
         if stop is not None:
             stop.check()
-        place = first + processes.rank
+        place = first + processes.rank // together
         number, level = jobs[min(place, len(jobs) - 1)]
         clip = dataset[number]
         sigmas = spaced_sigmas(1, clip.target.shape[1], level, shift=settings.shift)

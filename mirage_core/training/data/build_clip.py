@@ -86,12 +86,14 @@ class ClipSettings:
         planes: Store the sub-cell offset and the depth ratio as well.
         drawn: Store the memory's tokens drawn at their places as the scene, for branches that
             take that; needs the embedded codec.
+        masks: What says which masks kept things out of the memory; empty where none did.
     """
 
     loop: GenerationSettings = field(default_factory=GenerationSettings)
     noise: DepthNoise = field(default_factory=DepthNoise)
     planes: bool = True
     drawn: bool = False
+    masks: str = ""
 
     def describe(self) -> str:
         """Text that differs whenever clips would."""
@@ -101,7 +103,10 @@ class ClipSettings:
         parts += [loop.references, loop.preceding, loop.threshold, loop.exclude_seen]
         parts += [memory.reencode, memory.first_twice, memory.write]
         parts += [self.noise, self.planes]
-        return ";".join(map(str, [*parts, DRAWN] if self.drawn else parts))
+        parts += [DRAWN] if self.drawn else []
+        # Parts are told apart by semicolons, and what a user wrote is one part.
+        parts += [f"masks {self.masks.replace(';', ',')}"] if self.masks else []
+        return ";".join(map(str, parts))
 
 
 @dataclass(frozen=True, eq=False)

@@ -92,6 +92,15 @@ class Fit:
             **extras,
         )
 
+    def masks(self, marked: Tensor) -> Tensor:
+        """Masks (F, H, W) of the footage's crop, in any size, as masks of the training pictures.
+
+        Any masked pixel masks the pixels that it meets.
+        """
+        width, height = self.scaled
+        scaled = functional.adaptive_max_pool2d(marked.float()[:, None], (height, width))
+        return self._cut(scaled[:, 0]) > 0
+
     def _shifted(self, intrinsics: Tensor) -> Tensor:
         intrinsics = intrinsics.clone()
         intrinsics[:, :2, 2] -= torch.tensor(self.corner, dtype=torch.float64)

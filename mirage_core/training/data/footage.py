@@ -36,8 +36,10 @@ from .footage_files import (
 )
 from .pipeline import BadShot, UnusedFrames
 from .scale import to_camera_units
+from .shot_masks import ShotMasks, masked
 
 if TYPE_CHECKING:
+    from ...masks.types import MaskProvider
     from ...models.geometry_estimators import GeometryEstimator
 
 
@@ -64,6 +66,7 @@ class FootageSource:
         caption: Caption of footage without one.
         captions: Folder of captions, in which ``.txt`` is one too; ``root`` by default, where
             that is cameras. It may be ``root``.
+        masks: What stays out of the memory: moving things and sky; None for nothing.
 
     Raises:
         ShapeError: The picture size is not a multiple of 32, or a shot is not of whole chunks.
@@ -81,6 +84,7 @@ class FootageSource:
     exact_depth: bool = False
     caption: str = ""
     captions: Path | None = None
+    masks: ShotMasks | None = None
 
     def __post_init__(self) -> None:
         latent_size(self.width, self.height)
@@ -166,6 +170,9 @@ class FootageSource:
         """A shot of frames that begin at frame ``start`` of the thinned footage."""
         wanted = [(start + number) * self.stride for number in range(len(frames))]
         cameras = None if parts.cameras is None else parts.cameras.select(wanted)
+        left_out = None
+        if self.masks is not None and parts.masks is not None:
+            left_out = self.masks.left_out(parts.masks, frames, wanted)
         if parts.geometry is not None and cameras is not None:
             depth = parts.fit.geometry(parts.geometry.select(wanted[::TEMPORAL_STRIDE]))
             poses = cameras.world_to_camera[::TEMPORAL_STRIDE]
@@ -175,6 +182,7 @@ class FootageSource:
         else:
             raise _missing(key, "cameras" if cameras is None else "depth")
         exact = self.exact_depth and parts.geometry is not None
+        geometry = masked(geometry, left_out, frames)
         return Shot(key, frames, cameras, geometry, exact=exact, caption=parts.caption)
 
 
@@ -192,6 +200,7 @@ class _Parts:
     cameras: Trajectory | None
     geometry: FrameGeometry | None
     caption: str
+    masks: MaskProvider | None
 
     @classmethod
     def of(cls, source: FootageSource, path: str) -> _Parts:
@@ -226,6 +235,7 @@ class _Parts:
             None if cameras is None else fit.cameras(cameras),
             geometry,
             read_caption(caption, source.caption),
+            None if source.masks is None else source.masks.source.of_item(path, count, fit),
         )
 
 

@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("diffusers", reason="needs diffusers for the library's transformer")
 
@@ -58,7 +59,8 @@ def test_the_folder_has_files_settings_and_a_card(run: Path, tmp_path: Path, cap
     card = (out / "README.md").read_text("utf-8")
     head = re.match(r"---\n(.*?)---\n", card, re.DOTALL)[1]
     assert "license: apache-2.0\n" in head
-    assert "base_model: Wan-AI/Wan2.2-TI2V-5B\n" in head
+    assert "base_model" not in head
+    assert "Weights for a small model of 24 channels, `model.safetensors`:" in card
     assert "| clips | 8 |" in card and "| learning_rate | 0.01 |" in card
     (value,) = re.findall(r"\| held_out/loss \| ([\d.]+) \| 4 \|", card)
     assert 0.5 < float(value) < 10
@@ -119,7 +121,8 @@ def test_a_run_whose_file_does_not_name_the_clips(
     assert main(command) == 2
     assert "Say with --data" in capsys.readouterr().err
     assert main([*command, "--data", str(run.parent / "clips")]) == 0
-    assert "base_model: Wan-AI/Wan2.2-TI2V-5B\n" in (out / "README.md").read_text("utf-8")
+    card = (out / "README.md").read_text("utf-8")
+    assert "Weights for a small model of 24 channels:" in card and "Wan-AI" not in card
 
 
 def test_a_small_model_that_was_trained_on_is_not_the_large_one(tmp_path: Path) -> None:
@@ -134,3 +137,27 @@ def test_a_small_model_that_was_trained_on_is_not_the_large_one(tmp_path: Path) 
     words = ["export", str(tmp_path / "run"), "--license", "mit", "--out", str(tmp_path / "hub")]
     assert main(words) == 0
     assert "base_model" not in (tmp_path / "hub" / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "shape"),
+    [
+        ("vace", "vace_blocks.0.after_proj.weight", (3072, 1)),
+        ("lora", "pipe.dit.blocks.0.self_attn.q.lora_A.weight", (1, 3072)),
+        ("model", "patch_embedding.weight", (3072, 1, 1, 1, 1)),
+    ],
+)
+def test_weights_as_wide_as_the_large_model_are_for_it(
+    run: Path, tmp_path: Path, kind: str, name: str, shape: tuple[int, ...]
+) -> None:
+    """What each kind of file tells alone."""
+    wide, out = tmp_path / "run", tmp_path / "hub"
+    (wide / kind).mkdir(parents=True)
+    for part in ("settings.json", "run.toml"):
+        shutil.copy(run / part, wide / part)
+    (wide / "logs").symlink_to(run / "logs")
+    save_file({name: torch.zeros(shape)}, wide / kind / f"step_0000004_{kind}.safetensors")
+    assert main(["export", str(wide), "--out", str(out), "--license", "mit"]) == 0
+    card = (out / "README.md").read_text("utf-8")
+    assert "base_model: Wan-AI/Wan2.2-TI2V-5B\n" in card
+    assert "Weights for Wan-AI/Wan2.2-TI2V-5B:" in card

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from mirage_core.checkpoints.branch import BranchConfig
 from mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from mirage_core.conditioning.features import RENDER_AND_SCORE
-from mirage_core.errors import ModelMismatchError
+from mirage_core.errors import ModelMismatchError, ResumeError
 from mirage_core.rollout.denoisers import projection_source
 from mirage_core.training.data.build_clip import ClipSettings
 from mirage_core.training.data.manifest import DataManifest, claim
@@ -161,3 +162,45 @@ def test_a_model_without_a_branch_is_validated_without_loops(run: Run) -> None:
     found: list[dict[str, float]] = []
     trainer.run(lambda report: found.append(report.values))
     assert all("held_out/loss" in values for values in found) and len(found) == 3
+
+
+@pytest.mark.parametrize(
+    ("version", "kept", "goes_on"),
+    [(1, False, True), (1, True, False), (2, False, False), (2, True, False)],
+)
+def test_old_runs_with_a_given_branch_go_on(
+    run: Run, tmp_path: Path, version: int, kept: bool, goes_on: bool
+) -> None:
+    """Files of the first version without new planes hold the defaults of a new branch, which
+    this run's branch is not; in all later ones another number is another run. A word in another
+    setting does not make an old file a new one."""
+    given = run.arguments(
+        data=run.clips("own"), branch=tiny_training.write_branch(run.place), embedded_codec=True,
+        out=tmp_path / "run",
+    )  # fmt: skip
+    own = settings(steps=2, checkpoint_every=2, wandb="new_planes")
+    trainer = make_trainer(given, replace(own, wandb=""))
+    trainer.run()
+    path = tmp_path / "run" / "settings.json"
+    content = json.loads(path.read_text()) | {"version": version, "wandb": "new_planes"}
+    content["side_blocks"] += 1
+    if not kept:
+        for name in ("new_planes", "still_steps", "still_rate", "rest_rate"):
+            del content[name]
+    path.write_text(json.dumps(content))
+    if goes_on:
+        assert make_trainer(given, own).step == 2
+        assert json.loads(path.read_text())["version"] == 2
+        return
+    with pytest.raises(ResumeError, match="started with other settings"):
+        make_trainer(given, own)
+
+
+@pytest.mark.parametrize("version", [3, 0, "2", True])
+def test_settings_of_a_version_that_is_not_known(tmp_path: Path, version: object) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"version": version, "steps": 3}))
+    with pytest.raises(ResumeError, match="version that this one does not know"):
+        TrainingSettings.load(path)
+    path.write_text(json.dumps({"steps": 3}))
+    assert TrainingSettings.load(path).steps == 3

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 
 import tiny_training
 from mirage_core.codecs.dct import DctCodec
-from mirage_core.errors import MirageError
+from mirage_core.errors import MirageError, ModelMismatchError, ValueRangeError
 from mirage_core.models.load import load_transformer
+from mirage_core.training.context_parallel import as_given, share_frames
 from mirage_core.training.distributed import Distributed
 from mirage_core.training.memory_estimate import plan_memory
 from mirage_core.training.settings import TrainingSettings
@@ -25,6 +26,7 @@ from mirage_core.training.validation import LoopTest
 
 WORKER = Path(__file__).with_name("training_worker.py")
 TIMEOUT = 240
+PAIRS = {"context_parallel": 2}
 
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 """A machine's name need not resolve to an address."""
@@ -170,3 +172,79 @@ def test_frozen_weights_in_eight_bits_are_sharded_too(tmp_path) -> None:
     for report in train_apart(2, tmp_path / "two", tmp_path, settings):
         found = collect(report["values"])
         assert torch.allclose(found["loss"], alone["loss"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.training
+@pytest.mark.processes
+@needs_gloo
+@pytest.mark.parametrize(("dtype", "count"), [("float32", 4), ("bfloat16", 2)])
+def test_processes_that_share_every_frame_train_as_one(
+    tmp_path: Path, dtype: str, count: int
+) -> None:
+    """Pairs, in which both take half of each frame of the same clips. Gradients, which a wrong
+    factor would change, losses and weights are those of one process."""
+    tiny_training.write_clips(tmp_path / "clips", range(8))
+    tiny_training.write_model(tmp_path / "model")
+    settings = tiny_training.SETTINGS | {
+        "stage": "single", "steps": 2, "checkpoint_every": 2, "validate_every": 2,
+        "validation_clips": 1, "lora_dropout": 0.0, "dtype": dtype,
+    }  # fmt: skip
+    alone = train_here(tmp_path / "one", tmp_path, settings)
+    exact = dtype == "float32"
+    for report in train_apart(count, tmp_path / "many", tmp_path, settings | PAIRS):
+        found = collect(report["values"])
+        for name in ("loss", "gradient", "held_out/loss"):
+            tolerance = 1e-5 if exact else 2e-2
+            assert torch.allclose(found[name], alone[name], atol=0, rtol=tolerance), name
+    for kind in ("vace", "lora"):
+        one, many = (
+            load_file(tmp_path / run / kind / f"step_0000002_{kind}.safetensors")
+            for run in ("one", "many")
+        )
+        apart = max(float((one[name] - many[name]).abs().max()) for name in one)
+        assert apart < (1e-5 if exact else 2e-2)
+
+
+def test_groups_take_the_same_micro_batches() -> None:
+    """Six processes in pairs: three groups, each with a third of the work."""
+    processes = Distributed(cpu=True)
+    processes.count = 6
+    shares = []
+    for processes.rank in range(6):
+        shares.append(processes.share(9, together=2))
+    assert shares == [range(0, 3)] * 2 + [range(3, 6)] * 2 + [range(6, 9)] * 2
+    with pytest.raises(ValueRangeError, match="over the 2 that share a clip"):
+        processes.share(8, together=2)
+    with pytest.raises(ValueRangeError, match="groups that share a clip.*context_parallel 4"):
+        processes.share(8, together=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"context_parallel": 4}, ValueRangeError, "attention heads are not divisible"),
+        ({"compile": True}, ModelMismatchError, "Compiled blocks cannot share"),
+        ({}, ModelMismatchError, "there is none"),
+    ],
+)
+def test_frames_that_cannot_be_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, error: type, said: str
+) -> None:
+    """The tiny model has two heads, and this machine is told to have no accelerator."""
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 0)
+    path = tiny_training.write_model(tmp_path)
+    model = load_transformer(path, dtype=torch.float32)
+    settings = TrainingSettings(**tiny_training.SETTINGS | PAIRS | changes)
+    with pytest.raises(error, match=said):
+        share_frames(model, settings, Distributed(cpu=True))
+
+
+def test_norms_that_widen_give_what_they_were_given() -> None:
+    class Widening(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.float() * 2
+
+    norm = Widening()
+    norm.register_forward_hook(as_given)
+    found = norm(torch.ones(3, dtype=torch.bfloat16))
+    assert found.dtype == torch.bfloat16 and found.tolist() == [2.0, 2.0, 2.0]

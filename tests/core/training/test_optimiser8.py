@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +112,56 @@ def test_it_goes_on_where_it_was() -> None:
     apart = broken["blocks.0.weight"] - straight["blocks.0.weight"]
     assert float(apart.norm() / moved.norm()) < 0.01
     assert torch.equal(broken["blocks.0.bias"], straight["blocks.0.bias"])
+
+
+class TensorRates(torch.optim.AdamW):
+    """AdamW that keeps its rates as tensors, as torchao's does."""
+
+    def __init__(self, groups: Any, lr: float, betas: tuple[float, float]) -> None:
+        super().__init__(groups, lr=lr, betas=betas)
+        for group in self.param_groups:
+            group["lr"] = torch.tensor(float(group["lr"]))
+
+
+@pytest.fixture(params=["stand_in", "torchao"])
+def narrow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
+    """torchao, or its place taken by moments in 32 bits; how far apart resuming may end."""
+    if request.param == "torchao":
+        request.getfixturevalue("plain_torchao")
+        return 0.01
+    package, optim = types.ModuleType("torchao"), types.ModuleType("torchao.optim")
+    package.__spec__ = importlib.machinery.ModuleSpec("torchao", None)
+    optim.AdamW8bit = TensorRates
+    monkeypatch.setitem(sys.modules, "torchao", package)
+    monkeypatch.setitem(sys.modules, "torchao.optim", optim)
+    return 0.0
+
+
+def test_new_planes_keep_their_own_rate_over_a_break(narrow: float) -> None:
+    """The planes at the whole rate and the rest nearly still, before and after the break, which
+    falls into the steps in which the rest is still."""
+    settings = TrainingSettings(
+        optimiser="adamw8bit", warmup=1, learning_rate=1e-2, new_planes=True, still_steps=5,
+        still_rate=0.01, steps=100,
+    )  # fmt: skip
+    names = ("vace_patch_embedding.weight", "blocks.0.weight")
+    start = {name: layers()["blocks.0.weight"].detach() for name in names}
+
+    def begin() -> dict[str, nn.Parameter]:
+        return {name: nn.Parameter(tensor.clone()) for name, tensor in start.items()}
+
+    straight, broken = begin(), begin()
+    whole, before = Optimiser(straight, settings), Optimiser(broken, settings)
+    steps(whole, straight, range(4))
+    steps(before, broken, range(2))
+    saved = {name: tensor.clone() for name, tensor in before.tensors()}
+    again = Optimiser(broken, settings)
+    again.load(saved, 2)
+    steps(again, broken, range(2, 4))
+    for name, parameter in straight.items():
+        moved = parameter.detach() - start[name]
+        apart = broken[name].detach() - parameter.detach()
+        assert float(apart.norm() / moved.norm()) <= narrow, name
+    plane, rest = (float((straight[name].detach() - start[name]).norm()) for name in start)
+    # Weight decay of the same rate moves the rest as well, by a thousandth of it.
+    assert rest < 0.02 * plane

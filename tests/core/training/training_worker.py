@@ -24,6 +24,9 @@ def main(model: str, clips: str, folder: str, settings: str, result: str) -> Non
     torch.set_num_threads(1)
     processes = Distributed(cpu=True)
     chosen = TrainingSettings(**json.loads(settings))
+    if chosen.context_parallel > 1:
+        # diffusers picks a process's device by the number of accelerators, which is 0 here.
+        torch.accelerator.device_count = lambda: 1
     data = TrainingData(Path(clips), torch.zeros(1, 16), held_out=Path(clips))
     transformer = load_transformer(model, dtype=torch.float32)
     loops = LoopTest(DctCodec(), torch.zeros(1, 16), chosen, processes.device)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import random
+import re
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -431,3 +433,22 @@ def test_depth_that_no_scale_fits_is_refused() -> None:
     geometry = FrameGeometry(depth, cameras.intrinsics)
     with pytest.raises(GeometryError, match="do not match"):
         to_camera_units(geometry, cameras, torch.rand(9, 64, 64, 3, generator=rng))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs what Linux tells of processes")
+def test_depth_of_a_long_video_is_read_frame_by_frame(tmp_path: Path) -> None:
+    """Its file is mapped: what a process holds of its own grows by the chosen frames alone."""
+
+    def own() -> int:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(re.search(r"RssAnon:\s+(\d+)", status)[1]) * 1024
+
+    frames, side = 120, 256
+    lens = intrinsics_from_fov(side, side, 60).repeat(frames, 1, 1)
+    whole = FrameGeometry(torch.full((frames, side, side), 2.0), lens)
+    path = save_geometry(whole, tmp_path / "depth")
+    del whole
+    before = own()
+    chosen = load_geometry(path).select(list(range(0, 33, 4)))
+    assert len(chosen) == 9
+    assert own() - before < path.stat().st_size // 4
