@@ -92,6 +92,7 @@ def run_task(kind: TaskKind, arguments: argparse.Namespace) -> int:
     from ..evaluation.quality import Quality, download_lpips
     from ..evaluation.report import PAGE, page
     from ..evaluation.work import evaluate
+    from .evaluate_scores import evaluator_of, scored
     from .evaluate_tasks import MAKERS
 
     if arguments.download:
@@ -116,7 +117,10 @@ def run_task(kind: TaskKind, arguments: argparse.Namespace) -> int:
         with atomic_write(arguments.page, "w") as file:
             file.write(page(report))
     sys.stdout.write(f"{told(report)}\n{arguments.out / PAGE}\n")
-    if kind.after:
+    evaluator = evaluator_of(arguments)
+    if evaluator is not None:
+        sys.stdout.write(f"{scored(evaluator, arguments.out)}\n")
+    elif kind.after:
         sys.stdout.write(f"{kind.after}\n")
     return 0
 

@@ -33,8 +33,9 @@ RECORDINGS: Final = (
 
 
 SCORING: Final = (
-    "The videos are in worldscore_output. Put that folder where WorldScore looks for those of your "
-    "model (MODEL_PATH of its config/model_configs/NAME.yaml), and run in its own environment:\n"
+    "The videos are in worldscore_output. --evaluator starts WorldScore's evaluator on them. Or "
+    "put that folder where WorldScore looks for those of your model (MODEL_PATH of its "
+    "config/model_configs/NAME.yaml), and run in its own environment:\n"
     "  python worldscore/run_evaluate.py --model_name NAME"
 )
 
@@ -170,6 +171,20 @@ def _add_worldscore(parser: Any) -> None:
     parser.add_argument(
         "--frames", type=int, help=f"with --tiny: frames of a world (default: {TINY_FRAMES})"
     )
+    group = parser.add_argument_group("scores")
+    group.add_argument(
+        "--evaluator", type=parse_path, metavar="FOLDER",
+        help="copy of WorldScore's repository: its evaluator is started when the videos are made",
+    )  # fmt: skip
+    group.add_argument(
+        "--evaluator-python", type=parse_path, metavar="FILE",
+        help="Python of the evaluator's environment (default: the one that runs this)",
+    )
+    group.add_argument(
+        "--evaluator-model", default="mirage", metavar="NAME",
+        help="name of its config/model_configs/NAME.yaml, whose runs_root is --out (default: "
+        "mirage)",
+    )  # fmt: skip
 
 
 TASKS: Final = (

@@ -28,6 +28,7 @@ from ..evaluation.variations import (
     read_variations,
 )
 from ..evaluation.worldscore import LAYOUT, PreparedFolder, RoomInstances, WorldScore
+from ..evaluation.worldscore_scores import OUTPUT
 from ..training.data.build_clip import DepthNoise
 from ..training.data.footage import FootageSource
 from .evaluate_models import system_of
@@ -42,6 +43,7 @@ from .evaluate_options import (
     TINY_SIZE,
     WHOLE,
 )
+from .evaluate_scores import evaluator_of
 from .inputs import parse_path
 from .work import device_of
 
@@ -192,7 +194,11 @@ def parse_estimator(text: str) -> tuple[str, str, Path]:
 
 
 def _worldscore(arguments: argparse.Namespace) -> WorldScore:
-    videos = arguments.out.absolute() / "worldscore_output"
+    run: Path = arguments.out.absolute()
+    videos = run / OUTPUT
+    evaluator = evaluator_of(arguments)
+    if evaluator is not None:
+        evaluator.expect_ready(run)
     if arguments.tiny:
         size = arguments.size or TINY_SIZE
         rooms = Rooms(arguments.rooms, arguments.frames or TINY_FRAMES, *size)

@@ -1,17 +1,21 @@
-"""Geometry estimators of an evaluation: which they are is part of what results depend on."""
+"""Estimators and data of an evaluation: which they are is part of what results depend on."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from ..digests import sampled_digest
+from ..digests import PREFIX, listing_digest, sampled_digest
+from ..errors import CacheFormatError
 from ..rollout.depth_source import EstimatedDepth
 
 if TYPE_CHECKING:
     from ..models.geometry_estimators import GeometryEstimator
+
+DIGITS: Final = 16
+"""Of a digest that settings show."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class EstimatorFolder:
             if path.is_file():
                 name = path.relative_to(self.folder).as_posix()
                 digest.update(f"{name}\0{sampled_digest(path)}\0".encode())
-        return f"{self.kind}, {self.folder.name}, {digest.hexdigest()[:16]}"
+        return f"{self.kind}, {self.folder.name}, {digest.hexdigest()[:DIGITS]}"
 
 
 @dataclass(frozen=True)
@@ -71,3 +75,20 @@ class DepthByEstimator:
 def described(made: object, otherwise: str) -> str:
     """What settings say of something that makes depth; of a plain function there is no more."""
     return made.describe() if isinstance(made, EstimatorFolder | DepthByEstimator) else otherwise
+
+
+def described_data(folder: Path) -> str:
+    """What settings say of a folder of data: its name, and a digest of its files and their sizes.
+
+    Raises:
+        CacheFormatError: The folder cannot be listed.
+    """
+    try:
+        listing = listing_digest(folder)
+    except OSError as error:
+        raise CacheFormatError(
+            f"The folder {folder.name} cannot be listed",
+            got=str(error),
+            expected="a folder that this program may read",
+        ) from error
+    return f"{folder.name}, {listing.removeprefix(PREFIX)[:DIGITS]}"

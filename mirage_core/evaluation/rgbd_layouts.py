@@ -20,6 +20,7 @@ from ..geometry.transform import invert_rigid
 from ..trajectories.exchange.axes import poses_of
 from ..trajectories.exchange.text_files import read_text
 from ..trajectories.rotations import nearest_rigid
+from .estimators import described_data
 from .rgbd import Files, RecordedFiles, Recording, associated, expect_frames
 
 Lens = tuple[float, float, float, float]
@@ -338,7 +339,7 @@ class RecordingFolder:
 
     def settings(self) -> dict[str, Any]:
         """What results depend on."""
-        return {"data": self.root.name, "size": [self.width, self.height]}
+        return {"data": described_data(self.root), "size": [self.width, self.height]}
 
     def items(self) -> tuple[str, ...]:
         """Names of the recordings.

@@ -18,7 +18,7 @@ from ..rollout.depth_source import DepthSource
 from ..training.data.build_clip import Shot
 from ..training.data.footage import FootageSource
 from ..training.data.pipeline import BadShot, UnusedFrames
-from .estimators import described
+from .estimators import described, described_data
 from .systems import Request
 
 
@@ -50,12 +50,12 @@ class FootageShots:
         source = self.source
         places = {"cameras": source.cameras, "geometry": source.geometry}
         return {
-            "data": source.root.name,
+            "data": described_data(source.root),
             "size": [source.width, source.height],
             "frames": source.shot_frames,
             "stride": source.stride,
             "exact depth": source.exact_depth,
-            **{name: place.name for name, place in places.items() if place is not None},
+            **{name: described_data(where) for name, where in places.items() if where is not None},
             **depth_by(source.estimator),
         }
 

@@ -24,6 +24,7 @@ from ..rollout.depth_source import DepthSource, EstimatedDepth
 from ..rollout.video import write_clip
 from ..training.data.fit import Fit
 from ..trajectories.rotations import nearest_rigid
+from .estimators import described_data
 from .novel_views import strip
 from .results import save_picture
 from .rooms import CAPTION, Rooms
@@ -121,7 +122,7 @@ class PreparedFolder:
 
     def settings(self) -> dict[str, Any]:
         """What results depend on."""
-        size = {"data": self.root.name, "size": [self.width, self.height]}
+        size = {"data": described_data(self.root), "size": [self.width, self.height]}
         return {**size, **depth_by(self.estimate)}
 
     def items(self) -> tuple[str, ...]:

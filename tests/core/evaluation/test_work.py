@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
+from mirage_core.cli.evaluate_tasks import MAKERS
+from mirage_core.cli.main import make_parser
 from mirage_core.errors import CacheFormatError, ResumeError, StorageError, ValueRangeError
 from mirage_core.evaluation.compare import compare
 from mirage_core.evaluation.report import PAGE, RESULTS, page, read_report
-from mirage_core.evaluation.results import MANIFEST, item_path, picture_path
+from mirage_core.evaluation.results import MANIFEST, claim_run, item_path, picture_path
 from mirage_core.evaluation.statistics import estimate
+from mirage_core.evaluation.task import Task
 from mirage_core.evaluation.work import EvaluationWorker, evaluate
 from mirage_core.training.data.pipeline import DataProgress
 from mirage_core.training.data.ray_pool import RayPool
@@ -179,3 +183,34 @@ def test_a_result_that_is_no_number_is_absent(tmp_path) -> None:
 
     store_item(tmp_path, "a", Outcome({"x": {"v": math.nan, "w": 1.0}}, {"p": torch.rand(4, 4, 3)}))
     assert read_items(tmp_path)["a"][0] == {"x": {"v": None, "w": 1.0}}
+
+
+@pytest.mark.parametrize("task", ["holes", "captures", "worldscore"])
+@pytest.mark.parametrize("change", ["copy", "longer", "renamed", "hidden"])
+def test_a_run_knows_its_data_by_content(tmp_path, task: str, change: str) -> None:
+    """Other footage in a folder of the same name may not go on with the same results."""
+    one, other = tmp_path / "one" / "data", tmp_path / "other" / "data"
+    (tmp_path / "model").mkdir()
+    (one / "shot").mkdir(parents=True)
+    (one / "shot" / "0.png").write_bytes(b"12")
+    shutil.copytree(one, other)
+    if change == "longer":
+        (other / "shot" / "0.png").write_bytes(b"123")
+    elif change == "renamed":
+        (other / "shot" / "0.png").rename(other / "shot" / "1.png")
+    elif change == "hidden":
+        (other / ".thumbnails").mkdir()
+        (other / ".thumbnails" / "0.png").write_bytes(b"1")
+
+    def made(data: Path) -> Task:
+        words = ["evaluate", task, "--data", str(data), "--out", str(tmp_path / "run")]
+        if task == "worldscore":
+            words += ["--depth-model", str(tmp_path / "model"), "--model", "preview"]
+        return MAKERS[task](make_parser().parse_args(words))
+
+    claim_run(tmp_path / "run", made(one))
+    if change in ("copy", "hidden"):
+        claim_run(tmp_path / "run", made(other))
+    else:
+        with pytest.raises(ResumeError, match="data"):
+            claim_run(tmp_path / "run", made(other))
