@@ -12,6 +12,7 @@ from .dynamics import MirageDynamicMask, MirageEntities
 from .embedded import (
     MirageEmbeddedCodec,
     MirageEmbeddedModel,
+    MirageEmbeddedMovers,
     MirageEmbeddedScene,
     MirageEmbeddedShot,
 )
@@ -99,6 +100,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     MirageActor,
     MiragePlaceActor,
     MirageTracks,
+    MirageEmbeddedMovers,
 )
 
 

@@ -35,7 +35,8 @@ ABOVE = 50
 LOAD = "async ([content, name]) => { await app.loadGraphData(content, true, true, name) }"
 PROMPT = "async () => (await app.graphToPrompt()).output"
 SET_WIDGETS = """values => { for (const node of app.graph.nodes) for (const w of node.widgets ?? [])
-    if (w.name in values) w.value = values[w.name] }"""
+    if (w.name in values && node.type !== "MiragePlaceActor") w.value = values[w.name] }"""
+"""An actor's height is in scene units."""
 CONTROLS = """() => app.graph.nodes.flatMap(n => [n, ...(n.subgraph?.nodes ?? [])])
     .flatMap(n => n.widgets ?? []).filter(w => w.name === "control_after_generate")
     .map(w => w.value)"""

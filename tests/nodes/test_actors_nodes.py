@@ -189,3 +189,31 @@ def test_a_shot_at_another_rate_tells_of_paths_in_frames(
     assert ("16 per second now, no more 24" in shot.ui["text"][0]) == told
     still = start.execute(studio.memory(), studio.path, latent, 0, "shot", True, fps=fps)
     assert "actors" not in still.ui["text"][0]
+
+
+def test_movers_come_with_depth_masks_and_the_room_alone(studio: Studio) -> None:
+    """What the mask leaves out is the room to the bit; the actor is where the mask shows it."""
+    node = studio.module("nodes.embedded").MirageEmbeddedMovers
+    given = (9, WIDTH, HEIGHT, 70.0, FRAMES, 2, 1, 24.0)
+    images, geometry, mask, tracks, plate, still = node.execute(*given).args
+    assert images.shape == (FRAMES, HEIGHT, WIDTH, 3) and plate.shape == (1, HEIGHT, WIDTH, 3)
+    assert torch.equal(images, node.execute(*given).args[0])
+    assert torch.equal(mask > 0, tracks.of(1)) and tracks.lasting
+    assert set(tracks.names) == {1, 2} and set(tracks.numbers) <= {1, 2}
+    rest = ~tracks.moving
+    assert torch.equal(images[rest], plate.expand_as(images)[rest])
+    assert torch.equal(geometry.depth[rest], still.depth.expand_as(geometry.depth)[rest])
+    assert bool((geometry.depth < still.depth)[tracks.moving].all())
+    cache = studio.memory(what="colours")
+    actor, _ = studio.nodes.MirageActor.execute(
+        images, geometry, mask, studio.vae, cache, "box", turns=False
+    ).args
+    left, right = (float(mask[f].nonzero()[:, 1].double().mean()) for f in (0, -1))
+    places = actor.track.positions
+    assert (right - left) * float(places[-1, 0] - places[0, 0]) > 0
+
+
+def test_a_mover_that_is_not_there_is_told(studio: Studio) -> None:
+    node = studio.module("nodes.embedded").MirageEmbeddedMovers
+    with pytest.raises(studio.errors.ValueRangeError, match="number of the mover"):
+        node.execute(9, WIDTH, HEIGHT, 70.0, FRAMES, 1, 2, 24.0)

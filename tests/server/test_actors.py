@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from dev.comfy_client import ComfyClient
-from dev.comfy_server import ComfyServer
+from dev.comfy_server import PACK, ComfyServer
 from mirage_core.cache.track import Behaviour
 from mirage_core.rollout.video import read_frames
+from workflows.actors import PATH
+from workflows.flatten import flatten
 
 from .prompts import BODY, Prompt, body_runs, folders, loop, memory, move, node, scene
 
 pytestmark = pytest.mark.server
 
 FRAMES, CHUNKS = 65, 2
+WIDTH, LENGTH = 192, 33
 WAY = [{"frame": 0, "place": [-0.8, 1.6]}, {"frame": 64, "place": [0.8, 1.6]}]
 
 
@@ -87,3 +91,33 @@ def test_an_actor_walks_through_the_chunks_of_a_shot(
     steps = torch.tensor(path[4:]).diff()
     assert float(steps.abs().max()) < 4
     assert path[32] == pytest.approx(31.5, abs=3)
+
+
+def test_the_template_directs_an_actor_along_its_path(comfy_client: ComfyClient) -> None:
+    """With the camera still, the box is in every frame in the column that its path says."""
+    workflow = json.loads((PACK / "workflows" / "mirage_actors.json").read_text(encoding="utf-8"))
+    prompt = flatten(workflow, comfy_client.object_info())
+    size = {"width": WIDTH, "height": 128, "frames": LENGTH}
+    changes = {"MirageEmbeddedMovers": size, "MirageTrajectory": {"frames": LENGTH, "amount": 0.0}}
+    for content in prompt.values():
+        content["inputs"] |= changes.get(content["class_type"], {})
+    result = comfy_client.run(prompt, timeout=180)
+    (number,) = (n for n, one in prompt.items() if one["class_type"] == "MirageRolloutResult")
+    (report,) = result.outputs[number]["text"]
+    frames = list(read_frames(Path(report.split("folder: ")[1].strip()) / "video.mp4"))
+    assert len(frames) == LENGTH
+    for frame in (0, 1, LENGTH // 2, LENGTH - 1):
+        red, green, _ = torch.as_tensor(frames[frame]).float().unbind(-1)
+        columns = ((red > 90) & (green < 0.45 * red)).nonzero()[:, 1].double()
+        assert len(columns) > 100
+        assert float(columns.mean()) == pytest.approx(column_of(frame), abs=4), frame
+
+
+def column_of(frame: int) -> float:
+    """Where the template's path leads the middle of the box, in pixels."""
+    before, after = PATH[:2]
+    share = frame / after["frame"]
+    x, z = (a + share * (b - a) for a, b in zip(before["place"], after["place"], strict=True))
+    focal = WIDTH / 2 / math.tan(math.radians(70.0) / 2)
+    # The camera looks down a little, so that what stands below it is farther along its view.
+    return WIDTH / 2 + focal * x / (z + 0.1)

@@ -15,6 +15,7 @@ from PIL import Image
 from dev.comfy_client import ComfyClient, RunResult
 from dev.comfy_server import PACK, ComfyServer
 from mirage_core.cache.io import load_cache
+from mirage_core.codecs.memory_kind import MemoryKind
 from workflows.build import as_text, build
 from workflows.flatten import flatten, model_files
 
@@ -108,8 +109,9 @@ def test_memory_file_loads(made: tuple[Prompt, RunResult]) -> None:
     prompt, result = made
     (path,) = result.outputs[by_kind(prompt)["MirageCacheSave"]]["text"]
     memory = load_cache(path)
-    cells = SMALL["width"] // 16 * (SMALL["height"] // 16)
-    assert memory.codec == "embedded-dct-1"
+    colours = memory.kind is MemoryKind.COLOURS
+    cells = SMALL["width"] // memory.stride * (SMALL["height"] // memory.stride)
+    assert colours or memory.codec == "embedded-dct-1"
     # The picture alone gives most of a frame's cells; a there-and-back move adds what it bares.
     assert 0.5 * cells < len(memory) < SMALL["frames"] * cells
 
@@ -121,5 +123,7 @@ def test_report_tells_length_holes_and_closed_loop(made: tuple[Prompt, RunResult
     holes = re.search(r"hole rate per chunk: ([\d.]+)%", report)
     assert 0 < float(holes[1]) < 50
     closed = re.search(r"closed loop, last frame against first: ([\d.]+) dB", report)
-    assert math.isfinite(float(closed[1])) and float(closed[1]) > 20
+    # An actor is elsewhere at the end: its two places count against the room, which is the same.
+    least = 18 if "MiragePlaceActor" in by_kind(prompt) else 20
+    assert math.isfinite(float(closed[1])) and float(closed[1]) > least
     assert result.outputs[by_kind(prompt)["PreviewAny"]]["text"] == [report]

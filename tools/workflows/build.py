@@ -12,6 +12,7 @@ from typing import Any
 
 from dev.comfy_client import ComfyClient
 from dev.comfy_server import PACK, ComfyServer
+from workflows.actors import actors
 from workflows.dynamics import MOVING_THINGS
 from workflows.embedded import EMBEDDED_LOOP, EMBEDDED_MODEL
 from workflows.inpaint import FUN_INPAINT, INPAINT_LOOP
@@ -139,6 +140,7 @@ def build(object_info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         for name, nodes, used in (
             ("first_shot", FIRST_SHOT, (CHUNK_LOOP,)),
             ("your_picture", your_picture(CHUNK_LOOP), (PICTURE_TO_MEMORY, CHUNK_LOOP)),
+            ("actors", actors(CHUNK_LOOP), (CHUNK_LOOP,)),
             ("rollout", arranged(ROLLOUT), (SAMPLING_LOOP,)),
             ("training_free", arranged(TRAINING_FREE), (FREE_LOOP,)),
             ("embedded_model", EMBEDDED_MODEL, (EMBEDDED_LOOP,)),

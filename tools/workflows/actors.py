@@ -1,0 +1,127 @@
+"""The shipped graph in which an actor is directed: nothing to download."""
+
+from __future__ import annotations
+
+import json
+
+from workflows.writer import NOTE, Node, Out, Subgraph
+
+SEED = 9
+"""Of the procedural room, with much floor before the camera."""
+
+NAME = "red box"
+
+PATH = (
+    {"frame": 0, "place": [-0.4, 4.2], "heading": 175},
+    {"frame": 36, "place": [0.4, 3.7], "heading": 190},
+    {"frame": 64, "place": [0.0, 3.4], "heading": 180},
+    {"frame": 96, "place": [-1.2, 3.7], "heading": 160},
+)
+"""Begins where the clip shows the box, and leaves the way that it took there; it faces us."""
+
+NOTE_TEXT = """# Directing an actor
+
+Press **Run**. In a clip of a second a red box glides through a room. It becomes an *actor*, with \
+its own points, and walks a path that was drawn for it, while the camera moves too. Nothing to \
+download. The video is at *Save Video*.
+
+Then look into `path` of *Mirage Place Actor*: each keyframe has a frame, a place on the floor (to \
+the right, and ahead of the first camera) and a heading in degrees. Move one, add one, run again.
+
+**An actor of yours**: Mirage Embedded Movers stands for a clip of yours with its depth and a mask \
+that follows it, or for one photograph of somebody. The set is a picture in which they are not, or \
+Mirage Cache Init with the mask in `exclude`.
+
+`behaviour` of *Mirage Place Actor* says what it does instead: stay, go on as it last did, or be \
+forgotten.
+"""
+
+
+def actors(loop: Subgraph) -> dict[int, Node]:
+    """The graph, with the loop that previews."""
+    return {
+        1: Node(
+            "MirageEmbeddedMovers",
+            (0, -60),
+            {"seed": SEED, "width": 480, "height": 256, "frames": 25},
+            (290, 260),
+        ),
+        2: Node("MirageEmbeddedCodec", (0, 270), {}, (290, 40)),
+        3: Node(
+            "MirageCacheInit",
+            (0, 380),
+            {
+                "image": Out(1, 4), "geometry": Out(1, 5), "vae": Out(2), "what": "colours",
+            },  # fmt: skip
+            (290, 250),
+        ),
+        4: Node(
+            "MirageActor",
+            (0, 700),
+            {
+                "image": Out(1), "geometry": Out(1, 1), "mask": Out(1, 2), "vae": Out(2),
+                "cache": Out(3), "name": NAME, "turns": False,
+            },  # fmt: skip
+            (290, 250),
+        ),
+        5: Node(
+            "MiragePlaceActor",
+            (330, -60),
+            {
+                "cache": Out(3),
+                "actor": Out(4),
+                "behaviour": "path",
+                "path": json.dumps(PATH),
+            },
+            (400, 250),
+        ),
+        6: Node(
+            "MirageTrajectory",
+            (330, 290),
+            {
+                "image": Out(1, 4),
+                "geometry": Out(1, 5),
+                "cache": Out(5),
+                "preset": "orbit",
+                "amount": 0.6,
+                "frames": 97,
+                "there_and_back": True,
+            },
+            (400, 700),
+        ),
+        7: Node("ImageFromBatch", (770, -60), {"image": Out(1), "length": 1}, (310, 90)),
+        8: Node("VAEEncode", (770, 80), {"pixels": Out(7), "vae": Out(2)}, (310, 50)),
+        9: Node(
+            "MirageRolloutStart",
+            (770, 190),
+            {
+                "cache": Out(5),
+                "trajectory": Out(6),
+                "first_latent": Out(8),
+                "name": "directed_actor",
+            },
+            (310, 330),
+        ),
+        10: Node(loop.id, (770, 660), {"state": Out(9), "vae": Out(2)}, (310, 80)),
+        11: Node("MirageRolloutResult", (770, 800), {"state": Out(10)}, (310, 140)),
+        12: Node(
+            "SaveVideo",
+            (1120, -60),
+            {"video": Out(11), "filename_prefix": "mirage/directed_actor"},
+            (360, 360),
+        ),
+        13: Node(
+            "SaveImage",
+            (1120, 380),
+            {"images": Out(11, 3), "filename_prefix": "mirage/directed_actor_sheet"},
+            (360, 250),
+        ),
+        14: Node(
+            "MirageCacheSave",
+            (1120, 720),
+            {"cache": Out(11, 2), "filename_prefix": "directed_actor_memory"},
+            (360, 60),
+        ),
+        15: Node("PreviewAny", (1120, 840), {"source": Out(11, 4)}, (360, 160)),
+        16: Node(NOTE, (-320, -60), {"text": NOTE_TEXT}, (280, 760), title="Read me"),
+    }  # fmt: skip
