@@ -26,6 +26,7 @@ from .comfy.cancel import stop_when_cancelled
 from .comfy.files import output_folder, video_from_file, workflow_tags
 from .comfy.loop_body import Boxed, Flow, LoopBody, PromptNodes, unboxed
 from .comfy.loop_settings import settings_digest
+from .comfy.patch_shelf import keep_saved_pictures
 from .comfy.ui import progress, show_text
 from .comfy.vae import Latent, latent_tokens, make_clean_latent, make_latent
 from .shot import PlannedShot, expect_begun
@@ -227,7 +228,7 @@ def _flow_from(
         ways = settings_digest(
             nodes, open_id, state.start_id, by_value=True, as_given=state.as_given
         )
-        return Flow(state.begin(settings, ways), body)
+        return Flow(keep_saved_pictures(state.begin(settings, ways)), body)
     flow = Flow(unboxed(state))
     if flow.state.complete:
         raise MirageError(

@@ -1,8 +1,9 @@
 """What points show, kept by their tokens: a cell of a picture, under what the VAE made of it.
 
 Tokens of Wan's autoencoder mean nothing one by one, and a memory holds no pictures. So whoever
-writes to a memory puts the pictures here. Whatever then becomes of the points, thinned, moved to
-another block, saved and loaded, their tokens stay, and with them what they show.
+writes to a memory puts the pictures here, and whoever takes up a shot those of its clips. Whatever
+then becomes of the points, thinned, moved to another block, saved and loaded, their tokens stay,
+and with them what they show.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from ...mirage_core.cache.view import source_cells
 from ...mirage_core.codecs.dct import CODEC_NAME
 from ...mirage_core.codecs.memory_kind import MemoryKind
 from ...mirage_core.constants import SPATIAL_STRIDE, WHITE_8
+from ...mirage_core.geometry.trajectory import Trajectory
+from ...mirage_core.rollout.saved_frames import saved_frames
+from ...mirage_core.rollout.state import RolloutState
 
 MOST: Final = 1 << 16
 """Squares that are kept, 768 bytes each; the oldest go first."""
@@ -34,6 +38,11 @@ class PatchShelf:
         self._lock = threading.Lock()
         self._keys = np.empty(0, np.uint64)
         self._squares = np.empty((0, SPATIAL_STRIDE, SPATIAL_STRIDE, 3), np.uint8)
+
+    @property
+    def full(self) -> bool:
+        """Whether the oldest squares go when more come."""
+        return len(self._keys) >= self._most
 
     def put(self, block: CacheBlock, rows: Tensor, squares: Tensor) -> None:
         """Keep what some points of a block show.
@@ -97,7 +106,7 @@ def keep_pictures(
         world_to_camera: (V, 4, 4) of their cameras.
         frames: (V,) int64, the pixel frame that each stands for.
     """
-    if cache.codec == CODEC_NAME or MemoryKind.of(cache.codec) is MemoryKind.COLOURS:
+    if _drawn_alone(cache):
         return cache
     for block in cache.blocks:
         cells = source_cells(block, cache.convention)
@@ -111,6 +120,50 @@ def keep_pictures(
             inside &= (row >= 0) & (row < squares.shape[0])
             SHELF.put(block, rows[inside], squares[row[inside], column[inside]])
     return cache
+
+
+def keep_saved_pictures(state: RolloutState) -> RolloutState:
+    """Remember what the points of finished chunks show, from their clips; returns the state.
+
+    A server that was started since those chunks were made knows nothing of them. The newest come
+    first, until the shelf is full.
+
+    Args:
+        state: The state after chunks that are saved in its folder.
+
+    Raises:
+        ResumeError, CacheFormatError: As `mirage_core.rollout.saved_frames.saved_frames`.
+    """
+    if not state.done or _drawn_alone(state.cache):
+        return state
+    unknown = _unknown_frames(state.cache, state.trajectory)
+    for chunk in reversed(state.plan[: state.done]):
+        numbers = [n for n in unknown if chunk.output_start <= n < chunk.output_end]
+        if not numbers or SHELF.full:
+            continue
+        poses = state.trajectory.world_to_camera[numbers]
+        keep_pictures(state.cache, saved_frames(state, numbers), poses, torch.tensor(numbers))
+    return state
+
+
+def _drawn_alone(cache: LatentCache) -> bool:
+    """Whether a memory can be drawn without pictures."""
+    return cache.codec == CODEC_NAME or MemoryKind.of(cache.codec) is MemoryKind.COLOURS
+
+
+def _unknown_frames(cache: LatentCache, trajectory: Trajectory) -> list[int]:
+    """Frames of a shot that show points of which no square is there."""
+    found: set[int] = set()
+    for block in cache.blocks:
+        known, _ = SHELF.get(block)
+        cameras = block.source.cpu().long()[~known].unique()
+        # A memory may hold another shot's frames of the same numbers.
+        cameras = cameras[block.frames[cameras] < len(trajectory)]
+        frames = block.frames[cameras]
+        poses = trajectory.world_to_camera[frames]
+        same = torch.isclose(block.world_to_camera[cameras], poses).flatten(1).all(1)
+        found.update(frames[same].tolist())
+    return sorted(found)
 
 
 def cell_squares(picture: Tensor) -> Tensor:

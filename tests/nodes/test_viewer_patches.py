@@ -135,6 +135,62 @@ def test_other_tokens_show_the_pictures_that_were_written(
     assert float((squares - wanted).abs().max()) <= 0.5 / 255 + 1e-6
 
 
+def finished_shot(pack: ModuleType, folder: Path) -> tuple[Any, torch.Tensor]:
+    """A shot of one chunk that is saved, and its frames; nothing was put on a shelf."""
+    rollout = "mirage_core.rollout"
+    cache, latents = memory(pack, Opaque()), torch.randn(48, 5, HEIGHT // 16, WIDTH // 16)
+    first = Opaque().encode_images(picture())
+    state = module(pack, f"{rollout}.state").RolloutState(path(pack), cache, first, 0, "a", folder)
+    state = module(pack, f"{rollout}.run_folder").open_folder(state)
+    frames = torch.cat([picture().roll(-4 * shift, dims=2) for shift in range(17)])
+    readout = module(pack, "mirage_core.readout.readout").read(cache, state.frame_cameras)
+    lenses = readout.latent_cameras.resized(WIDTH // 16, HEIGHT // 16).intrinsics
+    depth = torch.full((5, HEIGHT // 16, WIDTH // 16), 2.0)
+    geometry = module(pack, "mirage_core.geometry.frame_geometry").FrameGeometry(depth, lenses)
+    settings = module(pack, f"{rollout}.settings").MemorySettings(
+        rules=module(pack, "mirage_core.writing.policy").WriteRules("append"), align=None
+    )
+    written = module(pack, f"{rollout}.memory").write_chunk(
+        state, latents, frames, geometry, settings,
+        encode=lambda pictures: torch.randn(48, len(pictures), HEIGHT // 16, WIDTH // 16),
+    ).cache  # fmt: skip
+    after = module(pack, f"{rollout}.run_folder").commit(
+        state, latents=latents, frames=frames, readout=readout, cache=written
+    )
+    return after, frames
+
+
+def test_a_shot_that_is_taken_up_shows_what_its_clips_show(
+    pack: ModuleType, served: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a server that did not make the chunks: its shelf is empty."""
+    shelf, patches = module(pack, "nodes.comfy.patch_shelf"), module(pack, "nodes.comfy.patches")
+    mine = shelf.PatchShelf()
+    monkeypatch.setattr(shelf, "SHELF", mine)
+    monkeypatch.setattr(patches, "SHELF", mine)
+    state, frames = finished_shot(pack, tmp_path / "shot")
+    memory_view = module(pack, "nodes.comfy.viewer").memory_view
+    assert not any("patches" in block for block in memory_view(state.cache)["blocks"])
+    assert shelf.keep_saved_pictures(state) is state
+    assert all("patches" in block for block in memory_view(state.cache)["blocks"])
+
+    block = state.cache.blocks[-1]
+    known, squares = mine.get(block)
+    assert bool(known.all())
+    cells = module(pack, "mirage_core.cache.view").source_cells(block, state.cache.convention)
+    numbers = block.frames[block.source.long()]
+    assert set(numbers.tolist()) == {0, 4, 8, 12, 16}
+    shown = torch.stack([shelf.cell_squares(frame) for frame in frames])
+    wanted = shown[numbers, cells[:, 1], cells[:, 0]]
+    assert float((squares - wanted).abs().mean()) < 0.02, "as the video holds them"
+
+    def unasked(*_: Any) -> None:
+        raise AssertionError("the clips are read though everything is known")
+
+    monkeypatch.setattr(shelf, "saved_frames", unasked)
+    shelf.keep_saved_pictures(state)
+
+
 def test_colours_have_no_squares(pack: ModuleType, served: Path) -> None:
     codec = module(pack, "mirage_core.codecs.colours").ColourCodec(2)
     view = module(pack, "nodes.comfy.viewer").memory_view(memory(pack, codec))
