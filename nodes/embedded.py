@@ -231,9 +231,8 @@ class MirageEmbeddedMovers(io.ComfyNode):
         # The world begins at the camera, as that of Mirage Embedded Scene.
         poses = torch.eye(4, dtype=torch.float64).expand(frames, 4, 4)
         seen = FrameGeometry(depth, lens.expand(frames, 3, 3), poses, metric=True)
-        return io.NodeOutput(
-            images, seen, mask.float(), Tracks(numbers, names, lasting=True), still[None], geometry
-        )
+        tracks = Tracks(numbers, names, frozenset(names))
+        return io.NodeOutput(images, seen, mask.float(), tracks, still[None], geometry)
 
 
 class MirageEmbeddedShot(io.ComfyNode):

@@ -198,7 +198,7 @@ def test_movers_come_with_depth_masks_and_the_room_alone(studio: Studio) -> None
     images, geometry, mask, tracks, plate, still = node.execute(*given).args
     assert images.shape == (FRAMES, HEIGHT, WIDTH, 3) and plate.shape == (1, HEIGHT, WIDTH, 3)
     assert torch.equal(images, node.execute(*given).args[0])
-    assert torch.equal(mask > 0, tracks.of(1)) and tracks.lasting
+    assert torch.equal(mask > 0, tracks.of(1)) and 1 in tracks.lasting
     assert set(tracks.names) == {1, 2} and set(tracks.numbers) <= {1, 2}
     rest = ~tracks.moving
     assert torch.equal(images[rest], plate.expand_as(images)[rest])
