@@ -87,7 +87,7 @@ def test_a_run_of_an_earlier_version_goes_on(place: Path, tmp_path: Path, capsys
     own = json.loads((out / "settings.json").read_text())
     for name in ("preset", "new_planes", "still_steps", "still_rate", "rest_rate", "wandb"):
         del own[name]
-    own["side_blocks"] = TrainingSettings().side_blocks
+    own |= {"version": 1, "side_blocks": TrainingSettings().side_blocks}
     assert kept(out).side_blocks != own["side_blocks"]
     (out / "settings.json").write_text(json.dumps(own))
     (out / "run.toml").unlink()
