@@ -184,6 +184,8 @@ def measure(
         "thing", before.look(codec), mask, cache, ground_of(cache), ActorConfig(turns=not turning)
     )
     moving = after.which == 0
+    if not bool(moving.any()):
+        raise GeometryError("The mover is hidden or out of view at the end")
     found: dict[str, Any] = {"ghosts": ghosts(cache, scene.movers[0])}
     pictures = [after.pictures[-1]]
     for name, actor in behaviours(made.actor, scene.movers[0], frames, cameras.fps).items():

@@ -199,6 +199,21 @@ def test_masks_of_everything_do_not_stop_the_shot(shot: Shot, tmp_path: Path) ->
         assert "covers all of every frame" in report
 
 
+def test_tracks_of_mirage_look_go_to_actors(shot: Shot, tmp_path: Path) -> None:
+    """As Mirage Look gives them: a thing that walks through the chunk's frames."""
+    frames = len(shot.images)
+    mask = torch.zeros(frames, HEIGHT, WIDTH)
+    for number in range(frames):
+        mask[number, HEIGHT // 3 : -HEIGHT // 4, 10 + number // 2 : 42 + number // 2] = 1
+    look = shot.module("nodes.comfy.scene_models")
+    tracks = look.tracks_of(shot.images, [mask], ["dog"])
+    after, report = shot.update(shot.geometry, tmp_path / "dog", tracks=tracks)
+    assert [one.name for one in after.cache.actors] == ["dog"]
+    assert "new: dog" in report
+    plain, _ = shot.update(shot.geometry, tmp_path / "plain")
+    assert len(after.cache) < len(plain.cache) and not plain.cache.actors
+
+
 class TestBadInput:
     """Typed errors with a remedy, and nothing committed."""
 

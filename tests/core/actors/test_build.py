@@ -8,10 +8,17 @@ import math
 import pytest
 import torch
 
-from mirage_core.actors.build import ActorConfig, make_actor, smoothed
+from mirage_core.actors.build import (
+    ActorConfig,
+    _beside,
+    make_actor,
+    smoothed,
+    track_of,
+    write_sights,
+)
 from mirage_core.actors.ground import find_ground, ground_of
-from mirage_core.actors.sight import on_depth
-from mirage_core.cache.actor import Actor
+from mirage_core.actors.sight import locate, on_depth
+from mirage_core.cache.actor import Actor, cameras_of
 from mirage_core.codecs.colours import ColourCodec
 from mirage_core.errors import GeometryError, ShapeError
 from mirage_core.geometry.transform import rotation_about
@@ -206,3 +213,23 @@ def test_masks_and_frames_have_to_fit(make) -> None:
         on_depth(torch.zeros(7, 64, 64), hall.geometry)
     with pytest.raises(ShapeError, match="different numbers of frames"):
         dataclasses.replace(hall.look, geometry=hall.geometry.select([0]))
+
+def test_its_outline_is_not_that_of_all_views_together(make) -> None:
+    """Places that are off by a pixel or so: the points that most sights see beside it are gone."""
+    hall = walk(make)
+    mask = on_depth(hall.numbers == 1, hall.geometry)
+    ground = ground_of(hall.memory)
+    sights = locate(hall.geometry, hall.cameras.world_to_camera, mask, ground)
+    jitter = 0.04 * torch.tensor([1.0, -1, 1, -1, 1, -1, 1])[:, None].double()
+    off = dataclasses.replace(sights, positions=sights.positions + jitter)
+    track = track_of(off, hall.look.frames, ground, ActorConfig(smooth=0))
+    empty = dataclasses.replace(hall.memory, blocks=())
+    points = write_sights(empty, hall.look, mask, off, track, ActorConfig())
+    where = torch.cat([block.points for block in points.blocks])
+    beside = _beside(where, cameras_of(track.poses(*track.at(hall.look.frames)),
+                     hall.cameras.world_to_camera), hall.geometry, mask, off)  # fmt: skip
+    assert len(points) > 0 and not beside.any()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mirage_core.actors.build.without_fringe", lambda cache, *_: cache)
+        union = write_sights(empty, hall.look, mask, off, track, ActorConfig())
+    assert len(points) < len(union)
