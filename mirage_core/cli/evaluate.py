@@ -42,7 +42,8 @@ def add_command(commands: Any) -> None:
 def _add_common(parser: Any, kind: TaskKind) -> None:
     parser.add_argument("--out", type=parse_path, required=True, help="folder for the results")
     parser.add_argument(
-        "--page", type=parse_path, help="file to write the page to as well, without pictures"
+        "--page", type=parse_path,
+        help="file to write the page to as well, with the first item's pictures beside it as JPG",
     )
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=parse_path, help=kind.data)
@@ -90,7 +91,7 @@ def run_task(kind: TaskKind, arguments: argparse.Namespace) -> int:
     """
     # Imported late, so that help and typing errors do not wait for diffusers.
     from ..evaluation.quality import Quality, download_lpips
-    from ..evaluation.report import PAGE, page
+    from ..evaluation.report import PAGE, write_page
     from ..evaluation.work import evaluate
     from .evaluate_scores import evaluator_of, scored
     from .evaluate_tasks import MAKERS
@@ -114,8 +115,7 @@ def run_task(kind: TaskKind, arguments: argparse.Namespace) -> int:
             fix="Mend what is wrong with them; --retry tries them again",
         )
     if arguments.page is not None:
-        with atomic_write(arguments.page, "w") as file:
-            file.write(page(report))
+        write_page(arguments.page, report, arguments.out)
     sys.stdout.write(f"{told(report)}\n{arguments.out / PAGE}\n")
     evaluator = evaluator_of(arguments)
     if evaluator is not None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from PIL import Image
 
 from ..errors import CacheFormatError
-from ..files import atomic_write
+from ..files import atomic_path, atomic_write
 from .results import FORMAT, VERSION, picture_path, read_document
 from .statistics import Estimate, estimate
 from .task import Choice, Column, Task, Value, Ways
@@ -23,6 +24,9 @@ RESULTS: Final = "results.json"
 PAGE: Final = "results.md"
 MOST_ROWS: Final = 30
 """Items up to which the page has a table of them."""
+
+PAGE_QUALITY: Final = 60
+"""Of the pictures beside a page that goes among documents, which should stay small."""
 
 MOST_PICTURES: Final = 4
 """Items whose pictures the page shows; the others are in their folder."""
@@ -159,7 +163,31 @@ def read_report(folder: Path) -> Report:
     return report
 
 
-def page(report: Report, folder: Path | None = None) -> str:
+def write_page(path: Path, report: Report, folder: Path) -> None:
+    """Write the page to a file of its own, with the first item's pictures beside it as JPG.
+
+    Args:
+        path: Of the page; the pictures have its name.
+        report: What is on it.
+        folder: Of the run.
+
+    Raises:
+        StorageError: The disk is full, or the folder cannot be written.
+    """
+    shown = ""
+    for item, rows in report.rows.items():
+        stored = picture_path(folder, item)
+        if rows and stored.is_file():
+            beside = path.with_suffix(".jpg")
+            with Image.open(stored) as picture, atomic_path(beside) as temporary:
+                picture.save(temporary, quality=PAGE_QUALITY, optimize=True)
+            shown = _picture(item, rows, beside.name)
+            break
+    with atomic_write(path, "w") as file:
+        file.write(page(report, pictures=shown))
+
+
+def page(report: Report, folder: Path | None = None, pictures: str = "") -> str:
     """The report as Markdown; with the pictures in a run's folder, if one is given."""
     skipped = [f"- {item}: {reason}" for item, reason in report.skipped.items()]
     parts = [
@@ -170,7 +198,7 @@ def page(report: Report, folder: Path | None = None) -> str:
         _missing(report.columns),
         _differences(report),
         _each_item(report),
-        "" if folder is None else _pictures(report, folder),
+        _section(pictures) if folder is None else _pictures(report, folder),
         "## Protocol",
         table(
             ["what", "choice", "source"],
@@ -260,6 +288,14 @@ def _pictures(report: Report, folder: Path) -> str:
     for item, rows in report.rows.items():
         path = picture_path(folder, item)
         if rows and path.is_file() and len(parts) < MOST_PICTURES:
-            address = re.sub(r"\s", "%20", path.relative_to(folder).as_posix())
-            parts.append(f"{item}, from top to bottom: {', '.join(rows)}.\n\n![{item}]({address})")
-    return "\n\n".join(["## Pictures", *parts]) if parts else ""
+            parts.append(_picture(item, rows, path.relative_to(folder).as_posix()))
+    return _section("\n\n".join(parts))
+
+
+def _section(pictures: str) -> str:
+    return f"## Pictures\n\n{pictures}" if pictures else ""
+
+
+def _picture(item: str, rows: Sequence[str], address: str) -> str:
+    address = re.sub(r"\s", "%20", address)
+    return f"{item}, from top to bottom: {', '.join(rows)}.\n\n![{item}]({address})"

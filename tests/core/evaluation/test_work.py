@@ -20,10 +20,10 @@ from mirage_core.cli.evaluate_tasks import MAKERS
 from mirage_core.cli.main import make_parser
 from mirage_core.errors import CacheFormatError, ResumeError, StorageError, ValueRangeError
 from mirage_core.evaluation.compare import compare
-from mirage_core.evaluation.report import PAGE, RESULTS, page, read_report
-from mirage_core.evaluation.results import MANIFEST, claim_run, item_path, picture_path
+from mirage_core.evaluation.report import PAGE, RESULTS, page, read_report, write_page
+from mirage_core.evaluation.results import MANIFEST, claim_run, item_path, picture_path, store_item
 from mirage_core.evaluation.statistics import estimate
-from mirage_core.evaluation.task import Task
+from mirage_core.evaluation.task import Outcome, Task
 from mirage_core.evaluation.work import EvaluationWorker, evaluate
 from mirage_core.training.data.pipeline import DataProgress
 from mirage_core.training.data.ray_pool import RayPool
@@ -183,6 +183,20 @@ def test_a_result_that_is_no_number_is_absent(tmp_path) -> None:
 
     store_item(tmp_path, "a", Outcome({"x": {"v": math.nan, "w": 1.0}}, {"p": torch.rand(4, 4, 3)}))
     assert read_items(tmp_path)["a"][0] == {"x": {"v": None, "w": 1.0}}
+
+
+def test_a_page_of_its_own_has_its_pictures_beside_it(task, tmp_path) -> None:
+    report = evaluate(tmp_path / "run", task)
+    store_item(
+        tmp_path / "run", NAMES[0],
+        Outcome(report.items[NAMES[0]], {"truth": torch.ones(8, 16, 3)}),
+    )  # fmt: skip
+    report = evaluate(tmp_path / "run", task)
+    write_page(tmp_path / "docs" / "one.md", report, tmp_path / "run")
+    text = (tmp_path / "docs" / "one.md").read_text()
+    assert f"{NAMES[0]}, from top to bottom: truth.\n\n![{NAMES[0]}](one.jpg)" in text
+    with Image.open(tmp_path / "docs" / "one.jpg") as picture:
+        assert picture.size == (16, 8)
 
 
 @pytest.mark.parametrize("task", ["holes", "captures", "worldscore"])
