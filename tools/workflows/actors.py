@@ -39,6 +39,11 @@ forgotten.
 
 def actors(loop: Subgraph) -> dict[int, Node]:
     """The graph, with the loop that previews."""
+    return {**_placed_actor(), **_shot(loop)}
+
+
+def _placed_actor() -> dict[int, Node]:
+    """The set, the actor and where both meet, and the camera."""
     return {
         1: Node(
             "MirageEmbeddedMovers",
@@ -89,6 +94,12 @@ def actors(loop: Subgraph) -> dict[int, Node]:
             },
             (380, 700),
         ),
+    }
+
+
+def _shot(loop: Subgraph) -> dict[int, Node]:
+    """From the first picture of the clip to the saved video."""
+    return {
         7: Node("ImageFromBatch", (735, 40), {"image": Out(1), "length": 1}, (285, 90)),
         8: Node("VAEEncode", (735, 190), {"pixels": Out(7), "vae": Out(2)}, (285, 50)),
         9: Node(
@@ -124,4 +135,4 @@ def actors(loop: Subgraph) -> dict[int, Node]:
         ),
         15: Node("PreviewAny", (735, 860), {"source": Out(11, 4)}, (285, 140)),
         16: Node(NOTE, (-300, -60), {"text": NOTE_TEXT}, (270, 760), title="Read me"),
-    }  # fmt: skip
+    }
