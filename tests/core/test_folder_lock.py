@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -53,6 +54,17 @@ def test_the_second_program_is_told_who_works(tmp_path: Path) -> None:
         assert process.returncode == 0
     with exclusive_folder(tmp_path):
         assert json.loads((tmp_path / HOLDER).read_text())["process"] == os.getpid()
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="training needs accelerate")
+    from mirage_core.cli.train_parts import own_folder
+
+    arguments = argparse.Namespace(out=tmp_path, device="cpu")
+    with other_program(tmp_path), pytest.raises(FolderInUseError), own_folder(arguments):
+        pass
+    with own_folder(arguments):
+        assert (tmp_path / HOLDER).exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")

@@ -123,7 +123,7 @@ def test_depth_anything_is_told_the_lens_or_takes_one(
         depth_models, "geometry_from_da3", lambda *a, **k: plain(*a, **k, sky_threshold=2.0)
     )
     look, models = module(pack, "nodes.scene_models").MirageLook, load(pack)
-    geometry, moving, sky, report = look.execute(picture, 0.0, models).result
+    geometry, moving, sky, report = look.execute(picture, 0.0, models).result[:4]
     assert "field of view 60 degrees" in report and "no lens found" in report
     assert moving.shape == sky.shape == (1, HEIGHT, WIDTH) and not (moving.any() or sky.any())
     assert geometry.size == (HEIGHT, WIDTH)

@@ -183,9 +183,9 @@ def test_what_does_not_go_together_is_refused(kit: Kit, shot: Shot) -> None:
     error = kit.errors.ModelMismatchError
     with pytest.raises(error, match=r"drawing of the memory.*no VAE"):
         shot.apply(vae=None)
-    with pytest.raises(error, match=r"Spatia's only.*no side branch"):
+    with pytest.raises(error, match=r"drawings only.*no side branch"):
         shot.apply(branch=None)
-    with pytest.raises(error, match=r"Spatia's only.*scene,visible"):
+    with pytest.raises(error, match=r"drawings only.*scene,visible"):
         shot.apply(branch=kit.branch("scene,visible"))
     with pytest.raises(error, match=r"colour render.*what = colours"):
         kit.apply(branch=kit.branch(FEATURES))

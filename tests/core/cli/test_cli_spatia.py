@@ -220,8 +220,8 @@ def test_the_digest_of_a_shot_knows_way_and_lora(files: Files) -> None:
 
 
 REFUSED = [
-    ({"branch": "mirage_vace.safetensors"}, r"Spatia's only.*scene,white.*as spatia"),
-    ({"branch": None}, r"Spatia's only.*no side branch"),
+    ({"branch": "mirage_vace.safetensors"}, r"drawings only.*scene,white.*as spatia"),
+    ({"branch": None}, r"drawings only.*no side branch"),
     ({"way": None}, r"colour render.*--way spatia"),
     ({"later_lora": "stray.safetensors"}, r"another model.*text_encoder"),
     ({"later_lora": "wider.safetensors"}, "another model.*instead of"),
