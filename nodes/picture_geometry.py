@@ -9,13 +9,14 @@ from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 from typing_extensions import override
 
+from ..mirage_core.constants import SIZE_MULTIPLE
 from ..mirage_core.errors import ShapeError
 from ..mirage_core.geometry.crop import CentredCrop, nearest_frame_size
 from ..mirage_core.geometry.depth_picture import DepthReading, geometry_from_picture
 from ..mirage_core.geometry.depth_view import depth_view
 from ..mirage_core.geometry.frame_geometry import FrameGeometry
 from ..mirage_core.geometry.sources import describe_geometry
-from ..mirage_core.validate import expect_shape
+from ..mirage_core.validate import expect_frame_size, expect_shape
 from .comfy.depth_models import (
     AUTO,
     DEFAULT_FOV,
@@ -70,6 +71,7 @@ class MiragePictureGeometry(io.ComfyNode):
                     tooltip="Depth picture of the whole picture, any resolution; near is white, "
                     "or 16 bits in millimetres. Used in the place of a depth model.",
                 ),
+                *_sides(),
             ],
             outputs=[
                 io.Image.Output(display_name="image"),
@@ -87,9 +89,23 @@ class MiragePictureGeometry(io.ComfyNode):
 
     @classmethod
     @override
-    def validate_inputs(cls, depth_model: str | None = None, fov: float = 0.0) -> bool | str:
+    def validate_inputs(
+        cls,
+        depth_model: str | None = None,
+        fov: float = 0.0,
+        width: int | None = 0,
+        height: int | None = 0,
+    ) -> bool | str:
         # A file that is not there is told when it is needed: with a depth picture none is.
-        return True if fov == 0 or fov >= 1 else f"The field of view is 0 or 1 to 170, not {fov:g}"
+        if 0 < fov < 1:
+            return f"The field of view is 0 or 1 to 170, not {fov:g}"
+        # A side that a link sets is not known yet.
+        if width is not None and height is not None and (width or height):
+            try:
+                expect_frame_size(width, height)
+            except ShapeError as error:
+                return str(error)
+        return True
 
     @classmethod
     @override
@@ -100,10 +116,15 @@ class MiragePictureGeometry(io.ComfyNode):
         megapixels: float,
         fov: float,
         depth: Tensor | None = None,
+        width: int = 0,
+        height: int = 0,
     ) -> io.NodeOutput:
         image = _colours(image)
         size = (int(image.shape[1]), int(image.shape[2]))
-        width, height = nearest_frame_size(size[1], size[0], megapixels * MILLION)
+        if width or height:
+            expect_frame_size(width, height)
+        else:
+            width, height = nearest_frame_size(size[1], size[0], megapixels * MILLION)
         crop = CentredCrop.to_shape(size, (height, width))
         if depth is not None:
             geometry = geometry_from_picture(depth, DepthReading(), fov or DEFAULT_FOV)
@@ -120,6 +141,19 @@ class MiragePictureGeometry(io.ComfyNode):
         found, report = estimation(graph, model, frame, seen)
         taken = f"{model.kind.value}: {model.name}"
         return io.NodeOutput(frame, found, report, expand=graph.finalize(), ui={"text": (taken,)})
+
+
+def _sides() -> list[io.Input]:
+    """Inputs that set both sides of a frame."""
+    return [
+        io.Int.Input(
+            side, default=0, min=0, max=8192, step=SIZE_MULTIPLE, optional=True,
+            tooltip=f"{side.capitalize()} of a frame in pixels, a multiple of {SIZE_MULTIPLE}; the "
+            "picture is cropped around its middle to that shape. 0 for both sides: as megapixels "
+            "and the picture's shape say.",
+        )
+        for side in ("width", "height")
+    ]  # fmt: skip
 
 
 def _colours(image: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -28,6 +29,17 @@ SHOW = """(kind) => {
     app.canvas.ds.offset = [400 - node.pos[0], 120 - node.pos[1]];
     app.canvas.setDirty(true, true);
 }"""
+
+
+DROP = """([content, name]) => {
+    const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([bytes], name, { type: "video/mp4" }));
+    const place = { dataTransfer, clientX: 800, clientY: 500, bubbles: true, cancelable: true };
+    for (const kind of ["dragenter", "dragover", "drop"])
+        app.canvas.canvas.dispatchEvent(new DragEvent(kind, place));
+}"""
+NODES = "() => app.graph.nodes.map((n) => [n.id, n.type, [...n.pos]]).sort()"
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +113,19 @@ def test_the_widget_then_shows_the_memory(opened: Any) -> None:
     """Not only the picture's depth: the template links the memory to the widget."""
     opened.wait("(w) => w.points.count > 0")
     assert opened.widget("(w) => w.view.codec") == "embedded-dct-1"
+
+
+def test_the_joined_video_dropped_on_the_page_opens_its_workflow(opened: Any) -> None:
+    """The shot's own file, as it lies in the folder of the shot."""
+    (video,) = (opened.server.output / "mirage").rglob("video.mp4")
+    before = opened.page.evaluate(NODES), opened.value("keyframes")
+    opened.page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    opened.page.wait_for_function("() => app.graph.nodes.length === 0")
+    content = base64.b64encode(video.read_bytes()).decode()
+    opened.page.evaluate(DROP, [content, video.name])
+    opened.page.wait_for_function("n => app.graph.nodes.length === n", arg=len(before[0]))
+    opened.wait("(w) => w?.model?.source === 'keyframes'")
+    assert (opened.page.evaluate(NODES), opened.value("keyframes")) == before
 
 
 def test_console_has_no_complaint_about_the_pack(opened: Any) -> None:

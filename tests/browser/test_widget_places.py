@@ -27,6 +27,7 @@ from .test_widget_picture import (  # noqa: F401
 from .test_widget_shot import (  # noqa: F401
     panel,
     test_several_keyframes_are_chosen_moved_copied_and_deleted,
+    test_the_camera_is_aimed_and_dollied_in_its_own_view,
     test_the_speed_curve_is_dragged_and_undone_as_one_step,
 )
 from .test_widget_whole_shot import (  # noqa: F401

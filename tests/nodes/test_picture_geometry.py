@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 
 import pytest
@@ -29,3 +30,29 @@ def test_no_picture_is_told(pack: ModuleType, shape: tuple[int, ...]) -> None:
         pack.nodes.picture_geometry.MiragePictureGeometry.execute(
             torch.zeros(shape), "auto", 0.01, 60.0, torch.full((1, 9, 16, 3), 0.5)
         )
+
+
+def test_a_given_size_crops_the_picture_and_its_depth_alike(pack: ModuleType) -> None:
+    """The middle of a wide picture, at the field of view that is left of it."""
+    ramp = torch.linspace(0, 1, 160)[None, None, :, None].expand(1, 90, 160, 3)
+    result = pack.nodes.picture_geometry.MiragePictureGeometry.execute(
+        ramp, "auto", 0.9, 60.0, torch.full((1, 90, 160, 3), 0.5), 64, 64
+    )
+    frame, geometry = result.args[:2]
+    assert frame.shape == (1, 64, 64, 3)
+    assert geometry.size == (90, 90)
+    torch.testing.assert_close(frame.mean(), torch.tensor(0.5), atol=0.01, rtol=0)
+    assert frame.amin() == pytest.approx(35 / 159, abs=0.02)
+    focal = 80 / math.tan(math.radians(30))
+    assert geometry.intrinsics[0, 0, 0] == pytest.approx(focal, rel=1e-5)
+    assert geometry.intrinsics[0, 0, 2] == pytest.approx(45, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [(64, 0), (0, 64), (60, 64)])
+def test_a_size_that_is_none_is_refused_before_the_run(
+    pack: ModuleType, size: tuple[int, int]
+) -> None:
+    node = pack.nodes.picture_geometry.MiragePictureGeometry
+    assert node.validate_inputs(width=0, height=0) is True
+    assert node.validate_inputs(width=480, height=832) is True
+    assert "divisible by 32" in node.validate_inputs(width=size[0], height=size[1])

@@ -39,7 +39,7 @@ PICTURE_TO_MEMORY = Subgraph(
     ),
     inputs=[
         ("image", "IMAGE"), ("depth", "IMAGE"), ("vae", "VAE"), ("depth_model", "COMBO"),
-        ("megapixels", "FLOAT"), ("fov", "FLOAT"),
+        ("megapixels", "FLOAT"), ("fov", "FLOAT"), ("width", "INT"), ("height", "INT"),
     ],
     outputs=[
         ("image", "IMAGE", Out(140)),
@@ -58,8 +58,10 @@ PICTURE_TO_MEMORY = Subgraph(
                 "depth_model": Out(INPUT_NODE, 3),
                 "megapixels": Out(INPUT_NODE, 4),
                 "fov": Out(INPUT_NODE, 5),
+                "width": Out(INPUT_NODE, 6),
+                "height": Out(INPUT_NODE, 7),
             },
-            (300, 190),
+            (300, 240),
             file=MOGE,
         ),
         141: Node(
@@ -70,7 +72,7 @@ PICTURE_TO_MEMORY = Subgraph(
         ),
         142: Node("MirageGeometryView", (520, 300), {"geometry": Out(140, 1)}, (300, 280)),
     },
-    widgets={"depth_model": MOGE.name, "megapixels": 0.9, "fov": 0.0},
+    widgets={"depth_model": MOGE.name, "megapixels": 0.9, "fov": 0.0, "width": 0, "height": 0},
 )  # fmt: skip
 
 
