@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -174,11 +175,12 @@ def _end(process: subprocess.Popen[str]) -> None:
     """End a process that still runs, with its group, in which its own jobs are."""
     if process.poll() is None:
         _signal_all(process, force=False)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
+        # Jobs that did not heed it would outlive a parent that did.
+        with contextlib.suppress(ProcessLookupError):
             _signal_all(process, force=True)
-            process.wait()
+        process.wait()
     if process.stdout is not None:
         process.stdout.close()
 

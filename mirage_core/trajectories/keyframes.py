@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -36,6 +37,8 @@ SPACES: Final = ("world", "start_camera")
 """What positions and rotations of a document are relative to: the world, in scene units; or the
 shot's first camera, in scene depths, so that a path fits other pictures as presets do."""
 MIN_QUATERNION_NORM: Final = 1e-6
+_LARGEST: Final = {"position": torch.finfo(torch.float32).max}
+"""Slopes between positions that a float32 holds stay finite in double precision."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Keyframe:
         tangent: How the path goes through this keyframe, one of `TANGENTS`.
 
     Raises:
-        GeometryError: A number is NaN or infinite, or the quaternion is zero.
+        GeometryError: A number is NaN or infinite, a position more than a float32 holds, or the
+            quaternion is zero.
         TrajectoryError: The frame is not a whole number from 0, a vector has the wrong length,
             or there is no easing or tangent of this name.
         ValueRangeError: The field of view is not between 1 and 170 degrees, or a handle not
@@ -77,7 +81,8 @@ class Keyframe:
             )
         for name, count in (("position", 3), ("quaternion", 4)):
             values = tuple(getattr(self, name))
-            _expect_vector(f"The {name} of the keyframe at frame {self.frame}", values, count)
+            most = _LARGEST.get(name, sys.float_info.max)
+            _expect_vector(f"The {name} of the keyframe at frame {self.frame}", values, count, most)
             object.__setattr__(self, name, tuple(float(value) for value in values))
         if max(map(abs, self.quaternion)) < MIN_QUATERNION_NORM:
             raise GeometryError(
@@ -97,11 +102,15 @@ class Keyframe:
             object.__setattr__(self, "speed", tuple(float(handle) for handle in handles))
 
 
-def _expect_vector(name: str, values: tuple[float, ...], count: int) -> None:
+def _expect_vector(
+    name: str, values: tuple[float, ...], count: int, most: float = sys.float_info.max
+) -> None:
     if len(values) != count:
         raise TrajectoryError(f"{name} has the wrong length", got=len(values), expected=count)
-    if not all(math.isfinite(value) for value in values):
-        raise GeometryError(f"{name} is not finite", got=values, expected="finite numbers")
+    if not all(abs(value) <= most for value in values):
+        raise GeometryError(
+            f"{name} is not finite", got=values, expected=f"numbers of at most {most:.4g}"
+        )
 
 
 def _ordered(keyframes: Sequence[Keyframe], frames: int | None = None) -> list[Keyframe]:

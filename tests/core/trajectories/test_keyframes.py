@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -80,6 +81,17 @@ def key_lists(draw):
         )
         for frame in frames
     ]
+
+
+def test_the_farthest_positions_make_a_path_or_a_typed_error() -> None:
+    far = 3.4e38
+    keys = [
+        Keyframe(frame, (far * way, 0, 0), IDENTITY, tangent=tangent)
+        for frame, way, tangent in ((0, 1, "monotone"), (1, -1, "smooth"), (2, 1, "rest"))
+    ]
+    for chosen in (keys, [dataclasses.replace(key, tangent="monotone") for key in keys]):
+        with contextlib.suppress(MirageError):
+            assert make(chosen).world_to_camera.isfinite().all()
 
 
 @given(key_lists())
@@ -194,9 +206,11 @@ def test_bad_keyframes_are_refused():
             Keyframe(frame, (0, 0, 0), IDENTITY)
     with pytest.raises(GeometryError, match="zero"):
         Keyframe(0, (0, 0, 0), (0, 0, 0, 0))
-    for bad in (math.nan, math.inf):
+    # Three of 1e308 in turn have slopes beyond double precision.
+    for bad in (math.nan, math.inf, 1e308, -1e39):
         with pytest.raises(GeometryError, match="position"):
             Keyframe(0, (0, bad, 0), IDENTITY)
+    for bad in (math.nan, math.inf):
         with pytest.raises(GeometryError, match="quaternion"):
             Keyframe(0, (0, 0, 0), (0, 0, bad, 1))
     with pytest.raises(TrajectoryError, match="length"):
