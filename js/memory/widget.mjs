@@ -4,6 +4,7 @@ import { Chart } from "./chart.mjs";
 import { Choice, element, iconButton, select } from "../page/dom.mjs";
 import { fedByRollout, followNode, lastReport, recall, remember, settleIn, useStyle } from "../page/bridge.mjs";
 import { sphereAround } from "../viewer/paint.mjs";
+import { Ensemble } from "../viewer/ensemble.mjs";
 import { extentOfPoints, loadPoints, noPoints } from "../viewer/points.mjs";
 import { Viewport } from "../viewer/viewport.mjs";
 
@@ -22,7 +23,9 @@ class MemoryWidget {
   constructor(container, node, bridge, text) {
     Object.assign(this, { container, node, bridge, text });
     useStyle();
+    this.ensemble = new Ensemble();
     this.points = noPoints();
+    this.actorsShown = true;
     /** The points are new: fit the view to them when they are loaded. */
     this.unseen = false;
     this.colouring = "colour";
@@ -56,10 +59,13 @@ class MemoryWidget {
       [["colour", text("trueColours")], ["feature", text("tokenColours")], ["age", text("ageColours")]],
       (choice) => this.#recolour(choice),
     );
+    this.actorsButton = iconButton(
+      "actors", text("showActors"), () => this.#showActors(!this.actorsShown), { hidden: true },
+    );
     const fit = iconButton("fit", text("fit"), () => this.#fit());
     const bar = element(
       "div", { class: "mirage-bar", role: "toolbar", "aria-label": text("tools") },
-      this.views.element, this.colours, element("span", { class: "mirage-space" }), fit,
+      this.views.element, this.colours, element("span", { class: "mirage-space" }), this.actorsButton, fit,
     );
     this.note = element("div", { class: "mirage-note", role: "status", text: text("noMemory") });
     this.viewport.canvas.setAttribute("aria-label", text("memoryViewport"));
@@ -76,13 +82,14 @@ class MemoryWidget {
     remember(this.node, "view", view);
     this.#describe();
     // Temporary files go when the server restarts: the next run writes them again.
-    const points = await loadPoints(view, (path) => this.bridge.api.fetchApi(path)).catch(() => null);
+    const found = await loadPoints(view, (path) => this.bridge.api.fetchApi(path)).catch(() => null);
     // A newer report has arrived meanwhile.
     if (this.view !== view) return;
-    this.points = points ?? this.points;
-    const note = points ? "emptyMemory" : "noMemory";
-    this.note.textContent = points?.count ? "" : this.text(note);
-    this.#recolour(this.colouring);
+    if (found) this.ensemble = new Ensemble(found.still, found.moving);
+    const note = found ? "emptyMemory" : "noMemory";
+    this.note.textContent = found && this.ensemble.shown.count ? "" : this.text(note);
+    this.actorsButton.hidden = !this.ensemble.moving.size;
+    this.#showActors(this.actorsShown);
     if (this.unseen) this.#fit();
     this.unseen = false;
   }
@@ -98,6 +105,8 @@ class MemoryWidget {
       ["blocks", number(view.blocks?.length)],
       ["codec", String(view.codec ?? "–")],
     ];
+    const cast = new Set((Array.isArray(view.actors) ? view.actors : []).map((block) => block?.actor));
+    if (cast.size) facts.push(["actors", number(cast.size)]);
     if (latest) {
       facts.push(["chunk", `${number(view.done)} / ${number(view.chunks)}`]);
       facts.push(["unknown", `${number(Math.round(1000 * latest.hole_rate) / 10)} %`]);
@@ -110,6 +119,13 @@ class MemoryWidget {
       ),
     );
     this.chart.show(view);
+  }
+
+  #showActors(shown) {
+    this.actorsShown = shown;
+    this.actorsButton.setAttribute("aria-pressed", String(shown));
+    this.points = shown ? this.ensemble.shown : this.ensemble.still;
+    this.#recolour(this.colouring);
   }
 
   #recolour(choice) {

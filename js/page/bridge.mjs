@@ -225,7 +225,7 @@ export function useStyle() {
  */
 export function followNode(node, { api }, { onInput, onOutput, onFinished, onChunk, onRemoved }) {
   if (onInput) {
-    for (const widget of node.widgets ?? []) chain(widget, "callback", onInput);
+    followWidgets(node, onInput);
     chain(node, "onConfigure", onInput);
     chain(node, "onConnectionsChange", onInput);
   }
@@ -237,6 +237,11 @@ export function followNode(node, { api }, { onInput, onOutput, onFinished, onChu
   ];
   for (const [name, listen] of heard) api.addEventListener(name, listen);
   return () => heard.forEach(([name, listen]) => api.removeEventListener(name, listen));
+}
+
+/** Call back when a value of a node is set. */
+export function followWidgets(node, onInput) {
+  for (const widget of node.widgets ?? []) chain(widget, "callback", onInput);
 }
 
 /** Call a function after the existing one. */

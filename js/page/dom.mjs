@@ -14,6 +14,7 @@ const ICONS = {
   fit: "M2 2h4v1.5H3.5V6H2zM10 2h4v4h-1.5V3.5H10zM2 10h1.5v2.5H6V14H2zM12.5 10H14v4h-4v-1.5h2.5z",
   lens: "M1 3.5h14v9H1zM2.5 5v6h11V5z",
   shot: "M2 3.2h7v1.6H2zM11 2h2v4h-2zM2 7.2h2v1.6H2zM5 6h2v4H5zM8 7.2h6v1.6H8zM2 11.2h6v1.6H2zM10 10h2v4h-2z",
+  actors: "M8 1.5a2 2 0 100 4 2 2 0 000-4zM5.5 6.5h5l1 4.5h-1.5v3.5h-4V11H4.5z",
   record: "M8 3a5 5 0 100 10A5 5 0 008 3z",
 };
 

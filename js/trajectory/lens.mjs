@@ -31,12 +31,12 @@ export class Lens {
    * @param {boolean} outside show the scene from outside
    */
   show(shot, outside) {
-    const { points, camera, scene } = shot;
+    const { points, camera, scene, still } = shot;
     this.element.hidden = !points.count;
     if (!points.count) return;
     const { rows, columns } = gridOf(scene);
     if (this.grid.rows !== rows || this.grid.columns !== columns) this.grid = new Grid(rows, columns);
-    readGrid(points, camera, scene, this.grid);
+    readGrid(still, camera, scene, this.grid);
     this.canvas.style.aspectRatio = `${scene.width} / ${scene.height}`;
     [this.shot, this.outside] = [shot, outside];
     this.element.classList.toggle("mirage-outside", outside);

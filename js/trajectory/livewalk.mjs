@@ -49,10 +49,10 @@ export class LiveWalk {
 
   /** The walker is further, and sees this. */
   moved() {
-    const { points, model, walk } = this.widget;
+    const { ensemble, model, walk } = this.widget;
     const { rows, columns } = gridOf(model.scene);
     if (this.grid.rows !== rows || this.grid.columns !== columns) this.grid = new Grid(rows, columns);
-    readGrid(points, walk.camera, model.scene, this.grid);
+    readGrid(ensemble.still, walk.camera, model.scene, this.grid);
     this.known = Math.min(this.known, this.grid.coverage);
     this.#queue();
   }

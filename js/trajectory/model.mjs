@@ -99,6 +99,11 @@ export class TrajectoryModel extends EventTarget {
     return !this.linked && this.problem !== "tooLong" && this.keyframes.length <= MAX_HANDLES;
   }
 
+  /** True when the selected keyframe can be deleted: the last one stays. */
+  get removable() {
+    return this.selected >= 0 && this.keyframes.length > 1;
+  }
+
   /** Use what the node last reported about its picture. */
   describe(view) {
     const scene = sceneOf(view);

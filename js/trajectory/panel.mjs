@@ -171,12 +171,12 @@ export class Panel {
 }
 
 /** Show a number, unless it is being typed. */
-function show(input, value) {
+export function show(input, value) {
   if (document.activeElement !== input && input.value !== value) input.value = value;
 }
 
 /** Offer other options, if they are others. */
-function offer(list, options) {
+export function offer(list, options) {
   const known = [...list.options].map((option) => [option.value, option.text]);
   if (JSON.stringify(known) === JSON.stringify(options)) return;
   list.replaceChildren(...options.map(([value, text]) => element("option", { value, text })));

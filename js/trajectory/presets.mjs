@@ -50,7 +50,13 @@ const MOVES = {
 };
 
 /** Names of the presets that can be drawn. */
-export const PRESETS = Object.freeze(Object.keys(MOVES));
+const PRESETS = Object.freeze(Object.keys(MOVES));
+
+/** Names of the presets that a node offers. */
+export function offeredPresets(node) {
+  const offered = node.widgets?.find((widget) => widget.name === "preset")?.options?.values;
+  return Array.isArray(offered) ? offered.filter((name) => typeof name === "string") : PRESETS;
+}
 
 /**
  * The path of a preset.

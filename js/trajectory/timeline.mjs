@@ -17,6 +17,8 @@ export class Timeline {
     this.text = text;
     /** @type {import("../viewer/zbuffer.mjs").Coverage | null} */
     this.coverage = null;
+    /** Whose keyframes are shown and edited: has what the model has for them. */
+    this.keyed = () => model;
     /** @type {(frame: number) => number} where a dragged keyframe may go */
     this.snap = (frame) => frame;
     this.strip = element("canvas", { class: "mirage-strip", role: "img" });
@@ -68,10 +70,11 @@ export class Timeline {
       PageUp: model.frame + 4 * STRIDE, PageDown: model.frame - 4 * STRIDE,
     };
     if (event.key in goes) model.scrub(goes[event.key]);
-    else if (event.key === "k" || event.key === "K" || event.key === "Enter") model.addKeyframe();
+    else if (event.key === "k" || event.key === "K" || event.key === "Enter") this.keyed().addKeyframe();
     else if (event.key === "Delete" || event.key === "Backspace") {
-      const here = model.keyframes.findIndex((key) => key.frame === model.frame);
-      if (here >= 0) model.removeKeyframe(here);
+      const keyed = this.keyed();
+      const here = keyed.keyframes.findIndex((key) => key.frame === model.frame);
+      if (here >= 0) keyed.removeKeyframe(here);
     } else return;
     event.preventDefault();
     event.stopPropagation();
@@ -79,8 +82,10 @@ export class Timeline {
 
   /** Show the model as it is now. */
   update() {
-    const { model, text } = this;
-    const shown = model.keyframes.slice(0, MAX_BUTTONS);
+    const { text } = this;
+    const keyed = this.keyed();
+    const shown = keyed.keyframes.slice(0, MAX_BUTTONS);
+    this.keys.classList.toggle("mirage-actor-keys", keyed !== this.model);
     while (this.keys.childElementCount > shown.length) this.keys.lastChild.remove();
     while (this.keys.childElementCount < shown.length) this.keys.append(this.#keyButton());
     shown.forEach((key, index) => {
@@ -99,6 +104,7 @@ export class Timeline {
   /** Show another frame. */
   scrubbed() {
     const { model, text } = this;
+    const keyed = this.keyed();
     this.playhead.style.left = `${(100 * model.frame) / this.last}%`;
     this.track.setAttribute("aria-valuenow", String(model.frame));
     const [known, soft] = this.knownAt(model.frame);
@@ -107,7 +113,7 @@ export class Timeline {
     const label = text(Number.isNaN(known) ? "frameOf" : "frameKnown", values);
     this.track.setAttribute("aria-valuetext", label);
     [...this.keys.children].forEach((button, index) => {
-      const chosen = index === model.selected || model.beside.has(model.keyframes[index]);
+      const chosen = index === keyed.selected || keyed.beside.has(keyed.keyframes[index]);
       button.setAttribute("aria-pressed", String(chosen));
     });
   }
@@ -119,21 +125,22 @@ export class Timeline {
       if (event.button !== 0) return;
       event.stopPropagation();
       button.focus({ preventScroll: true });
-      this.model.select(index(), event.shiftKey);
+      const keyed = this.keyed();
+      keyed.select(index(), event.shiftKey);
       const from = this.model.frame;
-      const gesture = this.model.begin();
+      const gesture = keyed.begin();
       const finish = (how) => {
         how();
         this.#focusSelected();
       };
       follow(button, event, {
-        move: (at) => this.model.retime(this.model.selected, this.snap(this.#frameAt(at)), from),
+        move: (at) => keyed.retime(keyed.selected, this.snap(this.#frameAt(at)), from),
         end: () => finish(gesture.end),
         cancel: () => finish(gesture.cancel),
       });
     });
     // A click with the keyboard; one that ends a drag is on a button that may be another's by then.
-    button.addEventListener("click", (event) => event.detail || this.model.select(index()));
+    button.addEventListener("click", (event) => event.detail || this.keyed().select(index()));
     button.addEventListener("keydown", (event) => this.#retimeKey(event, index()));
     return button;
   }
@@ -141,12 +148,13 @@ export class Timeline {
   #retimeKey(event, index) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const keyed = this.keyed();
     if (step) {
-      const { frame } = this.model.keyframes[index];
-      this.model.retime(index, frame + step * (event.shiftKey ? STRIDE : 1));
+      const { frame } = keyed.keyframes[index];
+      keyed.retime(index, frame + step * (event.shiftKey ? STRIDE : 1));
       this.#focusSelected();
     } else if (event.key === "Delete" || event.key === "Backspace") {
-      this.model.removeKeyframe(index);
+      keyed.removeKeyframe(index);
       this.#focusSelected();
     } else return;
     event.preventDefault();
@@ -154,7 +162,7 @@ export class Timeline {
   }
 
   #focusSelected() {
-    (this.keys.children[this.model.selected] ?? this.track).focus({ preventScroll: true });
+    (this.keys.children[this.keyed().selected] ?? this.track).focus({ preventScroll: true });
   }
 
   /** Shares of cells known at a frame, and of those known but soft; NaN while they are not. */

@@ -1,5 +1,6 @@
 /** The widget on Mirage Trajectory: the scene, the path, the timeline and the lens. */
 
+import { ActorsMode } from "./actorsmode.mjs";
 import { Choice, element, iconButton, select } from "../page/dom.mjs";
 import { Editor } from "./editor.mjs";
 import { EASINGS } from "./keyframes.mjs";
@@ -8,14 +9,15 @@ import { lookAgain, lookOf } from "./look.mjs";
 import { setTiming } from "./curves.mjs";
 import { TrajectoryModel } from "./model.mjs";
 import { Nearness } from "./nearness.mjs";
+import { noteOf } from "./note.mjs";
 import { Panel } from "./panel.mjs";
 import { Playblast } from "./playblast.mjs";
 import { Player } from "./player.mjs";
 import { extentOf, themeOf } from "../viewer/paint.mjs";
+import { Ensemble } from "../viewer/ensemble.mjs";
 import { keepPatches, loadPoints, noPoints } from "../viewer/points.mjs";
-import { kindOf } from "../viewer/picture.mjs";
 import { onGraphics } from "../viewer/renderer.mjs";
-import { PRESETS } from "./presets.mjs";
+import { offeredPresets } from "./presets.mjs";
 import { Coverage } from "../viewer/zbuffer.mjs";
 import { cameraAt } from "../viewer/scene.mjs";
 import { followNode, lastReport, recall, remember, settleIn, useStyle } from "../page/bridge.mjs";
@@ -49,6 +51,7 @@ class TrajectoryWidget {
     useStyle();
     this.model = new TrajectoryModel(node, bridge);
     this.editor = new Editor(this.model);
+    this.ensemble = new Ensemble();
     this.points = noPoints();
     this.colouring = "colour";
     /** The scene is new: fit the view to it when its points are loaded. */
@@ -59,7 +62,7 @@ class TrajectoryWidget {
       aim: (controls) => this.#aim(controls),
       paint: (context, controls, ratio) => this.#paint(context, controls, ratio),
       grab: (event, x, y) => this.walk.grab()
-        ?? this.editor.grab(event, x, y, this.viewport.controls, this.viewport.ratio),
+        ?? this.hand.grab(event, x, y, this.viewport.controls, this.viewport.ratio),
       onView: () => this.#viewChanged(),
       shot: () => this.#shot(),
       beside: () => this.#shot(cameraAt(this.comparison.path, this.model.frame)),
@@ -77,10 +80,12 @@ class TrajectoryWidget {
       this.timeline.scrubbed();
     });
     this.walk = new WalkMode(this);
+    this.directing = new ActorsMode(this);
     this.playblast = new Playblast(this);
     this.panel = new Panel(this.editor.director, text, () => this.playblast.toggle());
     this.#build();
     this.editor.listen(this.viewport);
+    this.timeline.keyed = () => this.directing.keyed;
     this.timeline.snap = (frame) => this.editor.director.snapFrame(frame);
     this.model.addEventListener("change", () => this.#changed());
     this.model.addEventListener("scrub", () => this.#scrubbed());
@@ -99,12 +104,13 @@ class TrajectoryWidget {
 
   #build() {
     const { text } = this;
-    this.preset = select(text("preset"), this.#presetOptions(), (name) => {
+    const presets = [["", text("edited")], ...offeredPresets(this.node).map((name) => [name, name])];
+    this.preset = select(text("preset"), presets, (name) => {
       if (name) this.model.usePreset(name);
     });
     this.views = new Choice(text("view"), VIEWS.map((v) => [v, text(`view_${v}`)]), (view) => {
       this.viewport.setView(view);
-      if (this.viewport.controls.orthographic) this.#fit();
+      if (this.viewport.controls.orthographic) this.fit();
     });
     this.colours = select(
       text("colouring"), ["colour", "plain", "feature"].map((name) => [name, text(COLOURINGS[name])]),
@@ -119,7 +125,7 @@ class TrajectoryWidget {
       element("span", { class: "mirage-space" }),
       element(
         "div", { class: "mirage-group" }, this.drawButton, this.walkButton, this.lensButton,
-        iconButton("fit", text("fit"), () => this.#fit()),
+        iconButton("fit", text("fit"), () => this.fit()),
       ),
     );
     this.note = element("div", { class: "mirage-note", role: "status" });
@@ -127,21 +133,15 @@ class TrajectoryWidget {
       "div", { class: "mirage-stage" }, this.viewport.canvas, this.lens.element, this.note,
     );
     this.viewport.canvas.setAttribute("aria-label", text("viewport"));
-    this.container.append(top, stage, this.timeline.element, this.#transport(), this.panel.element);
-  }
-
-  #presetOptions() {
-    const offered = this.node.widgets?.find((w) => w.name === "preset")?.options?.values;
-    const names = Array.isArray(offered) ? offered.filter((n) => typeof n === "string") : PRESETS;
-    return [["", this.text("edited")], ...names.map((name) => [name, name])];
+    this.container.append(top, stage, this.timeline.element, this.#transport(), this.directing.panel, this.panel.element);
   }
 
   #transport() {
     const { text, model } = this;
     const play = iconButton("play", text("play"), () => this.player.toggle());
     this.player = new Player(model, play, text);
-    this.addButton = iconButton("add", text("addKeyframe"), () => model.addKeyframe());
-    this.removeButton = iconButton("remove", text("removeKeyframe"), () => model.removeKeyframe());
+    this.addButton = iconButton("add", text("addKeyframe"), () => this.directing.keyed.addKeyframe());
+    this.removeButton = iconButton("remove", text("removeKeyframe"), () => this.directing.keyed.removeKeyframe());
     this.ease = select(
       text("easing"), [...Object.keys(EASINGS), "custom"].map((name) => [name, text(`easing_${name}`)]),
       (name) => model.edit(() => model.chosen.forEach((key) => setTiming(key, name))),
@@ -152,7 +152,7 @@ class TrajectoryWidget {
       "div", { class: "mirage-bar", role: "toolbar", "aria-label": text("transport") },
       iconButton("start", text("toStart"), () => model.scrub(0)),
       play, this.clock, element("span", { class: "mirage-space" }),
-      this.addButton, this.removeButton, this.ease, this.shotButton,
+      this.addButton, this.removeButton, this.ease, this.directing.button, this.shotButton,
     );
   }
 
@@ -163,23 +163,24 @@ class TrajectoryWidget {
     this.view = view;
     remember(this.node, "view", view);
     this.model.describe(view);
+    this.directing.actors.describe(view);
     // Temporary files go when the server restarts: the next run writes them again.
-    const points = await loadPoints(view, (path) => this.bridge.api.fetchApi(path)).catch(noPoints);
+    const found = await loadPoints(view, (path) => this.bridge.api.fetchApi(path)).catch(() => null);
     // A newer report has arrived meanwhile.
     if (this.view !== view) return;
-    this.#setPoints(points);
+    this.ensemble = new Ensemble(found?.still, found?.moving);
+    this.#changed();
     if (!this.unseen || this.walk.active) return;
     this.unseen = false;
-    this.#fit();
-    if (points.count && this.viewport.controls.view === "orbit" && !this.editor.drawing) this.#swap();
+    this.fit();
+    if (this.points.count && this.viewport.controls.view === "orbit" && !this.editor.drawing) this.#swap();
   }
 
-  #setPoints(points) {
-    this.points = points;
-    this.viewport.points = points;
-    this.editor.points = points;
-    this.#recolour(this.colouring);
-    this.#changed();
+  /** Points with the actors where they are at the shown frame. */
+  #placeActors() {
+    const points = this.ensemble.at(this.directing.moves);
+    if (points !== this.points) for (const one of [this, this.viewport, this.editor]) one.points = points;
+    this.viewport.colours = this.colouring === "feature" ? points.feature : points.colour;
   }
 
   /** A rollout along this node's path has finished a chunk. */
@@ -190,14 +191,17 @@ class TrajectoryWidget {
 
   #recolour(choice) {
     this.colouring = choice;
-    this.viewport.colours = choice === "feature" ? this.points.feature : this.points.colour;
-    this.#showLens();
-    this.viewport.invalidate();
-    this.#keep();
+    this.#scrubbed();
   }
 
   get near() {
     return this.nearness.found;
+  }
+
+  /** Who takes what is under the pointer. */
+  get hand() {
+    const camera = this.editor.drawing || this.editor.director.picking;
+    return this.directing.on && !camera ? this.directing : this.editor;
   }
 
   get comparison() {
@@ -206,13 +210,19 @@ class TrajectoryWidget {
 
   #changed() {
     const { model } = this;
-    this.nearness.watch(this.points, model.path, model.scene);
-    this.coverage.start(this.points, model.path, model.scene);
-    this.timeline.update();
+    this.nearness.watch(this.ensemble.still, model.path, model.scene);
+    this.coverage.start(this.ensemble.still, model.path, model.scene);
     this.preset.value = model.source === "preset" ? model.move.preset : "";
     const busy = !model.editable;
-    for (const button of [this.addButton, this.drawButton, this.walkButton]) button.disabled = busy;
+    for (const button of [this.drawButton, this.walkButton]) button.disabled = busy;
     this.preset.disabled = model.linked;
+    this.refresh();
+  }
+
+  /** Show keyframes that have changed, of the camera or of an actor. */
+  refresh() {
+    this.directing.update();
+    this.timeline.update();
     this.#scrubbed();
   }
 
@@ -222,11 +232,15 @@ class TrajectoryWidget {
     this.ease.disabled = !key || !model.editable;
     this.ease.value = key?.speed ? "custom" : (key?.easing ?? "smooth");
     this.panel.update();
-    this.removeButton.disabled = !key || model.keyframes.length < 2 || !model.editable;
+    this.directing.update();
+    const { keyed } = this.directing;
+    this.addButton.disabled = !keyed.editable;
+    this.removeButton.disabled = !keyed.editable || !keyed.removable;
     this.clock.textContent = this.text("clock", {
       frame: model.frame, last: model.path.length - 1, seconds: (model.frame / model.fps).toFixed(2),
     });
     this.timeline.scrubbed();
+    this.#placeActors();
     this.#updateNote();
     this.#showLens();
     this.viewport.invalidate();
@@ -234,18 +248,9 @@ class TrajectoryWidget {
   }
 
   #updateNote() {
-    const { model, text } = this;
-    let note = "";
-    if (this.walk.active) note = this.walk.note;
-    else if (this.editor.drawing) note = text("drawing");
-    else if (this.editor.director.picking) note = text("picking");
-    else if (model.linked) note = text("linked");
-    else if (model.problem) note = text(`problem_${model.problem}`);
-    else if (!model.scene.known) note = text("noScene");
-    else if (this.near) note = text(`near_${this.near.kind}`, this.near);
-    else if (this.points.count && kindOf(this.points) === "cells") note = text("lensCells");
+    const note = noteOf(this);
     if (this.note.textContent !== note) this.note.textContent = note;
-    this.note.classList.toggle("mirage-warning", Boolean(model.problem || this.near));
+    this.note.classList.toggle("mirage-warning", Boolean(this.model.problem || this.near));
   }
 
   #showLens() {
@@ -260,8 +265,8 @@ class TrajectoryWidget {
 
   /** What the shot's camera looks at, and how. */
   #shot(camera = this.#camera()) {
-    const { points, colouring, model } = this;
-    return { points, colouring, camera, scene: model.scene };
+    const { points, colouring, model, ensemble } = this;
+    return { points, colouring, camera, scene: model.scene, still: ensemble.still };
   }
 
   /** The scene from outside, as it was last looked at. */
@@ -300,7 +305,8 @@ class TrajectoryWidget {
     this.#keep();
   }
 
-  #fit() {
+  /** Show everything. */
+  fit() {
     const { controls } = this.viewport;
     const { centre, radius } = extentOf(this.model.path, this.model.scene, this.points);
     if (controls.view === "camera") controls.view = "orbit";
@@ -313,7 +319,7 @@ class TrajectoryWidget {
     this.editor.drawing = !this.editor.drawing;
     if (this.editor.drawing) {
       this.viewport.setView("top");
-      this.#fit();
+      this.fit();
     }
     this.#updateNote();
     this.viewport.invalidate();
@@ -323,6 +329,7 @@ class TrajectoryWidget {
     this.drawButton.setAttribute("aria-pressed", String(this.editor.drawing));
     const theme = themeOf(this.container);
     this.editor.paint(context, controls, theme, ratio, !this.points.count);
+    this.directing.paint(context, controls, theme, ratio);
     if (controls.view === "camera" && controls.side !== null) {
       this.comparison.paint(context, controls, this.text, theme, ratio);
     }
@@ -347,7 +354,7 @@ class TrajectoryWidget {
     // Who came with Tab goes on with it.
     else if (event.key === "Tab" && inView && this.viewport.pressed && !event.shiftKey) this.#swap();
     else if (inView && event.key.toLowerCase() === "r" && !event.ctrlKey) this.playblast.toggle();
-    else if (!(inView && !this.walk.active && this.editor.key(event))) return;
+    else if (!(inView && !this.walk.active && (this.directing.key(event) || this.editor.key(event)))) return;
     event.preventDefault();
     event.stopPropagation();
   }
@@ -363,7 +370,7 @@ class TrajectoryWidget {
       lookAgain(this, look);
       this.#togglePanel(look.panel);
     } else {
-      this.#fit();
+      this.fit();
     }
     this.views.show(this.viewport.controls.view);
     // A report may be known whose points were still on their way when the node was left.

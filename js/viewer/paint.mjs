@@ -11,7 +11,7 @@ import { cameraAt } from "./scene.mjs";
  */
 export function themeOf(element) {
   const style = getComputedStyle(element);
-  const names = ["text", "muted", "grid", "path", "past", "key", "selected", "hole", "known", "outline"];
+  const names = ["text", "muted", "grid", "path", "past", "key", "selected", "hole", "known", "outline", "actor"];
   return Object.fromEntries(names.map((n) => [n, style.getPropertyValue(`--mirage-${n}`).trim()]));
 }
 

@@ -20,6 +20,7 @@ const STRIPE = 6;
  * @property {"colour" | "feature" | "plain"} colouring
  * @property {import("./math.mjs").Pose & {focal: number}} camera
  * @property {import("./scene.mjs").Scene} scene
+ * @property {import("./points.mjs").PointSet} [still] those of the points that are known background
  */
 
 export class CameraPicture {

@@ -113,7 +113,8 @@ function unpack(packed, bytes) {
 }
 
 /** Concatenate several sets of points: whole cells first, then all smaller parts. */
-function joinPoints(sets) {
+export function joinPoints(sets) {
+  if (!sets.length) return noPoints();
   if (sets.length === 1) return sets[0];
   const count = sets.reduce((sum, set) => sum + set.count, 0);
   const parts = sets.reduce((sum, set) => sum + (set.surfels ? set.surfels.count - set.count : 0), 0);
@@ -158,7 +159,10 @@ function filesOf(view) {
   const [still, moving] = [view?.blocks, view?.actors].map((blocks) => (Array.isArray(blocks) ? blocks : []));
   return [...still, ...moving]
     .slice(0, 10000)
-    .map((block) => ({ name: block?.filename, patches: block?.patches, points: block?.points }))
+    .map((block) => ({
+      name: block?.filename, patches: block?.patches, points: block?.points,
+      actor: moving.includes(block) ? String(block?.actor) : null,
+    }))
     .filter(({ name }) => typeof name === "string" && /^points_\w+\.bin$/.test(name));
 }
 
@@ -176,14 +180,16 @@ export function keepPatches(news, before) {
  *
  * @param {object} view what the node reported
  * @param {(path: string) => Promise<Response>} fetchFile
- * @returns {Promise<PointSet>}
+ * @returns {Promise<{still: PointSet, moving: Map<string, PointSet>}>} those of actors by name
  */
 export async function loadPoints(view, fetchFile) {
   const files = filesOf(view);
   const used = await atlases.load(files, fetchFile);
   const sets = await Promise.all(files.map(({ name }, i) => loadFile(name, used[i], fetchFile)));
   trim(new Set(files.map(({ name }, i) => keyOf(name, used[i]))));
-  return sets.length ? joinPoints(sets) : noPoints();
+  const of = (wanted) => joinPoints(sets.filter((_, i) => files[i].actor === wanted));
+  const names = new Set(files.map(({ actor }) => actor).filter((actor) => actor !== null));
+  return { still: of(null), moving: new Map([...names].map((name) => [name, of(name)])) };
 }
 
 /** A block whose picture came later is another set of points. */

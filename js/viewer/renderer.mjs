@@ -140,6 +140,18 @@ class Renderer {
     this.#copy(context, width, height);
   }
 
+  /** Free what was uploaded of points that are shown no more. */
+  release(points) {
+    for (const colours of [points.colour, points.feature]) {
+      const known = this.uploads.get(colours);
+      if (!known) continue;
+      this.gl.deleteVertexArray(known.array);
+      for (const buffer of known.buffers) this.gl.deleteBuffer(buffer);
+      this.uploads.delete(colours);
+    }
+    if (points.surfels) this.surfels?.release(points.surfels);
+  }
+
   #link() {
     const { gl } = this;
     const handle = gl.createProgram();

@@ -205,6 +205,14 @@ export class SurfelPainter {
     return texture;
   }
 
+  /** Free what was uploaded of surfels that are shown no more; pictures stay. */
+  release(set) {
+    for (const owner of [set, set.colour, set.feature]) {
+      this.gl.deleteTexture(this.textures.get(owner) ?? null);
+      this.textures.delete(owner);
+    }
+  }
+
   #geometry(set) {
     return this.#texture(set, (gl) => {
       const rows = Math.max(1, Math.ceil(set.count / ROW));

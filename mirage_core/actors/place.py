@@ -175,13 +175,12 @@ def place_actor(
     """
     expect_range("The actor's height", height, 0, MAX_PLACE)
     ground = ground or ground_of(cache)
-    one_side = sum(len(block.frames) for block in actor.cache.blocks) == 1
     # What only one side is known of would be a sheet seen from its edge.
-    facing = float(actor.track.headings[-1]) if one_side else None
+    facing = float(actor.track.headings[-1]) if actor.one_sided else None
     level = float(actor.track.positions[-1] @ ground.up)
     drawn = parse_path(path, ground, fps, facing, level)
     notes = [] if ground.found else [ground.describe()]
-    if one_side and drawn is not None:
+    if actor.one_sided and drawn is not None:
         notes.append(f"{actor.name} was seen from one side: it faces as it did then, unless told")
     if height:
         actor = actor.scaled(height / max(actor.size[1], 1e-9))

@@ -97,6 +97,11 @@ class Actor:
         low, high = torch.quantile(points, ends, dim=0)
         return float(high[0] - low[0]), float(-low[1]), float(high[2] - low[2])
 
+    @property
+    def one_sided(self) -> bool:
+        """Whether it was seen in a single frame."""
+        return sum(len(block.frames) for block in self.cache.blocks) == 1
+
     def appearance(self) -> Tensor:
         """(C,) float32 mean of its tokens or colours: what it is recognised by."""
         values = torch.cat([block.values for block in self.cache.blocks])

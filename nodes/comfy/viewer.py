@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import folder_paths
 import torch
 from torch import Tensor
 
+from ...mirage_core.actors.ground import Ground, ground_of
 from ...mirage_core.cache.actor import Actor, placed_blocks
+from ...mirage_core.cache.track import heading_of
 from ...mirage_core.cache.types import CacheBlock, LatentCache
 from ...mirage_core.cache.view import (
     MOVING,
@@ -30,6 +33,9 @@ from ...mirage_core.rollout.settings import MemorySettings
 from ...mirage_core.rollout.state import RolloutState
 from .patches import SeenPicture, write_patches
 from .vae import token_colours
+
+CAST_PLACES = 400
+"""Frames of a shot at most at which the place of an actor is told."""
 
 SUBFOLDER = "mirage"
 """Folder below ComfyUI's temporary folder; its files are served by ComfyUI's own /view."""
@@ -149,7 +155,7 @@ def trajectory_view(
     grid = (path.height // SPATIAL_STRIDE, path.width // SPATIAL_STRIDE)
     seen = SeenPicture(image[0], pose.double(), geometry.intrinsics_for(grid)[0])
     view = memory_view(picture_memory(image, geometry) if cache is None else cache, seen)
-    return view | {
+    return view | cast_view(cache, len(path)) | {
         "width": int(path.width),
         "height": int(path.height),
         "fps": path.fps,
@@ -157,6 +163,41 @@ def trajectory_view(
         "depth": geometry.typical_depth(),
         "start": (torch.eye(4) if start is None else start).double().tolist(),
         "trajectory": path.fingerprint(),
+    }
+
+
+def cast_view(cache: LatentCache | None, frames: int) -> View:
+    """The floor, and where the actors of a memory are in a shot of so many frames.
+
+    Args:
+        cache: The memory; nothing is told of one without actors.
+        frames: Of the shot. Places of a few hundred of them are told, with headings in radians.
+    """
+    if cache is None or not cache.actors:
+        return {}
+    ground = ground_of(cache)
+    shown = list(range(0, frames, max(1, math.ceil(frames / CAST_PLACES))))
+    return {
+        "ground": {"up": ground.up.tolist(), "height": ground.height},
+        "cast": [_actor_cast(actor, ground, shown) for actor in cache.actors],
+    }
+
+
+def _actor_cast(actor: Actor, ground: Ground, shown: list[int]) -> View:
+    def places(frames: list[int]) -> list[list[float] | None]:
+        there, poses = actor.poses(torch.tensor(frames))
+        headings = heading_of(poses[:, :3, 2], ground.up)
+        found = torch.cat([poses[:, :3, 3], headings[:, None]], dim=1).tolist()
+        return [place if here else None for place, here in zip(found, there, strict=True)]
+
+    return {
+        "name": actor.name,
+        "size": list(actor.size),
+        "level": float(actor.track.positions[-1] @ ground.up),
+        "facing": float(actor.track.headings[-1]) if actor.one_sided else None,
+        "frames": shown,
+        "places": places(shown),
+        "stands": places([int(actor.track.frames[-1])])[0],
     }
 
 

@@ -1,0 +1,371 @@
+/** The actors of a shot: found at the nodes that place them, and directed by keyframes there. */
+
+import { followWidgets } from "../page/bridge.mjs";
+import { add, forwardOf, scale } from "../viewer/math.mjs";
+import { degrees, parseStops, placeOf, pointOf, standOf, trackOf, writeStops } from "./actor_path.mjs";
+import { freeFrame } from "./keyframes.mjs";
+
+/** The class of nodes that place an actor, and the behaviour that follows a path. */
+const PLACES = "MiragePlaceActor";
+const PATH = "path";
+/** What stands for the floor and an actor's size until the node has run, in scene depths. */
+const EYE_LEVEL = 0.35;
+const GUESSED_SIZE = [0.12, 0.3, 0.12];
+const UPRIGHT = [0, -1, 0];
+
+const areNumbers = (values, count) =>
+  Array.isArray(values) && values.length === count && values.every(Number.isFinite);
+
+/**
+ * What the server told of an actor.
+ *
+ * @typedef {object} Report
+ * @property {string} name
+ * @property {number[]} size width, height and length in scene units
+ * @property {number} level height of its places of two numbers where there is no floor
+ * @property {number | null} facing heading in radians that it keeps unless told
+ * @property {number[]} frames at which its places are told
+ * @property {(number[] | null)[]} places x, y, z and heading in radians; null where it is nowhere
+ * @property {number[] | null} stands such a place, at which its points are
+ */
+
+/** @returns {Report | null} */
+function reportOf(item) {
+  const complete =
+    typeof item?.name === "string" && areNumbers(item.size, 3) && Number.isFinite(item.level) &&
+    Array.isArray(item.frames) && areNumbers(item.frames, item.frames.length) && Array.isArray(item.places) &&
+    item.places.length === item.frames.length && item.frames.length > 0 &&
+    item.places.every((place) => place === null || areNumbers(place, 4));
+  if (!complete) return null;
+  const { facing, stands } = item;
+  return { ...item, facing: Number.isFinite(facing) ? facing : null, stands: areNumbers(stands, 4) ? stands : null };
+}
+
+/**
+ * An actor of the shot.
+ *
+ * @typedef {object} Actor
+ * @property {string} name
+ * @property {object | null} node that places it; null where it is only in the memory
+ * @property {Report | null} report
+ * @property {import("./actor_path.mjs").Stop[] | null} stops null where the path cannot be read
+ */
+
+/** Actors of one trajectory node; has what the timeline asks of keyframes. */
+export class Actors {
+  /** @param {import("./model.mjs").TrajectoryModel} model */
+  constructor(model) {
+    this.model = model;
+    /** @type {Actor[]} */
+    this.all = [];
+    /** Name of the actor that is directed. */
+    this.chosen = "";
+    this.selected = -1;
+    this.beside = new Set();
+    /** @type {import("./actor_path.mjs").Ground | null} */
+    this.floor = null;
+    /** @type {Report[]} */
+    this.reports = [];
+    /** @type {{changed: boolean} | null} while something is dragged */
+    this.held = null;
+    /** @type {WeakMap<object, {text: string, fps: number, stops: import("./actor_path.mjs").Stop[]}>} */
+    this.parsed = new WeakMap();
+    this.onEdit = () => {};
+  }
+
+  get frame() {
+    return this.model.frame;
+  }
+
+  get path() {
+    return this.model.path;
+  }
+
+  get frames() {
+    return this.model.frames;
+  }
+
+  get current() {
+    return this.all.find(({ name }) => name === this.chosen) ?? this.all[0] ?? null;
+  }
+
+  get keyframes() {
+    return this.current?.stops ?? [];
+  }
+
+  get editable() {
+    const { current } = this;
+    return Boolean(current?.node && current.stops && !linked(current.node, ["path", "behaviour"]));
+  }
+
+  /** True when a keyframe is selected: without any the actor does as it did before. */
+  get removable() {
+    return this.selected >= 0;
+  }
+
+  /** What actors stand on: the floor, or one below the start camera until that is known. */
+  get ground() {
+    const { start, depth } = this.model.scene;
+    return this.floor ?? { up: UPRIGHT, height: -(start.position[1] + EYE_LEVEL * depth) };
+  }
+
+  /** Use what the node last reported of its memory. */
+  describe(view) {
+    const { up, height = null } = view?.ground ?? {};
+    const known = areNumbers(up, 3) && Math.abs(up[1]) > 0.1 && (height === null || Number.isFinite(height));
+    this.floor = known ? { up, height } : null;
+    this.reports = (Array.isArray(view?.cast) ? view.cast : []).map(reportOf).filter(Boolean);
+    this.read();
+  }
+
+  /** Find the actors again, and read their paths. */
+  read() {
+    if (this.held) return;
+    const nodes = placingNodes(this.model.node);
+    const placed = nodes.map((node) => {
+      const name = nameOf(node);
+      const report = this.reports.find((each) => each.name === name) ?? null;
+      return { name, node, report, stops: this.#stopsOf(node) };
+    });
+    const names = new Set(placed.map(({ name }) => name));
+    const others = this.reports.filter(({ name }) => !names.has(name));
+    this.all = [...placed, ...others.map((report) => ({ name: report.name, node: null, report, stops: [] }))];
+    if (this.selected >= this.keyframes.length) this.selected = -1;
+  }
+
+  /** The keyframes of a node: the same objects as long as its value is the same. */
+  #stopsOf(node) {
+    const known = this.parsed.get(node);
+    // Hear of it when somebody types into the node.
+    if (!known) followWidgets(node, () => this.writing || this.onEdit());
+    const [text, fps] = [String(valueOf(node, "path") ?? ""), fpsOf(node)];
+    if (known?.text === text && known.fps === fps) return known.stops;
+    const stops = parseStops(text, fps);
+    this.parsed.set(node, { text, fps, stops });
+    return stops;
+  }
+
+  /** Direct another actor. */
+  choose(name) {
+    this.chosen = name;
+    this.selected = -1;
+    this.onEdit();
+  }
+
+  get behaviour() {
+    const { current } = this;
+    return current?.node ? String(valueOf(current.node, "behaviour")) : "";
+  }
+
+  /** Let the actor do something else when nobody looks. */
+  behave(name) {
+    this.#set("behaviour", name);
+    this.model.bridge.capture();
+    this.onEdit();
+  }
+
+  /**
+   * Where an actor is, as far as that is known here.
+   *
+   * @param {Actor} actor
+   * @returns {((frame: number) => {point: number[], heading: number} | null)}
+   */
+  trackOf(actor) {
+    const { stops, report, node } = actor;
+    const level = report?.level ?? 0;
+    const behaves = node ? valueOf(node, "behaviour") : null;
+    if (stops?.length && behaves === PATH) {
+      return trackOf(stops, this.ground, { level, facing: report?.facing ?? null });
+    }
+    if (!report) return () => null;
+    const { frames, places } = report;
+    return (frame) => {
+      const after = frames.findIndex((at) => at >= frame);
+      const place = places[after < 0 ? frames.length - 1 : after];
+      return place && { point: place.slice(0, 3), heading: place[3] };
+    };
+  }
+
+  /** Where actors are at the shown frame, and where their points are, by name. */
+  get moves() {
+    const { up } = this.ground;
+    const stand = ([x, y, z, heading]) => standOf({ point: [x, y, z], heading }, up);
+    return new Map(this.all.filter(({ report }) => report?.stands).map((actor) => {
+      const now = this.trackOf(actor)(this.frame);
+      return [actor.name, { from: stand(actor.report.stands), to: now && standOf(now, up) }];
+    }));
+  }
+
+  /** Width, height and length of an actor in scene units. */
+  sizeOf({ report, node }) {
+    const size = report?.size ?? GUESSED_SIZE.map((side) => side * this.model.scene.depth);
+    const height = node ? Number(valueOf(node, "height")) : 0;
+    return height > 0 && size[1] > 0 ? size.map((side) => (side * height) / size[1]) : size;
+  }
+
+  /** The point of the ground of a keyframe of the chosen actor. */
+  pointOf({ place }) {
+    return pointOf(place, this.ground, this.current?.report?.level ?? 0);
+  }
+
+  /** Where the chosen actor is at a frame; ahead of the start camera where nobody knows. */
+  at(frame) {
+    const { start, depth } = this.model.scene;
+    const ahead = add(start.position, scale(forwardOf(start.rotation), depth));
+    return this.trackOf(this.current)(frame) ?? { point: pointOf(ahead, this.ground), heading: Math.PI };
+  }
+
+  /** Select a keyframe, and show its frame. */
+  select(index) {
+    this.selected = index;
+    if (index >= 0) this.model.scrub(this.keyframes[index].frame);
+    else this.onEdit();
+  }
+
+  /**
+   * Change keyframes; the actor follows its path from then on. The node's value, and undo, follow
+   * at the end of a gesture if there is one.
+   *
+   * @param {(stops: import("./actor_path.mjs").Stop[]) => void} change
+   */
+  edit(change) {
+    if (!this.editable) return;
+    const stops = this.keyframes;
+    const selected = stops[this.selected];
+    change(stops);
+    stops.sort((a, b) => a.frame - b.frame);
+    this.selected = selected ? stops.indexOf(selected) : this.selected;
+    if (this.held) this.held.changed = true;
+    else this.commit();
+    this.onEdit();
+  }
+
+  /** Begin a gesture. @returns {{end: () => void, cancel: () => void}} one of them is to be called */
+  begin() {
+    const held = { changed: false };
+    const { frame, selected } = this;
+    this.held = held;
+    const finish = (keep) => {
+      if (this.held !== held) return;
+      this.held = null;
+      if (held.changed && keep) this.commit();
+      if (!keep) {
+        this.parsed.set(this.current.node, {});
+        this.read();
+        this.selected = selected;
+        this.model.scrub(frame);
+      }
+      this.onEdit();
+    };
+    return { end: () => finish(true), cancel: () => finish(false) };
+  }
+
+  /** Write the path to the node, which follows it from then on. */
+  commit() {
+    const { node, stops } = this.current;
+    const fps = fpsOf(node);
+    const text = writeStops(stops, fps);
+    this.parsed.set(node, { text, fps, stops });
+    this.#set("path", text);
+    if (stops.length) this.#set("behaviour", PATH);
+    this.model.bridge.capture();
+  }
+
+  /** A keyframe where the actor is at a frame; the one that is there already is selected. */
+  addKeyframe(frame = this.frame) {
+    if (!this.editable) return;
+    const there = this.keyframes.findIndex((stop) => stop.frame === frame);
+    if (there < 0) {
+      const stop = this.#stopHere(frame);
+      this.edit((stops) => stops.push(stop));
+      this.select(this.keyframes.indexOf(stop));
+    } else this.select(there);
+  }
+
+  #stopHere(frame) {
+    const { point, heading } = this.at(frame);
+    const stops = this.keyframes;
+    const told = [stops.findLast((stop) => stop.frame < frame), stops.find((stop) => stop.frame > frame)]
+      .some((stop) => stop && stop.heading !== null);
+    return {
+      frame, place: placeOf(point, this.ground), heading: told ? degrees(heading) : null,
+      timed: stops.length > 0 && stops.every(({ timed }) => timed),
+    };
+  }
+
+  /** Delete a keyframe; without any the actor does as it did before there was a path. */
+  removeKeyframe(index = this.selected) {
+    if (!this.editable || !this.keyframes[index]) return;
+    this.selected = -1;
+    this.edit((stops) => stops.splice(index, 1));
+    if (this.keyframes.length) this.select(Math.min(index, this.keyframes.length - 1));
+  }
+
+  /** Move a keyframe in time, past its neighbours too; it is selected, since its index changes. */
+  retime(index, frame, from = this.keyframes[index].frame) {
+    if (!this.editable) return;
+    this.selected = index;
+    const stop = this.keyframes[index];
+    const wish = Math.min(this.frames - 1, Math.max(0, Math.round(frame)));
+    const to = freeFrame(this.keyframes, stop, wish, wish < from ? -1 : 1, this.frames);
+    this.edit(() => (stop.frame = to));
+    this.model.scrub(to);
+  }
+
+  /** Put a keyframe at a point of the ground. */
+  move(stop, point) {
+    this.edit(() => (stop.place = placeOf(point, this.ground)));
+  }
+
+  /** Turn a keyframe. @param {number | null} heading in degrees; null faces the way ahead */
+  turn(stop, heading) {
+    this.edit(() => (stop.heading = heading));
+  }
+
+  #set(name, value) {
+    const { node } = this.current;
+    const widget = node.widgets?.find((each) => each.name === name);
+    if (!widget || widget.value === value) return;
+    this.writing = true;
+    try {
+      widget.value = value;
+      widget.callback?.(value);
+    } finally {
+      this.writing = false;
+    }
+    node.graph?.setDirtyCanvas?.(true, true);
+  }
+}
+
+const valueOf = (node, name) => node.widgets?.find((widget) => widget.name === name)?.value;
+
+const linked = (node, names) =>
+  (node.inputs ?? []).some((input) => names.includes(input.widget?.name) && input.link != null);
+
+function fpsOf(node) {
+  const fps = Number(valueOf(node, "fps"));
+  return fps > 0 ? fps : 24;
+}
+
+/** What an actor is called where it was made; else as the node that places it. */
+function nameOf(node) {
+  const slot = (node.inputs ?? []).findIndex(({ name }) => name === "actor");
+  const maker = slot < 0 ? null : node.getInputNode?.(slot);
+  const name = maker && !linked(maker, ["name"]) ? valueOf(maker, "name") : null;
+  return typeof name === "string" && name ? name : String(node.title);
+}
+
+/** All nodes upstream that place an actor, the first placed first. */
+function placingNodes(node) {
+  const waiting = [node];
+  const seen = new Set();
+  const found = [];
+  while (waiting.length) {
+    const next = waiting.shift();
+    if (!next || seen.has(next)) continue;
+    seen.add(next);
+    if (next.comfyClass === PLACES) found.unshift(next);
+    (next.inputs ?? []).forEach((_, slot) => waiting.push(next.getInputNode?.(slot)));
+  }
+  return found;
+}
