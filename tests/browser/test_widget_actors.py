@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -81,8 +80,8 @@ SEEN = """(w) => {
     const { actors } = w.directing;
     const at = actors.trackOf(actors.current);
     const { frames, places } = actors.current.report;
-    return { page: frames.map((frame) => { const { point, heading } = at(frame); return [...point, heading]; }),
-             server: places };
+    const page = frames.map(at).map(({ point, heading }) => [...point, heading]);
+    return { page, server: places };
 }"""
 STOPS = "(w) => structuredClone(w.directing.actors.keyframes)"
 POINT = """(w, index) => {
@@ -92,6 +91,42 @@ POINT = """(w, index) => {
 HERE = """(w) => {
     const { actors } = w.directing;
     return actors.trackOf(actors.current)(actors.frame).point;
+}"""
+CONNECT = """(type) => {
+    const node = app.graph.nodes.find((n) => n.type === "MirageTrajectory");
+    const slot = node.inputs.findIndex((input) => input.name === "cache");
+    app.graph.nodes.find((n) => n.type === type).connect(0, node, slot);
+}"""
+LOCAL = """(w) => {
+    const { actors } = w.directing;
+    const { from, to } = actors.moves.get("red box");
+    const set = w.ensemble.moving.get("red box");
+    const shown = w.points.position.slice(-3 * set.count);
+    const local = (points, { rotation: r, position }) =>
+        Array.from({ length: set.count }, (_, i) => {
+            const [x, y, z] = [0, 1, 2].map((k) => points[3 * i + k] - position[k]);
+            return [0, 1, 2].map((k) => r[k] * x + r[3 + k] * y + r[6 + k] * z);
+        });
+    return [local(set.position, from), local(shown, to)];
+}"""
+RED = """(w) => {
+    w.viewport.render();
+    const { canvas, context, controls } = w.viewport;
+    const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+    let [x, y, count] = [0, 0, 0];
+    for (let at = 0; at < data.length; at += 4) {
+        const [r, g, b] = data.subarray(at, at + 3);
+        if (r < 100 || g > 0.6 * r || b > 0.6 * r) continue;
+        x += (at / 4) % canvas.width;
+        y += Math.floor(at / 4 / canvas.width);
+        count += 1;
+    }
+    const { actors } = w.directing;
+    const { point } = actors.trackOf(actors.current)(actors.frame);
+    const { up } = actors.ground;
+    const [, height] = actors.sizeOf(actors.current);
+    const middle = controls.project(point.map((value, i) => value + (up[i] * height) / 2));
+    return [x / count, y / count, count, middle[0], middle[1], canvas.width];
 }"""
 UNDO = "() => app.extensionManager.workflow.activeWorkflow.changeTracker.undo()"
 ACTORS = "Actors: direct what moves"
@@ -164,6 +199,30 @@ def test_they_are_where_the_server_has_them(directed: Any) -> None:
         np.testing.assert_allclose(np.cos(turned), 1, atol=1e-9)
 
 
+def test_their_points_go_with_them(directed: Any) -> None:
+    """At every frame the points are where they are at the server, seen from the actor."""
+    for frame in (0, 7, 16, 32):
+        directed.widget("(w, frame) => w.model.scrub(frame)", frame)
+        was, now = map(np.array, directed.widget(LOCAL))
+        assert len(now) > 50
+        np.testing.assert_allclose(now, was, atol=2e-5)
+
+
+def test_the_camera_sees_the_actor_where_its_path_says(directed: Any) -> None:
+    """The red of the box is where its card would be, at each frame, without a new run."""
+    button(directed, ACTORS).click()
+    directed.widget("(w) => w.viewport.setView('camera')")
+    xs = []
+    for frame in (0, 16, 32):
+        directed.widget("(w, frame) => w.model.scrub(frame)", frame)
+        x, y, count, middle_x, middle_y, width = directed.widget(RED)
+        assert count > 100
+        assert x == pytest.approx(middle_x, abs=0.04 * width)
+        assert y == pytest.approx(middle_y, abs=0.04 * width)
+        xs.append(x)
+    assert xs[1] > xs[0] + 30
+
+
 def test_above_a_keyframe_is_dragged_along_the_floor_as_one_step_of_undo(directed: Any) -> None:
     assert directed.widget("(w) => w.viewport.controls.view") == "top"
     before = directed.value("path", kind=PLACES)
@@ -209,7 +268,8 @@ def test_the_heading_is_dragged_typed_and_left_to_the_path(directed: Any) -> Non
             const { point, heading } = actors.trackOf(actors.current)(16);
             const [width, , length] = actors.sizeOf(actors.current);
             const reach = 1.2 * Math.max(width, length);
-            return [point[0] + reach * Math.sin(heading), point[1], point[2] + reach * Math.cos(heading)];
+            const ahead = [Math.sin(heading), 0, Math.cos(heading)];
+            return point.map((value, i) => value + reach * ahead[i]);
         }"""
     )
     key = directed.widget(POINT, 1)
@@ -295,7 +355,7 @@ def test_without_a_path_the_first_keyframe_is_where_it_is(directed: Any) -> None
     write(directed, "")
     kind, detail = directed.run()
     assert kind == "execution_success", detail
-    directed.wait("(w) => w.directing.actors.current.report && !w.directing.actors.keyframes.length")
+    directed.wait("(w) => w.directing.actors.current.report")
     was = directed.widget(HERE)
     button(directed, "Add a keyframe here").click()
     (stop,) = path(directed)
@@ -320,21 +380,13 @@ def test_a_path_that_cannot_be_read_is_told_and_left_alone(directed: Any, text: 
 
 def test_what_is_missing_is_told(directed: Any) -> None:
     note = widget(directed).locator(".mirage-note")
-    cut: Callable[[str], Any] = lambda name: directed.page.evaluate(  # noqa: E731
-        """(name) => {
-            const node = app.graph.nodes.find((n) => n.type === "MirageTrajectory");
-            const init = app.graph.nodes.find((n) => n.type === "MirageCacheInit");
-            const placed = app.graph.nodes.find((n) => n.type === "MiragePlaceActor");
-            const slot = node.inputs.findIndex((input) => input.name === "cache");
-            (name === "init" ? init : placed).connect(0, node, slot);
-        }""",
-        name,
-    )
-    cut("init")
+    directed.page.evaluate(CONNECT, "MirageCacheInit")
     directed.widget("(w) => w.directing.actors.describe(null) ?? w.refresh()")
-    expect(note).to_have_text("No actor: connect the cache of Mirage Place Actor to this node's cache.")
+    expect(note).to_have_text(
+        "No actor: connect the cache of Mirage Place Actor to this node's cache."
+    )
     expect(button(directed, "Add a keyframe here")).to_be_disabled()
-    cut("placed")
+    directed.page.evaluate(CONNECT, PLACES)
     directed.widget("(w) => w.directing.actors.describe(w.view) ?? w.refresh()")
     expect(note).to_have_text("")
 
@@ -348,9 +400,9 @@ def test_two_actors_are_told_apart(directed: Any) -> None:
             const second = LiteGraph.createNode("MiragePlaceActor");
             second.title = "a friend";
             app.graph.add(second);
-            const set = (name, value) => (second.widgets.find((w) => w.name === name).value = value);
-            set("behaviour", "path");
-            set("path", '[{"frame": 0, "place": [1.2, 4]}, {"frame": 20, "place": [1.2, 3]}]');
+            const path = '[{"frame": 0, "place": [1.2, 4]}, {"frame": 20, "place": [1.2, 3]}]';
+            const wanted = { behaviour: "path", path };
+            for (const w of second.widgets) if (w.name in wanted) w.value = wanted[w.name];
             first.connect(0, second, 0);
             second.connect(0, move, move.inputs.findIndex((input) => input.name === "cache"));
         }"""

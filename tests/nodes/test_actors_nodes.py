@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -119,6 +120,32 @@ def test_the_report_of_a_memory_names_its_actors(studio: Studio) -> None:
     assert view["actors"][0]["actor"] == "figure"
     assert view["points"] == len(cache)
     assert "actors" not in info.execute(studio.memory()).ui["mirage_memory"][0]
+
+
+def test_the_page_is_told_where_actors_are(studio: Studio) -> None:
+    """Each frame's place and heading, at most a few hundred of them, and where the points are."""
+    cache, _ = studio.placed(studio.memory(what="colours"), WAY)
+    viewer = studio.module("nodes.comfy.viewer")
+    actor = cache.actors[0]
+    for frames, step in ((9, 1), (1601, 5)):
+        (told,) = viewer.cast_view(cache, frames)["cast"]
+        assert told["frames"] == list(range(0, frames, step)) and len(told["frames"]) <= 400
+        for frame, place in zip(told["frames"][:9], told["places"], strict=False):
+            pose = actor.pose(frame)
+            torch.testing.assert_close(torch.tensor(place[:3]).double(), pose[:3, 3])
+            front = torch.tensor([math.sin(place[3]), math.cos(place[3])]).double()
+            torch.testing.assert_close(front, pose[[0, 2], 2], atol=1e-5, rtol=0)
+    view = viewer.cast_view(cache, 9)
+    assert view["ground"]["up"][1] == pytest.approx(-1, abs=1e-3)
+    assert told["name"] == "figure" and told["size"] == pytest.approx(list(actor.size))
+    assert told["facing"] == float(actor.track.headings[-1]), "it was seen from one side"
+    stands = actor.pose(int(actor.track.frames[-1]))
+    assert told["stands"][:3] == pytest.approx(stands[:3, 3].tolist())
+    json.dumps(view, allow_nan=False)
+    forgotten, _ = studio.placed(studio.memory(what="colours"), WAY, behaviour="forget")
+    (told,) = viewer.cast_view(forgotten, 9)["cast"]
+    assert told["places"][0] is not None and told["places"][8] is None
+    assert viewer.cast_view(studio.memory(), 9) == viewer.cast_view(None, 9) == {}
 
 
 def test_tracks_are_chained(studio: Studio) -> None:

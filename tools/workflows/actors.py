@@ -25,8 +25,9 @@ Press **Run**. In a clip of a second a red box glides through a room. It becomes
 its own points, and walks a path that was drawn for it, while the camera moves too. Nothing to \
 download. The video is at *Save Video*.
 
-Then look into `path` of *Mirage Place Actor*: each keyframe has a frame, a place on the floor (to \
-the right, and ahead of the first camera) and a heading in degrees. Move one, add one, run again.
+Then press the button with the figure in *Mirage Trajectory*: from above you see its track. Drag \
+a keyframe, double-click on the track, scrub, run again. Through **Camera** the box is a card that \
+you drag on the floor. All of it is written into `path` of *Mirage Place Actor*.
 
 **An actor of yours**: Mirage Embedded Movers stands for a clip of yours with its depth and a mask \
 that follows it, or for one photograph of somebody. The set is a picture in which they are not, or \
