@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mirage_core.cache.actor import Actor
 from mirage_core.cache.types import LatentCache
 from mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from mirage_core.constants import TEMPORAL_STRIDE
@@ -80,12 +81,14 @@ class Variant:
         forget: Begin the memory anew at every chunk, from the chunk's first frame.
         filtered: Keep what moves out of the memory.
         learn: Told of every finished chunk's frames and state, for memories beside the latent one.
+        actors: In the memory from the start.
     """
 
     make: Make
     forget: bool = False
     filtered: bool = False
     learn: Callable[[RolloutState, Tensor], None] | None = None
+    actors: tuple[Actor, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +119,7 @@ def shoot(shot: Shot, variant: Variant, steps: int, **memory: Any) -> Result:
             shot.truth[0], first, shot.cameras, CODEC,
             settings=loop, seed=shot.seed, folder=Path(folder) / "shot",
         )  # fmt: skip
+        state = dataclasses.replace(state, cache=state.cache.with_actors(variant.actors))
         if variant.learn is not None:
             variant.learn(state, shot.truth[:1])
         while not state.complete:

@@ -8,7 +8,8 @@ and for three movers in a room how often each is known again. Movers go straight
 
 ``--rooms 20 --frames 97 193`` is the whole of it. ``--save FILE`` keeps the report, room by room:
 the same command goes on where it was stopped, so remove the file after a change of the code.
-``--picture FILE`` has the truth beside the behaviours for the last room.
+``--picture FILE`` has the truth beside the behaviours for the last room. ``--model`` makes the same
+shots with the bundled model (of 320 x 192, with tokens), and by it with the memory drawn over.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from _actor_shots import made_shots
 from PIL import Image
 from readout_cpu import processor
 from torch import Tensor
@@ -56,7 +58,7 @@ LOOK: Final = 25
 
 STEP: Final = 4
 AWAY: Final = math.radians(100)
-SAME: Final = ("machine", "torch", "what", "size", "turning")
+SAME: Final = ("machine", "torch", "what", "size", "turning", "model")
 """What rooms of one report have in common."""
 
 COVERED: Final = 0.9
@@ -201,6 +203,25 @@ def measure(
     return found, torch.cat(pictures, dim=1)
 
 
+def modelled(
+    seed: int, frames: int, codec: Any, size: tuple[int, int], turning: bool
+) -> tuple[dict[str, Any], Tensor]:
+    """One room's shots by the bundled model, as `measure` has them by the preview."""
+    scene, cameras = scene_of(seed, 1, frames, size, turning)
+    whole = Seen.of(scene, cameras, list(range(frames)))
+    if not bool((whole.which[frames - LOOK :] == 0).any()):
+        raise GeometryError("The mover is hidden or out of view at the end")
+    before = Seen.of(scene, cameras, list(range(0, LOOK, STEP)))
+    cache = set_memory(before, codec)
+    mask = on_depth(before.which == 0, before.geometry)
+    turns = ActorConfig(turns=not turning)
+    made = make_actor("thing", before.look(codec), mask, cache, ground_of(cache), turns)
+    cast = behaviours(made.actor, scene.movers[0], frames, cameras.fps)
+    truth = (whole.pictures, whole.depth, whole.which)
+    found, last = made_shots(seed, truth, cameras, cast, slice(frames - LOOK, frames))
+    return found, torch.cat([whole.pictures[-1], *last], dim=1)
+
+
 def recognised(
     seed: int, frames: int, codec: Any, size: tuple[int, int], turning: bool
 ) -> dict[str, int]:
@@ -253,6 +274,20 @@ def table(rooms: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def model_table(rooms: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over rooms of the bundled model's shots, and each behaviour less `forget`."""
+    found: dict[str, Any] = {}
+    for name in ("forget", "stay", "go_on", "path"):
+        for way in ("model", "drawn over"):
+            cells = {
+                key: statistics.mean(room[name][way][key] for room in rooms)
+                for key in ("mover", "set")
+            }
+            plain = statistics.mean(room["forget"][way]["mover"] for room in rooms)
+            found.setdefault(name, {})[way] = cells | {"over_forget": cells["mover"] - plain}
+    return found
+
+
 def arguments() -> argparse.Namespace:
     """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -261,10 +296,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--what", choices=list(CODECS), default="colours")
     parser.add_argument("--size", type=int, nargs=2, default=[320, 192])
     parser.add_argument("--turning", action="store_true")
+    parser.add_argument("--model", action="store_true")
     parser.add_argument("--first", type=int, default=FIRST_ROOM)
     parser.add_argument("--save", type=Path)
     parser.add_argument("--picture", type=Path)
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if asked.model and (asked.what != "tokens" or asked.size != [320, 192]):
+        parser.error("the bundled model needs --what tokens, and makes frames of 320 x 192")
+    return asked
 
 
 def opened(path: Path | None, head: dict[str, Any]) -> dict[str, Any]:
@@ -272,7 +311,7 @@ def opened(path: Path | None, head: dict[str, Any]) -> dict[str, Any]:
     if path is None or not path.exists():
         return head
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    other = [key for key in SAME if kept.get(key) != head[key]]
+    other = [key for key in SAME if kept.get(key, False) != head[key]]
     if other:
         raise SystemExit(f"{path} is of another {', '.join(other)}: choose another file")
     return kept
@@ -292,20 +331,27 @@ def room_of(
 ) -> dict[str, Any]:
     """All figures of one room, or why it has none."""
     try:
-        room, picture = measure(seed, frames, codec, size, asked.turning)
-        known = recognised(seed, frames, codec, size, asked.turning)
+        if asked.model:
+            room, picture = modelled(seed, frames, codec, size, asked.turning)
+            known = {"returns": 0, "right": 0, "doubles": 0}
+        else:
+            room, picture = measure(seed, frames, codec, size, asked.turning)
+            known = recognised(seed, frames, codec, size, asked.turning)
     except GeometryError as error:
         # A room without space for movers, or whose mover is never in view.
         return {"seed": seed, "without": error.what}
     if asked.picture:
-        Image.fromarray((picture * 255).round().byte().numpy()).save(asked.picture)
+        shown = (picture.clamp(0, 1) * 255).round().byte()
+        Image.fromarray(shown.numpy()).save(asked.picture)
     return {"seed": seed, "figures": room, "recognition": known}
 
 
 def summary(each: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over the rooms that have figures."""
     rooms = [room for room in each if "figures" in room]
-    return table([room["figures"] for room in rooms]) | {
+    figures = [room["figures"] for room in rooms]
+    means = table(figures) if "ghosts" in figures[0] else model_table(figures)
+    return means | {
         "rooms": len(rooms),
         "without": [f"{room['seed']}: {room['without']}" for room in each if "without" in room],
         "recognition": {
@@ -330,6 +376,7 @@ def main() -> None:
             "what": asked.what,
             "size": list(size),
             "turning": asked.turning,
+            "model": asked.model,
         },
     )
     for frames in asked.frames:
