@@ -5,9 +5,10 @@ import { add, forwardOf, scale } from "../viewer/math.mjs";
 import { degrees, parseStops, placeOf, pointOf, standOf, trackOf, writeStops } from "./actor_path.mjs";
 import { freeFrame } from "./keyframes.mjs";
 
-/** The class of nodes that place an actor, and the behaviour that follows a path. */
+/** The class of nodes that place an actor, the behaviour that follows a path, and that without one. */
 const PLACES = "MiragePlaceActor";
 const PATH = "path";
+const STAY = "stay";
 /** What stands for the floor and an actor's size until the node has run, in scene depths. */
 const EYE_LEVEL = 0.35;
 const GUESSED_SIZE = [0.12, 0.3, 0.12];
@@ -267,7 +268,8 @@ export class Actors {
     const text = writeStops(stops, fps);
     this.parsed.set(node, { text, fps, stops });
     this.#set("path", text);
-    if (stops.length) this.#set("behaviour", PATH);
+    // Without a path there is none to follow.
+    if (stops.length || this.behaviour === PATH) this.#set("behaviour", stops.length ? PATH : STAY);
     this.model.bridge.capture();
   }
 
@@ -365,7 +367,8 @@ function placingNodes(node) {
     if (!next || seen.has(next)) continue;
     seen.add(next);
     if (next.comfyClass === PLACES) found.unshift(next);
-    (next.inputs ?? []).forEach((_, slot) => waiting.push(next.getInputNode?.(slot)));
+    // A node that is being made is in no graph yet.
+    if (next.graph) (next.inputs ?? []).forEach((_, slot) => waiting.push(next.getInputNode?.(slot)));
   }
   return found;
 }
