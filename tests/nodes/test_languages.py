@@ -76,3 +76,26 @@ def test_the_server_hands_out_all_languages(comfy_server: ComfyServer) -> None:
     served = ComfyClient(comfy_server.url).get_json("/i18n")
     for folder in LOCALES:
         assert served[folder.name]["mirage"] == texts(folder)["mirage"]
+
+
+@pytest.mark.parametrize(
+    "page",
+    sorted(page for name in OTHERS for page in (PACK / "js" / "docs").glob(f"*/{name.name}.md")),
+    ids=lambda page: f"{page.parent.name}/{page.stem}",
+)
+def test_a_translated_help_page_names_the_node_and_all_of_its_sockets(page: Path) -> None:
+    """The page lies where ComfyUI looks for it first, and has what the English one has."""
+    node = texts(PACK / "locales" / page.stem, "nodeDefs")[page.parent.name]
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(f"# {node['display_name']}\n")
+    english = page.parent.with_suffix(".md").read_text(encoding="utf-8")
+    for sign in ("## ", "\n- ", "\n| "):
+        assert text.count(sign) == english.count(sign), sign
+    for socket in [*node["inputs"].values(), *node["outputs"].values()]:
+        assert re.search(rf"(?<!\w){re.escape(socket['name'])}(?!\w)", text), socket["name"]
+
+
+def test_actors_are_explained_in_every_language() -> None:
+    for folder in OTHERS:
+        for name in ("MirageActor", "MiragePlaceActor", "MirageTracks", "MirageEmbeddedMovers"):
+            assert (PACK / "js" / "docs" / name / f"{folder.name}.md").is_file()
