@@ -30,7 +30,7 @@ from mirage_core.rollout.context import chunk_condition
 from mirage_core.rollout.decode import context_latents, decode_with_context
 from mirage_core.rollout.denoisers import TransformerDenoisers
 from mirage_core.rollout.memory import begin_memory, write_chunk
-from mirage_core.rollout.run_folder import commit
+from mirage_core.rollout.run_folder import commit, open_folder
 from mirage_core.rollout.sample import seeded_noise
 from mirage_core.rollout.settings import GenerationSettings
 from mirage_core.rollout.state import RolloutState
@@ -120,6 +120,7 @@ def shoot(shot: Shot, variant: Variant, steps: int, **memory: Any) -> Result:
             settings=loop, seed=shot.seed, folder=Path(folder) / "shot",
         )  # fmt: skip
         state = dataclasses.replace(state, cache=state.cache.with_actors(variant.actors))
+        state = open_folder(state)
         if variant.learn is not None:
             variant.learn(state, shot.truth[:1])
         while not state.complete:

@@ -134,7 +134,8 @@ def test_the_page_is_told_where_actors_are(studio: Studio) -> None:
             pose = actor.pose(frame)
             torch.testing.assert_close(torch.tensor(place[:3]).double(), pose[:3, 3])
             front = torch.tensor([math.sin(place[3]), math.cos(place[3])]).double()
-            torch.testing.assert_close(front, pose[[0, 2], 2], atol=1e-5, rtol=0)
+            # The floor that was found leans a little, and so does what stands on it.
+            torch.testing.assert_close(front, pose[[0, 2], 2], atol=5e-3, rtol=0)
     view = viewer.cast_view(cache, 9)
     assert view["ground"]["up"][1] == pytest.approx(-1, abs=1e-3)
     assert told["name"] == "figure" and told["size"] == pytest.approx(list(actor.size))
