@@ -62,11 +62,11 @@ function stopOf(item, fps) {
   const { frame, time, place, heading = null } = item;
   const timed = time !== undefined;
   if (timed === (frame !== undefined)) return null;
-  if (!within(timed ? time * fps : frame, 0, MAX_FRAME)) return null;
+  if (!(timed ? within(time, 0, MAX_FRAME / fps) : within(frame, 0, MAX_FRAME))) return null;
   if (!Array.isArray(place) || ![2, 3].includes(place.length)) return null;
   if (!place.every((value) => within(value, -MAX_PLACE, MAX_PLACE))) return null;
   if (heading !== null && !within(heading, -MAX_HEADING, MAX_HEADING)) return null;
-  return { frame: Math.round(timed ? time * fps : frame), place: [...place], heading, timed };
+  return { frame: roundHalfEven(timed ? time * fps : frame), place: [...place], heading, timed };
 }
 
 const rounded = (value) => Number(value.toPrecision(DIGITS));

@@ -2,11 +2,11 @@
 
 import { followWidgets } from "../page/bridge.mjs";
 import { add, forwardOf, scale } from "../viewer/math.mjs";
+import { fpsOf, linked, nameOf, placingNodes, valueOf } from "./actor_nodes.mjs";
 import { degrees, parseStops, placeOf, pointOf, standOf, trackOf, writeStops } from "./actor_path.mjs";
 import { freeFrame } from "./keyframes.mjs";
 
-/** The class of nodes that place an actor, the behaviour that follows a path, and that without one. */
-const PLACES = "MiragePlaceActor";
+/** The behaviour that follows a path, and that without one. */
 const PATH = "path";
 const STAY = "stay";
 /** What stands for the floor and an actor's size until the node has run, in scene depths. */
@@ -122,15 +122,29 @@ export class Actors {
   /** Find the actors again, and read their paths. */
   read() {
     if (this.held) return;
+    const { current } = this;
     const nodes = placingNodes(this.model.node);
     const placed = nodes.map((node) => {
       const name = nameOf(node);
       const report = this.reports.find((each) => each.name === name) ?? null;
       return { name, node, report, stops: this.#stopsOf(node) };
     });
-    const names = new Set(placed.map(({ name }) => name));
+    // Of one name the memory keeps the actor that was placed last.
+    const last = [...new Map(placed.map((actor) => [actor.name, actor])).values()];
+    const names = new Set(last.map(({ name }) => name));
     const others = this.reports.filter(({ name }) => !names.has(name));
-    this.all = [...placed, ...others.map((report) => ({ name: report.name, node: null, report, stops: [] }))];
+    const unmatched = last.filter(({ report }) => !report);
+    // What it is called may be known to the server alone.
+    if (unmatched.length === 1 && others.length === 1) [unmatched[0].report] = others.splice(0);
+    this.all = [...last, ...others.map((report) => ({ name: report.name, node: null, report, stops: [] }))];
+    this.#stayWith(current);
+  }
+
+  /** Go on with the actor that was directed, whatever it is called now. */
+  #stayWith(before) {
+    const same = before?.node && this.all.find(({ node }) => node === before.node);
+    if (same) this.chosen = same.name;
+    else if (this.current?.name !== before?.name) this.selected = -1;
     if (this.selected >= this.keyframes.length) this.selected = -1;
   }
 
@@ -174,8 +188,9 @@ export class Actors {
   trackOf(actor) {
     const { stops, report, node } = actor;
     const level = report?.level ?? 0;
-    const behaves = node ? valueOf(node, "behaviour") : null;
-    if (stops?.length && behaves === PATH) {
+    const dragged = this.held?.changed && actor === this.current;
+    const follows = node && (dragged || valueOf(node, "behaviour") === PATH);
+    if (stops?.length && follows) {
       return trackOf(stops, this.ground, { level, facing: report?.facing ?? null });
     }
     if (!report) return () => null;
@@ -214,6 +229,15 @@ export class Actors {
     const { start, depth } = this.model.scene;
     const ahead = add(start.position, scale(forwardOf(start.rotation), depth));
     return this.trackOf(this.current)(frame) ?? { point: pointOf(ahead, this.ground), heading: Math.PI };
+  }
+
+  /** Go to the keyframe before or after the shown frame. @param {-1 | 1} side */
+  jump(side) {
+    const frames = this.keyframes.map(({ frame }) => frame);
+    const index = side > 0
+      ? frames.findIndex((frame) => frame > this.frame)
+      : frames.findLastIndex((frame) => frame < this.frame);
+    if (index >= 0) this.select(index);
   }
 
   /** Select a keyframe, and show its frame. */
@@ -337,38 +361,4 @@ export class Actors {
     }
     node.graph?.setDirtyCanvas?.(true, true);
   }
-}
-
-const valueOf = (node, name) => node.widgets?.find((widget) => widget.name === name)?.value;
-
-const linked = (node, names) =>
-  (node.inputs ?? []).some((input) => names.includes(input.widget?.name) && input.link != null);
-
-function fpsOf(node) {
-  const fps = Number(valueOf(node, "fps"));
-  return fps > 0 ? fps : 24;
-}
-
-/** What an actor is called where it was made; else as the node that places it. */
-function nameOf(node) {
-  const slot = (node.inputs ?? []).findIndex(({ name }) => name === "actor");
-  const maker = slot < 0 ? null : node.getInputNode?.(slot);
-  const name = maker && !linked(maker, ["name"]) ? valueOf(maker, "name") : null;
-  return typeof name === "string" && name ? name : String(node.title);
-}
-
-/** All nodes upstream that place an actor, the first placed first. */
-function placingNodes(node) {
-  const waiting = [node];
-  const seen = new Set();
-  const found = [];
-  while (waiting.length) {
-    const next = waiting.shift();
-    if (!next || seen.has(next)) continue;
-    seen.add(next);
-    if (next.comfyClass === PLACES) found.unshift(next);
-    // A node that is being made is in no graph yet.
-    if (next.graph) (next.inputs ?? []).forEach((_, slot) => waiting.push(next.getInputNode?.(slot)));
-  }
-  return found;
 }

@@ -17,6 +17,8 @@ const NUDGE = 0.02;
 /** Length of the mark of where an actor faces, in widths of its card. */
 const NOSE = 1.2;
 const LABEL_PX = 12;
+/** What arrow keys do: quarter turns from heading 0, and which way. */
+const STEPS = { ArrowLeft: [1, -1], ArrowRight: [1, 1], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
 /** The point of the ground under a place of the view; null above the horizon. */
 export function groundUnder(x, y, controls, up, height, reach) {
@@ -88,7 +90,7 @@ export class ActorsMode {
   }
 
   show(on) {
-    this.on = on;
+    this.on = this.widget.editor.resting = on;
     this.panel.hidden = !on;
     this.button.setAttribute("aria-pressed", String(on));
     this.widget.refresh();
@@ -264,25 +266,35 @@ export class ActorsMode {
   }
 
   /**
-   * Arrows, Page Up and Down: move the selected keyframe along the axes of the ground.
+   * Keys on keyframes of the actor: add, delete, go to the next, and arrows, which move the selected
+   * one along the axes of the ground. Others that move the camera's do nothing meanwhile.
    *
    * @returns {boolean} whether the key was one of these
    */
   key(event) {
     if (!this.on || event.ctrlKey || event.metaKey || event.altKey) return false;
     const { actors } = this;
-    const stop = actors.keyframes[actors.selected];
+    const jumps = { "[": -1, "]": 1 };
     if (event.key === "Delete" || event.key === "Backspace") actors.removeKeyframe();
     else if (event.key.toLowerCase() === "k" && !event.shiftKey) actors.addKeyframe();
-    else {
-      const steps = { ArrowLeft: [1, -1], ArrowRight: [1, 1], ArrowUp: [0, 1], ArrowDown: [0, -1] };
-      const [turned, sign] = steps[event.key] ?? [];
-      if (!sign || !stop || !actors.editable) return false;
-      const size = sign * NUDGE * this.widget.model.scene.depth * (event.shiftKey ? 5 : 1);
-      const way = wayOfHeading(turned * Math.PI / 2, actors.ground.up);
-      actors.move(stop, add(actors.pointOf(stop), scale(way, size)));
-    }
+    else if (event.key in jumps) actors.jump(jumps[event.key]);
+    else if (event.key in STEPS) this.#nudge(...STEPS[event.key], event.shiftKey ? 5 : 1);
+    else return event.key === "PageUp" || event.key === "PageDown";
     return true;
+  }
+
+  #nudge(turned, sign, times) {
+    const { actors } = this;
+    const stop = actors.keyframes[actors.selected];
+    if (!stop || !actors.editable) return;
+    const size = sign * NUDGE * this.widget.model.scene.depth * times;
+    const way = wayOfHeading(turned * Math.PI / 2, actors.ground.up);
+    actors.move(stop, add(actors.pointOf(stop), scale(way, size)));
+  }
+
+  /** Hear no more of nodes that outlive the widget. */
+  dispose() {
+    this.actors.onEdit = () => {};
   }
 
   /** Draw tracks, keyframes and cards. */

@@ -33,6 +33,8 @@ export class Editor {
     this.director = new Director(model);
     /** True while the key is held with which a drag sets the focal length. */
     this.zooming = false;
+    /** True while something else than the camera is edited. */
+    this.resting = false;
     /** What is held while the wheel is turned. */
     this.wheeled = null;
     this.drawing = false;
@@ -195,7 +197,7 @@ export class Editor {
    */
   wheel(event, controls) {
     const { model } = this;
-    if (controls.view !== "camera" || !model.editable || (model.held && model.held !== this.wheeled)) {
+    if (controls.view !== "camera" || this.resting || !model.editable || (model.held && model.held !== this.wheeled)) {
       return false;
     }
     if (!model.held) {

@@ -213,8 +213,7 @@ class TrajectoryWidget {
     this.nearness.watch(this.ensemble.still, model.path, model.scene);
     this.coverage.start(this.ensemble.still, model.path, model.scene);
     this.preset.value = model.source === "preset" ? model.move.preset : "";
-    const busy = !model.editable;
-    for (const button of [this.drawButton, this.walkButton]) button.disabled = busy;
+    for (const button of [this.drawButton, this.walkButton]) button.disabled = !model.editable;
     this.preset.disabled = model.linked;
     this.refresh();
   }
@@ -229,7 +228,7 @@ class TrajectoryWidget {
   #scrubbed() {
     const { model } = this;
     const key = model.keyframes[model.selected];
-    this.ease.disabled = !key || !model.editable;
+    this.ease.disabled = !key || !model.editable || this.directing.on;
     this.ease.value = key?.speed ? "custom" : (key?.easing ?? "smooth");
     this.panel.update();
     this.directing.update();
@@ -389,6 +388,7 @@ class TrajectoryWidget {
     this.playblast.stop();
     this.nearness.stop();
     this.walk.dispose();
+    this.directing.dispose();
     this.coverage.stop();
     this.timeline.dispose();
     this.lens.dispose();

@@ -5,7 +5,7 @@ import { joinPoints, noPoints } from "./points.mjs";
 import { sharedRenderer } from "./renderer.mjs";
 
 /** Points up to which actors are moved while a shot is scrubbed: every move copies all of them. */
-const MOST_MOVED = 400_000;
+const MOST_MOVED = 120_000;
 
 /**
  * @typedef {{rotation: number[], position: number[]}} Stand axes of an actor, as columns, and its place
@@ -13,9 +13,15 @@ const MOST_MOVED = 400_000;
 
 /** A set of points as it is after a turn and a shift; what does not change is shared. */
 export function movedPoints(set, rotation, shift) {
-  const turned = (vectors, by = shift) => {
+  const [a, b, c, d, e, f, g, h, i] = rotation;
+  const turned = (vectors, [p, q, r] = shift) => {
     const moved = new Float32Array(vectors.length);
-    for (let at = 0; at < vectors.length; at += 3) moved.set(add(rotate(rotation, vectors.subarray(at, at + 3)), by), at);
+    for (let at = 0; at < vectors.length; at += 3) {
+      const [x, y, z] = [vectors[at], vectors[at + 1], vectors[at + 2]];
+      moved[at] = a * x + b * y + c * z + p;
+      moved[at + 1] = d * x + e * y + f * z + q;
+      moved[at + 2] = g * x + h * y + i * z + r;
+    }
     return moved;
   };
   const { surfels } = set;
@@ -55,7 +61,8 @@ export class Ensemble {
    * @returns {import("./points.mjs").PointSet} the same object while nothing moved
    */
   at(moves) {
-    if (!this.moving.size || this.shown.count > MOST_MOVED) return this.shown;
+    const { count, surfels } = this.shown;
+    if (!this.moving.size || (surfels?.count ?? count) > MOST_MOVED) return this.shown;
     const wanted = [...this.moving].map(([name, set]) => [set, moves.get(name)]);
     const key = JSON.stringify(wanted.map(([, move]) => move ?? null));
     if (key === this.key) return this.shown;

@@ -83,11 +83,16 @@ def memory_view(
     }
 
 
+def _shown_frame(actor: Actor, frame: int | None) -> int:
+    """The given frame, or else that at which it was seen last."""
+    return int(actor.track.frames[-1]) if frame is None else frame
+
+
 def _actor_view(
     actor: Actor, cache: LatentCache, frame: int | None, folder: Path
 ) -> list[dict[str, Any]]:
     """Blocks of an actor where it is, each with its name; none where it is nowhere."""
-    pose = actor.pose(int(actor.track.frames[-1]) if frame is None else frame)
+    pose = actor.pose(_shown_frame(actor, frame))
     basis = feature_basis(actor.cache)
     if pose is None or basis is None:
         return []
@@ -166,12 +171,13 @@ def trajectory_view(
     }
 
 
-def cast_view(cache: LatentCache | None, frames: int) -> View:
+def cast_view(cache: LatentCache | None, frames: int, frame: int | None = None) -> View:
     """The floor, and where the actors of a memory are in a shot of so many frames.
 
     Args:
         cache: The memory; nothing is told of one without actors.
         frames: Of the shot. Places of a few hundred of them are told, with headings in radians.
+        frame: At which `memory_view` showed the actors.
     """
     if cache is None or not cache.actors:
         return {}
@@ -179,11 +185,11 @@ def cast_view(cache: LatentCache | None, frames: int) -> View:
     shown = list(range(0, frames, max(1, math.ceil(frames / CAST_PLACES))))
     return {
         "ground": {"up": ground.up.tolist(), "height": ground.height},
-        "cast": [_actor_cast(actor, ground, shown) for actor in cache.actors],
+        "cast": [_actor_cast(actor, ground, shown, frame) for actor in cache.actors],
     }
 
 
-def _actor_cast(actor: Actor, ground: Ground, shown: list[int]) -> View:
+def _actor_cast(actor: Actor, ground: Ground, shown: list[int], frame: int | None) -> View:
     def places(frames: list[int]) -> list[list[float] | None]:
         there, poses = actor.poses(torch.tensor(frames))
         headings = heading_of(poses[:, :3, 2], ground.up)
@@ -197,7 +203,7 @@ def _actor_cast(actor: Actor, ground: Ground, shown: list[int]) -> View:
         "facing": float(actor.track.headings[-1]) if actor.one_sided else None,
         "frames": shown,
         "places": places(shown),
-        "stands": places([int(actor.track.frames[-1])])[0],
+        "stands": places([_shown_frame(actor, frame)])[0],
     }
 
 
@@ -212,7 +218,8 @@ def announce_chunk(state: RolloutState) -> RolloutState:
     if server is None or server.client_id is None or state.last is None:
         return state
     shown = state.plan[state.done - 1].output_end - 1
-    news = memory_view(state.cache, frame=shown) | {
+    cast = cast_view(state.cache, len(state.trajectory), shown)
+    news = memory_view(state.cache, frame=shown) | cast | {
         "trajectory": state.trajectory.fingerprint(),
         "run": state.run_id,
         "done": state.done,

@@ -92,6 +92,10 @@ HERE = """(w) => {
     const { actors } = w.directing;
     return actors.trackOf(actors.current)(actors.frame).point;
 }"""
+SAME_NAME = """() => {
+    const node = app.graph.nodes.findLast((n) => n.type === "MiragePlaceActor");
+    node.title = 'red box';
+}"""
 CONNECT = """(type) => {
     const node = app.graph.nodes.find((n) => n.type === "MirageTrajectory");
     const slot = node.inputs.findIndex((input) => input.name === "cache");
@@ -179,7 +183,7 @@ def directed(studio: Any, renderer: bool) -> Any:
 def test_they_are_where_the_server_has_them(directed: Any) -> None:
     """For headings told and untold, seconds, places with a height, and a half turn."""
     other = [
-        {"time": 0.2, "place": [-0.5, -3.0, 4.0], "heading": 0},
+        {"time": 0.1875, "place": [-0.5, -3.0, 4.0], "heading": 0},
         {"time": 0.9, "place": [0.5, 3.4], "heading": 180},
         {"time": 1.2, "place": [0.5, 3.0], "heading": 0},
     ]
@@ -298,7 +302,10 @@ def test_in_the_camera_view_the_card_is_dragged_on_the_ground(
     # Its middle, above where it stands.
     size = directed.widget("(w) => w.directing.actors.sizeOf(w.directing.actors.current)")
     middle = [part + up * size[1] / 2 for part, up in zip(was, floor["up"], strict=True)]
-    drag(directed, at(directed, middle), (36, 0))
+    x, y = press(directed, at(directed, middle))
+    directed.page.mouse.move(x + 36, y, steps=6)
+    assert directed.widget(HERE)[0] > was[0] + 0.05, "it follows before it is let go"
+    directed.page.mouse.up()
     stop = next(key for key in path(directed) if key["frame"] == 8)
     assert stop["place"][0] > was[0] + 0.05
     assert directed.value("behaviour", kind=PLACES) == "path"
@@ -335,12 +342,53 @@ def test_the_timeline_has_the_actors_keyframes(directed: Any) -> None:
     directed.page.keyboard.press("k")
     assert [key["frame"] for key in path(directed)] == [0, 17, 24, 32]
     expect(keys).to_have_count(4)
+    before = path(directed)[2]["place"]
     directed.page.keyboard.press("ArrowUp")
+    assert path(directed)[2]["place"][1] > before[1], "away from the camera"
     directed.page.keyboard.press("Delete")
     assert [key["frame"] for key in path(directed)] == [0, 17, 32]
+    directed.page.keyboard.press("[")
+    assert directed.widget("(w) => w.directing.actors.selected") == 1
     assert directed.value("keyframes") == ""
     button(directed, ACTORS).click()
     expect(keys).to_have_count(0)
+
+
+def test_the_cameras_keyframes_are_left_alone_meanwhile(directed: Any) -> None:
+    button(directed, ACTORS).click()
+    directed.widget("(w) => { w.model.addKeyframe(16); w.viewport.setView('camera'); }")
+    before = directed.value("keyframes")
+    button(directed, ACTORS).click()
+    directed.widget("(w) => w.directing.actors.select(-1)")
+    focus(directed)
+    for key in ("PageUp", "ArrowLeft", "ArrowUp", "Delete"):
+        directed.page.keyboard.press(key)
+    x, y = at(directed, directed.widget(HERE))()
+    directed.page.mouse.move(x, y)
+    directed.page.mouse.wheel(0, -300)
+    directed.settle()
+    assert directed.value("keyframes") == before
+    assert path(directed) == PATH
+    assert button(directed, "Speed from this keyframe to the next").is_disabled()
+
+
+def test_who_is_renamed_stays_the_one_that_is_directed(directed: Any) -> None:
+    directed.widget("(w) => w.directing.actors.select(1)")
+    rename = """(name) => {
+        const node = app.graph.nodes.find((n) => n.type === "MirageActor");
+        node.widgets.find((w) => w.name === "name").value = name;
+    }"""
+    directed.page.evaluate(rename, "blue box")
+    try:
+        directed.widget("(w) => w.refresh()")
+        name, selected = directed.widget(
+            "({ directing: { actors } }) => [actors.current.name, actors.selected]"
+        )
+        assert (name, selected) == ("blue box", 1)
+        assert directed.widget("(w) => w.directing.actors.current.report !== null")
+    finally:
+        directed.page.evaluate(rename, "red box")
+        directed.widget("(w) => w.refresh()")
 
 
 def test_seconds_stay_seconds(directed: Any) -> None:
@@ -421,5 +469,13 @@ def test_two_actors_are_told_apart(directed: Any) -> None:
         drag(directed, at(directed, directed.widget(POINT, 1)), (20, 0))
         assert path(directed) == PATH, "that of the other stays"
         assert directed.widget(STOPS)[1]["place"][0] > 1.2
+        # One of the same name that is placed later takes the place of the first.
+        directed.page.evaluate(SAME_NAME)
+        directed.widget("(w) => w.refresh()")
+        assert choice.locator("option").all_text_contents() == ["red box"]
+        assert [stop["frame"] for stop in directed.widget(STOPS)] == [0, 20]
+        directed.page.evaluate(SAME_NAME.replace("node.title = 'red box'", "node.mode = 4"))
+        directed.widget("(w) => w.refresh()")
+        assert [stop["frame"] for stop in directed.widget(STOPS)] == [0, 16, 32]
     finally:
         directed.shows = None
