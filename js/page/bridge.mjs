@@ -239,6 +239,14 @@ export function followNode(node, { api }, { onInput, onOutput, onFinished, onChu
   return () => heard.forEach(([name, listen]) => api.removeEventListener(name, listen));
 }
 
+/** Give a widget of a node another value, as a person does. */
+export function setWidget(node, widget, value) {
+  if (!widget || widget.value === value) return;
+  widget.value = value;
+  widget.callback?.(value);
+  node.graph?.setDirtyCanvas?.(true, true);
+}
+
 /** Call back when a value of a node is set. */
 export function followWidgets(node, onInput) {
   for (const widget of node.widgets ?? []) chain(widget, "callback", onInput);

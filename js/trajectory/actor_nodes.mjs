@@ -6,8 +6,11 @@ const SWITCHED_OFF = [2, 4];
 /** Nodes that pass a link on, one after the other, at most. */
 const MOST_PASSED = 100;
 
+/** A node's widget by its name. */
+export const widgetOf = (node, name) => node.widgets?.find((widget) => widget.name === name);
+
 /** The value of a node's widget. */
-export const valueOf = (node, name) => node.widgets?.find((widget) => widget.name === name)?.value;
+export const valueOf = (node, name) => widgetOf(node, name)?.value;
 
 /** True when links feed some of a node's widgets. */
 export const linked = (node, names) =>
@@ -29,11 +32,11 @@ function nodeAt(node, name) {
   return found;
 }
 
-/** What an actor is called where it was made; else as the node that places it. */
+/** What an actor is called where it was made; null where that cannot be seen. */
 export function nameOf(node) {
   const maker = nodeAt(node, "actor");
   const name = maker && !linked(maker, ["name"]) ? valueOf(maker, "name") : null;
-  return typeof name === "string" && name ? name : String(node.title);
+  return typeof name === "string" && name ? name : null;
 }
 
 /** All nodes upstream that place an actor, the first placed first; those that are switched off do not. */

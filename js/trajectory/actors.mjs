@@ -1,8 +1,8 @@
 /** The actors of a shot: found at the nodes that place them, and directed by keyframes there. */
 
-import { followWidgets } from "../page/bridge.mjs";
+import { followWidgets, setWidget } from "../page/bridge.mjs";
 import { add, forwardOf, scale } from "../viewer/math.mjs";
-import { fpsOf, linked, nameOf, placingNodes, valueOf } from "./actor_nodes.mjs";
+import { fpsOf, linked, nameOf, placingNodes, valueOf, widgetOf } from "./actor_nodes.mjs";
 import { degrees, parseStops, placeOf, pointOf, standOf, trackOf, writeStops } from "./actor_path.mjs";
 import { freeFrame } from "./keyframes.mjs";
 
@@ -71,6 +71,8 @@ export class Actors {
     this.held = null;
     /** @type {WeakMap<object, {text: string, fps: number, stops: import("./actor_path.mjs").Stop[]}>} */
     this.parsed = new WeakMap();
+    /** @type {WeakMap<object, string>} name under which the server told of a node's actor */
+    this.told = new WeakMap();
     this.onEdit = () => {};
   }
 
@@ -125,19 +127,26 @@ export class Actors {
     const { current } = this;
     const nodes = placingNodes(this.model.node);
     const placed = nodes.map((node) => {
-      const name = nameOf(node);
-      const report = this.reports.find((each) => each.name === name) ?? null;
-      return { name, node, report, stops: this.#stopsOf(node) };
+      const known = nameOf(node);
+      const report = this.#reportOn(node, known);
+      return { name: known ?? String(node.title), known, node, report, stops: this.#stopsOf(node) };
     });
     // Of one name the memory keeps the actor that was placed last.
     const last = [...new Map(placed.map((actor) => [actor.name, actor])).values()];
-    const names = new Set(last.map(({ name }) => name));
-    const others = this.reports.filter(({ name }) => !names.has(name));
-    const unmatched = last.filter(({ report }) => !report);
+    const others = this.reports.filter((each) => !last.some(({ report }) => report === each));
+    const unmatched = last.filter(({ known, report }) => known === null && !report);
     // What it is called may be known to the server alone.
     if (unmatched.length === 1 && others.length === 1) [unmatched[0].report] = others.splice(0);
     this.all = [...last, ...others.map((report) => ({ name: report.name, node: null, report, stops: [] }))];
     this.#stayWith(current);
+  }
+
+  /** What was told of a node's actor, by its name now, or else by that which it had then. */
+  #reportOn(node, name) {
+    const named = (wanted) => this.reports.find((report) => report.name === wanted);
+    const report = named(name) ?? named(this.told.get(node));
+    if (report) this.told.set(node, report.name);
+    return report ?? null;
   }
 
   /** Go on with the actor that was directed, whatever it is called now. */
@@ -202,13 +211,13 @@ export class Actors {
     };
   }
 
-  /** Where actors are at the shown frame, and where their points are, by name. */
+  /** Where actors are at the shown frame, and where their points are, by the names of these. */
   get moves() {
     const { up } = this.ground;
     const stand = ([x, y, z, heading]) => standOf({ point: [x, y, z], heading }, up);
     return new Map(this.all.filter(({ report }) => report?.stands).map((actor) => {
       const now = this.trackOf(actor)(this.frame);
-      return [actor.name, { from: stand(actor.report.stands), to: now && standOf(now, up) }];
+      return [actor.report.name, { from: stand(actor.report.stands), to: now && standOf(now, up) }];
     }));
   }
 
@@ -350,15 +359,11 @@ export class Actors {
 
   #set(name, value) {
     const { node } = this.current;
-    const widget = node.widgets?.find((each) => each.name === name);
-    if (!widget || widget.value === value) return;
     this.writing = true;
     try {
-      widget.value = value;
-      widget.callback?.(value);
+      setWidget(node, widgetOf(node, name), value);
     } finally {
       this.writing = false;
     }
-    node.graph?.setDirtyCanvas?.(true, true);
   }
 }

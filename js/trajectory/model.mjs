@@ -1,5 +1,6 @@
 /** The camera move of one node: read from the node's own inputs, and written back to them. */
 
+import { setWidget } from "../page/bridge.mjs";
 import { DocumentError, freeFrame, keyframePath } from "./keyframes.mjs";
 import { fitKeyframes, hintsOf, keyframeOn, presetKeyframes, presetPath, withKeyframe } from "./presets.mjs";
 import { holdsSubject, isPlain, parseShot, plainShot, shotPath, writeShot } from "./shot.mjs";
@@ -383,15 +384,11 @@ export class TrajectoryModel extends EventTarget {
   }
 
   #set(name, value) {
-    const widget = this.#widget(name);
-    if (!widget || widget.value === value) return;
     this.writing = true;
     try {
-      widget.value = value;
-      widget.callback?.(value);
+      setWidget(this.node, this.#widget(name), value);
     } finally {
       this.writing = false;
     }
-    this.node.graph?.setDirtyCanvas?.(true, true);
   }
 }

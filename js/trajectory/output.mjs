@@ -1,5 +1,7 @@
 /** The size of the picture that a node's shot is made from, and sizes of other shapes. */
 
+import { setWidget } from "../page/bridge.mjs";
+
 /** Both sides of a picture that video models take are multiples of it. */
 const MULTIPLE = 32;
 
@@ -40,9 +42,5 @@ export function sizingNode(node) {
 
 /** Give a node's picture a size. */
 export function resize({ node, sides }, size) {
-  sides.forEach((widget, i) => {
-    widget.value = size[i];
-    widget.callback?.(size[i]);
-  });
-  node.graph?.setDirtyCanvas?.(true, true);
+  sides.forEach((widget, i) => setWidget(node, widget, size[i]));
 }

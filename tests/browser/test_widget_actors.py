@@ -386,6 +386,10 @@ def test_who_is_renamed_stays_the_one_that_is_directed(directed: Any) -> None:
         )
         assert (name, selected) == ("blue box", 1)
         assert directed.widget("(w) => w.directing.actors.current.report !== null")
+        for frame in (0, 16):
+            directed.widget("(w, frame) => w.model.scrub(frame)", frame)
+            was, now = map(np.array, directed.widget(LOCAL))
+            np.testing.assert_allclose(now, was, atol=2e-5, err_msg="its points still follow")
     finally:
         directed.page.evaluate(rename, "red box")
         directed.widget("(w) => w.refresh()")
