@@ -191,7 +191,7 @@ class MirageApply(io.ComfyNode):
         if colours and config is not None and config.needs_render:
             condition = drawn_condition_of(readout, state, vae, first.shape[1], references)
         else:
-            shown = colours_as_tokens(readout, vae) if colours else shown_to(config, readout)
+            shown = shown_to(config, readout, vae)
             condition = _read_condition(readout, state, references, preceding, shown)
         side = None
         if branch is not None and config is not None:
@@ -231,11 +231,21 @@ def _expect_clean(state: RolloutState, first: Tensor) -> None:
         )
 
 
-def shown_to(config: BranchConfig | None, readout: Readout) -> Tensor | None:
-    """Drawings of a memory of tokens for branches that take these; None for what takes tokens."""
+def shown_to(
+    config: BranchConfig | None, readout: Readout, vae: comfy.sd.VAE | None = None
+) -> Tensor | None:
+    """Drawings of a memory for branches that take these; None for what takes tokens.
+
+    Args:
+        config: Of the branch.
+        readout: Of the memory, of tokens or of colours.
+        vae: Encodes drawings of colours.
+    """
     if config is None or not config.needs_drawing:
         return None
-    return drawn_latents(readout, DctCodec())
+    if readout.cache.kind is MemoryKind.COLOURS:
+        return colours_as_tokens(readout, vae, config.drawn_view)
+    return drawn_latents(readout, DctCodec(), config.drawn_view)
 
 
 def white_planes(

@@ -12,6 +12,7 @@ from ..mirage_core.conditioning.condition import Condition
 from ..mirage_core.conditioning.features import no_render_branch
 from ..mirage_core.errors import ModelMismatchError
 from ..mirage_core.log import logger
+from ..mirage_core.ops.best_view import BestView
 from ..mirage_core.preview.drawn import drawn_tokens
 from ..mirage_core.readout.readout import Readout
 from ..mirage_core.rollout.context import expect_readout
@@ -36,12 +37,15 @@ def expect_render_branch(config: BranchConfig | None) -> None:
         raise no_render_branch(None if config is None else config.features)
 
 
-def colours_as_tokens(readout: Readout, vae: comfy.sd.VAE | None) -> Tensor:
+def colours_as_tokens(
+    readout: Readout, vae: comfy.sd.VAE | None, view: BestView | None
+) -> Tensor:
     """Drawings of a memory of colours as the tokens that the embedded model's branch takes.
 
     Args:
         readout: Gives the memory, and the cameras of the chunk.
         vae: The embedded codec, of which the shot's latents are.
+        view: How the branch wants the memory looked at.
 
     Returns:
         (C, T, h, w) float32 model-space latents.
@@ -58,7 +62,7 @@ def colours_as_tokens(readout: Readout, vae: comfy.sd.VAE | None) -> Tensor:
             fix="Connect it to vae",
         )
     cache = readout.cache
-    return drawn_tokens(cache, readout.trajectory, memory_drawer(cache.codec), codec)
+    return drawn_tokens(cache, readout.trajectory, memory_drawer(cache.codec), codec, view)
 
 
 def drawn_condition_of(

@@ -78,13 +78,18 @@ CLIPS = (
 )
 
 
+def runs_of(out: Path, seed: int) -> Path:
+    """Folder of the runs of one seed."""
+    return out / f"seed_{seed}"
+
+
 def stages(out: Path, scale: float) -> tuple[Stage, ...]:
     """The runs in their order, each from the weights of the one before."""
     steps = {name: max(MIN_STEPS, round(count * scale)) for name, count in STEPS.items()}
     backbone = out / "backbone" / "model" / f"step_{steps['backbone']:07d}_model.safetensors"
     branch = out / "branch" / "vace" / f"step_{steps['branch']:07d}_vace.safetensors"
     joint = out / "joint" / "model" / f"step_{steps['joint']:07d}_model.safetensors"
-    features = ("--side-blocks", "2", "--side-features", "drawn,visible")
+    features = ("--side-blocks", "2", "--side-features", "drawn_best,visible")
     return (
         Stage("backbone", "backbone", "clips_first", steps["backbone"], 2.5e-3, 0.0, 50,
               ("--new-transformer", SIZES)),
@@ -103,8 +108,8 @@ STEPS = {"backbone": 1900, "branch": 400, "joint": 1600, "large": 400}
 MIN_STEPS, MIN_ROOMS = 60, 4
 
 
-def train(out: Path, scale: float, device: str) -> Path:
-    """Make the clips and run all stages.
+def train(out: Path, scale: float, device: str, seed: int) -> Path:
+    """Make the clips, which all seeds share, and run all stages.
 
     Returns:
         The last file: the video model with its side branch.
@@ -113,19 +118,21 @@ def train(out: Path, scale: float, device: str) -> Path:
         mirage(
             "data", "make", "--out", str(out / rooms.name), "--size", rooms.size,
             "--procedural", str(max(MIN_ROOMS, round(rooms.count * scale))),
-            "--first-room", str(rooms.first), "--embedded-codec", "--drawn", "--references", "0",
-            "--device", device,
+            "--first-room", str(rooms.first), "--embedded-codec", "--drawn", "best_view",
+            "--references", "0", "--device", device,
         )  # fmt: skip
-    plan = stages(out, scale)
+    runs = runs_of(out, seed)
+    plan = stages(runs, scale)
     for stage in plan:
         mirage(
-            "train", "--out", str(out / stage.name), "--data", str(out / stage.clips),
+            "train", "--out", str(runs / stage.name), "--data", str(out / stage.clips),
             "--stage", stage.stage, "--steps", str(stage.steps), "--device", device,
+            "--seed", str(seed),
             "--learning-rate", str(stage.rate), "--final-rate", str(stage.final),
             "--warmup", str(stage.warmup), *stage.start, *COMMON,
         )  # fmt: skip
     last = plan[-1]
-    return out / last.name / "model" / f"step_{last.steps:07d}_model.safetensors"
+    return runs / last.name / "model" / f"step_{last.steps:07d}_model.safetensors"
 
 
 def mirage(*arguments: str) -> None:
@@ -178,15 +185,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of clips and runs")
     parser.add_argument("--scale", type=float, default=1.0, help="share of all clips and steps")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of weights, order and noise; clips are the same"
+    )
     parser.add_argument("--device", default="auto", help="auto or cpu")
     parser.add_argument("--install", type=Path, default=FOLDER, help="folder of the two files")
     parser.add_argument("--merged", type=Path, help="install this file and train nothing")
     parser.add_argument("--curves", type=Path, help="draw the losses of the runs in --out here")
     given = parser.parse_args()
     if given.curves is not None:
-        plot_curves([given.out / name for name in STEPS], given.curves)
+        plot_curves([runs_of(given.out, given.seed) / name for name in STEPS], given.curves)
         return
-    merged = given.merged or train(given.out, given.scale, given.device)
+    merged = given.merged or train(given.out, given.scale, given.device, given.seed)
     for path in install(merged, given.install):
         print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
 

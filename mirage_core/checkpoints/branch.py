@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..conditioning.features import (
+    DRAWINGS,
     SCENE_AND_VISIBLE,
     SCENE_ONLY,
     Features,
     SideFeature,
     channel_count,
+    drawing_of,
     format_features,
     parse_features,
 )
 from ..errors import ModelMismatchError
+from ..ops.best_view import BestView
 from .branch_format import BranchFormat, note_metadata, unnamed_features
 
 HEAD_DIM: Final = 128
@@ -86,7 +89,13 @@ class BranchConfig:
     @property
     def needs_drawing(self) -> bool:
         """True when the branch takes the memory's tokens drawn at their places."""
-        return SideFeature.DRAWN in self.features
+        return drawing_of(self.features) is not None
+
+    @property
+    def drawn_view(self) -> BestView | None:
+        """How the memory is looked at for the drawings that the branch takes."""
+        drawing = drawing_of(self.features)
+        return None if drawing is None else DRAWINGS[drawing]
 
     @property
     def needs_render(self) -> bool:

@@ -182,9 +182,8 @@ def job_of(arguments: argparse.Namespace) -> DataJob:
         rules = dataclasses.replace(loop.memory.rules, policy=arguments.policy)
         loop = loop.remembering(rules=rules)
     noise = DepthNoise(*arguments.depth_noise)
-    settings = ClipSettings(
-        loop, noise, arguments.planes, arguments.drawn, masks.name_masks(arguments)
-    )
+    drawn = options.DRAWN.get(arguments.drawn)
+    settings = ClipSettings(loop, noise, arguments.planes, drawn, masks.name_masks(arguments))
     codec: Callable[[], Any] = DctCodec
     name = CODEC_NAME
     if arguments.vae is not None:

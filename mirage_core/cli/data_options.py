@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
+from ..conditioning.features import SideFeature
 from ..errors import CacheFormatError
 from ..training.data.build_clip import CHUNK_STEP
 from ..writing.policy import WRITE_POLICIES
 from .inputs import parse_path
 
 Group = Any
+
+DRAWN: Final = {"nearest": SideFeature.DRAWN, "best_view": SideFeature.DRAWN_BEST}
+"""Drawings that clips can hold, by the names of how the memory is looked at."""
 
 
 def add_sources(group: Group) -> None:
@@ -88,9 +92,10 @@ def add_clips(group: Group) -> None:
         help="also store sub-cell offset and depth ratio",
     )  # fmt: skip
     group.add_argument(
-        "--drawn", action="store_true",
-        help="store the readout as drawings, for --side-features drawn,...; requires "
-        "--embedded-codec",
+        "--drawn", nargs="?", choices=list(DRAWN), const="nearest",
+        help="store the readout as drawings: of the nearest points, for --side-features drawn,... "
+        "(nearest, the default of --drawn), or of the best views, for drawn_best,... (best_view); "
+        "requires --embedded-codec",
     )  # fmt: skip
 
 

@@ -17,7 +17,13 @@ from ..checkpoints.lora_format import read_lora
 from ..checkpoints.transformer_format import open_transformer, read_format, transformer_folder
 from ..codecs.base import LatentCodec
 from ..codecs.dct import DctCodec
-from ..conditioning.features import SideFeature, format_features, parse_features
+from ..conditioning.features import (
+    DRAWINGS,
+    SideFeature,
+    drawing_of,
+    format_features,
+    parse_features,
+)
 from ..constants import MAX_CHUNK_FRAMES, TEMPORAL_STRIDE
 from ..errors import ModelMismatchError, ValueRangeError
 from ..folder_lock import exclusive_folder
@@ -26,7 +32,6 @@ from ..models.load import load_transformer
 from ..models.transformer import MirageTransformer3DModel
 from ..models.vae import load_vae
 from ..training.cost_estimate import describe_cost, flops_of_step
-from ..training.data.build_clip import DRAWN
 from ..training.data.dataset import ClipDataset
 from ..training.data.manifest import MANIFEST, read_empty_text, read_manifest
 from ..training.distributed import Distributed
@@ -259,14 +264,15 @@ def _expect_drawn(arguments: argparse.Namespace, settings: TrainingSettings, mod
         )
     if not (arguments.data / MANIFEST).exists():
         return
-    drawn = DRAWN in read_manifest(arguments.data).settings.split(";")
-    if drawn != (SideFeature.DRAWN in features):
+    stored = read_manifest(arguments.data).settings.split(";")
+    drawn = next((feature for feature in DRAWINGS if feature.value in stored), None)
+    if drawn is not drawing_of(features):
         raise ModelMismatchError(
             "The clips and the side branch use different forms of the readout",
-            got=f"{'drawings' if drawn else 'the tokens themselves'} in the clips",
+            got=f"{'the tokens themselves' if drawn is None else drawn.value} in the clips",
             expected=f"clips for {format_features(features)}",
-            fix="Make the clips with mirage data make --drawn if and only if the features begin "
-            "with drawn",
+            fix="Make the clips with mirage data make --drawn for features that begin with drawn, "
+            "with --drawn best_view for drawn_best, and without it for all others",
         )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import ShapeError
 from ..readout.readout import Readout
 from ..validate import expect_shape
-from .features import SideFeature, stack_features
+from .features import SideFeature, drawing_of, stack_features
 from .segments import Segments
 
 
@@ -148,7 +148,7 @@ class Condition:
                 expected="none: its past frames are the first ones of the target",
                 fix="Set the number of preceding frames to 0",
             )
-        before = self.preceding if SideFeature.DRAWN in features else self.preceding_projection
+        before = self.preceding if drawing_of(features) else self.preceding_projection
         return stack_features(
             features,
             torch.cat([self.projection, before], dim=1),

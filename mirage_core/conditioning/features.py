@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..constants import LATENT_CHANNELS
 from ..errors import ModelMismatchError, ShapeError
+from ..ops.best_view import BestView
 from ..validate import expect_shape
 
 
@@ -23,6 +24,7 @@ class SideFeature(enum.Enum):
             inside its cell and encoded again, holes filled smoothly. Preceding frames, which are
             finished, are shown themselves. Needs a codec whose tokens stand alone, see
             `mirage_core.preview.drawn.drawn_latents`. An addition to the paper.
+        DRAWN_BEST: As `DRAWN`, of the best views in place of the nearest points.
         RENDER: In place of `SCENE`: latent of a colour render of remembered points, black where
             there is none, of every pixel frame (Spatia). Takes points with colours and not tokens,
             see `mirage_core.conditioning.renders`.
@@ -40,6 +42,7 @@ class SideFeature(enum.Enum):
 
     SCENE = "scene"
     DRAWN = "drawn"
+    DRAWN_BEST = "drawn_best"
     RENDER = "render"
     SCORE = "score"
     WHITE = "white"
@@ -60,13 +63,20 @@ _WHOLE_LATENTS: Final = frozenset(
     {
         SideFeature.SCENE,
         SideFeature.DRAWN,
+        SideFeature.DRAWN_BEST,
         SideFeature.RENDER,
         SideFeature.SCORE,
         SideFeature.WHITE,
     }
 )
 
-FIRST: Final = (SideFeature.SCENE, SideFeature.DRAWN, SideFeature.RENDER)
+DRAWINGS: Final[Mapping[SideFeature, BestView | None]] = {
+    SideFeature.DRAWN: None,
+    SideFeature.DRAWN_BEST: BestView(),
+}
+"""Features that are drawings of the memory, and how the memory is looked at for each."""
+
+FIRST: Final = (SideFeature.SCENE, *DRAWINGS, SideFeature.RENDER)
 """What the first planes of a side branch can be."""
 
 Features = tuple[SideFeature, ...]
@@ -143,6 +153,11 @@ def format_features(features: Sequence[SideFeature]) -> str:
     return ",".join(feature.value for feature in features)
 
 
+def drawing_of(features: Sequence[SideFeature]) -> SideFeature | None:
+    """Which of `DRAWINGS` is among the features, if any."""
+    return next((feature for feature in features if feature in DRAWINGS), None)
+
+
 def stack_features(
     features: Sequence[SideFeature],
     projection: Tensor,
@@ -158,7 +173,7 @@ def stack_features(
     Args:
         features: What the branch was made for, in its order.
         projection: (C, T, h, w) model-space tokens that the memory shows, 0 where it knows nothing;
-            for `DRAWN` their drawing.
+            for `DRAWINGS` their drawing.
         visible: (T, h, w) bool, True where it shows something.
         white: (C, T, h, w) model-space latent of a white video; needed with `WHITE` only.
         offset: (2, T, h, w) offset of the winning point from its cell's middle, in cells;
@@ -179,7 +194,7 @@ def stack_features(
     expect_shape("The visibility", visible, "T h w", **grid)
     planes: dict[SideFeature, Tensor] = {
         SideFeature.SCENE: projection,
-        SideFeature.DRAWN: projection,
+        **dict.fromkeys(DRAWINGS, projection),
         SideFeature.VISIBLE: visible[None].to(projection),
         SideFeature.HOLES: ~visible[None],
     }

@@ -11,20 +11,24 @@ from ..codecs.memory_kind import Drawer
 from ..constants import TEMPORAL_STRIDE
 from ..errors import ModelMismatchError
 from ..geometry.trajectory import Trajectory
+from ..ops.best_view import BestView
 from ..readout.readout import Readout
 from .render import render_preview
 
 
-def drawn_latents(readout: Readout, codec: PatchCodec) -> Tensor:
+def drawn_latents(
+    readout: Readout, codec: PatchCodec, view: BestView | None = None
+) -> Tensor:
     """What a readout shows, with every token at its place inside its cell instead of filling it.
 
     One picture near the middle of the frames of each latent is drawn from the readout's memory,
-    holes filled with smooth colour, and encoded again, as if nothing moved meanwhile. Nearest
-    points are drawn: the branches that take drawings were trained on these.
+    holes filled with smooth colour, and encoded again, as if nothing moved meanwhile.
 
     Args:
         readout: What the memory shows to T latent cameras.
         codec: The codec of the memory's tokens.
+        view: Of each surface the best views, or the nearest points when None: as the branch was
+            trained, see `mirage_core.checkpoints.branch.BranchConfig.drawn_view`.
 
     Returns:
         (C, T, h, w) float32 model-space latents.
@@ -39,11 +43,15 @@ def drawn_latents(readout: Readout, codec: PatchCodec) -> Tensor:
             expected=f"one of {codec.name!r}",
             fix="Use the embedded codec for picture and memory, or another side branch",
         )
-    return drawn_tokens(readout.cache, readout.trajectory, codec, codec)
+    return drawn_tokens(readout.cache, readout.trajectory, codec, codec, view)
 
 
 def drawn_tokens(
-    cache: LatentCache, trajectory: Trajectory, drawer: Drawer, codec: PatchCodec
+    cache: LatentCache,
+    trajectory: Trajectory,
+    drawer: Drawer,
+    codec: PatchCodec,
+    view: BestView | None = None,
 ) -> Tensor:
     """Tokens of a memory's drawings, for branches that take these: see `drawn_latents`.
 
@@ -52,6 +60,7 @@ def drawn_tokens(
         trajectory: Cameras of 4T - 3 pixel frames.
         drawer: Draws the memory's points.
         codec: Encodes the drawings.
+        view: As for `drawn_latents`.
 
     Returns:
         (C, T, h, w) float32 model-space latents.
@@ -60,7 +69,7 @@ def drawn_tokens(
         ModelMismatchError: The memory's points are not for this drawer.
     """
     cameras = trajectory.select(middle_frames(len(trajectory)))
-    pictures = render_preview(cache, cameras, drawer, view=None).frames
+    pictures = render_preview(cache, cameras, drawer, view=view).frames
     return as_still(codec.encode_images(pictures), codec)
 
 

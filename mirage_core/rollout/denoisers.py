@@ -37,7 +37,7 @@ def projection_source(transformer: Any, codec: LatentCodec) -> ProjectionSource 
         "This side branch takes tokens that are drawn one by one",
         "Use --embedded-codec, or another side branch",
     )
-    return partial(drawn_latents, codec=drawable)
+    return partial(drawn_latents, codec=drawable, view=branch.drawn_view)
 
 
 def render_source(transformer: Any, codec: LatentCodec) -> SpatiaConditions:

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from ...codecs.base import LatentCodec, expect_drawable
+from ...conditioning.features import DRAWINGS, SideFeature
 from ...constants import MAX_CHUNK_FRAMES, TEMPORAL_STRIDE
 from ...errors import ShapeError
 from ...geometry.frame_geometry import FrameGeometry
 from ...geometry.trajectory import Trajectory
+from ...ops.best_view import BestView
 from ...preview.drawn import drawn_latents
 from ...readout.readout import Readout, read
 from ...rollout.begin import begin
@@ -39,8 +41,6 @@ CHUNK_STEP: Final = MAX_CHUNK_FRAMES - 1
 
 MAX_NOISE: Final = 0.5
 
-DRAWN: Final = "drawn"
-"""What the settings of a data set say when its scenes are drawings."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,15 @@ class ClipSettings:
         loop: Policy, convention, references and preceding frames of the chunk loop.
         noise: Errors of depth; for shots whose depth is exact.
         planes: Store the sub-cell offset and the depth ratio as well.
-        drawn: Store the memory's tokens drawn at their places as the scene, for branches that
-            take that; needs the embedded codec.
+        drawn: Which of `mirage_core.conditioning.features.DRAWINGS` is stored as the scene, for
+            branches that take that; needs the embedded codec. The readout itself when None.
         masks: What says which masks kept things out of the memory; empty where none did.
     """
 
     loop: GenerationSettings = field(default_factory=GenerationSettings)
     noise: DepthNoise = field(default_factory=DepthNoise)
     planes: bool = True
-    drawn: bool = False
+    drawn: SideFeature | None = None
     masks: str = ""
 
     def describe(self) -> str:
@@ -103,7 +103,7 @@ class ClipSettings:
         parts += [loop.references, loop.preceding, loop.threshold, loop.exclude_seen]
         parts += [memory.reencode, memory.first_twice, memory.write]
         parts += [self.noise, self.planes]
-        parts += [DRAWN] if self.drawn else []
+        parts += [] if self.drawn is None else [self.drawn.value]
         # Parts are told apart by semicolons, and what a user wrote is one part.
         parts += [f"masks {self.masks.replace(';', ',')}"] if self.masks else []
         return ";".join(map(str, parts))
@@ -187,7 +187,7 @@ def build_clips(shot: Shot, codec: LatentCodec, settings: ClipSettings) -> list[
     latents = codec.encode(frames).float()
     geometry = _noisy(shot, settings, (int(latents.shape[2]), int(latents.shape[3])), count)
     cameras = shot.cameras.select(slice(0, count))
-    draw = _drawer(codec) if settings.drawn else None
+    draw = None if settings.drawn is None else _drawer(codec, DRAWINGS[settings.drawn])
     state = begin(frames[0], geometry, cameras, codec, settings=settings.loop)
     records: list[ChunkRecord] = []
     clips = []
@@ -256,13 +256,13 @@ def _path(cameras: Trajectory) -> Tensor:
     return torch.cat([poses[:, :3, 3], poses[:, :3, 2]], dim=1).float().cpu()
 
 
-def _drawer(codec: LatentCodec) -> Callable[[Readout], Tensor]:
+def _drawer(codec: LatentCodec, view: BestView | None) -> Callable[[Readout], Tensor]:
     drawable = expect_drawable(
         codec,
         "Only tokens of the embedded codec can be drawn one by one",
         "Leave --drawn out, or make the clips with --embedded-codec",
     )
-    return partial(drawn_latents, codec=drawable)
+    return partial(drawn_latents, codec=drawable, view=view)
 
 
 def _noisy(
