@@ -18,6 +18,7 @@ from ..constants import TEMPORAL_STRIDE
 from ..errors import ModelMismatchError
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.trajectory import Trajectory
+from ..ops.best_view import BestView
 from ..preview.drawn import as_still, drawn_tokens
 from ..preview.fill import fill_holes
 from ..readout.pixel_memory import FeatureCache, PixelCache, RgbCache
@@ -121,12 +122,14 @@ class Drawn(_OfTokens):
         colours: What makes the colours.
         codec: Of the shot's latents; encodes the drawings.
         settings: How the memory is written.
+        view: How the branch wants the memory looked at.
     """
 
     cache: LatentCache
     colours: ColourCodec
     codec: PatchCodec
     settings: MemorySettings
+    view: BestView | None = None
 
     @classmethod
     def begun(
@@ -180,7 +183,9 @@ class Drawn(_OfTokens):
     ) -> Condition:
         """The condition of the next chunk, of this memory's drawings."""
         condition = TokenConditions()(state, readout, settings, on_part)
-        tokens = drawn_tokens(self.cache, readout.trajectory, self.colours, self.codec)
+        tokens = drawn_tokens(
+            self.cache, readout.trajectory, self.colours, self.codec, self.view
+        )
         return dataclasses.replace(condition, projection=tokens)
 
 

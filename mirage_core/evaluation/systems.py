@@ -21,6 +21,7 @@ from ..errors import ModelMismatchError, ValueRangeError
 from ..geometry.frame_geometry import FrameGeometry
 from ..geometry.trajectory import Trajectory
 from ..models.bundled import SHIFT, STEPS, branch_path, empty_text, model_path
+from ..preview.drawn import Drawings
 from ..preview.render import render_preview
 from ..readout.readout import read
 from ..rollout.begin import begin
@@ -281,7 +282,7 @@ class ModelSystem:
         if variation.view == "best_view" and models.projection is not None:
             raise ModelMismatchError(
                 f"The variation {variation.name} changes nothing for this branch",
-                got="a branch that takes drawings, for which the nearest points are drawn",
+                got="a branch that takes drawings, and has its own way of looking at the memory",
                 fix="Leave the variation out, or use a branch that takes the readout's tokens",
             )
         if variation.memory == "tokens":
@@ -297,6 +298,8 @@ class ModelSystem:
         if variation.step is not None:
             memory = variation.applied(parts.settings).memory
             shown = Drawn.begun(variation, models.codec, memory, *start)
+            if isinstance(models.projection, Drawings):
+                shown = dataclasses.replace(shown, view=models.projection.view)
         elif variation.memory in PIXEL_MEMORIES:
             shown = Beside.begun(variation, models.codec, *start)
         else:

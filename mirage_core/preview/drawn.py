@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,23 @@ from ..geometry.trajectory import Trajectory
 from ..ops.best_view import BestView
 from ..readout.readout import Readout
 from .render import render_preview
+
+
+@dataclass(frozen=True, eq=False)
+class Drawings:
+    """What side branches that take drawings are shown of a readout.
+
+    Attributes:
+        codec: The codec of the memory's tokens.
+        view: How the memory is looked at, see `drawn_latents`.
+    """
+
+    codec: PatchCodec
+    view: BestView | None = None
+
+    def __call__(self, readout: Readout) -> Tensor:
+        """The drawing of a readout as tokens, see `drawn_latents`."""
+        return drawn_latents(readout, self.codec, self.view)
 
 
 def drawn_latents(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +13,7 @@ from ..conditioning.features import no_render, no_render_branch
 from ..errors import ModelMismatchError
 from ..models.denoiser import MirageDenoiser
 from ..models.lora import switch_lora
-from ..preview.drawn import drawn_latents
+from ..preview.drawn import Drawings
 from .conditions import ProjectionSource
 from .spatia import SpatiaConditions
 from .state import RolloutState
@@ -37,7 +36,7 @@ def projection_source(transformer: Any, codec: LatentCodec) -> ProjectionSource 
         "This side branch takes tokens that are drawn one by one",
         "Use --embedded-codec, or another side branch",
     )
-    return partial(drawn_latents, codec=drawable, view=branch.drawn_view)
+    return Drawings(drawable, branch.drawn_view)
 
 
 def render_source(transformer: Any, codec: LatentCodec) -> SpatiaConditions:

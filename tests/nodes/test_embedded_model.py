@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -88,6 +89,23 @@ def test_graph_and_library_make_the_same_chunk(kit: Kit, shipped: Any) -> None:
     plain, latent = kit.apply(model=model, readout=readout, branch=branch, strength=0.0)
     without = by_graph(kit, plain, latent, conditioning)
     assert float((found - without).abs().max()) > 0.1, "the memory changes nothing"
+
+
+def test_a_branch_is_shown_the_memory_as_it_was_trained(kit: Kit) -> None:
+    """Of two pictures of one wall, seen from both sides of the camera."""
+    codec = kit.module("codecs.dct").DctCodec()
+    cameras = kit.trajectory(5, 96, 64, step=0.4)
+    noise = torch.randn(2, 48, 1, 4, 6, generator=torch.Generator().manual_seed(3)).half()
+    ends = [kit.memory(noise[n], cameras.select([4 * n]), codec.name, None) for n in (0, 1)]
+    cache = dataclasses.replace(ends[0], blocks=(*ends[0].blocks, *ends[1].blocks))
+    readout = kit.module("readout.readout").read(cache, cameras)
+    draw = kit.module("preview.drawn").drawn_latents
+    best = kit.module("ops.best_view").BestView()
+    drawings = [draw(readout, codec), draw(readout, codec, best)]
+    assert not torch.equal(*drawings)
+    for features, drawn in zip(("drawn,visible", "drawn_best,visible"), drawings, strict=True):
+        shown = kit.nodes.branch.shown_to(kit.config(features, False), readout)
+        assert torch.equal(shown, drawn)
 
 
 def test_its_branch_refuses_a_memory_of_another_codec(kit: Kit, shipped: Any) -> None:

@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 import torch
@@ -24,7 +23,7 @@ from ...errors import ShapeError
 from ...geometry.frame_geometry import FrameGeometry
 from ...geometry.trajectory import Trajectory
 from ...ops.best_view import BestView
-from ...preview.drawn import drawn_latents
+from ...preview.drawn import Drawings
 from ...readout.readout import Readout, read
 from ...rollout.begin import begin
 from ...rollout.context import chunk_condition
@@ -262,7 +261,7 @@ def _drawer(codec: LatentCodec, view: BestView | None) -> Callable[[Readout], Te
         "Only tokens of the embedded codec can be drawn one by one",
         "Leave --drawn out, or make the clips with --embedded-codec",
     )
-    return partial(drawn_latents, codec=drawable, view=view)
+    return Drawings(drawable, view)
 
 
 def _noisy(

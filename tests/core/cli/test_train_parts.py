@@ -13,8 +13,9 @@ import pytest
 
 from mirage_core.checkpoints.branch import BranchConfig
 from mirage_core.codecs.dct import CODEC_NAME, DctCodec
-from mirage_core.conditioning.features import RENDER_AND_SCORE
+from mirage_core.conditioning.features import RENDER_AND_SCORE, SideFeature
 from mirage_core.errors import ModelMismatchError, ResumeError
+from mirage_core.ops.best_view import BestView
 from mirage_core.rollout.denoisers import projection_source
 from mirage_core.training.data.build_clip import ClipSettings
 from mirage_core.training.data.manifest import DataManifest, claim
@@ -42,7 +43,9 @@ class Run:
         }  # fmt: skip
         return argparse.Namespace(**found | changes)
 
-    def clips(self, name: str, codec: str = CODEC_NAME, *, drawn: bool = False) -> Path:
+    def clips(
+        self, name: str, codec: str = CODEC_NAME, *, drawn: SideFeature | None = None
+    ) -> Path:
         folder = self.place / name
         if not folder.exists():
             claim(folder, DataManifest(codec, 96, 64, ClipSettings(drawn=drawn).describe()))
@@ -72,29 +75,48 @@ def test_held_out_clips_of_another_codec(run: Run) -> None:
     assert make_trainer(run.arguments(data=own, held_out=own), settings())
 
 
-@pytest.mark.parametrize(("drawn", "features"), [(False, "drawn,visible"), (True, "scene,visible")])
-def test_clips_that_show_the_memory_otherwise(run: Run, drawn: bool, features: str) -> None:
+@pytest.mark.parametrize(
+    ("drawn", "features"),
+    [
+        (None, "drawn,visible"),
+        (SideFeature.DRAWN, "scene,visible"),
+        (SideFeature.DRAWN, "drawn_best,visible"),
+        (SideFeature.DRAWN_BEST, "drawn,visible"),
+        (SideFeature.DRAWN_BEST, "scene,visible"),
+    ],
+)
+def test_clips_that_show_the_memory_otherwise(
+    run: Run, drawn: SideFeature | None, features: str
+) -> None:
     folder = run.clips(f"drawn_{drawn}", drawn=drawn)
     with pytest.raises(ModelMismatchError, match="different forms of the readout"):
         make_trainer(run.arguments(data=folder), settings(side_features=features))
 
 
 def test_drawings_need_a_codec_whose_tokens_stand_alone(run: Run) -> None:
-    folder = run.clips("drawn_True", drawn=True)
+    folder = run.clips("drawings", drawn=SideFeature.DRAWN)
     given = run.arguments(data=folder, out=run.place / "drawn_run")
     trainer = make_trainer(given, settings(side_features="drawn,visible"))
 
     class Other:
         name, drawable = "wan2.2", False
 
-    assert projection_source(trainer.model, DctCodec()) is not None
+    assert projection_source(trainer.model, DctCodec()).view is None
     with pytest.raises(ModelMismatchError, match="drawn one by one"):
         projection_source(trainer.model, Other())
 
 
+def test_drawings_of_the_best_views(run: Run) -> None:
+    folder = run.clips("best_views", drawn=SideFeature.DRAWN_BEST)
+    given = run.arguments(data=folder, out=run.place / "best_run")
+    trainer = make_trainer(given, settings(side_features="drawn_best,visible"))
+    assert trainer.model.branch_config.features == (SideFeature.DRAWN_BEST, SideFeature.VISIBLE)
+    assert projection_source(trainer.model, DctCodec()).view == BestView()
+
+
 def test_neither_clips_nor_the_loop_have_a_render(run: Run) -> None:
     """A branch of Spatia's is refused before anything is made or trained."""
-    folder = run.clips("drawn_False", drawn=False)
+    folder = run.clips("readouts")
     with pytest.raises(ModelMismatchError, match="colour render"):
         make_trainer(run.arguments(data=folder), settings(side_features="render,score"))
     with pytest.raises(ModelMismatchError, match="colour render"):

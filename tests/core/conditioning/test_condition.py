@@ -7,6 +7,7 @@ import torch
 
 from mirage_core.conditioning.condition import Condition
 from mirage_core.conditioning.features import (
+    DRAWINGS,
     SCENE_AND_HOLES,
     SCENE_AND_VISIBLE,
     SCENE_AND_WHITE,
@@ -67,9 +68,10 @@ def test_the_white_latent_covers_the_preceding_frames(parts) -> None:
         Condition(**parts).side_input(SCENE_AND_WHITE, torch.zeros(48, 3, *GRID))
 
 
-def test_branches_that_take_drawings_see_preceding_frames_themselves(parts) -> None:
+@pytest.mark.parametrize("drawing", DRAWINGS)
+def test_branches_that_take_drawings_see_preceding_frames_themselves(parts, drawing) -> None:
     condition = Condition(**parts)
-    side = condition.side_input((SideFeature.DRAWN, SideFeature.VISIBLE))
+    side = condition.side_input((drawing, SideFeature.VISIBLE))
     assert torch.equal(side[:48, :3], parts["projection"])
     assert torch.equal(side[:48, 3:], parts["preceding"])
 

@@ -82,7 +82,7 @@ def test_names_may_have_blanks_between_them() -> None:
     ],  # fmt: skip
 )
 def test_unknown_names(text: str) -> None:
-    with pytest.raises(ModelMismatchError, match="scene, drawn or render, then any of"):
+    with pytest.raises(ModelMismatchError, match="scene, drawn, drawn_best or render, then any of"):
         parse_features(text)
 
 
@@ -101,6 +101,7 @@ def test_planes_stand_in_the_order_of_the_features(
     planes = {
         SideFeature.SCENE: scene,
         SideFeature.DRAWN: scene,
+        SideFeature.DRAWN_BEST: scene,
         SideFeature.RENDER: render,
         SideFeature.SCORE: score,
         SideFeature.WHITE: white,

@@ -320,18 +320,19 @@ def test_frames_look_alike_however_many_are_drawn_together(
 
 
 @pytest.mark.rooms
-def test_drawn_latents_are_one_drawing_for_each_latent_frame(room) -> None:
+@pytest.mark.parametrize("view", [None, BestView()], ids=["nearest", "best_view"])
+def test_drawn_latents_are_one_drawing_for_each_latent_frame(room, view) -> None:
     picture, geometry, camera = room
     cache = dataclasses.replace(remember(picture, geometry), codec=CODEC.name)
     poses = camera.world_to_camera.repeat(5, 1, 1)
     poses[:, 0, 3] -= torch.linspace(0, 0.2, 5, dtype=poses.dtype)
     shot = dataclasses.replace(camera.select([0] * 5), world_to_camera=poses)
     readout = read(cache, shot)
-    drawn = drawn_latents(readout, CODEC)
+    drawn = drawn_latents(readout, CODEC, view)
     assert drawn.shape == readout.tokens.shape
     assert torch.isfinite(drawn).all()
     reference = CODEC.static_tokens(
-        CODEC.encode_images(render_preview(cache, shot.select([3]), CODEC, view=None).frames)
+        CODEC.encode_images(render_preview(cache, shot.select([3]), CODEC, view=view).frames)
     )
     assert torch.equal(drawn[:, 1:], reference)
 
