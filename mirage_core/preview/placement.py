@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import torch
@@ -46,7 +46,10 @@ lies, however it is turned."""
 _EXCESS: Final = LEAST_HALF_WIDTH - 0.5
 """Pixels by which a patch that was made as large as a pixel reaches beyond one."""
 
-_RADII: Final = (2, 3, 4, 6, 10, 14, 20, 32, MAX_RADIUS)
+_RADII: Final = (2, 3, 4, 6, 8, 10, 11, 12, 14, 17, 20, 25, 32, 45, MAX_RADIUS)
+
+_TESTED_TOGETHER: Final = 1 << 18
+"""Pixels that a processor tests in one go: few enough to stay in its cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +57,7 @@ class PlacedPatches:
     """Patches on the planes of one picture or several.
 
     Attributes:
-        pixels: (N, S, S, 3) decoded patches; S is 1 for patches of one colour.
+        pixels: (K, S, S, 3) decoded patches; S is 1 for patches of one colour.
         centre: (N, 2) float32 position (x, y) of the patch's centre in pixels.
         axes: (N, 2, 2) float32; columns are the patch's half-width and half-height vectors
             in pixels.
@@ -65,6 +68,7 @@ class PlacedPatches:
         bins: (N,) int64 of `mirage_core.ops.best_view.view_bins`: on one surface views are mixed,
             and the lower ones count more. Takes the place of ``rank``.
         picture: (N,) int64, which picture each patch lies on; the first when missing.
+        texture: (N,) int64, which of ``pixels`` each patch shows; its own, in order, when missing.
         mask: (N,) int16, the part of each patch that is there, see
             `mirage_core.geometry.cutouts`; whole patches when missing. ``centre`` stays the middle
             of the whole patch.
@@ -79,13 +83,19 @@ class PlacedPatches:
     bins: Tensor | None = None
     picture: Tensor | None = None
     mask: Tensor | None = None
+    texture: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """Pixels that patches touch.
+    """M pixels that patches touch.
 
-    Pixel number, counted through all pictures, patch number, place inside, inverse depth.
+    Attributes:
+        pixel: (M,) int64 number of the pixel, counted through all pictures.
+        patch: (M,) int64 number of the patch.
+        local: (2, M) x and y inside the patch, in units of its half-width and half-height.
+        inverse_depth: (M,) float32 of the patch at the pixel; below 0 where its mask leaves
+            it out.
     """
 
     pixel: Tensor
@@ -130,20 +140,24 @@ def draw(
     nearest = torch.zeros(background.shape[:-1].numel(), device=background.device)
     for part in samples:
         nearest.scatter_reduce_(0, part.pixel, part.inverse_depth, "amax")
-        stage()
-    samples = [_in_front(part, nearest) for part in samples]
-    if patches.bins is None and patches.rank is not None:
-        samples = _lowest_rank(samples, patches.rank, len(nearest))
     stage()
-    total = torch.zeros(len(nearest), 4, dtype=torch.int32, device=background.device)
-    own = 1 - _EXCESS / patches.axes.norm(dim=1)
+    fronts = [_in_front(part, nearest) for part in samples]
+    if patches.bins is None and patches.rank is not None:
+        fronts = _lowest_rank(samples, fronts, patches.rank, len(nearest))
+    stage()
+    total = torch.zeros(4, len(nearest), dtype=torch.int32, device=background.device)
+    textures = _Textures.of(patches)
+    own = (1 - _EXCESS / patches.axes.norm(dim=1)).t().contiguous()
     inner = torch.zeros(len(nearest), dtype=torch.bool, device=background.device)
-    for part in samples:
-        inner[part.pixel[(part.local.abs() <= own[part.patch]).all(dim=1)]] = True
-        weight = _tent(part) if patches.bins is None else _share(part, patches.bins)
-        _accumulate(total, part, patches, weight)
+    shares = None if patches.bins is None else _shares(patches.bins)
+    for part, front in zip(samples, fronts, strict=True):
+        within = (part.local.abs() <= own.index_select(1, part.patch)).all(dim=0) & front
+        inner.index_fill_(0, part.pixel.index_select(0, within.nonzero()[:, 0]), True)
+        weight = _tent(part) if shares is None else _share(part, shares)
+        value = textures.weighted(part, weight.mul_(front)).mul_(_FIXED_POINT)
+        total.index_add_(1, part.pixel, value.round_().int())
         stage()
-    summed = total.float() / _FIXED_POINT
+    summed = total.t().float() / _FIXED_POINT
     colour = summed[:, :3] + BACKGROUND_WEIGHT * background.reshape(-1, 3).float()
     picture = colour / (summed[:, 3:] + BACKGROUND_WEIGHT)
     depth = torch.where(nearest > 0, 1 / nearest, 0.0)
@@ -152,7 +166,10 @@ def draw(
 
 
 def _touched(patches: PlacedPatches, height: int, width: int) -> Iterator[_Samples]:
-    """Pixels of all patches, by classes of size so that little is tested in vain."""
+    """Pixels of all patches, by classes of size so that little is tested in vain.
+
+    On a GPU a class is tested in one go: there every operation costs more than the memory.
+    """
     inverse, solid = _invert(patches.axes)
     reach = patches.axes.abs().sum(dim=2).amax(dim=1) * SUPPORT + 1
     finite = torch.isfinite(patches.centre).all(dim=1) & solid & (patches.inverse_depth > 0)
@@ -160,10 +177,16 @@ def _touched(patches: PlacedPatches, height: int, width: int) -> Iterator[_Sampl
     for radius in _RADII:
         chosen = (finite & (reach > lower) & (reach <= radius)).nonzero()[:, 0]
         lower = radius
-        if len(chosen):
-            part = _touched_class(patches, inverse[chosen], chosen, radius, (height, width))
+        if not len(chosen):
+            continue
+        together = len(chosen)
+        if chosen.device.type == "cpu":
+            together = max(1, _TESTED_TOGETHER // (2 * radius + 1) ** 2)
+        for some in chosen.split(together):
+            part = _touched_class(patches, inverse[some], some, radius, (height, width))
             if patches.mask is not None:
-                part = _pick(part, inside_mask(patches.mask[part.patch], part.local))
+                mask = patches.mask.index_select(0, part.patch)
+                part.inverse_depth.masked_fill_(~inside_mask(mask, part.local.t()), -1)
             yield part
 
 
@@ -184,17 +207,23 @@ def _touched_class(
     a, b, c, d = (inverse[:, i, j, None, None] for i in (0, 1) for j in (0, 1))
     px = a * dx[:, None, :] + b * dy[:, :, None]
     py = c * dx[:, None, :] + d * dy[:, :, None]
-    on_picture = ((x >= 0) & (x < width))[:, None, :] & ((y >= 0) & (y < height))[:, :, None]
-    inside = on_picture & (px.abs() < SUPPORT) & (py.abs() < SUPPORT)
-    which, row, col = inside.nonzero(as_tuple=True)
-    patch = number[which]
-    local = torch.stack([px[which, row, col], py[which, row, col]], dim=1)
-    first_row = 0 if patches.picture is None else patches.picture[patch] * height
+    inside = (px.abs() < SUPPORT) & (py.abs() < SUPPORT)
+    inside &= ((x >= 0) & (x < width))[:, None, :]
+    inside &= ((y >= 0) & (y < height))[:, :, None]
+    place = inside.view(-1).nonzero()[:, 0]
+    line = place // len(around)
+    which = line // len(around)
+    patch = number.index_select(0, which)
+    local = torch.stack([part.reshape(-1).index_select(0, place) for part in (px, py)])
+    row = y if patches.picture is None else y + (patches.picture[number] * height)[:, None]
+    # Of the pixel in the first column of the window, in each of its lines.
+    first = row * width + x[:, :1]
+    lean = patches.lean.index_select(0, patch).t()
     return _Samples(
-        pixel=(first_row + y[which, row]) * width + x[which, col],
+        pixel=first.view(-1).index_select(0, line) + (place - line * len(around)),
         patch=patch,
         local=local,
-        inverse_depth=patches.inverse_depth[patch] + (local * patches.lean[patch]).sum(dim=1),
+        inverse_depth=patches.inverse_depth.index_select(0, patch) + (local * lean).sum(dim=0),
     )
 
 
@@ -237,62 +266,97 @@ def _invert(axes: Tensor) -> tuple[Tensor, Tensor]:
     return adjugate / torch.where(solid, determinant, 1.0)[:, None, None], solid
 
 
-def _in_front(samples: _Samples, nearest: Tensor) -> _Samples:
-    """The samples that belong to the nearest surface of their pixel."""
-    return _pick(samples, samples.inverse_depth * (1 + SAME_SURFACE) >= nearest[samples.pixel])
+def _in_front(samples: _Samples, nearest: Tensor) -> Tensor:
+    """(M,) bool, which samples belong to the nearest surface of their pixel."""
+    return samples.inverse_depth * (1 + SAME_SURFACE) >= nearest.index_select(0, samples.pixel)
 
 
-def _lowest_rank(samples: list[_Samples], rank: Tensor, pixels: int) -> list[_Samples]:
-    """The samples whose patches have the lowest rank that their pixel sees."""
-    lowest = torch.full(
-        (pixels,), torch.iinfo(torch.int64).max, dtype=torch.int64, device=rank.device
-    )
-    for part in samples:
-        lowest.scatter_reduce_(0, part.pixel, rank[part.patch], "amin")
-    return [_pick(part, rank[part.patch] == lowest[part.pixel]) for part in samples]
-
-
-def _pick(samples: _Samples, chosen: Tensor) -> _Samples:
-    kept = chosen.nonzero()[:, 0]
-    return _Samples(*(getattr(samples, f.name).index_select(0, kept) for f in fields(samples)))
+def _lowest_rank(
+    samples: list[_Samples], fronts: list[Tensor], rank: Tensor, pixels: int
+) -> list[Tensor]:
+    """(M,) bool of each part: in front, and of the lowest rank that is in front in the pixel."""
+    last = torch.iinfo(torch.int64).max
+    lowest = torch.full((pixels,), last, dtype=torch.int64, device=rank.device)
+    ranks = [
+        rank.index_select(0, part.patch).masked_fill_(~front, last)
+        for part, front in zip(samples, fronts, strict=True)
+    ]
+    for part, own in zip(samples, ranks, strict=True):
+        lowest.scatter_reduce_(0, part.pixel, own, "amin")
+    return [
+        front & (own == lowest.index_select(0, part.pixel))
+        for part, front, own in zip(samples, fronts, ranks, strict=True)
+    ]
 
 
 def _tent(samples: _Samples) -> Tensor:
     """(M,) weights that fall off from the middle of a patch to its rim."""
-    tent = (SUPPORT - samples.local.abs()).prod(dim=1) / SUPPORT**2
+    tent = (SUPPORT - samples.local.abs()).prod(dim=0) / SUPPORT**2
     return tent * tent
 
 
-def _share(samples: _Samples, bins: Tensor) -> Tensor:
+def _shares(bins: Tensor) -> Tensor:
+    """(N,) float32, what the view of each patch counts among others."""
+    # From a table, since no two devices agree on the last bit of exp.
+    table = torch.exp(-FALL * torch.arange(BINS)).clamp_min(LEAST_SHARE)
+    return table.to(bins.device)[bins]
+
+
+def _share(samples: _Samples, shares: Tensor) -> Tensor:
     """(M,) weights of views that are mixed: full inside of a patch, less for worse views.
 
     A tent would let worse views through as dots where the corners of better ones meet.
     """
-    rim = ((SUPPORT - samples.local.abs()) / (SUPPORT - FLAT)).clamp(0, 1).prod(dim=1)
-    # From a table, since no two devices agree on the last bit of exp.
-    shares = torch.exp(-FALL * torch.arange(BINS)).clamp_min(LEAST_SHARE).to(rim.device)
-    return rim * shares[bins[samples.patch]]
+    rim = ((SUPPORT - samples.local.abs()) / (SUPPORT - FLAT)).clamp(0, 1).prod(dim=0)
+    return rim.mul_(shares.index_select(0, samples.patch))
 
 
-def _accumulate(total: Tensor, samples: _Samples, patches: PlacedPatches, weight: Tensor) -> None:
-    weight = weight[:, None]
-    colour = _sample(patches.pixels, samples.patch, samples.local)
-    value = torch.cat([colour * weight, weight], dim=1) * _FIXED_POINT
-    total.index_add_(0, samples.pixel, value.round().int())
+@dataclass(frozen=True, eq=False)
+class _Textures:
+    """Decoded patches, ready to be sampled: one plane for each colour.
 
+    Attributes:
+        planes: (3, K * S * S) colours.
+        side: S.
+        texture: (N,) int64, which texture each patch shows; None when they are in order.
+    """
 
-def _sample(pixels: Tensor, patch: Tensor, local: Tensor) -> Tensor:
-    """Bilinear samples (M, 3) of patches at local coordinates in -1..1."""
-    side = pixels.shape[1]
-    flat = pixels.reshape(-1, 3)
-    if side == 1:
-        return flat[patch]
-    place = ((local + 1) * (side / 2) - 0.5).clamp(0, side - 1)
-    low = place.floor().clamp_max(side - 2)
-    part = place - low
-    col, row = low.long().unbind(1)
-    first = (patch * side + row) * side + col
-    fx, fy = part[:, :1], part[:, 1:]
-    top = flat[first] * (1 - fx) + flat[first + 1] * fx
-    bottom = flat[first + side] * (1 - fx) + flat[first + side + 1] * fx
-    return top * (1 - fy) + bottom * fy
+    planes: Tensor
+    side: int
+    texture: Tensor | None
+
+    @classmethod
+    def of(cls, patches: PlacedPatches) -> _Textures:
+        planes = patches.pixels.reshape(-1, 3).t().contiguous()
+        return cls(planes, patches.pixels.shape[1], patches.texture)
+
+    def weighted(self, samples: _Samples, weight: Tensor) -> Tensor:
+        """(4, M) colours of samples times their weights (M,), and the weights."""
+        texture = samples.patch
+        if self.texture is not None:
+            texture = self.texture.index_select(0, texture)
+        value = weight.new_empty(4, len(weight))
+        if self.side == 1:
+            torch.index_select(self.planes, 1, texture, out=value[:3])
+        else:
+            self._bilinear(texture, samples.local, value)
+        value[:3] *= weight
+        value[3] = weight
+        return value
+
+    def _bilinear(self, texture: Tensor, local: Tensor, out: Tensor) -> None:
+        """Bilinear samples of textures (M,) at local coordinates (2, M) in -1..1."""
+        side = self.side
+        place = ((local + 1) * (side / 2) - 0.5).clamp_(0, side - 1)
+        low = place.floor().clamp_max_(side - 2)
+        fx, fy = place - low
+        gx, gy = 1 - fx, 1 - fy
+        col, row = low.long()
+        first = (texture * side + row) * side + col
+        corners = [(first, first + 1), (first + side, first + side + 1)]
+        for colour, plane in enumerate(self.planes):
+            top, bottom = (
+                plane.index_select(0, left).mul_(gx).add_(plane.index_select(0, right).mul_(fx))
+                for left, right in corners
+            )
+            torch.add(top.mul_(gy), bottom.mul_(fy), out=out[colour])

@@ -300,7 +300,7 @@ def place(
         bins = _bins(cache, points, cameras, codec, views, view)
     extent, lean = at_least_a_pixel(across, lean)
     return PlacedPatches(
-        pixels=codec.decode_patches(tokens.float())[back],
+        pixels=codec.decode_patches(tokens.float()),
         centre=drawn_at.float(),
         axes=extent.float(),
         inverse_depth=inverse_depth.float(),
@@ -309,6 +309,7 @@ def place(
         bins=bins,
         picture=views,
         mask=mask,
+        texture=back,
     )
 
 
