@@ -43,7 +43,7 @@ LIBRARY_PACKAGES = {
     "masks": {"transformers"},
     "sampling": {"diffusers"},
     "cli": {"tqdm", "tomlkit"},
-    "evaluation": {"piq", "torchvision"},
+    "evaluation": {"matplotlib", "piq", "torchvision"},
     "training": {
         "diffusers", "accelerate", "peft", "ray", "tensorboard", "lmdb", "torchao", "wandb",
     },

@@ -19,7 +19,7 @@ from ..geometry.trajectory import Trajectory
 from ..rollout.depth_source import DepthSource
 from ..training.data.build_clip import DepthNoise, Shot
 from .estimators import described
-from .novel_views import LOOP_PROTOCOL, SHOT_PROTOCOL, judge
+from .novel_views import LOOP_PROTOCOL, SHOT_PROTOCOL, judge, strip
 from .quality import PROTOCOL, Quality
 from .shots import Shots, first_shot
 from .systems import System
@@ -28,6 +28,11 @@ from .task import Choice, Column, Outcome, Value
 DepthMaker = Callable[[], DepthSource]
 CLOSE: Final = 1.25
 """Depth counts as right up to this factor (delta 1)."""
+
+MOST: Final = 0.1
+"""Relative error that has the full colour on the pictures."""
+
+ERROR_COLOURS: Final = f"red: {MOST:.0%} too far, blue: {MOST:.0%} too near"
 
 
 @dataclass(frozen=True)
@@ -196,33 +201,76 @@ class DepthStudy:
         shot = first_shot(self.shots, item)
         ways: dict[str, dict[str, Value]] = {}
         pictures: dict[str, Tensor] = {}
+        maps: dict[str, Tensor] = {}
         for name, loaded in self._loaded.items():
             depth = loaded.of(shot) if isinstance(loaded, StandIn) else loaded
             made, strips = judge(self.system, shot, self.quality, depth=depth)
-            ways[name] = {**depth_errors(shot, depth), **made}
+            compared = Compared.of(shot, depth)
+            ways[name] = {**compared.errors(), **made}
             pictures["truth"] = strips["truth"]
-            pictures[name] = strips[self.system.name]
-        return Outcome(ways, pictures)
+            pictures[f"made with {name}"] = strips[self.system.name]
+            maps["depth of the footage (near is white)"] = strip(_near_white(compared.true))
+            maps[f"error of {name} ({ERROR_COLOURS})"] = strip(compared.error_map())
+        return Outcome(ways, pictures | maps)
 
 
-def depth_errors(shot: Shot, depth: DepthSource) -> dict[str, Value]:
-    """How right the depth of a shot's true frames is, every fourth from the first."""
-    numbers = list(range(0, len(shot.frames), TEMPORAL_STRIDE))
-    step = 1 if len(shot.geometry) == len(shot.frames) else TEMPORAL_STRIDE
-    true = shot.geometry.select([number // step for number in numbers]).depth
-    found = depth(shot.frames[numbers], shot.cameras.select(numbers), numbers).depth
-    if found.shape != true.shape:
-        size = (int(true.shape[1]), int(true.shape[2]))
-        found = torch.nn.functional.interpolate(found[:, None], size, mode="nearest-exact")[:, 0]
-    both = valid_depth(true) & valid_depth(found)
-    ratios = [(t / f)[b].median() for t, f, b in zip(true, found, both, strict=True) if b.any()]
-    if not ratios:
-        return {"abs_rel": None, "delta_1": None, "drift": None}
-    scale = (true / found)[both].median()
-    off = (found[both] * scale / true[both]).double()
-    drift = torch.stack(ratios).double().log().std(correction=0)
-    return {
-        "abs_rel": float((off - 1).abs().mean()),
-        "delta_1": float((torch.maximum(off, 1 / off) < CLOSE).double().mean()),
-        "drift": float(drift),
-    }
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """An estimator's depth of a shot's true frames, every fourth from the first.
+
+    Attributes:
+        true: (T, H, W) depth of the footage.
+        found: (T, H, W) that of the estimator.
+        both: (T, H, W) bool, where both are known.
+        scale: By which all that was found is multiplied: the median ratio.
+    """
+
+    true: Tensor
+    found: Tensor
+    both: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, shot: Shot, depth: DepthSource) -> Compared:
+        """Estimate the depth of a shot's frames."""
+        numbers = list(range(0, len(shot.frames), TEMPORAL_STRIDE))
+        step = 1 if len(shot.geometry) == len(shot.frames) else TEMPORAL_STRIDE
+        true = shot.geometry.select([number // step for number in numbers]).depth
+        found = depth(shot.frames[numbers], shot.cameras.select(numbers), numbers).depth
+        if found.shape != true.shape:
+            size = (int(true.shape[1]), int(true.shape[2]))
+            whole = torch.nn.functional.interpolate(found[:, None], size, mode="nearest-exact")
+            found = whole[:, 0]
+        both = valid_depth(true) & valid_depth(found)
+        ratios = (true / found)[both]
+        return cls(true, found, both, ratios.median() if len(ratios) else true.new_ones(()))
+
+    def errors(self) -> dict[str, Value]:
+        """How right the estimator is; None where nothing can be compared."""
+        frames = zip(self.true, self.found, self.both, strict=True)
+        ratios = [(true / found)[both].median() for true, found, both in frames if both.any()]
+        if not ratios:
+            return {"abs_rel": None, "delta_1": None, "drift": None}
+        off = (self.found[self.both] * self.scale / self.true[self.both]).double()
+        drift = torch.stack(ratios).double().log().std(correction=0)
+        return {
+            "abs_rel": float((off - 1).abs().mean()),
+            "delta_1": float((torch.maximum(off, 1 / off) < CLOSE).double().mean()),
+            "drift": float(drift),
+        }
+
+    def error_map(self) -> Tensor:
+        """(T, H, W, 3) pictures: white where the depth is right, see `ERROR_COLOURS`."""
+        off = (self.found * self.scale / self.true - 1).nan_to_num().clamp(-MOST, MOST) / MOST
+        far, near = off.clamp_min(0), (-off).clamp_min(0)
+        map_ = torch.stack([1 - near, 1 - far - near, 1 - far], dim=-1)
+        return torch.where(self.both[..., None], map_, 0.0)
+
+
+def _near_white(depth: Tensor) -> Tensor:
+    """(T, H, W, 3) pictures of inverse depth; black where it is not known."""
+    known = valid_depth(depth)
+    inverse = torch.where(known, 1 / depth, 0.0)
+    return (inverse / inverse.amax().clamp_min(torch.finfo(inverse.dtype).tiny))[..., None].expand(
+        *depth.shape, 3
+    )

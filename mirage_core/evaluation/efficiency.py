@@ -24,6 +24,7 @@ from ..readout.readout import read, read_winners
 from ..training.data.build_clip import CHUNK_STEP, Shot
 from ..validate import expect_range
 from ..writing.policy import write
+from .cost_plot import AFTER, cost_pictures
 from .shots import Shots, along, first_shot
 from .systems import System
 from .task import Choice, Column, Outcome, Value
@@ -146,7 +147,7 @@ class Efficiency:
                 }
                 ways |= self._reads(memories, codec, shot, number)
         ways[self.system.name] = self._made(shot, chunks)
-        return Outcome(ways)
+        return Outcome(ways, cost_pictures(ways))
 
     def _written(
         self, cache: LatentCache, codec: LatentCodec, shot: Shot, chunk: int
@@ -180,13 +181,13 @@ class Efficiency:
         if drawn_peak is not None and encoded_peak is not None:
             other = max(drawn_peak, encoded_peak)
         less = footprint(colours).total / footprint(tokens).total
-        after = f"after chunk {chunk + 1}"
+        after = f"{AFTER}{chunk + 1}"
         return {
-            f"tokens, {after}": {
+            f"tokens{after}": {
                 "read_ms": reading, "ratio": (rendering + encoding) / reading, "less": less,
                 **_size(tokens), "device_mib": peak,
             },
-            f"colours, {after}": {
+            f"colours{after}": {
                 "read_ms": rendering + encoding, "render_ms": rendering, "encode_ms": encoding,
                 **_size(colours), "device_mib": other,
             },

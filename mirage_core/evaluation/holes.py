@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..cache.build import WriteConfig
@@ -14,10 +15,11 @@ from ..codecs.base import LatentCodec
 from ..codecs.dct import DctCodec
 from ..constants import MAX_CHUNK_FRAMES, TEMPORAL_STRIDE
 from ..geometry.depth import DEPTH_MODES
-from ..readout.readout import read
+from ..readout.readout import Readout, read
 from ..rollout.memory import begin_memory
 from ..rollout.settings import MemorySettings
 from ..training.data.build_clip import CHUNK_STEP, Shot
+from .novel_views import strip
 from .results import means
 from .shots import Shots, first_shot
 from .task import Choice, Column, Outcome, Value
@@ -28,6 +30,9 @@ FILTERS: Final = {
 }
 """Ending of the name of a way, and how depth becomes points beside its downsampling: every cell
 one point, as in the paper, and as this project writes."""
+
+HOLE: Final = (0.85, 0.1, 0.1)
+"""Colour of holes on the pictures."""
 
 
 @dataclass(frozen=True)
@@ -99,21 +104,40 @@ class Holes:
             MirageError: The item cannot be read.
         """
         shot = first_shot(self.shots, item)
-        ways = {
-            f"{mode}{ending}": _measured(shot, WriteConfig(mode, write.drop_flying, write.cutouts))
-            for ending, write in FILTERS.items()
-            for mode in DEPTH_MODES
-        }
-        return Outcome(ways)
+        later = shot.frames[TEMPORAL_STRIDE:MAX_CHUNK_FRAMES:TEMPORAL_STRIDE]
+        ways: dict[str, dict[str, Value]] = {}
+        pictures = {"truth": strip(later)}
+        for ending, write in FILTERS.items():
+            for mode in DEPTH_MODES:
+                way = f"{mode}{ending}"
+                config = WriteConfig(mode, write.drop_flying, write.cutouts)
+                ways[way], shown = _measured(shot, config)
+                # The ways of one ending differ by less than can be seen.
+                if not ending or mode == DEPTH_MODES[0]:
+                    pictures[f"{way} (red: holes)"] = strip(shown)
+        return Outcome(ways, pictures)
 
 
-def _measured(shot: Shot, write: WriteConfig) -> dict[str, Value]:
+def _measured(shot: Shot, write: WriteConfig) -> tuple[dict[str, Value], Tensor]:
+    """Means over the chunks, and frames (T, H, W, 3) of what the first one shows."""
     codec = DctCodec()
     starts = range(0, len(shot.frames) - CHUNK_STEP, CHUNK_STEP)
-    return means([_chunk(shot, start, write, codec) for start in starts])
+    chunks = [_chunk(shot, start, write, codec) for start in starts]
+    first = chunks[0][1]
+    return means([values for values, _ in chunks]), _pictured(first, codec)
 
 
-def _chunk(shot: Shot, start: int, write: WriteConfig, codec: LatentCodec) -> dict[str, Value]:
+def _pictured(shown: Readout, codec: DctCodec) -> Tensor:
+    """(T - 1, H, W, 3) what a readout shows to all but its first camera, holes red."""
+    frames = codec.decode_images(shown.tokens[:, 1:].float())
+    cells = (~shown.visible[1:, None]).float()
+    holes = F.interpolate(cells, frames.shape[1:3], mode="nearest-exact")[:, 0] > 0
+    return torch.where(holes[..., None], frames.new_tensor(HOLE), frames)
+
+
+def _chunk(
+    shot: Shot, start: int, write: WriteConfig, codec: LatentCodec
+) -> tuple[dict[str, Value], Readout]:
     step = 1 if len(shot.geometry) == len(shot.frames) else TEMPORAL_STRIDE
     cameras = shot.cameras.select(slice(start, start + MAX_CHUNK_FRAMES))
     cache = begin_memory(
@@ -122,11 +146,12 @@ def _chunk(shot: Shot, start: int, write: WriteConfig, codec: LatentCodec) -> di
     )  # fmt: skip
     shown = read(cache, cameras)
     later = shot.frames[start : start + MAX_CHUNK_FRAMES : TEMPORAL_STRIDE][1:]
-    return {
+    values: dict[str, Value] = {
         "hole_rate": float((~shown.visible[1:]).float().mean()),
         "token_error": _error(shown.tokens[:, 1:], shown.visible[1:], codec.encode_images(later)),
         "points": float(len(cache)),
     }
+    return values, shown
 
 
 def _error(tokens: Tensor, visible: Tensor, truth: Tensor) -> float | None:

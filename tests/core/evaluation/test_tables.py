@@ -25,7 +25,7 @@ from mirage_core.codecs.dct import CODEC_NAME, DctCodec
 from mirage_core.errors import CacheFormatError, ModelMismatchError, ValueRangeError
 from mirage_core.evaluation.ablation import Ablation
 from mirage_core.evaluation.captures import WAYS, Captures
-from mirage_core.evaluation.depth_study import TINY, DepthStudy, StandIn, depth_errors
+from mirage_core.evaluation.depth_study import TINY, Compared, DepthStudy, StandIn
 from mirage_core.evaluation.efficiency import Efficiency, draw
 from mirage_core.evaluation.holes import Holes
 from mirage_core.evaluation.novel_views import NovelViews
@@ -407,7 +407,7 @@ class TestDepth:
         off = [scale * f / t for t, f in pairs]
         per = [pairs[n : n + 64 * 64] for n in range(0, len(pairs), 64 * 64)]
         logs = np.log([sorted(t / f for t, f in part)[(64 * 64 - 1) // 2] for part in per])
-        found = depth_errors(shot, depth)
+        found = Compared.of(shot, depth).errors()
         assert found["abs_rel"] == pytest.approx(np.mean([abs(x - 1) for x in off]), rel=1e-4)
         right = np.mean([max(x, 1 / x) < 1.25 for x in off])
         assert found["delta_1"] == pytest.approx(right, abs=1e-4)
