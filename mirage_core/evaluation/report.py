@@ -298,4 +298,4 @@ def _section(pictures: str) -> str:
 
 def _picture(item: str, rows: Sequence[str], address: str) -> str:
     address = re.sub(r"\s", "%20", address)
-    return f"{item}, from top to bottom: {', '.join(rows)}.\n\n![{item}]({address})"
+    return f"{item}, from top to bottom: {'; '.join(rows)}.\n\n![{item}]({address})"

@@ -25,6 +25,8 @@ LOCALE = PACK / "locales" / "en" / "nodeDefs.json"
 README = PACK / "README.md"
 IMAGE_BYTES, ALL_IMAGES_BYTES = 400 * 1024, 2 * 1024 * 1024
 HELP_IMAGE_BYTES = 70 * 1024
+TABLE_IMAGE_BYTES = 128 * 1024
+EVALUATION = PACK / "docs" / "evaluation"
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 UNTRACKED = {".venv", "out", "build", "dist", "node_modules"}
 
@@ -159,6 +161,12 @@ class TestLinks:
         sizes = {path.name: path.stat().st_size for path in pictures}
         assert max(sizes.values()) < IMAGE_BYTES, sizes
         assert sum(sizes.values()) < ALL_IMAGES_BYTES, sizes
+
+    def test_pictures_of_tables_are_small(self):
+        sizes = {path.name: path.stat().st_size for path in EVALUATION.glob("*.jpg")}
+        assert max(sizes.values()) < TABLE_IMAGE_BYTES, sizes
+        pages = {path.stem for path in EVALUATION.glob("*.md")}
+        assert pages - {"README"} <= {Path(name).stem for name in sizes}
 
     def test_every_workflow_has_a_thumbnail_and_a_line(self):
         listed = (PACK / "workflows" / "README.md").read_text(encoding="utf-8")
