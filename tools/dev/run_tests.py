@@ -1,7 +1,7 @@
 """Runs pytest in two parts: all but the browser in one process for each core, then the browser.
 
-Tests that drive the frontend come last, in two processes: Chromium draws in software, and is slow
-beside much else. Every test has one try.
+Tests that drive the frontend have the machine to themselves: Chromium draws in software, and is
+slow beside anything else. Every test has one try.
 
     python tools dev.run_tests [options of pytest]
 """
@@ -20,11 +20,8 @@ BROWSER = "tests/browser/"
 PASSED, FAILED, NO_TESTS = 0, 1, 5
 """Exit statuses of pytest; others tell that it could not run the tests."""
 
-BY_FILE = ("--dist", "loadfile")
+PROCESSES = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
 """Tests of a file stay together, since they share what is slow to make."""
-
-PROCESSES = ("-n", "auto", "--maxprocesses", "4", *BY_FILE)
-BROWSERS = ("-n", "auto", "--maxprocesses", "2", *BY_FILE)
 
 SLOWEST = ("--durations=15", "--durations-min=5")
 """What takes longest is told at the end, so that it does not grow unseen."""
@@ -52,7 +49,7 @@ def in_browser(options: Sequence[str]) -> int:
     """Exit status of the tests that drive the frontend."""
     browser = Path(BROWSER)
     beside = sorted(path.as_posix() for path in browser.parent.glob("[!_]*") if path != browser)
-    chosen = ["--cache-clear", *BROWSERS, *SLOWEST, *(f"--deselect={path}" for path in beside)]
+    chosen = ["--cache-clear", *SLOWEST, *(f"--deselect={path}" for path in beside)]
     return pytest([*chosen, *options])
 
 
